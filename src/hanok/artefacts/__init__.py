@@ -1,0 +1,28 @@
+"""The courtyard: directories with hashes, lineage and atomic appearance. Below everything."""
+
+from hanok.artefacts.directory import MANIFEST, Artefact, Draft, create_artefact, open_artefact, remove_orphans
+from hanok.artefacts.files import (
+    append_jsonl,
+    fsync_dir,
+    fsync_file,
+    read_jsonl,
+    sha256_file,
+    write_atomic,
+    write_json,
+)
+
+__all__ = [
+    "MANIFEST",
+    "Artefact",
+    "Draft",
+    "append_jsonl",
+    "create_artefact",
+    "fsync_dir",
+    "fsync_file",
+    "open_artefact",
+    "read_jsonl",
+    "remove_orphans",
+    "sha256_file",
+    "write_atomic",
+    "write_json",
+]

@@ -1,0 +1,1 @@
+"""Step 7: generation. `engine.api` fixes the types that everybody calls."""

@@ -1,0 +1,135 @@
+"""The types that everybody who wants tokens from a model speaks (DESIGN: "One engine for everybody").
+
+Token ids stay ids end to end; text and chat templates live above. A request's randomness comes from
+(its seed, sample index, position) alone, so its tokens do not depend on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from hanok.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How to choose the next token.
+
+    Args:
+        max_tokens: completion tokens at most; None = up to the model's context.
+        temperature: 0 is greedy (ties go to the lowest id).
+        top_k: 0 keeps all. top_p, min_p: 1.0 and 0.0 keep all.
+        seed: with the sample index and the position, the only source of randomness; None draws one per request.
+        stop_ids: ids that end the completion (not part of it). stop: strings that end it (cut off).
+        logprobs: number of alternatives reported per position beside the chosen one; None = no logprobs.
+        n: samples of one prompt.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
+            ("temperature", 0.0 <= self.temperature <= 100.0, "between 0 and 100"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
+            ("min_p", 0.0 <= self.min_p < 1.0, "at least 0 and below 1"),
+            ("repetition_penalty", self.repetition_penalty > 0.0, "above 0"),
+            ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "between -2 and 2"),
+            ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "between -2 and 2"),
+            ("min_tokens", self.min_tokens >= 0, "0 or more"),
+            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "between 0 and 20"),
+            ("n", 1 <= self.n <= 128, "between 1 and 128"),
+        )
+        for name, holds, rule in rules:
+            if not holds:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}", remedy=f"it must be {rule}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One prompt. `deadline` is seconds of the monotonic clock; `priority`: lower runs first."""
+
+    id: str
+    prompt_ids: Sequence[int]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    adapter: str | None = None
+    tenant: str = ""
+    priority: int = 0
+    deadline: float | None = None
+    sample_index: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """`ids` without the stop id; `logprobs` one per id; `top_logprobs` one mapping id -> logprob per id."""
+
+    ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[Mapping[int, float], ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delta:
+    """New ids of a stream; the last one carries `finish_reason` and `usage`."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[Mapping[int, float], ...] | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+class Engine(Protocol):
+    """What the server, roll-outs, evaluation and agents call, and nothing else."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Complete all requests; results in the order given (`n` > 1: one request per sample is the caller's)."""
+        ...
+
+    def stream(self, request: Request) -> AsyncIterator[Delta]:
+        """Deltas as they come; closing the iterator cancels the request."""
+        ...
+
+    def score(self, ids: Sequence[int]) -> list[float]:
+        """log p(ids[t] | ids[:t]) for t >= 1, in nats: len(ids) - 1 numbers."""
+        ...
+
+    def embed(self, ids: Sequence[int], layer: int) -> Tensor:
+        """Hidden vectors [len(ids), D] after `layer` (-1 = the final norm), float32."""
+        ...
+
+    def update_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace named tensors in place; running requests go on with the new weights."""
+        ...

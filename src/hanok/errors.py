@@ -1,0 +1,74 @@
+"""Every error that a user can meet, on one page.
+
+    HanokError                 exit code 2: the input is at fault; the message says what, where and how to mend it
+    ├── ConfigError            a recipe, an option or a model configuration
+    ├── InputError             documents, feedback, questions: what the user gave us to read
+    ├── ArtefactError          a directory that is missing, damaged, of another kind or of a newer format
+    │   └── CheckpointError    weights: a tensor missing, mis-shaped or cut short
+    └── ContextLengthError     a prompt longer than the model's context
+    Interrupted                exit code 75: stopped on request, state saved, run the same command to resume
+
+Invariants of our own use `assert`; nothing here is for them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_RESUMABLE = 75
+
+
+class HanokError(Exception):
+    """What was wrong and where (`message`), and how to mend it (`remedy`)."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.remedy}" if self.remedy else self.message
+
+
+class ConfigError(HanokError):
+    """A recipe, option or configuration value breaks a rule."""
+
+
+class InputError(HanokError):
+    """Data that the user gave cannot be read or is unusable."""
+
+
+class ArtefactError(HanokError):
+    """An artefact directory is missing, damaged, of the wrong kind or too new."""
+
+
+class CheckpointError(ArtefactError):
+    """Weights that do not fit the model or the file they should be in."""
+
+
+class ContextLengthError(HanokError):
+    """A prompt of `prompt` tokens does not fit a context of `limit` tokens."""
+
+    def __init__(self, *, prompt: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt} tokens but the model's context is {limit} tokens",
+            remedy="shorten the conversation or serve a model with a longer context",
+        )
+        self.prompt = prompt
+        self.limit = limit
+
+
+class Interrupted(Exception):
+    """Stopped on request with its state saved; the same command resumes."""
+
+    exit_code = EXIT_RESUMABLE
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Remedy text that names the nearest known word, or lists them all when none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f'did you mean "{near[0]}"?' if near else f"known: {', '.join(names)}"

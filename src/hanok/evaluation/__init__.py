@@ -1,0 +1,1 @@
+"""Step 6: verify a model and compare two."""

@@ -1,0 +1,1 @@
+"""Step 8: feedback becomes data, data becomes the next model."""

@@ -1,0 +1,1 @@
+"""Native CPU operations, each beside its plain PyTorch reference."""

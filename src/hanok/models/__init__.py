@@ -1,0 +1,1 @@
+"""Step 4: layers, decoder, heads; configurations; reading and writing model directories."""

@@ -1,0 +1,1 @@
+"""TOML recipe to typed steps to a run that can be resumed."""

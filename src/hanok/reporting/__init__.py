@@ -1,0 +1,6 @@
+"""Progress, tables and report pages; beside artefacts, below everything."""
+
+from hanok.reporting.console import log, progress, table
+from hanok.reporting.report import Report
+
+__all__ = ["Report", "log", "progress", "table"]

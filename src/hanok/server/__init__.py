@@ -1,0 +1,1 @@
+"""Step 7: the HTTP API and the chat page."""

@@ -1,0 +1,1 @@
+"""The tokeniser and chat template at run time."""

@@ -1,0 +1,1 @@
+"""Step 5: one loop, objectives as functions."""

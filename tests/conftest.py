@@ -1,0 +1,19 @@
+"""Fixtures shared by every room."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public data sets; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("HANOK_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the public data sets: no folder at {folder} (set HANOK_DATA)")
+    return folder
