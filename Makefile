@@ -1,0 +1,64 @@
+# Everything works from a clean clone with Python 3.11+, a C++ compiler (optional) and nothing else.
+PYTHON ?= python3
+VENV   ?= .venv
+PORT   ?= 8080
+HOST_ARGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+NATIVE_SOURCES := $(shell find src/hanok/kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' 2>/dev/null) CMakeLists.txt
+
+.PHONY: setup setup-dev run test test-slow faults check lint types bench peers lock clean
+
+setup: $(STAMP)  ## install the product from the lock file and build its kernels
+setup-dev: $(DEV_STAMP)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hanok needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(VENV)/bin/python requirements/base.txt requirements/torch.txt pyproject.toml $(NATIVE_SOURCES)
+	$(PIP) install -q --require-hashes --no-deps -r requirements/base.txt
+	$(PIP) install -q -r requirements/torch.txt
+	$(PIP) install -q --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV_STAMP): $(STAMP) requirements/dev.txt
+	$(PIP) install -q --require-hashes --no-deps -r requirements/dev.txt
+	@touch $@
+
+run: setup  ## the quickstart recipe, then the chat page on http://127.0.0.1:$(PORT)
+	$(BIN)/hanok run quickstart
+	$(BIN)/hanok serve runs/quickstart --port $(PORT) $(HOST_ARGS)
+
+test: setup-dev  ## the suite without its slow part
+	$(BIN)/python -m pytest
+
+test-slow: setup-dev
+	$(BIN)/python -m pytest -m 'slow and not faults' --timeout 3600
+
+faults: setup-dev  ## kills, full disks, bit flips
+	$(BIN)/python -m pytest -m faults --timeout 3600
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup-dev
+	$(BIN)/pyright
+
+check: lint types test  ## what CI runs
+
+bench: setup-dev  ## quick versions of all benchmarks, one table each
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
+
+peers: $(VENV)/bin/python  ## one environment for each peer that the benchmarks compare with
+	@for file in benchmarks/peers/*.txt; do name=$$(basename $$file .txt); \
+	  $(PYTHON) -m venv .peers/$$name && .peers/$$name/bin/python -m pip install -q -r $$file || exit 1; done
+
+lock: setup-dev  ## resolve the pinned versions anew (needs uv)
+	$(BIN)/python tools/lock.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
