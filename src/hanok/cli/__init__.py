@@ -1,0 +1,123 @@
+"""The command line: one table of commands, each a function in a module that is imported only when it is called.
+
+Results go to standard output (as one JSON object with `--json`), everything else to standard error.
+Exit codes: 0 done, 2 the input is at fault (one message, no traceback), 75 stopped and resumable, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+# words -> (module, function, help)
+COMMANDS: Mapping[str, tuple[str, str, str]] = {
+    "run": ("run", "run", "run a recipe through all eight steps, or go on where it stopped"),
+    "runs list": ("runs", "list_runs", "runs on this disk with their state, size and result"),
+    "runs compare": ("runs", "compare", "two or more runs side by side: settings that differ, and results"),
+    "runs prune": ("runs", "prune", "delete checkpoints by a retention rule, within a disk budget"),
+    "data village": ("data", "village", "write the embedded corpus: a fictional hanok village"),
+    "data collect": ("data", "collect", "step 1: read documents into a corpus"),
+    "data clean": ("data", "clean", "step 2: normalise, filter, de-duplicate, redact personal data"),
+    "data split": ("data", "split", "step 3: leak-free train, validation and test"),
+    "data tokenizer": ("data", "tokenizer", "step 3: train a byte-level BPE tokeniser"),
+    "data shards": ("data", "shards", "step 3: encode into memory-mapped token shards"),
+    "model plan": ("model", "plan", "step 4: parameters, memory, training time and speed on this machine"),
+    "train": ("train", "train", "step 5: pre-train or fine-tune on token shards"),
+    "eval": ("eval", "verify", "step 6: bits per byte, village accuracy, samples; one report"),
+    "chat": ("chat", "chat", "step 7: talk to a model in the terminal"),
+    "serve": ("serve", "serve", "step 7: OpenAI-compatible server and chat page"),
+    "improve": ("improve", "improve", "step 8: learn from feedback and show before and after"),
+    "bench": ("bench", "bench", "compare with named peers on this machine"),
+    "doctor": ("doctor", "doctor", "what this machine can do, and what that means"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(_run(words))
+
+
+def _run(words: list[str]) -> int:
+    as_json = "--json" in words
+    words = [word for word in words if word != "--json"]
+    if words[:1] == ["--version"]:
+        import hanok
+
+        print(f"hanok {hanok.__version__}")
+        return 0
+    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS), None)
+    if name is None:
+        return _overview(words)
+    return _guarded(lambda: _call(name, words[len(name.split()) :], as_json))
+
+
+def _overview(words: list[str]) -> int:
+    """Help for the whole or for a group (`hanok data`); code 2 for a word that is no command."""
+    from hanok.errors import did_you_mean
+
+    asked = [word for word in words if not word.startswith("-")]
+    group = [name for name in COMMANDS if asked and name.split()[0] == asked[0]]
+    if asked and (not group or len(asked) > 1):
+        known = group or list({name.split()[0]: None for name in COMMANDS})
+        print(
+            f'hanok: no command "{" ".join(asked[:2])}"; {did_you_mean(" ".join(asked[:2]), known)}',
+            file=sys.stderr,
+        )
+        return 2
+    shown = group or list(COMMANDS)
+    print("Hanok: one house for the whole life of a language model.\n")
+    print("usage: hanok COMMAND [options]      hanok COMMAND --help shows its options\n")
+    for name in shown:
+        print(f"  {name:<16} {COMMANDS[name][2]}")
+    print("\n  --json           print the result as one JSON object\n  --version        print the version")
+    print("\nStart here: hanok run quickstart")
+    return 0 if not asked or "--help" in words or "-h" in words else 2
+
+
+def _call(name: str, rest: list[str], as_json: bool) -> None:
+    module, function_name, _ = COMMANDS[name]
+    function: Callable[..., Any] = getattr(importlib.import_module(f"hanok.cli.{module}"), function_name)
+    import tyro
+
+    result = tyro.cli(function, args=rest, prog=f"hanok {name}", config=(tyro.conf.OmitArgPrefixes,))
+    if as_json:
+        print(json.dumps(result or {}, ensure_ascii=False, default=str))
+
+
+def _guarded(call: Callable[[], None]) -> int:
+    import logging
+
+    from hanok.errors import HanokError, Interrupted
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("hanok").setLevel(logging.INFO)
+    debug = os.environ.get("HANOK_DEBUG") == "1"
+    try:
+        call()
+        return 0
+    except HanokError as error:
+        if debug:
+            raise
+        print(f"hanok: {error}", file=sys.stderr)
+        return error.exit_code
+    except Interrupted as stop:
+        print(f"hanok: {stop}", file=sys.stderr)
+        return stop.exit_code
+    except KeyboardInterrupt:
+        print("hanok: interrupted; run the same command to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"hanok: unexpected {type(error).__name__}: {error}; HANOK_DEBUG=1 shows where", file=sys.stderr
+        )
+        return 1

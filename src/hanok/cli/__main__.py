@@ -1,0 +1,3 @@
+from hanok.cli import main
+
+main()

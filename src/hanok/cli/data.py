@@ -1,0 +1,121 @@
+"""`hanok data ...`: steps 1 to 3, each on its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from hanok.data.config import CleanConfig, CollectConfig, SourceConfig
+from hanok.data.config_tokens import ShardsConfig, SplitConfig, TokenizerConfig
+from hanok.data.village.config import VillageConfig
+from hanok.reporting import table
+
+Folder = Annotated[Path, tyro.conf.Positional]
+Options = tyro.conf.OmitArgPrefixes
+
+
+def village(out: Path, config: VillageConfig = VillageConfig()) -> dict[str, Any]:
+    """Write the embedded corpus: documents and dialogues of a fictional village, and held-out questions.
+
+    Args:
+        out: directory to make.
+        config: size and seed.
+    """
+    from hanok.data.village.build import write_village
+
+    return _done(write_village(config, out), "hanok data split {out} --out SPLIT")
+
+
+def collect(
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional],
+    out: Path,
+    config: CollectConfig = CollectConfig(),
+) -> dict[str, Any]:
+    """Read files, folders, globs or "-" (standard input) into a corpus.
+
+    Args:
+        paths: what to read.
+        out: directory to make.
+        config: options for all of them.
+    """
+    import dataclasses
+
+    from hanok.data.collect import collect as collect_documents
+
+    sources = (*config.sources, *(SourceConfig(path=path) for path in paths))
+    config = dataclasses.replace(config, sources=sources)
+    return _done(collect_documents(config, out), "hanok data clean {out} --out CLEAN")
+
+
+def clean(corpus: Folder, out: Path, config: CleanConfig = CleanConfig()) -> dict[str, Any]:
+    """Normalise, identify languages, filter, remove duplicates, redact personal data, scan for poison.
+
+    Args:
+        corpus: a corpus from `hanok data collect`.
+        out: directory to make.
+        config: rules.
+    """
+    from hanok.data.clean import clean as clean_corpus
+
+    return _done(clean_corpus(config, corpus, out), "hanok data split {out} --out SPLIT")
+
+
+def split(corpus: Folder, out: Path, config: SplitConfig = SplitConfig()) -> dict[str, Any]:
+    """Split by group into train, validation and test, and take out of train what the others contain.
+
+    Args:
+        corpus: a corpus, usually a cleaned one.
+        out: directory to make.
+        config: fractions and decontamination.
+    """
+    from hanok.data.split import split as split_corpus
+
+    return _done(split_corpus(config, corpus, out), "hanok data tokenizer {out} --out TOKENIZER")
+
+
+def tokenizer(split: Folder, out: Path, config: TokenizerConfig = TokenizerConfig()) -> dict[str, Any]:
+    """Train a byte-level BPE tokeniser on the train part.
+
+    Args:
+        split: a split from `hanok data split`.
+        out: directory to make.
+        config: vocabulary.
+    """
+    from hanok.data.tokenizer import train_tokenizer
+
+    return _done(
+        train_tokenizer(config, split, out), "hanok data shards SPLIT --tokenizer {out} --out SHARDS"
+    )
+
+
+def shards(
+    split: Folder, tokenizer: Path, out: Path, config: ShardsConfig = ShardsConfig()
+) -> dict[str, Any]:
+    """Encode a split into memory-mapped token shards.
+
+    Args:
+        split: a split from `hanok data split`.
+        tokenizer: a tokeniser directory.
+        out: directory to make.
+        config: options.
+    """
+    from hanok.data.shards import write_shards
+
+    return _done(write_shards(config, split, tokenizer, out), "hanok train --shards {out} --out MODEL")
+
+
+def _done(artefact: Any, next_command: str) -> dict[str, Any]:
+    scalars = [
+        (name, value) for name, value in artefact.metrics.items() if isinstance(value, (int, float, str))
+    ]
+    table(f"{artefact.kind} in {artefact.path}", ("measure", "value"), scalars)
+    print(f"next: {next_command.format(out=artefact.path)}", file=sys.stderr)
+    return {
+        "path": str(artefact.path),
+        "kind": artefact.kind,
+        "hash": artefact.hash,
+        "metrics": dict(artefact.metrics),
+    }

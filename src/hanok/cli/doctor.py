@@ -1,0 +1,113 @@
+"""`hanok doctor`: what this machine can do, and what that means for a model of one's own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hanok.reporting import table
+
+
+def doctor() -> dict[str, Any]:
+    """Processor, precision, compiler, kernels, memory, bandwidth, disk and GPU, each with what it means."""
+    findings = [*_python(), *_processor(), *_kernels(), *_speed(), *_memory(), *_gpu()]
+    table("what this machine can do", ("what", "found", "what it means"), findings)
+    print("next: hanok run quickstart", file=sys.stderr)
+    return {name: {"found": found, "means": means} for name, found, means in findings}
+
+
+Finding = tuple[str, Any, str]
+
+
+def _python() -> list[Finding]:
+    import torch
+
+    return [
+        ("Python", platform.python_version(), "3.11 to 3.13 are tested"),
+        ("torch", torch.__version__, f"{torch.get_num_threads()} threads"),
+    ]
+
+
+def _processor() -> list[Finding]:
+    from hanok.training.precision import choose_precision
+
+    flags = _cpu_flags()
+    wide = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if name in flags]
+    chosen = choose_precision("auto")
+    return [
+        ("cores", os.cpu_count(), "two are enough for the quickstart"),
+        ("CPU features", " ".join(wide) or platform.machine(), "kernels choose the widest at run time"),
+        ("training precision", chosen.name, chosen.reason),
+    ]
+
+
+def _kernels() -> list[Finding]:
+    from hanok.kernels.native import native_available, reason
+
+    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    built = native_available()
+    return [
+        ("C++ compiler", compiler or "none", "builds the native kernels at install" if compiler else "install g++ or clang++, then make setup"),
+        ("native kernels", "yes" if built else "no", "fast path" if built else f"the PyTorch reference runs, several times slower: {reason()}"),
+    ]  # fmt: skip
+
+
+def _speed() -> list[Finding]:
+    from hanok.kernels.native import memory_bandwidth, native_available
+
+    findings: list[Finding] = []
+    rates = {name: _matmul_gflops(name) for name in ("float32", "bfloat16")}
+    for name, rate in rates.items():
+        findings.append((f"matrix product {name}", f"{rate:,.0f} GFLOP/s", f"about {rate * 1e9 * 0.35 / (6 * 3e6):,.0f} training tokens/s at 3 M parameters"))  # fmt: skip
+    if native_available():
+        bandwidth = memory_bandwidth(0.5)
+        findings.append(("memory read", f"{bandwidth:,.1f} GB/s", f"a 1 GB model decodes at most {bandwidth:,.0f} tokens/s"))  # fmt: skip
+    return findings
+
+
+def _memory() -> list[Finding]:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return [
+        ("memory", f"{total:.0f} GiB", "the quickstart needs about 2 GiB"),
+        ("free disk here", f"{free:.0f} GiB", "a run of the quickstart takes about 0.2 GiB" if free > 1 else "too little: runs would stop"),
+    ]  # fmt: skip
+
+
+def _gpu() -> list[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return [("GPU", "none", "everything runs on the CPU")]
+    name = torch.cuda.get_device_name(0)
+    return [("GPU", name, "not used yet: training and generation run on the CPU in this version")]
+
+
+def _cpu_flags() -> set[str]:
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return set()
+    line = next(
+        (line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), ""
+    )
+    return set(line.partition(":")[2].split())
+
+
+def _matmul_gflops(dtype_name: str) -> float:
+    """Rate of a 1024 x 1024 matrix product, best of a quarter of a second."""
+    import torch
+
+    n = 1024
+    a = torch.randn(n, n).to(getattr(torch, dtype_name))
+    b = a.clone()
+    best, deadline = float("inf"), time.perf_counter() + 0.25
+    while time.perf_counter() < deadline:
+        start = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best / 1e9
