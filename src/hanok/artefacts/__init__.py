@@ -1,6 +1,13 @@
 """The courtyard: directories with hashes, lineage and atomic appearance. Below everything."""
 
-from hanok.artefacts.directory import MANIFEST, Artefact, Draft, create_artefact, open_artefact, remove_orphans
+from hanok.artefacts.directory import (
+    MANIFEST,
+    Artefact,
+    Draft,
+    create_artefact,
+    open_artefact,
+    remove_orphans,
+)
 from hanok.artefacts.files import (
     append_jsonl,
     fsync_dir,

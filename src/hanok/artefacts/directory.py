@@ -108,7 +108,13 @@ def open_artefact(path: Path, *, kind: str | Sequence[str] | None = None, verify
     if not (path / MANIFEST).is_file():
         files = _records(path, set(OUTSIDE))
         return Artefact(
-            path=path, kind="external", hash=_identity("external", files, {}, {}), files=files, parents={}, step={}, metrics={}
+            path=path,
+            kind="external",
+            hash=_identity("external", files, {}, {}),
+            files=files,
+            parents={},
+            step={},
+            metrics={},
         )
     manifest = _manifest(path)
     wanted = (kind,) if isinstance(kind, str) else kind
@@ -194,10 +200,13 @@ def _manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         version = int(manifest["format"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{path / MANIFEST} is not a readable manifest ({error})", remedy=_REMAKE) from error
+        raise ArtefactError(
+            f"{path / MANIFEST} is not a readable manifest ({error})", remedy=_REMAKE
+        ) from error
     if version > FORMAT:
         raise ArtefactError(
-            f"{path} was written in format {version}, this version reads up to {FORMAT}", remedy="upgrade hanok"
+            f"{path} was written in format {version}, this version reads up to {FORMAT}",
+            remedy="upgrade hanok",
         )
     missing = {"kind", "hash", "files", "parents", "step", "metrics"} - set(manifest)
     if missing:
@@ -216,7 +225,12 @@ def _records(path: Path, outside: set[str]) -> dict[str, dict[str, Any]]:
 
 
 def _identity(kind: str, files: Mapping, parents: Mapping, step: Mapping) -> str:
-    content = {"kind": kind, "files": {n: r["sha256"] for n, r in files.items()}, "parents": parents, "step": step}
+    content = {
+        "kind": kind,
+        "files": {n: r["sha256"] for n, r in files.items()},
+        "parents": parents,
+        "step": step,
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

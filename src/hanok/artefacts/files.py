@@ -76,7 +76,9 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ArtefactError(f"{path}, line {number}: not JSON ({error.msg})", remedy="mend or delete the line") from error
+                raise ArtefactError(
+                    f"{path}, line {number}: not JSON ({error.msg})", remedy="mend or delete the line"
+                ) from error
             if not isinstance(row, dict):
                 raise ArtefactError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
             yield row

@@ -65,10 +65,7 @@ def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str,
             value = tomllib.loads(f"x = {text}")["x"]
         except tomllib.TOMLDecodeError:
             value = text
-        if isinstance(place, list):
-            place[_index(place, last, setting)] = value
-        else:
-            place[last] = value
+        _assign(place, last, value, setting)
     return values
 
 
@@ -194,6 +191,17 @@ def _step_into(place: Any, word: str, setting: str) -> Any:
             f'--set "{setting}": "{word}" lies inside a value that is no section', remedy="check the key"
         )
     return place.setdefault(word, {})
+
+
+def _assign(place: Any, word: str, value: Any, setting: str) -> None:
+    if isinstance(place, list):
+        place[_index(place, word, setting)] = value
+    elif isinstance(place, dict):
+        place[word] = value
+    else:
+        raise ConfigError(
+            f'--set "{setting}": "{word}" lies inside a value that is no section', remedy="check the key"
+        )
 
 
 def _index(items: list[Any], word: str, setting: str) -> int:

@@ -16,15 +16,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1d2420;--paper:#fbfaf7;--card:#fff;--line:#e2ded4;--soft:#6a716c;--accent:#2f6f5e}
-@media (prefers-color-scheme:dark){:root{--ink:#e7e9e4;--paper:#171a18;--card:#1f2421;--line:#333a36;--soft:#9aa39d;--accent:#7fc3ae}}
-*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,"Apple SD Gothic Neo","Noto Sans KR",sans-serif}
-main{max-width:1000px;margin:0 auto;padding:2rem 1.2rem 4rem}h1{font-size:1.7rem;margin:.2rem 0 1.2rem}h2{font-size:1.15rem;margin:2.2rem 0 .7rem;color:var(--accent)}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;background:var(--card);border:1px solid var(--line);font-size:.92rem}
-th,td{padding:.4rem .7rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}th{color:var(--soft);font-weight:600}
-td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}tr:last-child td{border-bottom:0}
-figure{margin:0;background:#fff;border:1px solid var(--line);padding:.6rem;overflow-x:auto}figure svg{max-width:100%;height:auto}
-dl{margin:0}dt{color:var(--soft);font-size:.85rem;margin-top:.8rem}dd{margin:.15rem 0 0;padding:.5rem .7rem;background:var(--card);border-left:3px solid var(--accent);white-space:pre-wrap;overflow-wrap:anywhere}
+:root{color-scheme:light dark;--ink:#1d2420;--paper:#fbfaf7;--card:#fff;
+  --line:#e2ded4;--soft:#6a716c;--accent:#2f6f5e}
+@media (prefers-color-scheme:dark){:root{--ink:#e7e9e4;--paper:#171a18;--card:#1f2421;
+  --line:#333a36;--soft:#9aa39d;--accent:#7fc3ae}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);
+  font:16px/1.55 system-ui,"Apple SD Gothic Neo","Noto Sans KR",sans-serif}
+main{max-width:1000px;margin:0 auto;padding:2rem 1.2rem 4rem}
+h1{font-size:1.7rem;margin:.2rem 0 1.2rem}
+h2{font-size:1.15rem;margin:2.2rem 0 .7rem;color:var(--accent)}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;width:100%;background:var(--card);
+  border:1px solid var(--line);font-size:.92rem}
+th,td{padding:.4rem .7rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+th{color:var(--soft);font-weight:600}
+td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+tr:last-child td{border-bottom:0}
+figure{margin:0;background:#fff;border:1px solid var(--line);padding:.6rem;overflow-x:auto}
+figure svg{max-width:100%;height:auto}
+dl{margin:0}
+dt{color:var(--soft);font-size:.85rem;margin-top:.8rem}
+dd{margin:.15rem 0 0;
+  padding:.5rem .7rem;background:var(--card);border-left:3px solid var(--accent);white-space:pre-wrap;overflow-wrap:anywhere}
 p{white-space:pre-wrap;max-width:70ch}
 """
 
@@ -43,11 +57,15 @@ class Report:
     def add_table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         head = "".join(f"<th>{html.escape(str(column))}</th>" for column in columns)
         body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
-        markup = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        markup = (
+            f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        )
         self._add(title, markup, [dict(zip(columns, row, strict=True)) for row in rows])
 
     def add_examples(self, title: str, examples: Sequence[tuple[str, str]]) -> None:
-        markup = "".join(f"<dt>{html.escape(label)}</dt><dd>{html.escape(text)}</dd>" for label, text in examples)
+        markup = "".join(
+            f"<dt>{html.escape(label)}</dt><dd>{html.escape(text)}</dd>" for label, text in examples
+        )
         self._add(title, f"<dl>{markup}</dl>", [{"label": label, "text": text} for label, text in examples])
 
     def add_plot(self, title: str, figure: Figure) -> None:
@@ -69,7 +87,10 @@ class Report:
             f"<main><h1>{html.escape(self.title)}</h1>{''.join(self._sections)}</main></html>\n"
         )
         write_atomic(directory / "report.html", page)
-        write_atomic(directory / "report.json", json.dumps(self._json, ensure_ascii=False, indent=2, default=str) + "\n")
+        write_atomic(
+            directory / "report.json",
+            json.dumps(self._json, ensure_ascii=False, indent=2, default=str) + "\n",
+        )
 
     def _add(self, title: str, markup: str, value: Any) -> None:
         self._sections.append(f"<section><h2>{html.escape(title)}</h2>{markup}</section>")
