@@ -61,7 +61,7 @@ class ContextLengthError(HanokError):
         self.limit = limit
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - a state, not an error
     """Stopped on request with its state saved; the same command resumes."""
 
     exit_code = EXIT_RESUMABLE

@@ -57,7 +57,7 @@ def test_types_are_converted() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"inner": {"learning_rat": 1.0}}, r'recipe test.toml, \[inner\]: unknown key "learning_rat"; did you mean "learning_rate"\?'),
+        ({"inner": {"learning_rat": 1.0}}, r'test.toml, \[inner\]: unknown key "learning_rat"; did you mean "learning_rate"\?'),
         ({"stepz": 3}, 'unknown key "stepz"; did you mean "steps"'),
         ({"steps": "three"}, "steps = 'three': expected int, found str"),
         ({"steps": True}, "expected int, found bool"),

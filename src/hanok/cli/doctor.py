@@ -23,6 +23,10 @@ def doctor() -> dict[str, Any]:
 
 Finding = tuple[str, Any, str]
 
+_TRAINING_SHARE_OF_MATMUL = (
+    0.35  # of a large matrix product's rate, what a training step of a small model reaches
+)
+
 
 def _python() -> list[Finding]:
     import torch
@@ -51,32 +55,35 @@ def _kernels() -> list[Finding]:
 
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     built = native_available()
-    return [
-        ("C++ compiler", compiler or "none", "builds the native kernels at install" if compiler else "install g++ or clang++, then make setup"),
-        ("native kernels", "yes" if built else "no", "fast path" if built else f"the PyTorch reference runs, several times slower: {reason()}"),
-    ]  # fmt: skip
+    advice = "builds the native kernels at install" if compiler else "install g++ or clang++, then make setup"
+    path = "fast path" if built else f"the PyTorch reference runs, several times slower: {reason()}"
+    return [("C++ compiler", compiler or "none", advice), ("native kernels", "yes" if built else "no", path)]
 
 
 def _speed() -> list[Finding]:
     from hanok.kernels.native import memory_bandwidth, native_available
 
     findings: list[Finding] = []
-    rates = {name: _matmul_gflops(name) for name in ("float32", "bfloat16")}
-    for name, rate in rates.items():
-        findings.append((f"matrix product {name}", f"{rate:,.0f} GFLOP/s", f"about {rate * 1e9 * 0.35 / (6 * 3e6):,.0f} training tokens/s at 3 M parameters"))  # fmt: skip
+    for name in ("float32", "bfloat16"):
+        rate = _matmul_gflops(name)
+        tokens = rate * 1e9 * _TRAINING_SHARE_OF_MATMUL / (6 * 3e6)
+        means = f"about {tokens:,.0f} training tokens/s at 3 M parameters"
+        findings.append((f"matrix product {name}", f"{rate:,.0f} GFLOP/s", means))
     if native_available():
         bandwidth = memory_bandwidth(0.5)
-        findings.append(("memory read", f"{bandwidth:,.1f} GB/s", f"a 1 GB model decodes at most {bandwidth:,.0f} tokens/s"))  # fmt: skip
+        means = f"a 1 GB model decodes at most {bandwidth:,.0f} tokens/s"
+        findings.append(("memory read", f"{bandwidth:,.1f} GB/s", means))
     return findings
 
 
 def _memory() -> list[Finding]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
+    room = "a run of the quickstart takes about 0.2 GiB" if free > 1 else "too little: runs would stop"
     return [
         ("memory", f"{total:.0f} GiB", "the quickstart needs about 2 GiB"),
-        ("free disk here", f"{free:.0f} GiB", "a run of the quickstart takes about 0.2 GiB" if free > 1 else "too little: runs would stop"),
-    ]  # fmt: skip
+        ("free disk here", f"{free:.0f} GiB", room),
+    ]
 
 
 def _gpu() -> list[Finding]:
