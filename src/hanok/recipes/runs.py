@@ -117,3 +117,15 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
         items = ((f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items())
         return {k: v for name, item in items for k, v in _flatten(item, name).items()}
     return {prefix: value}
+
+
+def servable_model(path: Path) -> Path:
+    """A run's `model`, or `path` itself when it is a model directory.
+
+    Raises:
+        InputError: neither.
+    """
+    for candidate in (path / "model", path):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise InputError(f"no model in {path}", remedy="give a model directory or a finished run; `hanok runs list` shows them")

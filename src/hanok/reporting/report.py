@@ -39,6 +39,7 @@ dl{margin:0}
 dt{color:var(--soft);font-size:.85rem;margin-top:.8rem}
 dd{margin:.15rem 0 0;
   padding:.5rem .7rem;background:var(--card);border-left:3px solid var(--accent);white-space:pre-wrap;overflow-wrap:anywhere}
+a{color:var(--accent)}
 p{white-space:pre-wrap;max-width:70ch}
 """
 
@@ -67,6 +68,11 @@ class Report:
             f"<dt>{html.escape(label)}</dt><dd>{html.escape(text)}</dd>" for label, text in examples
         )
         self._add(title, f"<dl>{markup}</dl>", [{"label": label, "text": text} for label, text in examples])
+
+    def add_links(self, title: str, links: Sequence[tuple[str, str]]) -> None:
+        """Links relative to the page."""
+        items = "".join(f'<li><a href="{html.escape(to)}">{html.escape(text)}</a></li>' for text, to in links)
+        self._add(title, f"<ul>{items}</ul>", dict(links))
 
     def add_plot(self, title: str, figure: Figure) -> None:
         """A matplotlib figure, drawn as SVG on white so that its colours hold in both themes."""

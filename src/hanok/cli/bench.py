@@ -1,0 +1,25 @@
+"""`hanok bench`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated, Any
+
+import tyro
+
+from hanok.errors import ConfigError, did_you_mean
+
+BENCHMARKS = {"kda": "hanok.bench.kda", "train": "hanok.bench.train"}
+
+
+def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> dict[str, Any]:
+    """Compare with named peers on this machine in one run.
+
+    Args:
+        name: kda or train.
+        quick: at most two minutes.
+    """
+    if name not in BENCHMARKS:
+        raise ConfigError(f'no benchmark "{name}"', remedy=did_you_mean(name, BENCHMARKS))
+    rows = importlib.import_module(BENCHMARKS[name]).run(quick=quick)
+    return {"rows": rows}

@@ -1,0 +1,76 @@
+"""A recipe: the resolved settings of all eight steps, as one frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hanok.data.config import CleanConfig, CollectConfig
+from hanok.data.config_tokens import ShardsConfig, SplitConfig, TokenizerConfig
+from hanok.data.village.config import VillageConfig
+from hanok.errors import ConfigError
+from hanok.evaluation.config import VerifyConfig
+from hanok.models.config import ModelConfig
+from hanok.recipes.load import apply_settings, build, find_recipe, read_toml
+from hanok.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What `hanok run` reads.
+
+    Args:
+        name: folder of the run.
+        seed: given to every section that has a `seed` and does not set its own.
+        village: write the embedded corpus, and ask its questions in verify. collect: read documents. One of the two.
+        sft: fine-tuning on the chats after pre-training; left out, the pre-trained model is the result.
+    """
+
+    name: str
+    description: str = ""
+    seed: int = 1
+    village: VillageConfig | None = None
+    collect: CollectConfig | None = None
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    shards: ShardsConfig = field(default_factory=ShardsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pretrain: TrainConfig = field(default_factory=TrainConfig)
+    sft: TrainConfig | None = None
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
+
+    def __post_init__(self) -> None:
+        if (self.village is None) == (self.collect is None):
+            raise ConfigError("a recipe has either [village] or [collect]", remedy="say where documents come from")
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ConfigError(f"name = {self.name!r}", remedy="use a plain folder name")
+
+
+def load_recipe(name_or_path: str, *, settings: Sequence[str] = ()) -> Recipe:
+    """Read, override, fill in the seed, resolve paths relative to the recipe's folder.
+
+    Raises:
+        ConfigError: with the file, the section and the nearest valid key.
+    """
+    path = find_recipe(name_or_path)
+    values = read_toml(path)
+    values.setdefault("name", path.stem)
+    values = apply_settings(values, settings)
+    _share_seed(values)
+    return build(Recipe, values, where="", source=path.name)
+
+
+def _share_seed(values: dict[str, Any]) -> None:
+    seed = values.get("seed", 1)
+    for section in dataclasses.fields(Recipe):
+        inner = values.get(section.name)
+        accepts = section.name in _SEEDED
+        if accepts and isinstance(inner, dict):
+            inner.setdefault("seed", seed)
+
+
+_SEEDED = ("village", "split", "pretrain", "sft", "verify")
