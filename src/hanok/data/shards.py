@@ -1,0 +1,181 @@
+"""Writing token shards: a split and a tokeniser become memory-mapped tokens (layout: `hanok.artefacts.shards`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from hanok.artefacts import Artefact, create_artefact, open_artefact, write_json
+from hanok.artefacts.shards import DTYPES, FORMAT, INDEX, OFFSETS
+from hanok.data.config_tokens import ShardsConfig
+from hanok.data.corpus import iter_tables
+from hanok.errors import InputError
+from hanok.reporting import Report, progress
+from hanok.reporting.console import Progress
+from hanok.tokens.tokenizer import Conversation, Tokenizer
+
+PARTS = ("train", "validation", "test")
+
+
+def write_shards(config: ShardsConfig, split: Path, tokenizer: Path, out: Path) -> Artefact:
+    """Encode every document of a split.
+
+    Raises:
+        InputError: a conversation that the chat template refuses, with the document's id; a train part without tokens.
+        ArtefactError: a damaged split or tokeniser.
+    """
+    parents = {"split": open_artefact(split, kind="split"), "tokenizer": open_artefact(tokenizer)}
+    encoder = Tokenizer.load(tokenizer)
+    dtype = "uint16" if encoder.vocab_size <= 65_536 else "uint32"
+    with create_artefact(out, kind="shards", parents=parents, step=dataclasses.asdict(config)) as draft:
+        splits: dict[str, dict[str, Any]] = {}
+        total = sum(_characters(split / part) for part in PARTS)
+        with progress("shards", total, "characters") as bar:
+            for part in PARTS:
+                with ExitStack() as stack:
+                    writers = {
+                        kind: stack.enter_context(
+                            _Writer(draft.path, f"{kind}-{part}", encoder, DTYPES[dtype])
+                        )
+                        for kind in ("text", "chat")
+                    }
+                    for batch in _batches(split / part, config.batch_bytes):
+                        _encode(batch, encoder, writers, bar)
+                splits |= {writer.name: writer.record() for writer in writers.values()}
+        if not splits["text-train"]["tokens"] + splits["chat-train"]["tokens"]:
+            raise InputError(
+                f"{split / 'train'} holds no documents", remedy="collect some, or lower the fractions"
+            )
+        encoder.save(draft.path)
+        index = {
+            "format": FORMAT,
+            "vocab_size": encoder.vocab_size,
+            "dtype": dtype,
+            "tokenizer_hash": encoder.hash,
+            "splits": splits,
+        }
+        write_json(draft.path / INDEX, index)
+        tokens, size = (sum(record[key] for record in splits.values()) for key in ("tokens", "bytes"))
+        draft.metrics |= {"tokens": tokens, "bytes": size, "bytes_per_token": round(size / tokens, 4)}
+        draft.metrics |= {f"{name}.tokens": record["tokens"] for name, record in splits.items()}
+        _report(splits, encoder, draft.path)
+    return open_artefact(out, kind="shards")
+
+
+class _Writer:
+    """The files of one split, appended to document by document."""
+
+    def __init__(self, directory: Path, name: str, tokenizer: Tokenizer, dtype: np.dtype) -> None:
+        self.name, self._dtype = name, dtype
+        self._byte_lengths = tokenizer.byte_lengths
+        self._lengths: list[int] = []
+        self._sizes: list[int] = []
+        self.learnt = 0
+        endings = ("tokens", "mask") if name.startswith("chat") else ("tokens",)
+        self.files = [f"{name}.{ending}.bin" for ending in (*endings, "offsets", "bytes")]
+        self._directory = directory
+        self._open: dict[str, BinaryIO] = {}
+        for ending in endings:
+            self._open[ending] = (directory / f"{name}.{ending}.bin").open("wb")
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for file in self._open.values():
+            file.close()
+        offsets = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)])
+        offsets.astype(OFFSETS).tofile(self._directory / f"{self.name}.offsets.bin")
+        np.array(self._sizes, dtype=OFFSETS).tofile(self._directory / f"{self.name}.bytes.bin")
+
+    def write(self, ids: Sequence[int], mask: Sequence[bool] | None = None) -> None:
+        tokens = np.array(ids, dtype=self._dtype)
+        self._open["tokens"].write(tokens.tobytes())
+        if mask is not None:
+            learnt = np.array(mask, dtype=np.uint8)
+            self.learnt += int(learnt.sum())
+            self._open["mask"].write(learnt.tobytes())
+        self._lengths.append(len(tokens))
+        self._sizes.append(int(self._byte_lengths[tokens].sum()))
+
+    def record(self) -> dict[str, Any]:
+        counts = {"documents": len(self._lengths), "tokens": sum(self._lengths), "bytes": sum(self._sizes)}
+        return counts | ({"learnt": self.learnt} if "mask" in self._open else {}) | {"files": self.files}
+
+
+Row = dict[str, Any]
+
+
+def _batches(part: Path, batch_bytes: int) -> Iterator[list[Row]]:
+    """Rows {id, text, messages, meta} of about `batch_bytes` together."""
+    batch: list[Row] = []
+    size = 0
+    for table in iter_tables(part, columns=("id", "text", "messages", "meta")):
+        for row in table.to_pylist():
+            batch.append(row)
+            size += 3 * len(row["text"] if row["text"] is not None else row["messages"])
+            if size >= batch_bytes:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encode(batch: Sequence[Row], encoder: Tokenizer, writers: dict[str, _Writer], bar: Progress) -> None:
+    texts = [row["text"] for row in batch if row["text"] is not None]
+    ends = encoder.bos_id, encoder.eos_id
+    for ids in encoder.encode_batch(texts):
+        writers["text"].write([ends[0], *ids, ends[1]])
+    chats = [row for row in batch if row["text"] is None]
+    if chats:
+        for ids, mask in _encode_chats(chats, encoder):
+            writers["chat"].write([ends[0], *ids], [False, *mask])
+    bar.advance(sum(len(row["text"] or row["messages"]) for row in batch))
+
+
+def _encode_chats(rows: Sequence[Row], encoder: Tokenizer) -> list[Any]:
+    """A document's tools, if any, are `meta.tools`."""
+    chats = [
+        Conversation(json.loads(row["messages"]), json.loads(row["meta"] or "{}").get("tools"))
+        for row in rows
+    ]
+    try:
+        return encoder.encode_chats(chats)
+    except InputError:
+        for row, chat in zip(rows, chats, strict=True):  # find the one at fault, to name it
+            try:
+                encoder.encode_chat(chat.messages, tools=chat.tools)
+            except InputError as error:
+                raise InputError(f"document {row['id']}: {error.message}", remedy=error.remedy) from error
+        raise
+
+
+def _characters(part: Path) -> int:
+    return int(json.loads((part / "corpus.json").read_text(encoding="utf-8"))["characters"])
+
+
+def _report(splits: dict[str, dict[str, Any]], encoder: Tokenizer, out: Path) -> None:
+    report = Report("Token shards")
+    report.add_table(
+        "Splits",
+        ("split", "documents", "tokens", "bytes", "bytes per token", "tokens learnt"),
+        [
+            (
+                name,
+                record["documents"],
+                record["tokens"],
+                record["bytes"],
+                record["bytes"] / max(record["tokens"], 1),
+                record.get("learnt", record["tokens"]),
+            )
+            for name, record in splits.items()
+        ],
+    )
+    report.add_text("Tokeniser", f"{encoder.vocab_size} ids, hash {encoder.hash}")
+    report.write(out)

@@ -1,0 +1,218 @@
+"""Chat templates: Jinja in a sandbox, rendered to runs of plain text between control tokens.
+
+The template's control tokens and look-alikes in content must not be confused. So before rendering, every character of
+content that could begin a control token gets a mark after it (a code point that the content does not hold);
+control tokens found in the rendered text are then the template's own, and the marks are taken out again.
+The spans of `{% generation %}` blocks, which are what training learns, are found in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from itertools import chain
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from hanok.errors import ConfigError, InputError
+
+Message = Mapping[str, Any]
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A control token, or the plain text between two of them.
+
+    Args:
+        trained: spans [start, end) in UTF-8 bytes of `text` that lie in a generation block, in order.
+    """
+
+    text: str
+    control: bool
+    trained: tuple[tuple[int, int], ...]
+
+
+class ChatTemplate:
+    """A compiled template, and the control tokens that it may write."""
+
+    def __init__(self, source: str, control_tokens: Sequence[str]) -> None:
+        self.source = source
+        longest_first = sorted(control_tokens, key=len, reverse=True)
+        self._control = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+        firsts = "".join(sorted({token[0] for token in control_tokens}))
+        self._suspicious = re.compile(f"[{re.escape(firsts)}]")
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateError as error:
+            raise ConfigError(
+                f"the chat template does not compile: {error}",
+                remedy="mend chat_template in tokenizer_config.json",
+            ) from error
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> list[Run]:
+        """Raises InputError: messages that are not of OpenAI's chat form, or that the template refuses."""
+        check_messages(messages)
+        text = json.dumps([messages, tools], ensure_ascii=False)
+        _check_unicode(text)
+        mark, start, end = _unused(text, 3)
+        content, listed = list(messages), list(tools) if tools else None
+        if self._suspicious.search(text):
+            content, listed = self._marked(content, mark), self._marked(listed, mark)
+        try:
+            rendered = self._template.render(
+                messages=content,
+                tools=listed,
+                add_generation_prompt=add_generation_prompt,
+                _generation_marks=(start, end),
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"the chat template refuses these messages: {error}",
+                remedy="see the template in tokenizer_config.json for what it expects",
+            ) from error
+        return list(self._runs(rendered, mark, start, end))
+
+    def _marked(self, value: Any, mark: str) -> Any:
+        if isinstance(value, str):
+            return self._suspicious.sub(lambda match: match[0] + mark, value)
+        if isinstance(value, Mapping):
+            return {self._marked(key, mark): self._marked(item, mark) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._marked(item, mark) for item in value]
+        return value
+
+    def _runs(self, rendered: str, mark: str, start: str, end: str) -> Iterator[Run]:
+        generating = False
+        for place, part in enumerate(self._control.split(rendered)):
+            if place % 2:
+                yield Run(part, True, ((0, len(part.encode())),) if generating else ())
+                continue
+            text, spans = "", []
+            for piece in re.split(f"([{start}{end}])", part.replace(mark, "")):
+                if piece in (start, end):
+                    generating = piece == start
+                elif piece:
+                    before = len(text.encode())
+                    text += piece
+                    if generating:
+                        spans.append((before, len(text.encode())))
+            if text:
+                yield Run(text, False, tuple(spans))
+
+
+def default_template() -> str:
+    """The ChatML template that trained tokenisers carry."""
+    return (
+        resources.files("hanok.tokens")
+        .joinpath("chat_template.jinja")
+        .read_text(encoding="utf-8")
+        .rstrip("\n")
+    )
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raises InputError naming the message and the rule that it breaks."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise InputError(
+            "messages must be a list with at least one message", remedy="see OpenAI's chat format"
+        )
+    for place, message in enumerate(messages):
+        where = f"messages[{place}]"
+        if not isinstance(message, Mapping):
+            raise InputError(f"{where} is no object", remedy='write {"role": ..., "content": ...}')
+        if message.get("role") not in ROLES:
+            raise InputError(f"{where}.role = {message.get('role')!r}", remedy=f"one of {', '.join(ROLES)}")
+        content = message.get("content")
+        if not isinstance(content, str) and not (content is None and message["role"] == "assistant"):
+            raise InputError(f"{where}.content is {type(content).__name__}", remedy="content is a string")
+        for call in message.get("tool_calls") or ():
+            function = call.get("function", call) if isinstance(call, Mapping) else {}
+            if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+                raise InputError(
+                    f"{where}.tool_calls: a call without a function name", remedy="name the function"
+                )
+            if not isinstance(function.get("arguments"), (str, Mapping)):
+                raise InputError(
+                    f"{where}.tool_calls: arguments of {function['name']} are neither JSON text nor an object",
+                    remedy="give the arguments as JSON",
+                )
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "messages that are not Unicode: half a surrogate pair",
+            remedy="remove the characters U+D800 to U+DFFF",
+        ) from error
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}`: its output between two marks that the renderer passes in."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja's interface
+
+    def parse(self, parser: Any) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_between_marks", [nodes.ContextReference()])
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _between_marks(self, context: Any, caller: Any) -> str:
+        start, end = context["_generation_marks"]
+        return f"{start}{caller()}{end}"
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """The dialect that published chat templates are written in."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _unused(text: str, count: int) -> list[str]:
+    """Code points that `text` does not hold: noncharacters first, then private use."""
+    candidates = chain(range(0xFDD0, 0xFDF0), range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
+    found = []
+    for code in candidates:
+        if chr(code) not in text:
+            found.append(chr(code))
+            if len(found) == count:
+                return found
+    raise InputError("the messages use every private code point there is", remedy="remove some of them")

@@ -1,0 +1,283 @@
+"""The tokeniser at run time: byte-level BPE (`tokenizer.json`) and its chat template.
+
+Content never becomes control ids: text is encoded by a copy of the tokeniser that knows no control tokens, and only
+the chat template's own are looked up. Rendered ids equal `transformers`' `apply_chat_template` for harmless content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tokenizers
+
+from hanok.artefacts import write_atomic
+from hanok.errors import ArtefactError, ConfigError, InputError
+from hanok.tokens.calls import assistant_parts
+from hanok.tokens.control import IM_END
+from hanok.tokens.pieces import StreamDecoder, byte_of_character
+from hanok.tokens.template import ChatTemplate, Message, Run
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+
+class ChatIds(NamedTuple):
+    """Ids of a conversation, and which of them training learns (the assistant's words and the end of its turns)."""
+
+    ids: list[int]
+    loss_mask: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What `encode_chats` takes."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Any] | None = None
+
+
+class Tokenizer:
+    """Encodes text and chats, decodes ids. Make one with `Tokenizer.load`."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        """`files`: name to content of `tokenizer.json`, `tokenizer_config.json` and, if there, the others."""
+        self._files = dict(files)
+        model = json.loads(files["tokenizer.json"])
+        config = json.loads(files["tokenizer_config.json"])
+        self.special: dict[str, int] = {token["content"]: token["id"] for token in model["added_tokens"]}
+        self._control_ids = frozenset(self.special.values())
+        self._name_of = {number: name for name, number in self.special.items()}
+        self._pieces = _pieces(model, self.special)
+        self.vocab_size = len(self._pieces)
+        self._content = tokenizers.Tokenizer.from_str(json.dumps(_without_control(model)))
+        self.eos_id = self._named(config, "eos_token")
+        self.bos_id = self._named(config, "bos_token") if config.get("bos_token") else self.eos_id
+        self.pad_id = self._named(config, "pad_token") if config.get("pad_token") else self.eos_id
+        stops = json.loads(files.get("generation_config.json", "{}")).get("eos_token_id")
+        known = stops if isinstance(stops, list) else [] if stops is None else [stops]
+        ends = [self.special[IM_END]] if IM_END in self.special else []
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys([*ends, *known, self.eos_id]))
+        source = files.get("chat_template.jinja", config.get("chat_template"))
+        self._template = ChatTemplate(source, list(self.special)) if source else None
+        lengths = [0 if n in self._control_ids else len(piece) for n, piece in enumerate(self._pieces)]
+        self.byte_lengths = np.array(lengths, dtype=np.int32)
+
+    @classmethod
+    def load(cls, directory: Path) -> Tokenizer:
+        """Read a tokeniser or model directory.
+
+        Raises:
+            ArtefactError: files missing, damaged, or of a tokeniser that is not byte-level BPE.
+        """
+        directory = Path(directory)
+        files: dict[str, str] = {}
+        for name in (*FILES, "chat_template.jinja"):
+            path = directory / name
+            if path.is_file():
+                try:
+                    files[name] = path.read_text(encoding="utf-8")
+                except UnicodeDecodeError as error:
+                    raise ArtefactError(f"{path} is not UTF-8 ({error})", remedy=_REMAKE) from error
+        for name in FILES[:2]:
+            if name not in files:
+                raise ArtefactError(
+                    f"no {name} in {directory}", remedy="give the directory of a tokeniser or model"
+                )
+        try:
+            return cls(files)
+        except (ArtefactError, ConfigError):
+            raise
+        except Exception as error:  # tokenizers raises bare Exception for what it cannot parse
+            raise ArtefactError(f"{directory}: tokeniser is damaged ({error})", remedy=_REMAKE) from error
+
+    def save(self, directory: Path) -> None:
+        """Write the same files, byte for byte, below `directory`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in self._files.items():
+            write_atomic(directory / name, content)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of what decides ids: the model and the chat template, however the JSON is laid out."""
+        model = json.loads(self._files["tokenizer.json"])
+        template = self._template.source if self._template else ""
+        content = json.dumps([model, template], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of content. Control tokens written out in it stay plain text.
+
+        Raises:
+            InputError: half a surrogate pair, which no UTF-8 text can hold.
+        """
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each, on all cores."""
+        try:
+            encodings = self._content.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError as error:  # what tokenizers says of anything that is no UTF-8 text
+            raise InputError(
+                "text that is not Unicode: half a surrogate pair",
+                remedy="remove the characters U+D800 to U+DFFF",
+            ) from error
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """Text of ids; invalid UTF-8 becomes U+FFFD."""
+        skip = self._control_ids if skip_special else frozenset()
+        return b"".join(self._pieces[n] for n in ids if n not in skip).decode("utf-8", "replace")
+
+    def stream_decoder(self, *, skip_special: bool = True) -> StreamDecoder:
+        """One decoder a stream; pushed ids give the same text as `decode`."""
+        return StreamDecoder(self._pieces, self._control_ids if skip_special else frozenset())
+
+    def token_bytes(self, token: int) -> bytes:
+        """The raw bytes that an id stands for (a control token: its name)."""
+        return self._pieces[token]
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> ChatIds:
+        """Ids of a conversation through the chat template.
+
+        Raises:
+            InputError: messages that the template cannot take. ConfigError: the tokeniser has no chat template.
+        """
+        runs = self._chat_template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        return self._encode_runs([runs])[0]
+
+    def encode_chats(self, conversations: Sequence[Conversation]) -> list[ChatIds]:
+        """`encode_chat` of each, encoding on all cores."""
+        template = self._chat_template
+        return self._encode_runs([template.render(chat.messages, tools=chat.tools) for chat in conversations])
+
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """The conversation as the template writes it."""
+        runs = self._chat_template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        return "".join(run.text for run in runs)
+
+    def parse_assistant(self, said: str | Iterable[int]) -> tuple[str, list[dict[str, Any]]]:
+        """Content and OpenAI tool calls of an assistant's turn.
+
+        From ids, only real control tokens open a call; from text, their names do. A malformed call stays content.
+        """
+        if isinstance(said, str):
+            pattern = "(" + "|".join(map(re.escape, self.special)) + ")"
+            parts = re.split(pattern, said)
+            return assistant_parts((part, place % 2 == 1) for place, part in enumerate(parts))
+        return assistant_parts(self._segments(said))
+
+    def _segments(self, ids: Iterable[int]) -> Iterable[tuple[str, bool]]:
+        held: list[int] = []
+        for token in ids:
+            if token in self._control_ids:
+                yield self.decode(held), False
+                yield self._name_of[token], True
+                held = []
+            else:
+                held.append(token)
+        yield self.decode(held), False
+
+    def _encode_runs(self, chats: Sequence[Sequence[Run]]) -> list[ChatIds]:
+        texts = list(dict.fromkeys(run.text for runs in chats for run in runs if not run.control))
+        encoded = dict(zip(texts, self.encode_batch(texts), strict=True))
+        out = []
+        for runs in chats:
+            ids: list[int] = []
+            mask: list[bool] = []
+            for run in runs:
+                part = [self.special[run.text]] if run.control else encoded[run.text]
+                ids += part
+                mask += [bool(run.trained)] * len(part) if run.control else self._trained(part, run)
+            out.append(ChatIds(ids, mask))
+        return out
+
+    def _trained(self, ids: Sequence[int], run: Run) -> list[bool]:
+        """Which tokens of a run overlap with its trained spans."""
+        size = len(run.text.encode())
+        if not run.trained or run.trained == ((0, size),):
+            return [bool(run.trained)] * len(ids)
+        ends = np.cumsum(self.byte_lengths[ids])
+        starts = ends - self.byte_lengths[ids]
+        mask = np.zeros(len(ids), dtype=bool)
+        for start, end in run.trained:
+            mask |= (ends > start) & (starts < end)
+        return mask.tolist()
+
+    @property
+    def _chat_template(self) -> ChatTemplate:
+        if self._template is None:
+            raise ConfigError(
+                "this tokeniser has no chat template", remedy="add chat_template to tokenizer_config.json"
+            )
+        return self._template
+
+    def _named(self, config: Mapping[str, Any], key: str) -> int:
+        value = config.get(key)
+        name = value["content"] if isinstance(value, Mapping) else value
+        if name not in self.special:
+            raise ArtefactError(
+                f"tokenizer_config.json: {key} = {name!r} is no added token of tokenizer.json",
+                remedy="name one that is",
+            )
+        return self.special[name]
+
+
+_REMAKE = "copy it again, or train the tokeniser anew"
+
+
+def _without_control(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The same tokeniser for content: no added tokens, and no way for BPE to reach their ids."""
+    names = {token["content"] for token in model["added_tokens"]}
+    vocab = {name: number for name, number in model["model"]["vocab"].items() if name not in names}
+    bpe = {**model["model"], "vocab": vocab}
+    return {
+        **model,
+        "model": bpe,
+        "added_tokens": [],
+        "post_processor": None,
+        "truncation": None,
+        "padding": None,
+    }
+
+
+def _pieces(model: Mapping[str, Any], special: Mapping[str, int]) -> list[bytes]:
+    """Raw bytes by id."""
+    if model["model"].get("type") != "BPE":
+        raise ArtefactError(
+            f"tokenizer.json is of type {model['model'].get('type')}", remedy="use a byte-level BPE tokeniser"
+        )
+    byte = byte_of_character()
+    vocab: dict[str, int] = model["model"]["vocab"]
+    pieces = [b""] * (1 + max([*vocab.values(), *special.values()]))
+    for name, number in vocab.items():
+        if name in special:
+            continue
+        try:
+            pieces[number] = bytes(byte[character] for character in name)
+        except KeyError as error:
+            raise ArtefactError(
+                f"tokenizer.json: token {name!r} is not in the byte-level alphabet",
+                remedy="use a byte-level BPE tokeniser",
+            ) from error
+    for name, number in special.items():
+        pieces[number] = name.encode()
+    return pieces
