@@ -1,0 +1,32 @@
+"""Kimi Delta Attention: one entry for training and prefill, one for decode."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hanok.kernels.kda.chunked import chunked_kda
+from hanok.kernels.kda.reference import kda_step, recurrent_kda
+
+__all__ = ["chunk_kda", "kda_step", "recurrent_kda"]
+
+
+def chunk_kda(
+    q_NHK: Tensor, k_NHK: Tensor, v_NHV: Tensor, g_NHK: Tensor, beta_NH: Tensor,
+    *, cu_seqlens: Tensor, scale: float | None = None,
+    initial_state_BHKV: Tensor | None = None, output_final_state: bool = False,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """The fastest path that this machine has.
+
+    Args:
+        q_NHK, k_NHK, v_NHV: queries, keys (both L2-normalised by the caller), values.
+        g_NHK: log decay, <= 0. beta_NH: write strength in [0, 1] (or [0, 2]).
+        cu_seqlens: int32 [B+1], sequence boundaries; no state crosses one.
+        initial_state_BHKV: float32; None = zeros.
+
+    Returns:
+        o_NHV in the dtype of `v`, and the float32 state behind each sequence if asked for.
+    """
+    return chunked_kda(
+        q_NHK, k_NHK, v_NHV, g_NHK, beta_NH, cu_seqlens=cu_seqlens, scale=scale,
+        initial_state_BHKV=initial_state_BHKV, output_final_state=output_final_state,
+    )  # fmt: skip
