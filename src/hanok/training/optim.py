@@ -1,0 +1,199 @@
+"""Muon for matrices, AdamW for everything else, under one roof with exact, pickle-free state.
+
+Muon (Jordan et al. 2024; scale of Liu et al. 2025, arXiv 2502.16982): the momentum of a matrix is replaced by the
+nearest (semi-)orthogonal one, found by Newton-Schulz iterations, times 0.2 sqrt(max(rows, columns)), which is the root
+mean square of an AdamW update. `torch.optim.Muon` goes matrix by matrix; here matrices of one shape are a stack
+[S, O, I] and one batched product, which is what makes it cheap for the small matrices of a small model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hanok.errors import CheckpointError
+from hanok.training.config import TrainConfig
+
+_NS = (3.4445, -4.7750, 2.0315)
+_EPS = 1e-7
+
+
+def newton_schulz(matrices_SOI: Tensor, *, steps: int, dtype: torch.dtype) -> Tensor:
+    """Approximate polar factor of each matrix in a stack (singular values to about 0.7 ... 1.2), in `dtype`."""
+    a, b, c = _NS
+    tall = matrices_SOI.shape[1] > matrices_SOI.shape[2]
+    x = (matrices_SOI.mT if tall else matrices_SOI).to(dtype)
+    x = x / x.flatten(1).norm(dim=1).clamp_min(_EPS)[:, None, None]
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+@dataclass(slots=True)
+class _Stack:
+    """Parameters that share a matrix shape; a parameter [E, O, I] counts as E matrices."""
+
+    names: list[str]
+    parameters: list[Tensor]
+    momentum_SOI: Tensor
+
+
+class Muon:
+    """Orthogonalised momentum (Nesterov) with decoupled weight decay.
+
+    Args:
+        parameters: by name, each [O, I] or a stack of experts [E, O, I].
+        dtype: of the Newton-Schulz products.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], *, lr: float, weight_decay: float, momentum: float, steps: int,
+        dtype: torch.dtype,
+    ) -> None:  # fmt: skip
+        self.lr, self.weight_decay, self.momentum = lr, weight_decay, momentum
+        self._steps, self._dtype = steps, dtype
+        by_shape: dict[tuple[int, ...], list[str]] = {}
+        for name, parameter in parameters.items():
+            by_shape.setdefault(tuple(parameter.shape[-2:]), []).append(name)
+        self._stacks = [
+            _Stack(
+                names,
+                [parameters[name] for name in names],
+                torch.zeros(sum(_matrices(parameters[name]) for name in names), *shape),
+            )
+            for shape, names in by_shape.items()
+        ]
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        """One update at `factor` times the learning rate; parameters without gradient count as gradient zero."""
+        for stack in self._stacks:
+            gradient_SOI = torch.cat(
+                [_as_stack(torch.zeros_like(p) if p.grad is None else p.grad) for p in stack.parameters]
+            )
+            stack.momentum_SOI.mul_(self.momentum).add_(gradient_SOI)
+            direction = gradient_SOI.add_(stack.momentum_SOI, alpha=self.momentum)
+            update_SOI = newton_schulz(direction, steps=self._steps, dtype=self._dtype).float()
+            rms = 0.2 * math.sqrt(max(update_SOI.shape[1:]))
+            torch._foreach_mul_(stack.parameters, 1 - factor * self.lr * self.weight_decay)
+            updates = update_SOI.split([_matrices(p) for p in stack.parameters])
+            torch._foreach_add_(
+                stack.parameters,
+                [update.view_as(p) for update, p in zip(updates, stack.parameters, strict=True)],
+                alpha=-factor * self.lr * rms,
+            )
+
+    def state(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for stack in self._stacks:
+            parts = stack.momentum_SOI.split([_matrices(p) for p in stack.parameters])
+            for name, part in zip(stack.names, parts, strict=True):
+                tensors[f"muon.momentum.{name}"] = part
+        return tensors
+
+
+class AdamW:
+    """`torch.optim.AdamW` (fused) with its state known by parameter names.
+
+    Args:
+        decayed, undecayed: parameters with and without weight decay.
+    """
+
+    def __init__(
+        self, decayed: Mapping[str, Tensor], undecayed: Mapping[str, Tensor], *, lr: float,
+        betas: tuple[float, float], weight_decay: float,
+    ) -> None:  # fmt: skip
+        self.lr = lr
+        self._parameters = {**decayed, **undecayed}
+        groups = [
+            {"params": list(decayed.values()), "weight_decay": weight_decay},
+            {"params": list(undecayed.values()), "weight_decay": 0.0},
+        ]
+        self._adamw = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=lr, betas=betas, eps=1e-10, fused=True
+        )
+        for parameter in self._parameters.values():
+            self._adamw.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+    def step(self, factor: float) -> None:
+        for group in self._adamw.param_groups:
+            group["lr"] = factor * self.lr
+        self._adamw.step()
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            f"adamw.{key}.{name}": tensor
+            for name, parameter in self._parameters.items()
+            for key, tensor in self._adamw.state[parameter].items()
+        }
+
+
+class Optimiser:
+    """Both, for one model: who is whose is told by the model's `parameter_groups_hint()`."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], hints: Mapping[str, str], config: TrainConfig,
+                 *, dtype: torch.dtype) -> None:  # fmt: skip
+        trained = {name: p for name, p in parameters.items() if p.requires_grad}
+        matrices = {name: p for name, p in trained.items() if hints[name] == "matrix"}
+        decayed = {name: p for name, p in trained.items() if hints[name] == "head"}
+        rest = {name: p for name, p in trained.items() if name not in matrices and name not in decayed}
+        self._parameters: Sequence[Tensor] = list(trained.values())
+        self._muon = Muon(
+            matrices, lr=config.muon_lr, weight_decay=config.weight_decay, momentum=config.momentum,
+            steps=config.newton_schulz_steps, dtype=dtype,
+        )  # fmt: skip
+        self._adamw = AdamW(
+            decayed, rest, lr=config.adamw_lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+
+    def gradient_norm(self) -> float:
+        """Euclidean norm of the whole gradient."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        return float(torch.stack(torch._foreach_norm(gradients)).norm())
+
+    def step(self, factor: float, *, gradient_scale: float) -> None:
+        """Scale the gradients, update, and clear them. `factor` is the schedule's."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if gradient_scale != 1.0:
+            torch._foreach_mul_(gradients, gradient_scale)
+        self._muon.step(factor)
+        self._adamw.step(factor)
+        self.clear()
+
+    def clear(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Live tensors by name: what a checkpoint stores and `restore` fills."""
+        return {**self._muon.state(), **self._adamw.state()}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises CheckpointError: a tensor of the state is missing or of another shape."""
+        for name, live in self.state().items():
+            stored = tensors.get(name)
+            if stored is None or stored.shape != live.shape:
+                found = "missing" if stored is None else f"of shape {tuple(stored.shape)}"
+                raise CheckpointError(
+                    f"optimiser state {name} is {found}, expected {tuple(live.shape)}",
+                    remedy="resume with the model and the version that wrote it",
+                )
+            live.copy_(stored)
+
+
+def _matrices(parameter: Tensor) -> int:
+    return parameter.shape[0] if parameter.dim() == 3 else 1
+
+
+def _as_stack(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dim() == 3 else tensor[None]

@@ -1,0 +1,173 @@
+"""`train`: from token shards and a model (new, or a directory) to a finished model directory, resumable anywhere.
+
+    out/plan.json        what was decided at the beginning          out/metrics.jsonl   one line a step
+    out/checkpoints/     resumable and loadable                     out/report.html     curves and settings
+    out/model/           the result
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hanok.artefacts import Artefact, create_artefact, open_artefact
+from hanok.artefacts.shards import Shards, open_shards
+from hanok.errors import ConfigError, InputError
+from hanok.models.checkpoint import load_model, save_model
+from hanok.models.config import ModelConfig
+from hanok.models.decoder import Decoder
+from hanok.reporting import log
+from hanok.tokens.tokenizer import Tokenizer
+from hanok.training.checkpoint import disk_full_is_resumable
+from hanok.training.config import TrainConfig
+from hanok.training.loop import Surroundings, Trainer
+from hanok.training.plan import new_plan, read_plan
+from hanok.training.report import write_report
+from hanok.training.sampler import Sampler
+from hanok.training.stop import stop_on_signals
+from hanok.training.validation import choose_held_out
+
+
+def train(
+    config: TrainConfig,
+    *,
+    shards: Path,
+    out: Path,
+    model: ModelConfig | None = None,
+    init_from: Path | None = None,
+    resume: bool = True,
+) -> Artefact:
+    """Pre-train or fine-tune, and return the finished model.
+
+    Args:
+        shards: token shards; their tokeniser goes into every checkpoint.
+        out: the stage's directory; the model appears under `out/model`.
+        model: configuration of a new model; or `init_from`: a model directory to go on from.
+        resume: go on from what an interrupted run left in `out`; otherwise `out` must be new.
+
+    Raises:
+        Interrupted: stopped by a signal or a full disk, resumable.
+        ConfigError, InputError, ArtefactError: settings and inputs that do not fit each other, or are damaged.
+    """
+    if (model is None) == (init_from is None):
+        raise ConfigError("give either a model configuration or a model directory to start from")
+    parents = {"shards": open_artefact(shards)}
+    if init_from is not None:
+        parents["model"] = open_artefact(init_from)
+    identity = {
+        "config": asdict(config),
+        "model": asdict(model) if model is not None else None,
+        **{name: parent.hash for name, parent in parents.items()},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    if not resume and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty", remedy="resume, or give another output directory")
+    with _sole_trainer(out):
+        plan = read_plan(out, identity)
+        if plan is not None and (out / "model").exists():
+            return open_artefact(out / "model", kind="model")
+        if plan is None:
+            plan = new_plan(config, identity)
+            with disk_full_is_resumable(out):
+                plan.write(out)
+        log.info("%s; %d threads", plan.precision_reason, plan.threads)
+        trainer = _prepare(config, plan, shards=shards, out=out, model=model, init_from=init_from, parents=parents)
+        with stop_on_signals() as stop:
+            trainer.resume()
+            trainer.run(stop)
+            return _finish(trainer, shards=shards, out=out, parents=parents)
+
+
+def _prepare(
+    config: TrainConfig, plan: Any, *, shards: Path, out: Path, model: ModelConfig | None, init_from: Path | None,
+    parents: Mapping[str, Artefact],
+) -> Trainer:  # fmt: skip
+    opened = open_shards(shards)
+    decoder = _make_decoder(config, opened, model=model, init_from=init_from)
+    sampler = Sampler(config, opened.splits)
+    for name, count in sampler.documents_left_out.items():
+        log.warning("%s: %d conversations longer than max_seq_len = %d tokens are left out",
+                    name, count, config.max_seq_len)  # fmt: skip
+    if config.compile:
+        decoder.compile(dynamic=True)
+    return Trainer(
+        config,
+        plan,
+        decoder=decoder,
+        sampler=sampler,
+        held_out=choose_held_out(config, opened.splits),
+        special_ids=list(Tokenizer.load(shards).special.values()),
+        surroundings=Surroundings(
+            out=out,
+            parents=parents,
+            write_model=lambda directory: save_model(decoder, directory, tokenizer_dir=shards),
+        ),
+    )
+
+
+def _make_decoder(
+    config: TrainConfig, shards: Shards, *, model: ModelConfig | None, init_from: Path | None
+) -> Decoder:
+    if init_from is not None:
+        _same_tokenizer(shards, init_from)
+        decoder = load_model(init_from, dtype=torch.float32)
+    else:
+        assert model is not None
+        decoder = Decoder(model, generator=torch.Generator().manual_seed(config.seed))
+    settings = decoder.config
+    if settings.vocab_size < shards.vocab_size:
+        raise ConfigError(
+            f"the model knows {settings.vocab_size} tokens, the shards use {shards.vocab_size}",
+            remedy=f"set the model's vocab_size to {shards.vocab_size}",
+        )
+    if config.max_seq_len > settings.max_position_embeddings:
+        raise ConfigError(
+            f"max_seq_len = {config.max_seq_len} is longer than the model's context of "
+            f"{settings.max_position_embeddings} tokens",
+            remedy="lower max_seq_len or raise the model's max_position_embeddings",
+        )
+    return decoder
+
+
+def _same_tokenizer(shards: Shards, init_from: Path) -> None:
+    own = Tokenizer.load(init_from).hash
+    if own != shards.tokenizer_hash:
+        raise InputError(
+            f"the shards were made by another tokeniser ({shards.tokenizer_hash[:12]}) than that of "
+            f"{init_from} ({own[:12]})",
+            remedy="write shards with the model's own tokeniser",
+        )
+
+
+def _finish(trainer: Trainer, *, shards: Path, out: Path, parents: Mapping[str, Artefact]) -> Artefact:
+    """Write the model (the average, if one is kept) and the report."""
+    summary = write_report(trainer.metrics.rows(), trainer, out)
+    with (
+        trainer.average.applied() if trainer.average is not None else nullcontext(),
+        disk_full_is_resumable(out / "model"),
+        create_artefact(
+            out / "model", kind="model", parents=parents, step={"training": trainer.plan.identity}, overwrite=True
+        ) as draft,
+    ):
+        save_model(trainer.decoder, draft.path, tokenizer_dir=shards)
+        draft.metrics.update(summary)
+    return open_artefact(out / "model", kind="model")
+
+
+@contextmanager
+def _sole_trainer(out: Path) -> Iterator[None]:
+    """Two processes that train in one directory would spoil each other's checkpoints."""
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"another process is training in {out}", remedy="wait for it or stop it"
+            ) from error
+        yield

@@ -1,0 +1,58 @@
+"""Warm-up, stable, decay (WSD), over a run whose length may be set by the clock.
+
+The factor on the learning rate is a pure function of (step, plan). A plan made from time is measured in the first
+steps, corrected once when the decay begins, and written down at both moments: a resumed run reads it, never measures
+again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """Learning-rate factor of each step (counted from 0).
+
+    Args:
+        total_steps: None while the length is not known yet (a budget in minutes, first steps).
+        decay_start: the first step of the decay; `total_steps` if there is none.
+        corrected: the length was measured a second time, at the beginning of the decay.
+    """
+
+    warmup_steps: int
+    final_lr: float
+    total_steps: int | None = None
+    decay_start: int | None = None
+    corrected: bool = False
+    first_length: int = 0
+    """`total_steps` as first set: intervals are parts of it, so that a correction does not move them."""
+
+    def factor(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        if self.total_steps is None or self.decay_start is None or step < self.decay_start:
+            return warm
+        left = (self.total_steps - step) / (self.total_steps - self.decay_start + 1)
+        return min(warm, self.final_lr + (1 - self.final_lr) * max(0.0, left))
+
+    def finished(self, step: int) -> bool:
+        return self.total_steps is not None and step >= self.total_steps
+
+    def of_length(self, total_steps: int, *, decay_fraction: float) -> Schedule:
+        """The plan once the length is known."""
+        total_steps = max(1, total_steps)
+        return replace(
+            self,
+            total_steps=total_steps,
+            first_length=total_steps,
+            decay_start=total_steps - round(decay_fraction * total_steps),
+        )
+
+    def correct(self, total_steps: int) -> Schedule:
+        """The same decay start, another end."""
+        assert self.decay_start is not None
+        return replace(self, total_steps=max(total_steps, self.decay_start + 1), corrected=True)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

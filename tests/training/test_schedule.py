@@ -1,0 +1,61 @@
+"""The learning rate over a run, and the settings' own rules."""
+
+from __future__ import annotations
+
+import pytest
+
+from hanok.errors import ConfigError
+from hanok.training.config import TrainConfig
+from hanok.training.schedule import Schedule
+
+
+def test_warm_up_stable_decay() -> None:
+    schedule = Schedule(warmup_steps=4, final_lr=0.0).of_length(20, decay_fraction=0.5)
+    factors = [schedule.factor(step) for step in range(20)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[4:10] == [1.0] * 6
+    assert factors[10:] == pytest.approx([left / 11 for left in range(10, 0, -1)])
+    assert not schedule.finished(19)
+    assert schedule.finished(20)
+
+
+def test_decay_ends_at_the_final_rate() -> None:
+    schedule = Schedule(warmup_steps=0, final_lr=0.1).of_length(1000, decay_fraction=1.0)
+    assert schedule.factor(0) == pytest.approx(1.0, abs=0.01)
+    assert schedule.factor(999) == pytest.approx(0.1, abs=0.01)
+
+
+def test_without_decay_it_stays() -> None:
+    schedule = Schedule(warmup_steps=0, final_lr=0.0).of_length(10, decay_fraction=0.0)
+    assert [schedule.factor(step) for step in range(10)] == [1.0] * 10
+
+
+def test_an_unknown_length_is_stable_and_a_correction_moves_the_end_only() -> None:
+    open_ended = Schedule(warmup_steps=1, final_lr=0.0)
+    assert [open_ended.factor(step) for step in (0, 1, 500)] == [0.5, 1.0, 1.0]
+    assert not open_ended.finished(10**9)
+    planned = open_ended.of_length(100, decay_fraction=0.4)
+    corrected = planned.correct(80)
+    assert corrected.decay_start == planned.decay_start == 60
+    assert corrected.first_length == 100
+    assert [corrected.factor(s) for s in range(60)] == [planned.factor(s) for s in range(60)]
+    assert corrected.finished(80)
+    assert planned.correct(3).total_steps == 61
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_steps": 0}, "max_steps = 0"),
+        ({"tokens_per_step": 100, "max_seq_len": 200}, "each must fit"),
+        ({"mixture": {}}, "mixture is empty"),
+        ({"mixture": {"text-train": -1.0}}, "mixture.text-train = -1.0"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"spike_ratio": 0.5}, "spike_ratio"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"grad_clip": -1.0}, "grad_clip"),
+    ],
+)
+def test_settings_say_which_rule_they_break(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(**values)  # type: ignore[arg-type]
