@@ -30,17 +30,31 @@ def test_without_decay_it_stays() -> None:
     assert [schedule.factor(step) for step in range(10)] == [1.0] * 10
 
 
-def test_an_unknown_length_is_stable_and_a_correction_moves_the_end_only() -> None:
+def test_an_unknown_length_is_stable() -> None:
     open_ended = Schedule(warmup_steps=1, final_lr=0.0)
     assert [open_ended.factor(step) for step in (0, 1, 500)] == [0.5, 1.0, 1.0]
     assert not open_ended.finished(10**9)
-    planned = open_ended.of_length(100, decay_fraction=0.4)
-    corrected = planned.correct(80)
-    assert corrected.decay_start == planned.decay_start == 60
-    assert corrected.first_length == 100
-    assert [corrected.factor(s) for s in range(60)] == [planned.factor(s) for s in range(60)]
-    assert corrected.finished(80)
-    assert planned.correct(3).total_steps == 61
+
+
+@pytest.mark.parametrize("rates", [[100], [100, 60, 80, 50], [100, 400, 10, 10, 10, 10], [5, 5]])
+def test_a_length_from_the_clock_is_corrected_until_the_decay(rates: list[int]) -> None:
+    """`rates`: the length that each measurement suggests."""
+    schedule = Schedule(warmup_steps=0, final_lr=0.0)
+    suggested = iter([*rates, *[rates[-1]] * 50])
+    schedule = schedule.from_clock(4, next(suggested), decay_fraction=0.4)
+    factors, checks = [], 1
+    step = 4
+    while not schedule.finished(step):
+        if step == schedule.next_check:
+            schedule = schedule.from_clock(step, next(suggested), decay_fraction=0.4)
+            checks += 1
+        factors.append(schedule.factor(step))
+        step += 1
+    assert checks < 12
+    assert schedule.first_length == rates[0]
+    assert factors == sorted(factors, reverse=True)
+    assert factors[-1] < 0.6
+    assert schedule.next_check is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hanok.artefacts import Artefact
-from hanok.errors import HanokError, Interrupted
+from hanok.errors import ConfigError, HanokError, Interrupted
 from hanok.models.checkpoint import load_model
 from hanok.models.decoder import Decoder
 from hanok.reporting import log, progress
@@ -84,6 +84,7 @@ class Trainer:
         self.metrics = MetricsLog(surroundings.out / "metrics.jsonl")
         self._stop = StopRequest()
         self._bar: Progress | None = None
+        self._most_steps: int | None = None
         self._clock = time.monotonic()
         self._resumed_seconds = 0.0
         self._saved = (0, False)  # step of the newest checkpoint, and whether it is a regular one
@@ -310,35 +311,36 @@ class Trainer:
 
     def _set_length(self) -> None:
         """From steps, tokens or epochs at once; a budget in minutes waits for the first steps."""
-        if self.plan.schedule.total_steps is not None:
-            return
-        steps = self._counted_steps()
-        if steps is not None and self.config.max_minutes is None:
+        counted = self._sampler.count_steps(max_tokens=self.config.max_tokens)
+        self._most_steps = min((n for n in (self.config.max_steps, counted) if n is not None), default=None)
+        if self._most_steps is None and self.config.max_minutes is None:
+            raise ConfigError(
+                "the run has no end", remedy='set max_steps, max_tokens, max_minutes or mixture_unit = "epochs"'
+            )
+        if self.plan.schedule.total_steps is None and self.config.max_minutes is None:
+            assert self._most_steps is not None
             self._fix(
-                self.plan.schedule.of_length(steps, decay_fraction=self.config.decay_fraction)
+                self.plan.schedule.of_length(self._most_steps, decay_fraction=self.config.decay_fraction)
             )
 
-    def _counted_steps(self) -> int | None:
-        counted = self._sampler.count_steps(max_tokens=self.config.max_tokens)
-        return min((n for n in (self.config.max_steps, counted) if n is not None), default=None)
-
     def _plan_time(self) -> None:
+        """Set or correct the length of a run that ends by the clock."""
         assert self.config.max_minutes is not None
         budget = self.config.max_minutes * 60
         position, schedule = self.position, self.plan.schedule
         if schedule.total_steps is None:
             enough = position.step >= _LEAST_STEPS and position.seconds >= _LEAST_SHARE * budget
-            counted = self._counted_steps()
-            if enough or position.step == counted:
-                steps = self._steps_in(budget)
-                steps = steps if counted is None else min(steps, counted)
-                self._fix(schedule.of_length(steps, decay_fraction=self.config.decay_fraction))
-                log.info("%.1f minutes are about %d steps at this rate", self.config.max_minutes, steps)
-        elif not schedule.corrected and position.step == schedule.decay_start:
-            counted = self._counted_steps()
-            steps = self._steps_in(budget)
-            if counted is None or schedule.total_steps < counted:
-                self._fix(schedule.correct(steps if counted is None else min(steps, counted)))
+            if not enough and position.step != self._most_steps:
+                return
+        elif position.step != schedule.next_check:
+            return
+        steps = self._steps_in(budget)
+        if self._most_steps is not None:
+            steps = min(steps, self._most_steps)
+        planned = schedule.from_clock(position.step, steps, decay_fraction=self.config.decay_fraction)
+        if schedule.total_steps is None:
+            log.info("%.1f minutes are about %d steps at this rate", self.config.max_minutes, steps)
+        self._fix(planned)
 
     def _steps_in(self, budget: float) -> int:
         """The step at which the time will be up, at the rate so far."""

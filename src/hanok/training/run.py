@@ -10,15 +10,14 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from hanok.artefacts import Artefact, create_artefact, open_artefact
 from hanok.artefacts.shards import Shards, open_shards
-from hanok.errors import ConfigError, InputError
+from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
@@ -27,7 +26,7 @@ from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.checkpoint import disk_full_is_resumable
 from hanok.training.config import TrainConfig
 from hanok.training.loop import Surroundings, Trainer
-from hanok.training.plan import new_plan, read_plan
+from hanok.training.plan import Plan, new_plan, read_plan
 from hanok.training.report import write_report
 from hanok.training.sampler import Sampler
 from hanok.training.stop import stop_on_signals
@@ -85,7 +84,7 @@ def train(
 
 
 def _prepare(
-    config: TrainConfig, plan: Any, *, shards: Path, out: Path, model: ModelConfig | None, init_from: Path | None,
+    config: TrainConfig, plan: Plan, *, shards: Path, out: Path, model: ModelConfig | None, init_from: Path | None,
     parents: Mapping[str, Artefact],
 ) -> Trainer:  # fmt: skip
     opened = open_shards(shards)
@@ -115,34 +114,25 @@ def _make_decoder(
     config: TrainConfig, shards: Shards, *, model: ModelConfig | None, init_from: Path | None
 ) -> Decoder:
     if init_from is not None:
-        _same_tokenizer(shards, init_from)
+        shards.require_tokenizer(Tokenizer.load(init_from).hash)
         decoder = load_model(init_from, dtype=torch.float32)
     else:
         assert model is not None
-        decoder = Decoder(model, generator=torch.Generator().manual_seed(config.seed))
+        sized = replace(model, vocab_size=model.vocab_size or shards.vocab_size)
+        decoder = Decoder(sized, generator=torch.Generator().manual_seed(config.seed))
     settings = decoder.config
     if settings.vocab_size < shards.vocab_size:
         raise ConfigError(
             f"the model knows {settings.vocab_size} tokens, the shards use {shards.vocab_size}",
-            remedy=f"set the model's vocab_size to {shards.vocab_size}",
+            remedy=f"set the model's vocab_size to {shards.vocab_size}, or to 0 to take it from the shards",
         )
-    if config.max_seq_len > settings.max_position_embeddings:
+    if config.max_seq_len > settings.max_context:
         raise ConfigError(
             f"max_seq_len = {config.max_seq_len} is longer than the model's context of "
-            f"{settings.max_position_embeddings} tokens",
-            remedy="lower max_seq_len or raise the model's max_position_embeddings",
+            f"{settings.max_context} tokens",
+            remedy="lower max_seq_len or raise the model's max_context",
         )
     return decoder
-
-
-def _same_tokenizer(shards: Shards, init_from: Path) -> None:
-    own = Tokenizer.load(init_from).hash
-    if own != shards.tokenizer_hash:
-        raise InputError(
-            f"the shards were made by another tokeniser ({shards.tokenizer_hash[:12]}) than that of "
-            f"{init_from} ({own[:12]})",
-            remedy="write shards with the model's own tokeniser",
-        )
 
 
 def _finish(trainer: Trainer, *, shards: Path, out: Path, parents: Mapping[str, Artefact]) -> Artefact:

@@ -1,8 +1,8 @@
 """Warm-up, stable, decay (WSD), over a run whose length may be set by the clock.
 
 The factor on the learning rate is a pure function of (step, plan). A plan made from time is measured in the first
-steps, corrected once when the decay begins, and written down at both moments: a resumed run reads it, never measures
-again.
+steps and corrected at ever closer steps until the decay begins, and written down each time: a resumed run reads it
+and never measures the same step again.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ class Schedule:
     Args:
         total_steps: None while the length is not known yet (a budget in minutes, first steps).
         decay_start: the first step of the decay; `total_steps` if there is none.
-        corrected: the length was measured a second time, at the beginning of the decay.
+        next_check: the step before which a length set by the clock is measured again; None if it stands.
     """
 
     warmup_steps: int
     final_lr: float
     total_steps: int | None = None
     decay_start: int | None = None
-    corrected: bool = False
+    next_check: int | None = None
     first_length: int = 0
     """`total_steps` as first set: intervals are parts of it, so that a correction does not move them."""
 
@@ -49,10 +49,18 @@ class Schedule:
             decay_start=total_steps - round(decay_fraction * total_steps),
         )
 
-    def correct(self, total_steps: int) -> Schedule:
-        """The same decay start, another end."""
-        assert self.decay_start is not None
-        return replace(self, total_steps=max(total_steps, self.decay_start + 1), corrected=True)
+    def from_clock(self, step: int, total_steps: int, *, decay_fraction: float) -> Schedule:
+        """The plan when the rate says, before `step`, that the time will be up after `total_steps`."""
+        total_steps = max(total_steps, step + 1)
+        decay_start = max(step, total_steps - round(decay_fraction * total_steps))
+        wait = (decay_start - step + 1) // 2
+        return replace(
+            self,
+            total_steps=total_steps,
+            first_length=self.first_length or total_steps,
+            decay_start=decay_start,
+            next_check=step + wait if wait else None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -29,15 +29,13 @@ class HeldOut:
     num_bytes: int
 
 
-def choose_held_out(
-    config: TrainConfig, splits: Mapping[str, TokenSplit], document_bytes: Mapping[str, np.ndarray]
-) -> list[HeldOut]:
+def choose_held_out(config: TrainConfig, splits: Mapping[str, TokenSplit]) -> list[HeldOut]:
     """About `validation_tokens` of whole documents from the validation split of each kind that is trained on."""
     kinds = {name.split("-")[0] for name in config.mixture}
     chosen = []
     for name in sorted(f"{kind}-validation" for kind in kinds):
         if name in splits and len(splits[name].lengths):
-            chosen.append(_choose(config, name, splits[name], document_bytes[name]))
+            chosen.append(_choose(config, name, splits[name]))
     return [held_out for held_out in chosen if held_out.sequences]
 
 
@@ -73,7 +71,7 @@ def validate(
         decoder.train()
 
 
-def _choose(config: TrainConfig, name: str, split: TokenSplit, num_bytes: np.ndarray) -> HeldOut:
+def _choose(config: TrainConfig, name: str, split: TokenSplit) -> HeldOut:
     is_chat = name.startswith("chat")
     table = SequenceTable(split.lengths, max_seq_len=config.max_seq_len, cut=not is_chat)
     order = Permutation(len(split.lengths), f"validation/{name}")(np.arange(len(split.lengths)))
@@ -86,5 +84,5 @@ def _choose(config: TrainConfig, name: str, split: TokenSplit, num_bytes: np.nda
         for _, start, length in pieces:
             sequences.append(read_sequence(split, name, document, start, length, all_tokens=False))
             tokens += length
-        size += int(num_bytes[document]) if pieces else 0
+        size += int(split.bytes[document]) if pieces else 0
     return HeldOut(name, sequences, size)
