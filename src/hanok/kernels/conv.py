@@ -1,0 +1,50 @@
+"""Short causal depthwise convolution over a ragged batch: y_t = act(sum_j w_j x_{t-W+1+j}), reset at boundaries.
+
+N tokens, B sequences, D channels, W taps.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def short_conv(
+    x_ND: Tensor, weight_DW: Tensor, cu_seqlens: Tensor,
+    initial_state_BDW1: Tensor | None = None, activation: Literal["silu"] | None = "silu",
+    output_final_state: bool = False,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Returns y_ND and, if asked for, the last W-1 inputs of each sequence [B, D, W-1], oldest first."""
+    taps = weight_DW.shape[1]
+    lengths_B = cu_seqlens[1:] - cu_seqlens[:-1]
+    sequence_N = torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B.long())
+    position_N = torch.arange(x_ND.shape[0]) - cu_seqlens[:-1].long()[sequence_N]
+    y_ND = x_ND * weight_DW[:, -1]
+    for back in range(1, taps):
+        shifted = F.pad(x_ND, (0, 0, back, 0))[: x_ND.shape[0]]
+        inside = (position_N >= back)[:, None]
+        if initial_state_BDW1 is None:
+            shifted = shifted * inside
+        else:
+            column = (position_N - back + taps - 1).clamp(0, taps - 2)
+            earlier = initial_state_BDW1[sequence_N, :, column].to(x_ND.dtype)
+            shifted = torch.where(inside, shifted, earlier)
+        y_ND = y_ND + shifted * weight_DW[:, -1 - back]
+    state = _last_inputs(x_ND, cu_seqlens, initial_state_BDW1, taps) if output_final_state else None
+    return (F.silu(y_ND) if activation == "silu" else y_ND), state
+
+
+def _last_inputs(x_ND: Tensor, cu_seqlens: Tensor, initial_BDW1: Tensor | None, taps: int) -> Tensor:
+    starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
+    index_BW = ends[:, None] + torch.arange(1 - taps, 0)
+    inside = index_BW >= starts[:, None]
+    state = x_ND[index_BW.clamp(min=0)] if x_ND.shape[0] else x_ND.new_zeros(*index_BW.shape, x_ND.shape[1])
+    if initial_BDW1 is None:
+        before = torch.zeros_like(state)
+    else:
+        column = (index_BW - starts[:, None] + taps - 1).clamp(0, taps - 2)
+        before = initial_BDW1.transpose(1, 2).gather(1, column[..., None].expand(-1, -1, x_ND.shape[1]))
+    return torch.where(inside[..., None], state, before.to(state.dtype)).transpose(1, 2).contiguous()

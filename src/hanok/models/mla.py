@@ -1,0 +1,65 @@
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434) without positional encoding, as in Kimi Linear.
+
+The cache holds one latent (L) and one shared key part (R) a token, for all heads together. Prefill and training use the expanded
+form; decode absorbs the up-projections into the query and the output, so that it reads the latents alone.
+
+N tokens, B sequences, T cached, H heads, K key width without the shared part, R shared key width, V value width, L latent width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hanok.models.attention import cached_attention, ragged_attention, write_cache
+from hanok.models.config import ModelConfig
+from hanok.models.linear import Linear, RMSNorm, fused_linear
+from hanok.models.ragged import Ragged
+from hanok.models.state import LayerState
+
+
+class LatentAttention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.latent = config.num_heads, config.kv_lora_rank
+        self.nope, self.shared, self.value = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
+        self.scale = (self.nope + self.shared) ** -0.5
+        self.q_proj = Linear(config.hidden_size, self.heads * (self.nope + self.shared))
+        self.kv_a_proj_with_mqa = Linear(config.hidden_size, self.latent + self.shared)
+        self.kv_a_layernorm = RMSNorm(self.latent, 1e-6)  # fixed in the published code, whatever the config says
+        self.kv_b_proj = Linear(self.latent, self.heads * (self.nope + self.value))
+        self.o_proj = Linear(self.heads * self.value, config.hidden_size)
+
+    def forward(self, x_ND: Tensor, ragged: Ragged, state: LayerState | None) -> Tensor:
+        n = x_ND.shape[0]
+        q, compressed = fused_linear(x_ND, (self.q_proj, self.kv_a_proj_with_mqa))
+        q_NHK = q.view(n, self.heads, self.nope + self.shared)
+        latent_NL, shared_NR = compressed.split([self.latent, self.shared], dim=-1)
+        latent_NL = self.kv_a_layernorm(latent_NL)
+        if state is None:
+            k, v = self._expand(latent_NL, shared_NR)
+            o_NHV = ragged_attention(q_NHK, k, v, ragged, scale=self.scale)
+        else:
+            rows = torch.cat([latent_NL, shared_NR], dim=-1)
+            state["latent"] = write_cache(state["latent"], rows, ragged)
+            o_NHV = self._absorbed(q_NHK, state["latent"].to(q.dtype), ragged)
+        return self.o_proj(o_NHV.reshape(n, self.heads * self.value))
+
+    def new_state(self, batch: int) -> LayerState:
+        return {"latent": torch.zeros(batch, 0, self.latent + self.shared)}
+
+    def _expand(self, latent_NL: Tensor, shared_NR: Tensor) -> tuple[Tensor, Tensor]:
+        n = latent_NL.shape[0]
+        k_NHK, v_NHV = self.kv_b_proj(latent_NL).view(n, self.heads, -1).split([self.nope, self.value], dim=-1)
+        shared = shared_NR[:, None].expand(-1, self.heads, -1)
+        return torch.cat([k_NHK, shared], dim=-1), v_NHV
+
+    def _absorbed(self, q_NHK: Tensor, cache_BTC: Tensor, ragged: Ragged) -> Tensor:
+        """Scores against [latent | shared] as one key for all heads; the context of latents is mapped to values last."""
+        up = self.kv_b_proj.weight.to(q_NHK.dtype).view(self.heads, self.nope + self.value, self.latent)
+        to_key_HKL, to_value_HVL = up.split([self.nope, self.value], dim=1)
+        q_nope, q_shared = q_NHK.split([self.nope, self.shared], dim=-1)
+        q_NHC = torch.cat([torch.einsum("nhk,hkl->nhl", q_nope, to_key_HKL), q_shared], dim=-1)
+        keys, values = cache_BTC[:, :, None], cache_BTC[:, :, None, : self.latent]
+        context_NHL = cached_attention(q_NHC, keys, values, ragged, scale=self.scale)
+        return torch.einsum("nhl,hvl->nhv", context_NHL, to_value_HVL)

@@ -1,0 +1,63 @@
+"""The layout of a ragged batch, computed once and shared by all layers.
+
+N tokens, B sequences, L padded length of a bucket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """Sequences of similar length as a padded rectangle: `slots` [n, L] are token indices (padding repeats token 0)."""
+
+    slots_nL: Tensor
+    tokens_T: Tensor  # the real tokens, in sequence order
+    cells_T: Tensor  # where they lie in the flattened rectangle
+
+
+class Ragged:
+    """`cu_seqlens` int32 [B+1] with what layers need of it; `offsets_B` tokens already in each sequence's state."""
+
+    def __init__(self, cu_seqlens: Tensor, offsets_B: Tensor | None = None) -> None:
+        self.cu_seqlens = cu_seqlens
+        self.bounds: list[int] = cu_seqlens.tolist()
+        self.lengths = [end - start for start, end in zip(self.bounds[:-1], self.bounds[1:], strict=True)]
+        self.offsets_B = offsets_B
+
+    @cached_property
+    def sequence_N(self) -> Tensor:
+        return torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths))
+
+    @cached_property
+    def positions_N(self) -> Tensor:
+        positions = torch.arange(self.bounds[-1]) - self.cu_seqlens[:-1].long()[self.sequence_N]
+        return positions if self.offsets_B is None else positions + self.offsets_B[self.sequence_N]
+
+    @cached_property
+    def buckets(self) -> list[Bucket]:
+        """At most a fifth of padding in a bucket, except among the very short ones."""
+        order = sorted((b for b, n in enumerate(self.lengths) if n), key=lambda b: -self.lengths[b])
+        groups: list[list[int]] = []
+        for b in order:
+            longest = self.lengths[groups[-1][0]] if groups else 0
+            if groups and self.lengths[b] >= min(0.8 * longest, longest - 16):
+                groups[-1].append(b)
+            else:
+                groups.append([b])
+        return [self._bucket(group) for group in groups]
+
+    def _bucket(self, members: list[int]) -> Bucket:
+        width = self.lengths[members[0]]
+        starts = torch.tensor([self.bounds[b] for b in members])
+        lengths = torch.tensor([self.lengths[b] for b in members])
+        column_L = torch.arange(width)
+        real_nL = column_L < lengths[:, None]
+        slots_nL = torch.where(real_nL, starts[:, None] + column_L, 0)
+        cells_T = real_nL.flatten().nonzero().squeeze(1)
+        return Bucket(slots_nL, slots_nL.flatten()[cells_T], cells_T)
