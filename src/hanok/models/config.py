@@ -38,14 +38,18 @@ class MoEConfig:
     def __post_init__(self) -> None:
         _positive(self, "experts", "per_token", "width", "groups", "top_groups")
         if self.per_token > self.experts:
-            raise ConfigError(f"per_token = {self.per_token} of {self.experts} experts", remedy="choose at most all")
+            raise ConfigError(
+                f"per_token = {self.per_token} of {self.experts} experts", remedy="choose at most all"
+            )
         if self.experts % self.groups or self.top_groups > self.groups:
             raise ConfigError(
                 f"{self.experts} experts in {self.groups} groups, of which {self.top_groups} are kept",
                 remedy="groups must divide experts, and top_groups be at most groups",
             )
         if self.per_token > self.experts // self.groups * self.top_groups:
-            raise ConfigError(f"per_token = {self.per_token} exceeds the kept groups", remedy="raise top_groups")
+            raise ConfigError(
+                f"per_token = {self.per_token} exceeds the kept groups", remedy="raise top_groups"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,10 +112,13 @@ class ModelConfig:
             )
         if self.num_heads % self.kv_heads:
             raise ConfigError(
-                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}", remedy="change one of them"
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}",
+                remedy="change one of them",
             )
         if self.rope_theta is not None and self.dim_of_head % 2:
-            raise ConfigError(f"head_dim {self.dim_of_head} is odd", remedy="rotary embedding needs an even head_dim")
+            raise ConfigError(
+                f"head_dim {self.dim_of_head} is odd", remedy="rotary embedding needs an even head_dim"
+            )
         if not -5.0 <= self.gate_lower_bound < 0.0:
             raise ConfigError(f"gate_lower_bound = {self.gate_lower_bound}", remedy="it must lie in [-5, 0)")
 

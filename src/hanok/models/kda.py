@@ -82,10 +82,17 @@ class DeltaAttention(nn.Module):
         }
 
     def _convolve(self, qkv: Tensor, ragged: Ragged, state: LayerState | None) -> Tensor:
-        weight = torch.cat([self.q_conv1d.weight, self.k_conv1d.weight, self.v_conv1d.weight]).squeeze(1).float()
+        weight = (
+            torch.cat([self.q_conv1d.weight, self.k_conv1d.weight, self.v_conv1d.weight]).squeeze(1).float()
+        )
         initial = None if state is None else state["conv"]
         y, final = short_conv(
-            qkv.float(), weight, ragged.cu_seqlens, initial, activation="silu", output_final_state=state is not None
+            qkv.float(),
+            weight,
+            ragged.cu_seqlens,
+            initial,
+            activation="silu",
+            output_final_state=state is not None,
         )
         if state is not None and final is not None:
             state["conv"] = final

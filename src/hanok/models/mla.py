@@ -22,11 +22,17 @@ class LatentAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.latent = config.num_heads, config.kv_lora_rank
-        self.nope, self.shared, self.value = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
+        self.nope, self.shared, self.value = (
+            config.qk_nope_head_dim,
+            config.qk_rope_head_dim,
+            config.v_head_dim,
+        )
         self.scale = (self.nope + self.shared) ** -0.5
         self.q_proj = Linear(config.hidden_size, self.heads * (self.nope + self.shared))
         self.kv_a_proj_with_mqa = Linear(config.hidden_size, self.latent + self.shared)
-        self.kv_a_layernorm = RMSNorm(self.latent, 1e-6)  # fixed in the published code, whatever the config says
+        self.kv_a_layernorm = RMSNorm(
+            self.latent, 1e-6
+        )  # fixed in the published code, whatever the config says
         self.kv_b_proj = Linear(self.latent, self.heads * (self.nope + self.value))
         self.o_proj = Linear(self.heads * self.value, config.hidden_size)
 
@@ -50,7 +56,9 @@ class LatentAttention(nn.Module):
 
     def _expand(self, latent_NL: Tensor, shared_NR: Tensor) -> tuple[Tensor, Tensor]:
         n = latent_NL.shape[0]
-        k_NHK, v_NHV = self.kv_b_proj(latent_NL).view(n, self.heads, -1).split([self.nope, self.value], dim=-1)
+        k_NHK, v_NHV = (
+            self.kv_b_proj(latent_NL).view(n, self.heads, -1).split([self.nope, self.value], dim=-1)
+        )
         shared = shared_NR[:, None].expand(-1, self.heads, -1)
         return torch.cat([k_NHK, shared], dim=-1), v_NHV
 

@@ -48,7 +48,9 @@ class Router(nn.Module):
             weights, chosen = scores_NE.topk(config.per_token, dim=-1)
         else:
             scores_NE = logits_NE.sigmoid()
-            chosen = self._limited(scores_NE + self.e_score_correction_bias).topk(config.per_token, dim=-1).indices
+            chosen = (
+                self._limited(scores_NE + self.e_score_correction_bias).topk(config.per_token, dim=-1).indices
+            )
             weights = scores_NE.gather(1, chosen)
         if config.renormalise:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
@@ -71,7 +73,9 @@ class Router(nn.Module):
         experts = self.config.experts
         self.load_E = torch.bincount(chosen.flatten(), minlength=experts).float()
         share_E = self.load_E / max(len(chosen), 1)
-        self.balance = experts * (share_E * scores_NE.mean(0)).sum() if self.config.router == "softmax" else None
+        self.balance = (
+            experts * (share_E * scores_NE.mean(0)).sum() if self.config.router == "softmax" else None
+        )
 
     @torch.no_grad()
     def balance_bias(self) -> None:
