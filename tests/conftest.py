@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("hanok", deadline=None)  # the machine may be busy
+settings.load_profile("hanok")
 
 ROOT = Path(__file__).resolve().parent.parent
 
