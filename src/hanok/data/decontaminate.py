@@ -1,15 +1,13 @@
 """Overlap between what is trained on and what is held out: 13 words (eojeol) or 50 characters in a row.
 
-Every run of `words` words and of `characters` characters of the held-out documents is hashed to 64 bits; train is
-scanned for them, whole batches at a time in numpy. A run that stands in many groups of documents is shared scaffold
-(a template, a licence line), not a leak. Words are compared without case and punctuation, characters without case
-and with every stretch of white space as one space. A train document identical to a held-out one is always a leak.
+Every such run of the held-out documents is hashed to 64 bits, and train is scanned for them. A train document that is
+identical to a held-out one is always a leak; otherwise shared scaffold is excluded: a run counts only if neither it
+nor one of its two halves stands in many groups of documents. So a licence line, or a template with a word or two of
+filling around it, is no leak.
 
 Generated dialogues (`meta.clean` = "exempt") share their sentences by design: the same fact is asked in training
 with one template and in the test with another. Between them and the rest of their corpus only identity counts; an
 evaluation set that the user names is held against them all the same.
-
-Legend: c_N characters of a batch as code points, doc_N the document of each; h_W hashes of windows.
 """
 
 from __future__ import annotations
@@ -17,17 +15,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
-_INTERNAL, _NAMED = np.uint8(1), np.uint8(2)
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_WORD_SALT = np.uint64(0xD6E8FEB86659FD93)
-_LONGEST_WORD = 4096
+from hanok.data.grams import Batch, Runs
+
+_HELD, _INTERNAL, _NAMED = np.uint8(0), np.uint8(1), np.uint8(2)
 _MOST_PAIRS = 4_000_000
 _MOST_WINDOWS = 20_000_000
 _BATCH_CHARACTERS = 1_000_000
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +44,16 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A train document to take out: what it shares with which held-out document."""
+    """A train document to take out, and the held-out document with which it shares a run.
+
+    Args:
+        kind: "identical", "words" or "characters". run: hash of the shared run.
+    """
 
     name: str
     held_out: str
-    kind: str  # "identical", "words" or "characters"
-    shared: str
+    kind: str
+    run: int = 0
 
 
 class LeakFinder:
@@ -59,295 +61,223 @@ class LeakFinder:
 
     def __init__(self, *, words: int, characters: int, scaffold_groups: int) -> None:
         self.words, self.characters, self.scaffold_groups = words, characters, scaffold_groups
-        self._names: list[str] = []
-        self._groups: list[int] = []
-        self._permitted: list[int] = []  # which grams count against a document; 0: it is held out itself
+        self._documents = _Documents([], [], [])
         self._waiting: list[Text] = []
         self._waiting_size = 0
-        self._held: list[tuple[np.ndarray, np.ndarray, np.uint8]] = []
-        self._held_named = False
+        self._waiting_named = False
+        self._held: list[tuple[Runs, np.uint8]] = []
         self._identities: dict[bytes, str] = {}
-        self._identical: list[tuple[str, str, str]] = []
-        self._index: _Index | None = None
-        self._pairs: list[np.ndarray] = []
-        self._num_pairs = 0
+        self._identical: list[Leak] = []
+        self._runs: _HeldRuns | None = None
 
     def hold(self, text: Text, *, named: bool = False) -> None:
         """A held-out document; `named`: from an evaluation set that the user named."""
-        assert self._index is None, "hold everything before scanning"
+        assert self._runs is None, "hold everything before scanning"
         if not named:
             self._identities.setdefault(_identity(text.text), text.name)
             if text.by_design:
                 return
-        if self._waiting and named != self._held_named:
+        if named != self._waiting_named:
             self._flush_held()
-        self._held_named = named
+        self._waiting_named = named
         self._wait(text)
         if self._waiting_size >= _BATCH_CHARACTERS:
             self._flush_held()
 
     def scan(self, text: Text) -> None:
         """A train document."""
-        if self._index is None:
+        if self._runs is None:
             self._flush_held()
-            self._build()
+            self._runs = _HeldRuns(self._held, self.scaffold_groups)
+            self._held = []
         twin = self._identities.get(_identity(text.text))
         if twin is not None:
-            self._identical.append((text.name, twin, text.text))
+            self._identical.append(Leak(text.name, twin, "identical"))
         self._wait(text)
         if self._waiting_size >= _BATCH_CHARACTERS:
             self._flush_scanned()
 
-    def leaks(self) -> list[Leak]:
-        """Train documents that overlap, in the order in which they were scanned (identical ones first)."""
+    def leaks(self) -> dict[str, Leak]:
+        """Train documents that overlap, by name."""
+        found = {leak.name: leak for leak in self._identical}
+        if self._runs is None:
+            return found
         self._flush_scanned()
-        found = {name: Leak(name, twin, "identical", text[:200]) for name, twin, text in self._identical}
-        if self._index is None:
-            return list(found.values())
-        self._settle()
-        pairs = np.concatenate(self._pairs) if self._pairs else np.empty(0, np.uint64)
-        grams, documents = _unpack(pairs)
-        permitted = np.array(self._permitted, dtype=np.uint8)[documents]
-        counts = (self._index.flags[grams] & permitted) != 0
-        for gram, document in sorted(
-            zip(grams[counts].tolist(), documents[counts].tolist(), strict=True), key=_second
-        ):
-            name = self._names[document]
+        names, permitted = self._documents.names, np.array(self._documents.permitted, dtype=np.uint8)
+        for run, document in self._runs.overlaps(self._documents.groups, permitted):
+            name = names[document]
             if name not in found:
-                held_out = self._names[self._index.sources[gram]]
-                kind = "words" if self._index.is_words[gram] else "characters"
-                found[name] = Leak(name, held_out, kind, f"{int(self._index.hashes[gram]):016x}")
-        return list(found.values())
+                value = int(self._runs.spread.hashes[run])
+                source = names[int(self._runs.sources[run])]
+                found[name] = Leak(name, source, "words" if value % 2 else "characters", value)
+        return found
 
     def shared_text(self, leak: Leak, text: str) -> str:
-        """The words or characters of the train document `text` that the leak is about, for a report."""
+        """The part of the train document `text` that the leak is about, for a report."""
         if leak.kind == "identical":
-            return leak.shared
-        wanted = np.uint64(int(leak.shared, 16))
-        batch = _Batch([text], [0])
-        if leak.kind == "words":
-            hashes, _, starts, ends = batch.word_grams(self.words)
-        else:
-            hashes, _, starts, ends = batch.character_grams(self.characters)
-        place = int(np.flatnonzero(hashes == wanted)[0])
-        return text[int(starts[place]) : int(ends[place])]
+            return text[:200]
+        batch = Batch([text], [0])
+        runs = batch.words(self.words) if leak.kind == "words" else batch.characters(self.characters)
+        place = int(np.flatnonzero(runs.hashes == np.uint64(leak.run))[0])
+        return text[int(runs.starts[place]) : int(runs.ends[place])]
+
+    @property
+    def scaffold_runs(self) -> int:
+        """How many different held-out runs were taken for shared scaffold, whole or by a half."""
+        return 0 if self._runs is None else int(self._runs.scaffold().sum())
 
     def _wait(self, text: Text) -> None:
         self._waiting.append(text)
         self._waiting_size += len(text.text)
 
-    def _take_waiting(self, permitted: Sequence[int]) -> _Batch:
-        first = len(self._names)
-        self._names += [text.name for text in self._waiting]
-        self._groups += [text.group for text in self._waiting]
-        self._permitted += permitted
-        texts = [text.text for text in self._waiting]
+    def _take_waiting(self, permitted: Sequence[int]) -> list[Runs]:
+        numbers = self._documents.add(self._waiting, permitted)
+        batch = Batch([text.text for text in self._waiting], numbers)
         self._waiting, self._waiting_size = [], 0
-        return _Batch(texts, range(first, first + len(texts)))
+        return [batch.words(self.words), batch.characters(self.characters)]
 
     def _flush_held(self) -> None:
         if self._waiting:
-            flag = _NAMED if self._held_named else _INTERNAL
-            batch = self._take_waiting([0] * len(self._waiting))
-            for hashes, documents in batch.grams(self.words, self.characters):
-                self._held.append((hashes, documents, flag))
-
-    def _build(self) -> None:
-        self._index = _Index.build(self._held)
-        self._held = []
-        self._remember(self._index.held_pairs)
+            flag = _NAMED if self._waiting_named else _INTERNAL
+            held = self._take_waiting([int(_HELD)] * len(self._waiting))
+            self._held += [(runs, flag) for runs in held]
 
     def _flush_scanned(self) -> None:
-        if not self._waiting:
-            return
-        assert self._index is not None
-        allowed = [int(_NAMED) if text.by_design else int(_NAMED | _INTERNAL) for text in self._waiting]
-        batch = self._take_waiting(allowed)
-        for hashes, documents in batch.grams(self.words, self.characters):
-            self._remember(self._index.find(hashes, documents))
-
-    def _remember(self, pairs: np.ndarray) -> None:
-        if len(pairs):
-            self._pairs.append(pairs)
-            self._num_pairs += len(pairs)
-            if self._num_pairs > _MOST_PAIRS:
-                self._settle()
-
-    def _settle(self) -> None:
-        """Mark the grams of more groups than allowed as scaffold and forget their pairs."""
-        assert self._index is not None
-        if not self._pairs:
-            return
-        pairs = np.concatenate(self._pairs)
-        grams, documents = _unpack(pairs)
-        groups = np.array(self._groups, dtype=np.uint64)[documents]
-        in_group = np.unique((grams.astype(np.uint64) << np.uint64(32)) | groups) >> np.uint64(32)
-        spread = np.bincount(in_group.astype(np.int64), minlength=len(self._index.hashes))
-        self._index.scaffold |= spread > self.scaffold_groups
-        self._pairs = [pairs[~self._index.scaffold[grams]]]
-        self._num_pairs = len(self._pairs[0])
-
-    @property
-    def scaffold_grams(self) -> int:
-        """How many held-out runs were taken for shared scaffold."""
-        return 0 if self._index is None else int(self._index.scaffold.sum())
+        if self._waiting:
+            assert self._runs is not None
+            allowed = [int(_NAMED) if text.by_design else int(_NAMED | _INTERNAL) for text in self._waiting]
+            for runs in self._take_waiting(allowed):
+                self._runs.meet(runs, self._documents.groups)
 
 
-class _Index:
-    """Hashes of held-out runs, sorted, with a bit table in front that answers "surely not" quickly."""
+@dataclass(slots=True)
+class _Documents:
+    """By number: name, group, and which runs count against it (none against what is held out itself)."""
 
-    def __init__(
-        self, hashes: np.ndarray, sources: np.ndarray, flags: np.ndarray, held_pairs: np.ndarray
-    ) -> None:
-        self.hashes, self.sources, self.flags, self.held_pairs = hashes, sources, flags, held_pairs
-        self.is_words = (hashes & np.uint64(1)) == 1
-        self.scaffold = np.zeros(len(hashes), dtype=bool)
-        bits = min(max(int(np.ceil(np.log2(16 * max(len(hashes), 1)))), 16), 27)
+    names: list[str]
+    groups: list[int]
+    permitted: list[int]
+
+    def add(self, texts: Sequence[Text], permitted: Sequence[int]) -> range:
+        first = len(self.names)
+        self.names += [text.name for text in texts]
+        self.groups += [text.group for text in texts]
+        self.permitted += permitted
+        return range(first, len(self.names))
+
+
+class _HeldRuns:
+    """All held-out runs with their halves, and where else they were met."""
+
+    def __init__(self, held: Sequence[tuple[Runs, np.uint8]], scaffold_groups: int) -> None:
+        size = sum(len(runs.hashes) for runs, _ in held)
+        # of a very large held-out set every n-th run is kept: overlaps n longer than the least are found
+        stride = size // _MOST_WINDOWS + 1
+
+        def join(name: str) -> np.ndarray:
+            parts = [getattr(runs, name)[::stride] for runs, _ in held]
+            return np.concatenate([np.empty(0, np.int64 if name == "documents" else np.uint64), *parts])
+
+        hashes, documents, first_halves, last_halves = map(
+            join, ("hashes", "documents", "first_halves", "last_halves")
+        )
+        flags = np.concatenate(
+            [np.empty(0, np.uint8), *(np.full(len(runs.hashes[::stride]), flag) for runs, flag in held)]
+        )
+        self.spread = _Spread(hashes, scaffold_groups)
+        self.halves = _Spread(np.concatenate([first_halves, last_halves]), scaffold_groups)
+        place = np.searchsorted(self.spread.hashes, hashes)
+        self.flags = np.zeros(len(self.spread.hashes), dtype=np.uint8)
+        np.bitwise_or.at(self.flags, place, flags)
+        self.sources, self._first, self._last = (
+            np.zeros(len(self.spread.hashes), np.int64) for _ in range(3)
+        )
+        self.sources[place] = documents
+        self._first[place] = np.searchsorted(self.halves.hashes, first_halves)
+        self._last[place] = np.searchsorted(self.halves.hashes, last_halves)
+        self._from_held = [(runs.half_hashes, runs.half_documents) for runs, _ in held], (hashes, documents)
+
+    def meet(self, runs: Runs, groups: Sequence[int]) -> None:
+        """Runs of train documents."""
+        self._meet_held(groups)
+        self.spread.meet(runs.hashes, runs.documents, groups)
+        self.halves.meet(runs.half_hashes, runs.half_documents, groups)
+
+    def scaffold(self) -> np.ndarray:
+        """Which runs are scaffold, whole or by a half."""
+        halves = self.halves.scaffold
+        return self.spread.scaffold | (halves[self._first] | halves[self._last] if len(halves) else False)
+
+    def overlaps(self, groups: Sequence[int], permitted: np.ndarray) -> list[tuple[int, int]]:
+        """(run, document) where a run that is no scaffold counts against the document; by document."""
+        self.spread.settle(groups)
+        self.halves.settle(groups)
+        runs, documents = self.spread.met()
+        counts = ((self.flags[runs] & permitted[documents]) != 0) & ~self.scaffold()[runs]
+        return sorted(
+            zip(runs[counts].tolist(), documents[counts].tolist(), strict=True), key=lambda pair: pair[1]
+        )
+
+    def _meet_held(self, groups: Sequence[int]) -> None:
+        """What is held out counts as a place where a run stands, too."""
+        halves, whole = self._from_held
+        for hashes, documents in halves:
+            self.halves.meet(hashes, documents, groups)
+        if len(whole[0]):
+            self.spread.meet(*whole, groups)
+        self._from_held = [], (np.empty(0, np.uint64), np.empty(0, np.int64))
+
+
+class _Spread:
+    """In which documents given hashes are met. Those of more groups than allowed are scaffold and looked up no more.
+
+    A table of bits stands in front of the sorted hashes and answers "surely not" quickly.
+    """
+
+    def __init__(self, hashes: np.ndarray, scaffold_groups: int) -> None:
+        self.hashes = np.unique(hashes)
+        self.scaffold = np.zeros(len(self.hashes), dtype=bool)
+        self._scaffold_groups = scaffold_groups
+        bits = min(max(int(np.ceil(np.log2(16 * max(len(self.hashes), 1)))), 16), 26)
         self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << bits, dtype=bool)
-        self._table[hashes >> self._shift] = True
+        self._table[self.hashes >> self._shift] = True
+        self._pairs: list[np.ndarray] = []
+        self._num_pairs = 0
 
-    @classmethod
-    def build(cls, held: Sequence[tuple[np.ndarray, np.ndarray, np.uint8]]) -> _Index:
-        size = sum(len(hashes) for hashes, _, _ in held)
-        stride = (
-            size // _MOST_WINDOWS + 1
-        )  # very large held-out sets: every n-th run, so overlaps n longer are found
-        held = [(hashes[::stride], documents[::stride], flag) for hashes, documents, flag in held]
-        if not held:
-            empty = np.empty(0, dtype=np.uint64)
-            return cls(empty, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint8), empty)
-        hashes = np.concatenate([hashes for hashes, _, _ in held])
-        documents = np.concatenate([documents for _, documents, _ in held])
-        flags = np.concatenate([np.full(len(hashes), flag) for hashes, _, flag in held])
-        order = np.argsort(hashes, kind="stable")
-        hashes, documents, flags = hashes[order], documents[order], flags[order]
-        first = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
-        number = np.cumsum(np.concatenate([[0], (hashes[1:] != hashes[:-1]).astype(np.int64)]))
-        pairs = np.unique(_pack(number, documents))
-        return cls(hashes[first], documents[first], np.bitwise_or.reduceat(flags, first), pairs)
-
-    def find(self, hashes: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        """Pairs (gram, document) of those that are held out and not scaffold."""
+    def meet(self, hashes: np.ndarray, documents: np.ndarray, groups: Sequence[int]) -> None:
         if not len(self.hashes):
-            return np.empty(0, dtype=np.uint64)
+            return
         maybe = np.flatnonzero(self._table[hashes >> self._shift])
         hashes, documents = hashes[maybe], documents[maybe]
         place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         real = (self.hashes[place] == hashes) & ~self.scaffold[place]
-        return np.unique(_pack(place[real], documents[real]))
+        pairs = (place[real].astype(np.uint64) << _SHIFT) | documents[real].astype(np.uint64)
+        self._pairs.append(np.unique(pairs))
+        self._num_pairs += len(self._pairs[-1])
+        if self._num_pairs > _MOST_PAIRS:
+            self.settle(groups)
 
+    def met(self) -> tuple[np.ndarray, np.ndarray]:
+        """(hash's number, document) of those that are no scaffold."""
+        pairs = np.concatenate([np.empty(0, np.uint64), *self._pairs])
+        return (pairs >> _SHIFT).astype(np.int64), (pairs & _LOW).astype(np.int64)
 
-class _Batch:
-    """Several texts as one array of code points; windows never cross from one text to the next."""
-
-    def __init__(self, texts: Sequence[str], numbers: Sequence[int]) -> None:
-        lengths = np.array([len(text) for text in texts])
-        self.codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
-        self.doc_N = np.repeat(np.array(numbers, dtype=np.int64), lengths)
-
-    def grams(self, words: int, characters: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [self.word_grams(words)[:2], self.character_grams(characters)[:2]]
-
-    def character_grams(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Hash (even), document, start and end in the batch of every window of `size` characters."""
-        c_N = _lower(self.codes)
-        space = c_N == 32
-        keep = np.flatnonzero(~(space & np.concatenate([[False], space[:-1]])))
-        doc_N = self.doc_N[keep]
-        if len(keep) < size:
-            return _NOTHING
-        h_W = _windows(_mix(c_N[keep].astype(np.uint64)), size) & ~np.uint64(1)
-        last = size - 1
-        whole = np.flatnonzero(doc_N[: len(doc_N) - last] == doc_N[last:])
-        return h_W[whole], doc_N[whole], keep[whole], keep[whole + last] + 1
-
-    def word_grams(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Hash (odd), document, start and end in the batch of every window of `size` words."""
-        c_N = _letters(self.codes)
-        letter = c_N != 0
-        same = np.concatenate([[False], (self.doc_N[1:] == self.doc_N[:-1]) & letter[:-1]])
-        starts = np.flatnonzero(letter & ~same)
-        if len(starts) < size:
-            return _NOTHING
-        inside = np.flatnonzero(letter)
-        bounds = np.searchsorted(inside, starts)
-        position = np.arange(len(inside)) - np.repeat(bounds, np.diff(np.append(bounds, len(inside))))
-        weighted = _mix(c_N[inside].astype(np.uint64)) * _powers()[position % _LONGEST_WORD]
-        word_hashes = np.add.reduceat(weighted, bounds)
-        ends = np.append(inside[bounds[1:] - 1], inside[-1]) + 1
-        doc_N = self.doc_N[starts]
-        h_W = _windows(_mix(word_hashes ^ _WORD_SALT), size) | np.uint64(1)
-        last = size - 1
-        whole = np.flatnonzero(doc_N[: len(doc_N) - last] == doc_N[last:])
-        return h_W[whole], doc_N[whole], starts[whole], ends[whole + last]
-
-
-_NOTHING = (np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
-
-
-def _windows(h_N: np.ndarray, size: int) -> np.ndarray:
-    """A hash of every window of `size` values, by doubling: windows of 2, 4, 8 ... put together."""
-    power, total, result = 1, 0, np.empty(0, dtype=np.uint64)
-    count = len(h_N) - size + 1
-    while True:
-        if size & power:
-            part = h_N[total : total + count]
-            result = _mix(result * _MULTIPLIER + part) if total else part.copy()
-            total += power
-        if total == size:
-            return result
-        h_N = _mix(h_N[:-power] * _MULTIPLIER + h_N[power:])
-        power *= 2
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """Spread every bit over the word (two rounds of splitmix64)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-@cache
-def _powers() -> np.ndarray:
-    return np.cumprod(np.full(_LONGEST_WORD, _MULTIPLIER))
-
-
-@cache
-def _tables() -> tuple[np.ndarray, np.ndarray]:
-    """By code point of the basic plane: lower case with white space as U+0020, and lower-case letters and digits or 0."""
-    lower = np.arange(0x10000, dtype=np.uint32)
-    letters = np.zeros(0x10000, dtype=np.uint32)
-    for code in range(0x10000):
-        character = chr(code)
-        small = character.lower()
-        lower[code] = 32 if character.isspace() else ord(small[0])
-        letters[code] = ord(small[0]) if character.isalnum() else 0
-    return lower, letters
-
-
-def _lower(codes: np.ndarray) -> np.ndarray:
-    return np.where(codes < 0x10000, _tables()[0][np.minimum(codes, 0xFFFF)], codes)
-
-
-def _letters(codes: np.ndarray) -> np.ndarray:
-    return np.where(codes < 0x10000, _tables()[1][np.minimum(codes, 0xFFFF)], codes)
+    def settle(self, groups: Sequence[int]) -> None:
+        """Find the scaffold and forget where it stands."""
+        places, documents = self.met()
+        by_group = (
+            np.array(groups, dtype=np.uint64)[documents] if len(documents) else documents.astype(np.uint64)
+        )
+        distinct = np.unique((places.astype(np.uint64) << _SHIFT) | by_group) >> _SHIFT
+        self.scaffold |= (
+            np.bincount(distinct.astype(np.int64), minlength=len(self.hashes)) > self._scaffold_groups
+        )
+        keep = ~self.scaffold[places]
+        self._pairs = [(places[keep].astype(np.uint64) << _SHIFT) | documents[keep].astype(np.uint64)]
+        self._num_pairs = len(self._pairs[0])
 
 
 def _identity(text: str) -> bytes:
-    return hashlib.blake2b(
-        " ".join(text.lower().split()).encode("utf-8", "surrogatepass"), digest_size=16
-    ).digest()
-
-
-def _pack(grams: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    return (grams.astype(np.uint64) << np.uint64(32)) | documents.astype(np.uint64)
-
-
-def _unpack(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)
-
-
-def _second(pair: tuple[int, int]) -> int:
-    return pair[1]
+    plain = " ".join(text.lower().split())
+    return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()

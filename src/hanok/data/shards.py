@@ -119,12 +119,16 @@ def _batches(part: Path, batch_bytes: int) -> Iterator[list[Row]]:
     for table in iter_tables(part, columns=("id", "text", "messages", "meta")):
         for row in table.to_pylist():
             batch.append(row)
-            size += 3 * len(row["text"] if row["text"] is not None else row["messages"])
+            size += 3 * _size(row)
             if size >= batch_bytes:
                 yield batch
                 batch, size = [], 0
     if batch:
         yield batch
+
+
+def _size(row: Row) -> int:
+    return len(row["text"] if row["text"] is not None else row["messages"])
 
 
 def _encode(batch: Sequence[Row], encoder: Tokenizer, writers: dict[str, _Writer], bar: Progress) -> None:
@@ -136,7 +140,7 @@ def _encode(batch: Sequence[Row], encoder: Tokenizer, writers: dict[str, _Writer
     if chats:
         for ids, mask in _encode_chats(chats, encoder):
             writers["chat"].write([ends[0], *ids], [False, *mask])
-    bar.advance(sum(len(row["text"] or row["messages"]) for row in batch))
+    bar.advance(sum(map(_size, batch)))
 
 
 def _encode_chats(rows: Sequence[Row], encoder: Tokenizer) -> list[Any]:

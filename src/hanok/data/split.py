@@ -44,7 +44,7 @@ def split(config: SplitConfig, corpus: Path, out: Path) -> Artefact:
         create_artefact(
             out, kind="split", parents={"corpus": parent}, step=dataclasses.asdict(config)
         ) as draft,
-        progress("split", documents * (3 if config.decontaminate else 1), "documents") as bar,
+        progress("split", documents * (3 if config.decontaminate else 1), "reads") as bar,
     ):
         finder = LeakFinder(
             words=config.words, characters=config.characters, scaffold_groups=config.scaffold_groups
@@ -111,7 +111,7 @@ def find_leaks(
     for text in _texts(corpus, plan, bar):
         if plan.parts[text[0]] == "train":
             finder.scan(text[1])
-    return {leak.name: leak for leak in finder.leaks()}
+    return finder.leaks()
 
 
 def _texts(corpus: Path, plan: Plan, bar: Progress) -> Iterator[tuple[str, Text]]:
@@ -154,6 +154,9 @@ def _fill_empty(parts: dict[str, str], fixed: Mapping[str, str], config: SplitCo
         left = [group for group in free if parts[group] == "train"]
         others = sum(place == "train" for place in parts.values()) - 1
         if not left or others < 1:
+            if fixed:
+                log.warning("split: %s stays empty: the documents' producer fixed all other parts", part)
+                continue
             raise InputError(
                 f"{len(parts)} group(s) of documents are too few for train, validation and test",
                 remedy="give more documents, or set validation = 0 and test = 0",
@@ -212,7 +215,7 @@ def _report(
     )
     report.add_text(
         "Scaffold",
-        f"{finder.scaffold_grams} held-out runs stand in more than {config.scaffold_groups} groups: "
+        f"{finder.scaffold_runs} held-out runs stand in more than {config.scaffold_groups} groups: "
         f"templates, not leaks. {plan.fixed} groups had their part fixed by their producer.",
     )
     report.add_examples("Examples of overlaps", examples)

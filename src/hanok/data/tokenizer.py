@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -206,6 +207,7 @@ class _Texts:
         self.corpus, self.sample_bytes = corpus, sample_bytes
         characters = int(json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))["characters"])
         self.share = min(1.0, sample_bytes / max(3 * characters, 1))
+        self._chance = random.Random(0)  # every n-th would follow the rhythm of, say, alternating languages
         self.seen = self.taken = 0
         self.syllable_counts = np.zeros(_SYLLABLES, dtype=np.int64)
 
@@ -228,7 +230,7 @@ class _Texts:
         self.syllable_counts += np.bincount(hangul, minlength=_SYLLABLES)
         size = len(text.encode())
         self.seen += size
-        if self.taken < self.share * self.seen and self.taken < self.sample_bytes:
+        if self._chance.random() < self.share and self.taken < self.sample_bytes:
             batch.append(text)
             self.taken += size
 
