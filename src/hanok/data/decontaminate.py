@@ -235,10 +235,10 @@ class _Spread:
     """
 
     def __init__(self, hashes: np.ndarray, scaffold_groups: int) -> None:
-        self.hashes = np.unique(hashes)
+        self.hashes = _unique(hashes)
         self.scaffold = np.zeros(len(self.hashes), dtype=bool)
         self._scaffold_groups = scaffold_groups
-        bits = min(max(int(np.ceil(np.log2(16 * max(len(self.hashes), 1)))), 16), 26)
+        bits = min(max(int(np.ceil(np.log2(32 * max(len(self.hashes), 1)))), 16), 26)
         self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << bits, dtype=bool)
         self._table[self.hashes >> self._shift] = True
@@ -253,7 +253,7 @@ class _Spread:
         place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         real = (self.hashes[place] == hashes) & ~self.scaffold[place]
         pairs = (place[real].astype(np.uint64) << _SHIFT) | documents[real].astype(np.uint64)
-        self._pairs.append(np.unique(pairs))
+        self._pairs.append(_unique(pairs))
         self._num_pairs += len(self._pairs[-1])
         if self._num_pairs > _MOST_PAIRS:
             self.settle(groups)
@@ -269,13 +269,19 @@ class _Spread:
         by_group = (
             np.array(groups, dtype=np.uint64)[documents] if len(documents) else documents.astype(np.uint64)
         )
-        distinct = np.unique((places.astype(np.uint64) << _SHIFT) | by_group) >> _SHIFT
+        distinct = _unique((places.astype(np.uint64) << _SHIFT) | by_group) >> _SHIFT
         self.scaffold |= (
             np.bincount(distinct.astype(np.int64), minlength=len(self.hashes)) > self._scaffold_groups
         )
         keep = ~self.scaffold[places]
         self._pairs = [(places[keep].astype(np.uint64) << _SHIFT) | documents[keep].astype(np.uint64)]
         self._num_pairs = len(self._pairs[0])
+
+
+def _unique(values: np.ndarray) -> np.ndarray:
+    """Sorted, each once: `np.unique` hashes integers, which takes several times as long as this."""
+    values = np.sort(values)
+    return values[np.concatenate([[True], values[1:] != values[:-1]])] if len(values) else values
 
 
 def _identity(text: str) -> bytes:
