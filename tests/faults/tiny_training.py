@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 
 from hanok.artefacts import create_artefact, write_json
-from hanok.data.tokenizer import Alphabet, tokenizer_files
 from hanok.models.config import ModelConfig
-from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.config import TrainConfig
 
 WORDS = "기와 마루 온돌 대문 마당 roof floor stove gate yard opens at nine closes five on".split()
@@ -23,6 +21,9 @@ WORDS = "기와 마루 온돌 대문 마당 roof floor stove gate yard opens at 
 
 def write_tiny_shards(out: Path, *, documents: int = 60, seed: int = 0) -> Path:
     """Text and chat splits of random words under a byte-level tokeniser of 266 ids."""
+    from hanok.data.tokenizer import Alphabet, tokenizer_files
+    from hanok.tokens.tokenizer import Tokenizer
+
     tokenizer = Tokenizer(tokenizer_files(Alphabet.of([]), []))
     rng = np.random.default_rng(seed)
     with create_artefact(out, kind="shards") as draft:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hanok.artefacts import Artefact, create_artefact, open_artefact, write_json
+from hanok.artefacts import MANIFEST, Artefact, create_artefact, open_artefact, write_json
 from hanok.errors import ArtefactError, CheckpointError, Interrupted
 from hanok.reporting import log
 
@@ -86,10 +87,15 @@ class Checkpoints:
 
     def clean(self) -> None:
         """Remove what a killed process left half-written. Only the run's one trainer may call this."""
-        for pattern in (".step-*.tmp", ".step-*.old"):
-            for leftover in self.directory.glob(pattern):
-                log.info("removing %s, left by an interrupted save", leftover.name)
-                shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self.directory.glob(".step-*.tmp"):
+            log.info("removing %s, left by an interrupted save", leftover.name)
+            shutil.rmtree(leftover, ignore_errors=True)
+        for old in self.directory.glob(".step-*.old"):  # a checkpoint that was about to be replaced
+            path = self.directory / old.name[1:].split(".")[0]
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(old, path)
 
     def newest(self) -> Checkpoint | None:
         """The newest intact checkpoint; None if the run has none at all.
@@ -100,9 +106,7 @@ class Checkpoints:
         paths = self._paths()
         for path in reversed(paths):
             try:
-                open_artefact(path, kind="checkpoint")
-                state = json.loads((path / "training" / "state.json").read_text(encoding="utf-8"))
-                return Checkpoint(path, state["step"], state)
+                return _open(path)
             except (ArtefactError, OSError, ValueError, KeyError) as error:
                 log.warning("passing over a damaged checkpoint: %s", error)
         if paths:
@@ -114,12 +118,8 @@ class Checkpoints:
 
     def newest_regular(self) -> Checkpoint | None:
         """The newest that was saved by the interval, not because of a stop: what rolling back returns to."""
-        for path in reversed(self._paths()):
-            state = json.loads((path / "training" / "state.json").read_text(encoding="utf-8"))
-            if state["regular"]:
-                open_artefact(path, kind="checkpoint")
-                return Checkpoint(path, state["step"], state)
-        return None
+        regular = [path for path in self._paths() if _is_regular(path)]
+        return _open(regular[-1]) if regular else None
 
     def drop_after(self, step: int) -> None:
         """Remove checkpoints newer than `step` (damaged ones that a resume passed over)."""
@@ -140,6 +140,14 @@ class Checkpoints:
     def _paths(self) -> list[Path]:
         found = [path for path in self.directory.glob("step-*") if path.is_dir()]
         return sorted(found, key=_step_of)
+
+
+def _open(path: Path) -> Checkpoint:
+    if not (path / MANIFEST).is_file():
+        raise ArtefactError(f"{path} has no {MANIFEST}")
+    open_artefact(path, kind="checkpoint")
+    state = json.loads((path / "training" / "state.json").read_text(encoding="utf-8"))
+    return Checkpoint(path, state["step"], state)
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class Trainer:
         self.metrics = MetricsLog(surroundings.out / "metrics.jsonl")
         self._stop = StopRequest()
         self._bar: Progress | None = None
-        self._most_steps: int | None = None
+        self._most: tuple[int, int] | None = None  # steps and tokens at most, if not only the clock ends the run
         self._clock = time.monotonic()
         self._resumed_seconds = 0.0
         self._saved = (0, False)  # step of the newest checkpoint, and whether it is a regular one
@@ -175,11 +175,10 @@ class Trainer:
         for group in micro_batches(sequences, max_tokens=self.config.micro_batch_tokens):
             if self._stop:
                 return None
-            with self._autocast():
-                loss = next_token_loss(
-                    self.decoder, pack(group), step_tokens=learnt, dtype=self.plan.dtype,
-                    mtp_weight=self.config.mtp_weight,
-                )  # fmt: skip
+            loss = next_token_loss(
+                self.decoder, pack(group), step_tokens=learnt, dtype=self.plan.dtype,
+                mtp_weight=self.config.mtp_weight,
+            )  # fmt: skip
             loss.objective.backward()
             nats += float(loss.nats)
         return nats / learnt
@@ -212,11 +211,6 @@ class Trainer:
         self._restore_weights(checkpoint)
         return f"rolled back to the weights of step {checkpoint.step}: {why}"
 
-    def _autocast(self) -> Any:
-        if self.plan.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast("cpu", dtype=self.plan.dtype)
-
     # Between steps
 
     def _after_step(self, stack: ExitStack) -> None:
@@ -245,7 +239,7 @@ class Trainer:
     def _validate(self) -> None:
         if self.position.validated == self.position.step or not self._held_out:
             return
-        with self._autocast(), self.average.applied() if self.average is not None else nullcontext():
+        with self.average.applied() if self.average is not None else nullcontext():
             found = validate(
                 self.decoder, self._held_out, special_ids=self._special_ids,
                 max_tokens=self.config.micro_batch_tokens, stopped=lambda: bool(self._stop),
@@ -304,24 +298,25 @@ class Trainer:
 
     def _new_bar(self, total_steps: int) -> Any:
         position = self.position
-        usual = position.tokens / position.step if position.step else self.config.tokens_per_step
-        return progress("training", usual * (total_steps - position.step), "tokens")
+        if self._most is not None and self._most[0] == total_steps:
+            left = self._most[1] - position.tokens
+        else:
+            left = round(position.tokens / position.step * (total_steps - position.step))
+        return progress("training", left, "tokens")
 
     # The length of the run
 
     def _set_length(self) -> None:
         """From steps, tokens or epochs at once; a budget in minutes waits for the first steps."""
-        counted = self._sampler.count_steps(max_tokens=self.config.max_tokens)
-        self._most_steps = min((n for n in (self.config.max_steps, counted) if n is not None), default=None)
-        if self._most_steps is None and self.config.max_minutes is None:
+        self._most = self._sampler.count(max_steps=self.config.max_steps, max_tokens=self.config.max_tokens)
+        if self._most is None and self.config.max_minutes is None:
             raise ConfigError(
                 "the run has no end", remedy='set max_steps, max_tokens, max_minutes or mixture_unit = "epochs"'
             )
         if self.plan.schedule.total_steps is None and self.config.max_minutes is None:
-            assert self._most_steps is not None
-            self._fix(
-                self.plan.schedule.of_length(self._most_steps, decay_fraction=self.config.decay_fraction)
-            )
+            assert self._most is not None
+            steps, _ = self._most
+            self._fix(self.plan.schedule.of_length(steps, decay_fraction=self.config.decay_fraction))
 
     def _plan_time(self) -> None:
         """Set or correct the length of a run that ends by the clock."""
@@ -330,13 +325,13 @@ class Trainer:
         position, schedule = self.position, self.plan.schedule
         if schedule.total_steps is None:
             enough = position.step >= _LEAST_STEPS and position.seconds >= _LEAST_SHARE * budget
-            if not enough and position.step != self._most_steps:
+            if not enough and (self._most is None or position.step != self._most[0]):
                 return
         elif position.step != schedule.next_check:
             return
         steps = self._steps_in(budget)
-        if self._most_steps is not None:
-            steps = min(steps, self._most_steps)
+        if self._most is not None:
+            steps = min(steps, self._most[0])
         planned = schedule.from_clock(position.step, steps, decay_fraction=self.config.decay_fraction)
         if schedule.total_steps is None:
             log.info("%.1f minutes are about %d steps at this rate", self.config.max_minutes, steps)

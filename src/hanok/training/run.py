@@ -87,8 +87,10 @@ def _prepare(
     config: TrainConfig, plan: Plan, *, shards: Path, out: Path, model: ModelConfig | None, init_from: Path | None,
     parents: Mapping[str, Artefact],
 ) -> Trainer:  # fmt: skip
-    opened = open_shards(shards)
+    opened = open_shards(shards, verify=False)  # its manifest was compared when it was opened as a parent
+    torch.manual_seed(config.seed)  # for layers that draw in training; kept in every checkpoint
     decoder = _make_decoder(config, opened, model=model, init_from=init_from)
+    decoder.set_compute_dtype(plan.dtype)
     sampler = Sampler(config, opened.splits)
     for name, count in sampler.documents_left_out.items():
         log.warning("%s: %d conversations longer than max_seq_len = %d tokens are left out",

@@ -81,20 +81,20 @@ class Sampler:
         """Conversations longer than `max_seq_len`, by split."""
         return {s.name: s.table.documents_left_out for s in self._sources if s.table.documents_left_out}
 
-    def count_steps(self, *, max_tokens: int | None) -> int | None:
-        """Steps until the epochs are through or `max_tokens` are drawn, from the start; None if neither ends it."""
-        if max_tokens is None and any(source.limit is None for source in self._sources):
+    def count(self, *, max_steps: int | None, max_tokens: int | None) -> tuple[int, int] | None:
+        """Steps and tokens from the start until a limit is reached or the epochs are through; None if nothing ends it."""
+        if max_steps is None and max_tokens is None and any(source.limit is None for source in self._sources):
             return None
         kept = self.state()
         self.restore({name: {"drawn": 0, "tokens": 0} for name in kept})
         steps = tokens = 0
-        while max_tokens is None or tokens < max_tokens:
+        while (max_tokens is None or tokens < max_tokens) and (max_steps is None or steps < max_steps):
             lengths = [length for _, _, _, length in self._draws()]
             if not lengths:
                 break
             steps, tokens = steps + 1, tokens + sum(lengths)
         self.restore(kept)
-        return steps
+        return steps, tokens
 
     def draw_step(self) -> list[PackedSequence]:
         """The next sequences, as many as fit into `tokens_per_step`; empty when the epochs are through."""

@@ -39,31 +39,29 @@ def linear_nll(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Negative log-likelihood of each row's target, in nats, float32 [N]; no gradients."""
-    with torch.autocast("cpu", enabled=False):
-        weight_VD = weight_VD.to(dtype)
-        parts = []
-        for hidden, targets in zip(hidden_ND.split(_CHUNK), targets_N.split(_CHUNK), strict=True):
-            logits_NV = (hidden.to(dtype) @ weight_VD.mT).float()
-            target_N = logits_NV.gather(1, targets[:, None])[:, 0]
-            parts.append(logits_NV.logsumexp(1) - target_N)
-        return torch.cat(parts)
+    weight_VD = weight_VD.to(dtype)
+    parts = []
+    for hidden, targets in zip(hidden_ND.split(_CHUNK), targets_N.split(_CHUNK), strict=True):
+        logits_NV = (hidden.to(dtype) @ weight_VD.mT).float()
+        target_N = logits_NV.gather(1, targets[:, None])[:, 0]
+        parts.append(logits_NV.logsumexp(1) - target_N)
+    return torch.cat(parts)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            weight = weight_VD.detach().to(dtype)
-            grad_hidden = torch.empty_like(hidden_ND)
-            grad_weight = torch.zeros_like(weight_VD)
-            total = torch.zeros((), dtype=torch.float32)
-            for start in range(0, len(targets_N), _CHUNK):
-                rows = slice(start, start + _CHUNK)
-                hidden = hidden_ND[rows].detach().to(dtype)
-                loss, grad_logits = _loss_and_gradient(hidden @ weight.mT, targets_N[rows])
-                total += loss
-                grad_hidden[rows] = grad_logits @ weight
-                grad_weight += grad_logits.mT @ hidden
+        weight = weight_VD.detach().to(dtype)
+        grad_hidden = torch.empty_like(hidden_ND)
+        grad_weight = torch.zeros_like(weight_VD)
+        total = torch.zeros((), dtype=torch.float32)
+        for start in range(0, len(targets_N), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            hidden = hidden_ND[rows].detach().to(dtype)
+            loss, grad_logits = _loss_and_gradient(hidden @ weight.mT, targets_N[rows])
+            total += loss
+            grad_hidden[rows] = grad_logits @ weight
+            grad_weight += grad_logits.mT @ hidden
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total
 

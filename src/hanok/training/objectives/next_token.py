@@ -30,14 +30,35 @@ def next_token_loss(
         dtype: of the head's products.
     """
     hidden_ND, _ = decoder(batch.ids_N, batch.cu_seqlens)
-    learnt = batch.loss_mask_N.nonzero()[:, 0]
-    nats = linear_cross_entropy(
-        hidden_ND.index_select(0, learnt), decoder.head_weight, batch.targets_N[learnt], dtype=dtype
-    )
+    weight_VD = decoder.head_weight
+    nats = _summed_loss(hidden_ND, weight_VD, batch.targets_N, batch.loss_mask_N, dtype)
     objective = nats / step_tokens
+    if mtp_weight:
+        for depth in range(len(decoder.mtp)):
+            hidden_ND = decoder.future_hidden(hidden_ND, batch.ids_N, batch.cu_seqlens, depth)
+            targets_N, mask_N = _further_ahead(batch, depth + 1)
+            future = _summed_loss(hidden_ND, weight_VD, targets_N, mask_N, dtype)
+            objective = objective + future * (mtp_weight / (step_tokens * len(decoder.mtp)))
     if (auxiliary := decoder.aux_loss()) is not None:
-        objective = objective + auxiliary * (len(learnt) / step_tokens)
+        objective = objective + auxiliary * (int(batch.loss_mask_N.sum()) / step_tokens)
     return Loss(objective, nats.detach())
+
+
+def _summed_loss(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, mask_N: Tensor, dtype: torch.dtype
+) -> Tensor:
+    if not bool(mask_N.all()):
+        learnt = mask_N.nonzero()[:, 0]
+        hidden_ND, targets_N = hidden_ND.index_select(0, learnt), targets_N[learnt]
+    return linear_cross_entropy(hidden_ND, weight_VD, targets_N, dtype=dtype)
+
+
+def _further_ahead(batch: RaggedBatch, distance: int) -> tuple[Tensor, Tensor]:
+    """Targets `distance` further on, and which positions have one within their sequence that is learnt."""
+    lengths = batch.cu_seqlens.diff().long()
+    ends_N = batch.cu_seqlens[1:].long().repeat_interleave(lengths)
+    inside_N = torch.arange(len(ends_N)) + distance < ends_N
+    return batch.targets_N.roll(-distance), batch.loss_mask_N.roll(-distance) & inside_N
 
 
 @torch.no_grad()
