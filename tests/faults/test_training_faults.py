@@ -64,14 +64,18 @@ def assert_equal_runs(out: Path, straight: Path) -> None:
     last = sorted(path.name for path in (straight / "checkpoints").iterdir())[-1]
     for name in ("model/model.safetensors", f"checkpoints/{last}/training/state.safetensors"):
         assert (out / name).read_bytes() == (straight / name).read_bytes(), name
-    states = [json.loads((run / f"checkpoints/{last}/training/state.json").read_text()) for run in (out, straight)]
+    states = [
+        json.loads((run / f"checkpoints/{last}/training/state.json").read_text()) for run in (out, straight)
+    ]
     for state in states:
         state["position"] = {k: v for k, v in state["position"].items() if not k.endswith("seconds")}
     assert states[0] == states[1]
     assert not [path for path in out.rglob("*") if path.name.endswith((".tmp", ".old"))]
 
 
-def kill_and_resume(shards: Path, out: Path, straight: Path, *, kills: int, seed: int, **changes: Any) -> None:
+def kill_and_resume(
+    shards: Path, out: Path, straight: Path, *, kills: int, seed: int, **changes: Any
+) -> None:
     moments = random.Random(seed)
     for kill in range(kills):
         process = start(shards, out, **changes)
@@ -109,7 +113,12 @@ def test_f01_twenty_kills_of_two_hundred_steps(tiny: ModuleType, shards: Path, t
 def test_f01_the_comparison_can_fail(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
     """Negative control: another seed is another run."""
     for name, seed in (("a", 0), ("b", 1)):
-        train(tiny.tiny_config(max_steps=4, seed=seed), shards=shards, out=tmp_path / name, model=tiny.tiny_model())
+        train(
+            tiny.tiny_config(max_steps=4, seed=seed),
+            shards=shards,
+            out=tmp_path / name,
+            model=tiny.tiny_model(),
+        )
     with pytest.raises(AssertionError):
         assert_equal_runs(tmp_path / "a", tmp_path / "b")
 
@@ -240,7 +249,9 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "a truncated file": lambda p: os.truncate(p / "model.safetensors", 100),
     "a missing file": lambda p: (p / "training" / "state.safetensors").unlink(),
     "two files swapped": swap,
-    "a stale manifest": lambda p: shutil.copy(p.parent / "step-000008" / "artefact.json", p / "artefact.json"),
+    "a stale manifest": lambda p: shutil.copy(
+        p.parent / "step-000008" / "artefact.json", p / "artefact.json"
+    ),
     "no manifest": lambda p: (p / "artefact.json").unlink(),
     "a cut manifest": lambda p: os.truncate(p / "artefact.json", 50),
 }
@@ -255,7 +266,12 @@ def finished(tiny: ModuleType, shards: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_f03_damage_falls_back_one_checkpoint(
-    kind: str, finished: Path, tiny: ModuleType, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: str,
+    finished: Path,
+    tiny: ModuleType,
+    shards: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
@@ -319,9 +335,12 @@ def test_f04_a_full_disk(tiny: ModuleType, shards: Path, tmp_path: Path) -> None
     """A real file system with room for two checkpoints and a bit."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() != 0 or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1800k", "tmpfs", str(disk)], capture_output=True
-    ).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1800k", "tmpfs", str(disk)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("needs the right to mount a tmpfs")
     try:
         changes = {"keep_checkpoints": 8, "max_steps": 40}
@@ -358,7 +377,12 @@ def test_f04_old_checkpoints_go_within_the_disk_budget(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["next_token_loss", "validate", "save"])
 def test_f05_sigterm_saves_and_resumes_equal(
-    moment: str, finished: Path, tiny: ModuleType, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str,
+    finished: Path,
+    tiny: ModuleType,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place: Any = Checkpoints if moment == "save" else loop
     original = getattr(place, moment)
@@ -484,5 +508,3 @@ def test_f07_a_spike_is_left_out(
     (event,) = [row for row in log_rows(tmp_path / "run") if "event" in row]
     assert event["step"] == 15
     assert "spike" in event["event"]
-
-

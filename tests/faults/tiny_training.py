@@ -16,7 +16,9 @@ from hanok.artefacts import create_artefact, write_json
 from hanok.models.config import ModelConfig
 from hanok.training.config import TrainConfig
 
-WORDS = "기와 마루 온돌 대문 마당 roof floor stove gate yard opens at nine closes five on".split()
+WORDS = (
+    "기와", "마루", "온돌", "대문", "마당", "roof", "floor", "stove", "gate", "yard", "opens", "at", "nine", "closes",
+)  # fmt: skip
 
 
 def write_tiny_shards(out: Path, *, documents: int = 60, seed: int = 0) -> Path:

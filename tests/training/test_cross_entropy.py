@@ -31,7 +31,9 @@ def test_equals_plain_cross_entropy(rows: int, monkeypatch: pytest.MonkeyPatch) 
     ours = linear_cross_entropy(hidden, weight, targets)
     plain = F.cross_entropy(hidden @ weight.mT, targets, reduction="sum")
     assert torch.allclose(ours, plain, rtol=1e-5)
-    for a, b in zip(gradients(ours * 0.25, hidden, weight), gradients(plain * 0.25, hidden, weight), strict=True):
+    for a, b in zip(
+        gradients(ours * 0.25, hidden, weight), gradients(plain * 0.25, hidden, weight), strict=True
+    ):
         assert torch.allclose(a, b, atol=1e-5)
 
 

@@ -64,7 +64,13 @@ def test_experts_are_a_stack_of_matrices() -> None:
 
 def test_adamw_equals_torch() -> None:
     ours, theirs = matrices(0), matrices(0)
-    adamw = AdamW({"a": ours["a"]}, {n: ours[n] for n in ("b", "wide", "tall")}, lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+    adamw = AdamW(
+        {"a": ours["a"]},
+        {n: ours[n] for n in ("b", "wide", "tall")},
+        lr=0.01,
+        betas=(0.9, 0.95),
+        weight_decay=0.1,
+    )
     reference = torch.optim.AdamW(
         [
             {"params": [theirs["a"]], "weight_decay": 0.1},

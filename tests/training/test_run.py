@@ -151,7 +151,9 @@ def test_the_average_is_what_is_published(tiny: ModuleType, shards: Path, tmp_pa
 def test_bfloat16_and_experts_train(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
     from hanok.models.config import MoEConfig
 
-    model = tiny.tiny_model(moe=MoEConfig(experts=4, per_token=2, width=32, router="sigmoid"), pattern=("gqa",))
+    model = tiny.tiny_model(
+        moe=MoEConfig(experts=4, per_token=2, width=32, router="sigmoid"), pattern=("gqa",)
+    )
     config = tiny.tiny_config(precision="bfloat16", max_steps=20)
     train(config, shards=shards, out=tmp_path / "run", model=model)
     losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]
@@ -168,7 +170,9 @@ def test_what_does_not_fit_is_refused(tiny: ModuleType, shards: Path, tmp_path: 
 
     refused("knows 100 tokens, the shards use 266", model=tiny.tiny_model(vocab_size=100))
     (tmp_path / "out" / "plan.json").unlink()
-    refused("max_seq_len = 128 is longer than the model's context of 64", model=tiny.tiny_model(max_context=64))
+    refused(
+        "max_seq_len = 128 is longer than the model's context of 64", model=tiny.tiny_model(max_context=64)
+    )
     (tmp_path / "out" / "plan.json").unlink()
     refused("the run has no end", max_steps=None)
     refused("other settings .config.max_steps: None there, 12 now")

@@ -29,14 +29,18 @@ class Split:
 
 
 def small(**changes: object) -> TrainConfig:
-    settings = {"max_steps": 1, "max_seq_len": 16, "micro_batch_tokens": 32, "tokens_per_step": 64, "mixture_unit": "epochs"}
+    settings = {
+        "max_steps": 1,
+        "max_seq_len": 16,
+        "micro_batch_tokens": 32,
+        "tokens_per_step": 64,
+        "mixture_unit": "epochs",
+    }
     return TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
 
 
 def predictions(sequences: list[PackedSequence]) -> Counter[tuple[int, int]]:
-    return Counter(
-        pair for s in sequences for pair in zip(s.ids.tolist(), s.targets.tolist(), strict=True)
-    )
+    return Counter(pair for s in sequences for pair in zip(s.ids.tolist(), s.targets.tolist(), strict=True))
 
 
 @given(n=st.integers(1, 3000), key=st.text(max_size=8))
@@ -105,7 +109,9 @@ def test_conversations_are_whole_or_left_out(lengths: list[int]) -> None:
 
 
 def test_all_tokens_of_chats_can_be_learnt() -> None:
-    sampler = Sampler(small(mixture={"chat-train": 1.0}, chat_loss="all"), {"chat-train": Split([9], chat=True)})
+    sampler = Sampler(
+        small(mixture={"chat-train": 1.0}, chat_loss="all"), {"chat-train": Split([9], chat=True)}
+    )
     assert sampler.draw_step()[0].mask.all()
 
 
@@ -135,7 +141,9 @@ def test_a_restored_cursor_reads_on(stop: int) -> None:
 
 
 def test_epochs_differ_in_order() -> None:
-    sampler = Sampler(small(mixture={"text-train": 2.0}, tokens_per_step=640), {"text-train": Split([11] * 64)})
+    sampler = Sampler(
+        small(mixture={"text-train": 2.0}, tokens_per_step=640), {"text-train": Split([11] * 64)}
+    )
     first, second = sampler.draw_step(), sampler.draw_step()
     assert sorted(s.name for s in first) == sorted(s.name for s in second)
     assert [s.name for s in first] != [s.name for s in second]

@@ -22,7 +22,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, updates: int) -> None:
         decay = min(self._decay, (1 + updates) / (10 + updates))
-        torch._foreach_lerp_(list(self._average.values()), list(self._parameters.values()), 1 - decay)
+        torch._foreach_lerp_(list(self._average.values()), list(self._parameters.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -69,9 +69,10 @@ class Checkpoints:
             Interrupted: the disk is full; earlier checkpoints are as they were.
         """
         path = self.path_of(step)
-        with disk_full_is_resumable(path), create_artefact(
-            path, kind="checkpoint", parents=parents, step=made_by, overwrite=True
-        ) as draft:
+        with (
+            disk_full_is_resumable(path),
+            create_artefact(path, kind="checkpoint", parents=parents, step=made_by, overwrite=True) as draft,
+        ):
             write_model(draft.path)
             (draft.path / "training").mkdir()
             save_file(
@@ -129,7 +130,7 @@ class Checkpoints:
 
     def prune(self) -> None:
         paths = self._paths()
-        kept = [path for path in paths[-self._keep :]]
+        kept = paths[-self._keep :]
         regular = [path for path in paths if _is_regular(path)][-1:]
         while len(kept) > 1 and sum(map(_bytes, {*kept, *regular})) > self._max_bytes:
             kept.pop(0)

@@ -95,7 +95,9 @@ class TrainConfig:
             _require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
         _require(bool(self.mixture), "mixture is empty", 'name a split, for example {"text-train" = 1.0}')
         for name, weight in self.mixture.items():
-            _require(weight > 0, f"mixture.{name} = {weight} must be more than 0", "leave the split out instead")
+            _require(
+                weight > 0, f"mixture.{name} = {weight} must be more than 0", "leave the split out instead"
+            )
         _require(
             self.max_seq_len <= self.micro_batch_tokens <= self.tokens_per_step,
             f"max_seq_len = {self.max_seq_len}, micro_batch_tokens = {self.micro_batch_tokens}, "

@@ -84,7 +84,9 @@ class Trainer:
         self.metrics = MetricsLog(surroundings.out / "metrics.jsonl")
         self._stop = StopRequest()
         self._bar: Progress | None = None
-        self._most: tuple[int, int] | None = None  # steps and tokens at most, if not only the clock ends the run
+        self._most: tuple[int, int] | None = (
+            None  # steps and tokens at most, if not only the clock ends the run
+        )
         self._clock = time.monotonic()
         self._resumed_seconds = 0.0
         self._saved = (0, False)  # step of the newest checkpoint, and whether it is a regular one
@@ -311,7 +313,8 @@ class Trainer:
         self._most = self._sampler.count(max_steps=self.config.max_steps, max_tokens=self.config.max_tokens)
         if self._most is None and self.config.max_minutes is None:
             raise ConfigError(
-                "the run has no end", remedy='set max_steps, max_tokens, max_minutes or mixture_unit = "epochs"'
+                "the run has no end",
+                remedy='set max_steps, max_tokens, max_minutes or mixture_unit = "epochs"',
             )
         if self.plan.schedule.total_steps is None and self.config.max_minutes is None:
             assert self._most is not None

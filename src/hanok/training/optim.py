@@ -80,9 +80,9 @@ class Muon:
             direction = gradient_SOI.add_(stack.momentum_SOI, alpha=self.momentum)
             update_SOI = newton_schulz(direction, steps=self._steps, dtype=self._dtype).float()
             rms = 0.2 * math.sqrt(max(update_SOI.shape[1:]))
-            torch._foreach_mul_(stack.parameters, 1 - factor * self.lr * self.weight_decay)
+            torch._foreach_mul_(stack.parameters, 1 - factor * self.lr * self.weight_decay)  # pyright: ignore[reportPrivateImportUsage]
             updates = update_SOI.split([_matrices(p) for p in stack.parameters])
-            torch._foreach_add_(
+            torch._foreach_add_(  # pyright: ignore[reportPrivateImportUsage]
                 stack.parameters,
                 [update.view_as(p) for update, p in zip(updates, stack.parameters, strict=True)],
                 alpha=-factor * self.lr * rms,
@@ -158,13 +158,13 @@ class Optimiser:
     def gradient_norm(self) -> float:
         """Euclidean norm of the whole gradient."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        return float(torch.stack(torch._foreach_norm(gradients)).norm())
+        return float(torch.stack(torch._foreach_norm(gradients)).norm())  # pyright: ignore[reportPrivateImportUsage]
 
     def step(self, factor: float, *, gradient_scale: float) -> None:
         """Scale the gradients, update, and clear them. `factor` is the schedule's."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if gradient_scale != 1.0:
-            torch._foreach_mul_(gradients, gradient_scale)
+            torch._foreach_mul_(gradients, gradient_scale)  # pyright: ignore[reportPrivateImportUsage]
         self._muon.step(factor)
         self._adamw.step(factor)
         self.clear()

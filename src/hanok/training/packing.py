@@ -10,21 +10,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-class TokenSplit(Protocol):
-    """What training needs of `hanok.artefacts.shards.TokenSplit`."""
-
-    @property
-    def lengths(self) -> np.ndarray: ...
-    @property
-    def bytes(self) -> np.ndarray: ...
-    def document(self, index: int) -> tuple[np.ndarray, np.ndarray | None]: ...
+from hanok.artefacts.shards import TokenSplit
 
 
 class SequenceTable:
@@ -104,9 +95,7 @@ def pack(sequences: Sequence[PackedSequence]) -> RaggedBatch:
     )
 
 
-def micro_batches(
-    sequences: Sequence[PackedSequence], *, max_tokens: int
-) -> list[list[PackedSequence]]:
+def micro_batches(sequences: Sequence[PackedSequence], *, max_tokens: int) -> list[list[PackedSequence]]:
     """Split a step, in order, into groups of at most `max_tokens`."""
     groups: list[list[PackedSequence]] = []
     room = 0

@@ -1,8 +1,8 @@
 """`train`: from token shards and a model (new, or a directory) to a finished model directory, resumable anywhere.
 
-    out/plan.json        what was decided at the beginning          out/metrics.jsonl   one line a step
-    out/checkpoints/     resumable and loadable                     out/report.html     curves and settings
-    out/model/           the result
+out/plan.json        what was decided at the beginning          out/metrics.jsonl   one line a step
+out/checkpoints/     resumable and loadable                     out/report.html     curves and settings
+out/model/           the result
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def train(
             with disk_full_is_resumable(out):
                 plan.write(out)
         log.info("%s; %d threads", plan.precision_reason, plan.threads)
-        trainer = _prepare(config, plan, shards=shards, out=out, model=model, init_from=init_from, parents=parents)
+        trainer = _prepare(
+            config, plan, shards=shards, out=out, model=model, init_from=init_from, parents=parents
+        )
         with stop_on_signals() as stop:
             trainer.resume()
             trainer.run(stop)
@@ -144,7 +146,11 @@ def _finish(trainer: Trainer, *, shards: Path, out: Path, parents: Mapping[str, 
         trainer.average.applied() if trainer.average is not None else nullcontext(),
         disk_full_is_resumable(out / "model"),
         create_artefact(
-            out / "model", kind="model", parents=parents, step={"training": trainer.plan.identity}, overwrite=True
+            out / "model",
+            kind="model",
+            parents=parents,
+            step={"training": trainer.plan.identity},
+            overwrite=True,
         ) as draft,
     ):
         save_model(trainer.decoder, draft.path, tokenizer_dir=shards)

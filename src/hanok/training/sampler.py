@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from hanok.artefacts.shards import TokenSplit
 from hanok.errors import InputError
 from hanok.training.config import TrainConfig
-from hanok.training.packing import PackedSequence, SequenceTable, TokenSplit, read_sequence
+from hanok.training.packing import PackedSequence, SequenceTable, read_sequence
 from hanok.training.permutation import Permutation
 
 _BLOCK = 1024
@@ -127,9 +128,7 @@ class Sampler:
         return min(waiting, key=lambda source: source.tokens / source.share, default=None)
 
 
-def _make_source(
-    name: str, weight: float, config: TrainConfig, splits: Mapping[str, TokenSplit]
-) -> _Source:
+def _make_source(name: str, weight: float, config: TrainConfig, splits: Mapping[str, TokenSplit]) -> _Source:
     if name not in splits:
         raise InputError(
             f'the shards have no split "{name}"', remedy=f"mixture can name: {', '.join(sorted(splits))}"
@@ -150,4 +149,3 @@ def _make_source(
         limit=max(1, round(weight * table.num_sequences)) if in_epochs else None,
         seed=config.seed,
     )
-

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hanok.artefacts.shards import TokenSplit
 from hanok.models.decoder import Decoder
 from hanok.training.config import TrainConfig
 from hanok.training.objectives.next_token import token_nats
-from hanok.training.packing import PackedSequence, SequenceTable, TokenSplit, micro_batches, pack, read_sequence
+from hanok.training.packing import PackedSequence, SequenceTable, micro_batches, pack, read_sequence
 from hanok.training.permutation import Permutation
 
 
