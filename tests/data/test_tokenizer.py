@@ -9,20 +9,21 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 from hanok.artefacts import create_artefact, open_artefact
 from hanok.data.config_tokens import TokenizerConfig
 from hanok.data.corpus import CorpusWriter, Document
 from hanok.data.tokenizer import (
-    PATTERN,
     Alphabet,
-    count_words,
     learn_merges,
     tokenizer_files,
     train_tokenizer,
 )
+from hanok.data.words import PARTICLE_PATTERN, PATTERN, count_words, cut_particles
 from hanok.errors import ArtefactError, ConfigError, InputError
 from hanok.tokens import Tokenizer
 
@@ -163,10 +164,16 @@ def test_a_bounded_sample_still_counts_every_syllable(tmp_path: Path) -> None:
         text(99, "쀍" * 5)
     ]
     split = make_split(tmp_path / "split", documents)
-    train_tokenizer(TokenizerConfig(vocab_size=380, sample_bytes=20_000), split, tmp_path / "tokenizer")
+    train_tokenizer(TokenizerConfig(vocab_size=360, sample_bytes=20_000), split, tmp_path / "tokenizer")
     assert len(Tokenizer.load(tmp_path / "tokenizer").encode("쀍")) == 1
     metrics = open_artefact(tmp_path / "tokenizer").metrics
     assert 0 < metrics["sampled_bytes"] < 40_000 < metrics["train_bytes"]
+
+
+def test_one_huge_text_gives_its_beginning(tmp_path: Path) -> None:
+    split = make_split(tmp_path / "split", [text(0, f"{SENTENCES[0]} {SENTENCES[1]} {SENTENCES[4]} " * 500)])
+    train_tokenizer(TokenizerConfig(vocab_size=400, sample_bytes=9_000), split, tmp_path / "tokenizer")
+    assert 5_000 < open_artefact(tmp_path / "tokenizer").metrics["sampled_bytes"] < 20_000
 
 
 def test_empty_or_foreign_input_is_refused(split: Path, trained: Path, tmp_path: Path) -> None:
@@ -187,11 +194,39 @@ def test_empty_or_foreign_input_is_refused(split: Path, trained: Path, tmp_path:
     ],
 )
 def test_pre_tokeniser(sentence: str, words: list[str]) -> None:
-    import tokenizers
-    from tokenizers import pre_tokenizers
+    assert pieces_of(PATTERN, sentence) == words
 
-    splitter = pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated")
-    assert [word for word, _ in splitter.pre_tokenize_str(sentence)] == words
+
+@pytest.mark.parametrize(
+    ("sentence", "words"),
+    [
+        ("우물가 찻집의 문은", ["우물", "가", " 찻집", "의", " 문은"]),
+        ("“찻집”은 찻집입니다.", ["“찻집", "”은", " 찻집", "입니다", "."]),
+        ("서점에서는 KDA의 12시예요", ["서점", "에서는", " KDA", "의", " ", "1", "2", "시예요"]),
+    ],
+)
+def test_pre_tokeniser_that_cuts_particles(sentence: str, words: list[str]) -> None:
+    assert pieces_of(PARTICLE_PATTERN, sentence) == words
+
+
+def pieces_of(pattern: str, sentence: str) -> list[str]:
+    splitter = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    return [word for word, _ in splitter.pre_tokenize_str(sentence)]
+
+
+def test_particles_can_be_token_borders(split: Path, tmp_path: Path) -> None:
+    train_tokenizer(TokenizerConfig(vocab_size=440, split_particles=True), split, tmp_path / "tokenizer")
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer")
+
+    def tokens(word: str) -> list[str]:
+        return [tokenizer.decode([n]) for n in tokenizer.encode(word)]
+
+    assert tokens("우물가 찻집의") == [*tokens("우물가 찻집"), "의"]
+    assert cut_particles({" 서점은": 2, "물은": 3, "학교에서는": 1, " Hanok": 1}) == {
+        " 서점": 2, "은": 2, "물은": 3, "학교": 1, "에서는": 1, " Hanok": 1,
+    }  # fmt: skip
+    for sentence in SENTENCES:
+        assert tokenizer.decode(tokenizer.encode(sentence)) == sentence
 
 
 @pytest.mark.data

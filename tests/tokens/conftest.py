@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hanok.data.config_tokens import TokenizerConfig
-from hanok.data.tokenizer import Alphabet, count_words, learn_merges, tokenizer_files
+from hanok.data.tokenizer import Alphabet, learn_merges, tokenizer_files
+from hanok.data.words import count_words
 from hanok.tokens.tokenizer import Tokenizer
 
 KOREAN = "한옥 마을의 서점은 아침 아홉 시에 열고 저녁 여섯 시에 닫습니다. 월요일에는 쉽니다. 입장료는 3,500원입니다."

@@ -14,7 +14,7 @@ import numpy as np
 from hanok.artefacts import Artefact, create_artefact, open_artefact, write_json
 from hanok.artefacts.shards import DTYPES, FORMAT, INDEX, OFFSETS
 from hanok.data.config_tokens import ShardsConfig
-from hanok.data.corpus import iter_tables
+from hanok.data.corpus import count_documents, iter_tables
 from hanok.errors import InputError
 from hanok.reporting import Report, progress
 from hanok.reporting.console import Progress
@@ -35,8 +35,8 @@ def write_shards(config: ShardsConfig, split: Path, tokenizer: Path, out: Path) 
     dtype = "uint16" if encoder.vocab_size <= 65_536 else "uint32"
     with create_artefact(out, kind="shards", parents=parents, step=dataclasses.asdict(config)) as draft:
         splits: dict[str, dict[str, Any]] = {}
-        total = sum(_characters(split / part) for part in PARTS)
-        with progress("shards", total, "characters") as bar:
+        total = sum(count_documents(split / part) for part in PARTS)
+        with progress("shards", total, "documents") as bar:
             for part in PARTS:
                 with ExitStack() as stack:
                     writers = {
@@ -140,7 +140,7 @@ def _encode(batch: Sequence[Row], encoder: Tokenizer, writers: dict[str, _Writer
     if chats:
         for ids, mask in _encode_chats(chats, encoder):
             writers["chat"].write([ends[0], *ids], [False, *mask])
-    bar.advance(sum(map(_size, batch)))
+    bar.advance(len(batch))
 
 
 def _encode_chats(rows: Sequence[Row], encoder: Tokenizer) -> list[Any]:
@@ -158,10 +158,6 @@ def _encode_chats(rows: Sequence[Row], encoder: Tokenizer) -> list[Any]:
             except InputError as error:
                 raise InputError(f"document {row['id']}: {error.message}", remedy=error.remedy) from error
         raise
-
-
-def _characters(part: Path) -> int:
-    return int(json.loads((part / "corpus.json").read_text(encoding="utf-8"))["characters"])
 
 
 def _report(splits: dict[str, dict[str, Any]], encoder: Tokenizer, out: Path) -> None:

@@ -10,37 +10,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from hanok.artefacts import Artefact, create_artefact, open_artefact
 from hanok.data.config_tokens import TokenizerConfig
 from hanok.data.corpus import iter_tables
+from hanok.data.words import (
+    PARTICLE_PATTERN,
+    PATTERN,
+    SampledTexts,
+    content,
+    count_words,
+    cut_particles,
+    frequent_syllables,
+)
 from hanok.errors import ConfigError, InputError
-from hanok.reporting import Report, progress
+from hanok.reporting import Report
 from hanok.tokens.control import CONTROL_TOKENS, END_OF_TEXT, IM_END, PAD
 from hanok.tokens.pieces import character_of_byte
 from hanok.tokens.template import default_template
 from hanok.tokens.tokenizer import FILES, Tokenizer
 
-# Words as the tokeniser sees them. A word takes one leading character (a space, a quote) along; Hangul and other
-# letters part company ("Hanok은"), digits stand alone, and a syllable is never cut.
-_HANGUL = r"[^\r\n\p{L}\p{N}]?\p{Hangul}+"
-_LETTERS = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}&&[^\p{Hangul}]]+"
-_REST = r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+"
-PATTERN = rf"'(?i:s|t|re|ve|m|ll|d)(?!\p{{L}})|{_HANGUL}|{_LETTERS}|\p{{N}}|{_REST}|\s+(?!\S)|\s+"
-# The same for counting, without the look-ahead that polars' engine lacks: runs of spaces stay whole.
-_COUNTING_PATTERN = rf"'(?i:s|t|re|ve|m|ll|d)\b|{_HANGUL}|{_LETTERS}|\p{{N}}|{_REST}|\s+"
-
-_FIRST_SYLLABLE, _SYLLABLES = 0xAC00, 11_172
 _BEGINNINGS = 0xE000  # private characters that stand for two-byte beginnings while BPE trains
 _BYTE = character_of_byte()
 _LONGEST_TOKEN = 24
@@ -55,14 +51,16 @@ def train_tokenizer(config: TokenizerConfig, split: Path, out: Path) -> Artefact
         InputError: a train part without text.
     """
     parent = open_artefact(split, kind="split")
-    texts = _Texts(split / "train", config.sample_bytes)
+    texts = SampledTexts(split / "train", config.sample_bytes)
     words = count_words(texts)
     if not words:
         raise InputError(f"{split / 'train'} holds no text", remedy="collect documents first")
+    if config.split_particles:
+        words = cut_particles(words)
     syllables = frequent_syllables(texts.syllable_counts, config.syllable_count)
     alphabet = Alphabet.of(syllables)
     merges = learn_merges(words, alphabet, config)
-    files = tokenizer_files(alphabet, merges)
+    files = tokenizer_files(alphabet, merges, PARTICLE_PATTERN if config.split_particles else PATTERN)
     tokenizer = Tokenizer(files)
     with create_artefact(
         out, kind="tokenizer", parents={"split": parent}, step=dataclasses.asdict(config)
@@ -106,25 +104,6 @@ def byte_name(data: bytes) -> str:
     return "".join(_BYTE[byte] for byte in data)
 
 
-def frequent_syllables(counts: np.ndarray, least: int) -> list[str]:
-    """Hangul syllables seen at least `least` times, the most frequent first."""
-    order = np.argsort(-counts, kind="stable")
-    return [chr(_FIRST_SYLLABLE + int(n)) for n in order[: int((counts >= least).sum())]]
-
-
-def count_words(texts: Iterable[list[str]]) -> Counter[str]:
-    """Words of the pre-tokeniser's pattern in batches of texts."""
-    counts: pl.DataFrame | None = None
-    for batch in texts:
-        words = pl.DataFrame({"text": batch}, schema={"text": pl.String}).lazy()
-        words = words.select(word=pl.col("text").str.extract_all(_COUNTING_PATTERN)).explode("word")
-        found = words.drop_nulls().group_by("word").len("n").collect()
-        if counts is not None:
-            found = pl.concat([counts, found]).group_by("word").agg(pl.col("n").sum())
-        counts = found
-    return Counter() if counts is None else Counter(dict(counts.sort("word").iter_rows()))
-
-
 def learn_merges(words: Counter[str], alphabet: Alphabet, config: TokenizerConfig) -> list[tuple[str, str]]:
     """BPE merges over the alphabet's units, as pairs of byte-level names.
 
@@ -161,7 +140,9 @@ def learn_merges(words: Counter[str], alphabet: Alphabet, config: TokenizerConfi
     return merges
 
 
-def tokenizer_files(alphabet: Alphabet, merges: Sequence[tuple[str, str]]) -> dict[str, str]:
+def tokenizer_files(
+    alphabet: Alphabet, merges: Sequence[tuple[str, str]], pattern: str = PATTERN
+) -> dict[str, str]:
     """The files of a tokeniser directory, by name."""
     seeds = _seed_merges(alphabet)
     names = [*CONTROL_TOKENS, *_BYTE, *(left + right for left, right in [*seeds, *merges])]
@@ -169,7 +150,7 @@ def tokenizer_files(alphabet: Alphabet, merges: Sequence[tuple[str, str]]) -> di
     model = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[*seeds, *merges]))
     model.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated"),
+            pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -198,53 +179,6 @@ def tokenizer_files(alphabet: Alphabet, merges: Sequence[tuple[str, str]]) -> di
         *(json.dumps(v, ensure_ascii=False, indent=2) for v in (config, generation)),
     )
     return dict(zip(FILES, contents, strict=True))
-
-
-class _Texts:
-    """Batches of a corpus' texts to count words in: an even sample of bounded size. Counts all syllables on the way."""
-
-    def __init__(self, corpus: Path, sample_bytes: int) -> None:
-        self.corpus, self.sample_bytes = corpus, sample_bytes
-        characters = int(json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))["characters"])
-        self.share = min(1.0, sample_bytes / max(3 * characters, 1))
-        self._chance = random.Random(0)  # every n-th would follow the rhythm of, say, alternating languages
-        self.seen = self.taken = 0
-        self.syllable_counts = np.zeros(_SYLLABLES, dtype=np.int64)
-
-    def __iter__(self) -> Iterator[list[str]]:
-        with progress("tokenizer: reading", None, "bytes") as bar:
-            for table in iter_tables(self.corpus, columns=("text", "messages")):
-                texts = table.column("text").to_pylist()
-                chats = table.column("messages").to_pylist()
-                batch: list[str] = []
-                before = self.seen
-                for text, chat in zip(texts, chats, strict=True):
-                    self._take(text if text is not None else spoken(json.loads(chat)), batch)
-                bar.advance(self.seen - before)
-                if batch:
-                    yield batch
-
-    def _take(self, text: str, batch: list[str]) -> None:
-        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        hangul = codes[(codes >= _FIRST_SYLLABLE) & (codes < _FIRST_SYLLABLE + _SYLLABLES)] - _FIRST_SYLLABLE
-        self.syllable_counts += np.bincount(hangul, minlength=_SYLLABLES)
-        size = len(text.encode())
-        self.seen += size
-        if self._chance.random() < self.share and self.taken < self.sample_bytes:
-            batch.append(text)
-            self.taken += size
-
-
-def spoken(messages: Sequence[dict]) -> str:
-    """The text of a conversation as runs of the chat template: roles, contents, tool calls."""
-    lines = []
-    for message in messages:
-        role = "user" if message["role"] == "tool" else message["role"]
-        lines += [role, message.get("content") or ""]
-        for call in message.get("tool_calls") or ():
-            function = call["function"]
-            lines.append(f'{{"name": {json.dumps(function["name"])}, "arguments": {function["arguments"]}}}')
-    return "\n".join(lines)
 
 
 def _spell(words: Counter[str], alphabet: Alphabet) -> Iterator[str]:
@@ -291,15 +225,14 @@ def _seed_merges(alphabet: Alphabet) -> list[tuple[str, str]]:
 def _report(
     tokenizer: Tokenizer,
     split: Path,
-    texts: _Texts,
+    texts: SampledTexts,
     alphabet: Alphabet,
     merges: Sequence[tuple[str, str]],
     out: Path,
 ) -> dict[str, float]:
     held_out: list[str] = []
-    for table in iter_tables(split / "validation", columns=("text", "messages")):
-        rows = zip(table.column("text").to_pylist(), table.column("messages").to_pylist(), strict=True)
-        held_out += [text if text is not None else spoken(json.loads(chat)) for text, chat in rows]
+    for table in iter_tables(split / "validation", columns=("text", "messages", "meta")):
+        held_out += [content(row) for row in table.to_pylist()]
         if sum(map(len, held_out)) > 1_000_000:
             break
     encoded = tokenizer.encode_batch(held_out)
