@@ -5,19 +5,42 @@ N tokens, B sequences, D channels, W taps.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hanok.kernels.native import address, native, native_available
+
+Activation = Literal["silu"] | None
+
 
 def short_conv(
     x_ND: Tensor, weight_DW: Tensor, cu_seqlens: Tensor,
-    initial_state_BDW1: Tensor | None = None, activation: Literal["silu"] | None = "silu",
-    output_final_state: bool = False,
+    initial_state_BDW1: Tensor | None = None, activation: Activation = "silu", output_final_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Returns y_ND and, if asked for, the last W-1 inputs of each sequence [B, D, W-1], oldest first."""
+    """Returns y_ND (float32) and, if asked for, the last W-1 inputs of each sequence [B, D, W-1], oldest first."""
+    x_ND = x_ND.float().contiguous()
+    taps = weight_DW.shape[1]
+    if native_available() and x_ND.device.type == "cpu":
+        initial = None if initial_state_BDW1 is None else initial_state_BDW1.float().contiguous()
+        bounds = cu_seqlens.to(torch.int32).contiguous()
+        y_ND = _Conv.apply(x_ND, weight_DW.float().contiguous(), initial, bounds, activation == "silu")
+    else:
+        y_ND = reference_conv(x_ND, weight_DW.float(), cu_seqlens, initial_state_BDW1, activation)
+    state = _last_inputs(x_ND, cu_seqlens, initial_state_BDW1, taps) if output_final_state else None
+    return y_ND, state  # type: ignore[return-value]
+
+
+def reference_conv(
+    x_ND: Tensor,
+    weight_DW: Tensor,
+    cu_seqlens: Tensor,
+    initial_state_BDW1: Tensor | None,
+    activation: Activation,
+) -> Tensor:
+    """The same as shifts and sums."""
     taps = weight_DW.shape[1]
     lengths_B = cu_seqlens[1:] - cu_seqlens[:-1]
     sequence_N = torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B.long())
@@ -33,8 +56,38 @@ def short_conv(
             earlier = initial_state_BDW1[sequence_N, :, column].to(x_ND.dtype)
             shifted = torch.where(inside, shifted, earlier)
         y_ND = y_ND + shifted * weight_DW[:, -1 - back]
-    state = _last_inputs(x_ND, cu_seqlens, initial_state_BDW1, taps) if output_final_state else None
-    return (F.silu(y_ND) if activation == "silu" else y_ND), state
+    return F.silu(y_ND) if activation == "silu" else y_ND
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, initial: Tensor | None, bounds: Tensor, silu: bool
+    ) -> Tensor:
+        module = native()
+        assert module is not None
+        shape = [bounds.shape[0] - 1, x.shape[1], weight.shape[1]]
+        y = torch.empty_like(x)
+        module.conv_forward(
+            address(x), address(weight), address(initial), address(bounds), shape, silu, address(y)
+        )
+        ctx.save_for_backward(x, weight, initial, bounds)
+        ctx.settings = (shape, silu)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        module = native()
+        assert module is not None
+        x, weight, initial, bounds = ctx.saved_tensors
+        shape, silu = ctx.settings
+        d_y, d_x, d_weight = grads[0].contiguous(), torch.empty_like(x), torch.empty_like(weight)
+        d_initial = None if initial is None else torch.empty_like(initial)
+        module.conv_backward(
+            address(x), address(weight), address(initial), address(bounds), shape, silu,
+            address(d_y), address(d_x), address(d_weight), address(d_initial),
+        )  # fmt: skip
+        return d_x, d_weight, d_initial, None, None
 
 
 def _last_inputs(x_ND: Tensor, cu_seqlens: Tensor, initial_BDW1: Tensor | None, taps: int) -> Tensor:

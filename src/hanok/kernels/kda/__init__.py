@@ -5,7 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from hanok.kernels.kda.chunked import chunked_kda
-from hanok.kernels.kda.reference import kda_step, recurrent_kda
+from hanok.kernels.kda.native import native_kda, native_kda_step
+from hanok.kernels.kda.reference import kda_step as reference_step
+from hanok.kernels.kda.reference import recurrent_kda
+from hanok.kernels.native import native_available
 
 __all__ = ["chunk_kda", "kda_step", "recurrent_kda"]
 
@@ -26,7 +29,17 @@ def chunk_kda(
     Returns:
         o_NHV in the dtype of `v`, and the float32 state behind each sequence if asked for.
     """
-    return chunked_kda(
+    path = native_kda if native_available() and q_NHK.device.type == "cpu" else chunked_kda
+    return path(
         q_NHK, k_NHK, v_NHV, g_NHK, beta_NH, cu_seqlens=cu_seqlens, scale=scale,
         initial_state_BHKV=initial_state_BHKV, output_final_state=output_final_state,
     )  # fmt: skip
+
+
+def kda_step(
+    q_BHK: Tensor, k_BHK: Tensor, v_BHV: Tensor, g_BHK: Tensor, beta_BH: Tensor, state_BHKV: Tensor,
+    *, scale: float | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One token of each sequence, without gradients. Returns (o_BHV, new state), float32."""
+    path = native_kda_step if native_available() and q_BHK.device.type == "cpu" else reference_step
+    return path(q_BHK, k_BHK, v_BHV, g_BHK, beta_BH, state_BHKV, scale=scale)

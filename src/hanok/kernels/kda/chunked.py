@@ -41,7 +41,9 @@ def chunked_kda(
     system = torch.eye(CHUNK) + beta[..., None] * a_kk
     decayed_k = k * gate.exp()
     right = beta[..., None] * torch.cat([decayed_k, v], dim=-1)
-    w, u = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split([key, value], dim=-1)
+    w, u = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split(
+        [key, value], dim=-1
+    )
     decayed_q = q * gate.exp()
     last = gate[:, :, -1:, :]
     k_to_end = k * (last - gate).exp()
