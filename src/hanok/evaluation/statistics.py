@@ -1,0 +1,90 @@
+"""Intervals for shares, and paired comparison of two models on the same questions. Plain Python, no dependencies."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb, sqrt
+from statistics import NormalDist
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """`right` of `count`, with a Wilson score interval [low, high]."""
+
+    right: int
+    count: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        """The share itself; NaN of none."""
+        return self.right / self.count if self.count else float("nan")
+
+
+def wilson(right: int, count: int, confidence: float = 0.95) -> Share:
+    """Wilson (1927), score interval without continuity correction; [0, 1] when nothing was counted."""
+    assert 0 <= right <= count
+    if count == 0:
+        return Share(0, 0, 0.0, 1.0)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = right / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    low = 0.0 if right == 0 else max(0.0, centre - half)
+    high = 1.0 if right == count else min(1.0, centre + half)
+    return Share(right, count, low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """After minus before, in share of right answers: bootstrap interval [low, high] and McNemar's exact p."""
+
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    gained: int
+    lost: int
+    p_value: float
+
+
+def paired_change(
+    before: Sequence[bool],
+    after: Sequence[bool],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 1,
+) -> Change:
+    """Compare two models that answered the same questions in the same order.
+
+    The interval is the percentile bootstrap over questions (Efron and Tibshirani 1993, chapter 13); a question's two
+    answers stay together.
+    """
+    assert len(before) == len(after) > 0
+    steps = [int(b) - int(a) for a, b in zip(before, after, strict=True)]
+    count, rng = len(steps), random.Random(seed)
+    gained, lost = steps.count(1), steps.count(-1)
+    means = sorted(sum(rng.choices(steps, k=count)) / count for _ in range(resamples))
+    tail = (1 - confidence) / 2
+    return Change(
+        before=sum(before) / count,
+        after=sum(after) / count,
+        difference=(gained - lost) / count,
+        low=means[round(tail * (resamples - 1))],
+        high=means[round((1 - tail) * (resamples - 1))],
+        gained=gained,
+        lost=lost,
+        p_value=sign_test(gained, lost),
+    )
+
+
+def sign_test(gained: int, lost: int) -> float:
+    """Two-sided exact binomial test of equal gains and losses (McNemar 1947, exact form)."""
+    changed = gained + lost
+    tail = sum(comb(changed, k) for k in range(min(gained, lost) + 1)) / 2**changed
+    return min(1.0, 2 * tail)
