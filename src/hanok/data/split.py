@@ -119,7 +119,7 @@ def _texts(corpus: Path, plan: Plan, bar: Progress) -> Iterator[tuple[str, Text]
     for table in iter_tables(corpus, columns=("id", "group", "meta", "text", "messages")):
         for row in table.to_pylist():
             content = row["text"] if row["text"] is not None else _contents(row["messages"])
-            by_design = '"clean"' in row["meta"] and json.loads(row["meta"]).get("clean") == "exempt"
+            by_design = '"clean"' in (row["meta"] or "") and json.loads(row["meta"]).get("clean") == "exempt"
             yield row["group"], Text(row["id"], plan.numbers[row["group"]], content, by_design)
         bar.advance(table.num_rows)
 
