@@ -14,6 +14,7 @@ import torch
 
 from hanok.artefacts import write_json
 from hanok.errors import ArtefactError, ConfigError
+from hanok.kernels import native
 from hanok.reporting import log
 from hanok.training.config import TrainConfig
 from hanok.training.precision import choose_precision
@@ -55,7 +56,7 @@ class Plan:
 def new_plan(config: TrainConfig, identity: dict[str, Any]) -> Plan:
     """Decide precision and threads; the length of the schedule is set by the loop."""
     threads = config.threads or torch.get_num_threads()
-    torch.set_num_threads(threads)
+    _use_threads(threads)
     dtype, reason = choose_precision(config.precision)
     return Plan(
         identity=identity,
@@ -90,8 +91,13 @@ def read_plan(out: Path, identity: dict[str, Any]) -> Plan | None:
         )
     if torch.get_num_threads() != plan.threads:
         log.info("using %d threads, as when this run began", plan.threads)
-    torch.set_num_threads(plan.threads)
+    _use_threads(plan.threads)
     return plan
+
+
+def _use_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+    native.set_num_threads(threads)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> list[str]:
