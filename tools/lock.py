@@ -12,8 +12,15 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMON = "--universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet".split()
-APART = "--no-emit-package torch --no-emit-package triton".split()
+COMMON = [
+    "--universal",
+    "--python-version=3.11",
+    "--generate-hashes",
+    "--no-header",
+    "--no-annotate",
+    "--quiet",
+]
+APART = ["--no-emit-package=torch", "--no-emit-package=triton"]
 
 
 def main() -> None:
@@ -30,7 +37,15 @@ def main() -> None:
 
 
 def lock(name: str, options: list[str]) -> None:
-    command = ["uv", "pip", "compile", "pyproject.toml", *options, "--output-file", f"requirements/{name}.txt"]
+    command = [
+        "uv",
+        "pip",
+        "compile",
+        "pyproject.toml",
+        *options,
+        "--output-file",
+        f"requirements/{name}.txt",
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
 
 

@@ -13,15 +13,25 @@ from hanok.models.checkpoint import load_model, save_model
 from hanok.models.config import ModelConfig, MoEConfig
 from hanok.models.decoder import Decoder
 
+MOE = MoEConfig(
+    experts=8,
+    per_token=2,
+    width=32,
+    shared=1,
+    first_dense=1,
+    router="sigmoid",
+    groups=4,
+    top_groups=2,
+    scaling=2.4,
+)
 HYBRID = {"num_layers": 4, "pattern": ("kda", "kda", "kda", "mla"), "head_dim": 16, "kv_lora_rank": 24}
 CONFIGS = {
     "hybrid": HYBRID,
-    "hybrid-moe": HYBRID
-    | {"moe": MoEConfig(experts=8, per_token=2, width=32, shared=1, first_dense=1, router="sigmoid", groups=4, top_groups=2, scaling=2.4)},
+    "hybrid-moe": HYBRID | {"moe": MOE},
     "untied": HYBRID | {"tie_embeddings": False},
     "llama": {"num_layers": 2, "pattern": ("gqa",), "num_kv_heads": 2},
     "qwen3": {"num_layers": 2, "pattern": ("gqa",), "num_kv_heads": 1, "qk_norm": True, "head_dim": 24},
-}  # fmt: skip
+}
 
 
 def random_model(**options) -> Decoder:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from hanok.data.config import CleanConfig, CollectConfig, SourceConfig
 from hanok.data.config_tokens import ShardsConfig, SplitConfig, TokenizerConfig
 from hanok.data.village.config import VillageConfig
 from hanok.reporting import table
@@ -27,40 +26,6 @@ def village(out: Path, config: VillageConfig = VillageConfig()) -> dict[str, Any
     from hanok.data.village.build import write_village
 
     return _done(write_village(config, out), "hanok data split {out} --out SPLIT")
-
-
-def collect(
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional],
-    out: Path,
-    config: CollectConfig = CollectConfig(),
-) -> dict[str, Any]:
-    """Read files, folders, globs or "-" (standard input) into a corpus.
-
-    Args:
-        paths: what to read.
-        out: directory to make.
-        config: options for all of them.
-    """
-    import dataclasses
-
-    from hanok.data.collect import collect as collect_documents
-
-    sources = (*config.sources, *(SourceConfig(path=path) for path in paths))
-    config = dataclasses.replace(config, sources=sources)
-    return _done(collect_documents(config, out), "hanok data clean {out} --out CLEAN")
-
-
-def clean(corpus: Folder, out: Path, config: CleanConfig = CleanConfig()) -> dict[str, Any]:
-    """Normalise, identify languages, filter, remove duplicates, redact personal data, scan for poison.
-
-    Args:
-        corpus: a corpus from `hanok data collect`.
-        out: directory to make.
-        config: rules.
-    """
-    from hanok.data.clean import clean as clean_corpus
-
-    return _done(clean_corpus(config, corpus, out), "hanok data split {out} --out SPLIT")
 
 
 def split(corpus: Folder, out: Path, config: SplitConfig = SplitConfig()) -> dict[str, Any]:

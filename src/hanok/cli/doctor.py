@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,11 @@ def _processor() -> list[Finding]:
 
     flags = _cpu_flags()
     wide = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if name in flags]
-    chosen = choose_precision("auto")
+    dtype, why = choose_precision("auto")
     return [
         ("cores", os.cpu_count(), "two are enough for the quickstart"),
         ("CPU features", " ".join(wide) or platform.machine(), "kernels choose the widest at run time"),
-        ("training precision", chosen.name, chosen.reason),
+        ("training precision", str(dtype).removeprefix("torch."), why),
     ]
 
 
@@ -61,11 +60,14 @@ def _kernels() -> list[Finding]:
 
 
 def _speed() -> list[Finding]:
+    import torch
+
     from hanok.kernels.native import memory_bandwidth, native_available
+    from hanok.models.plan import matmul_gflops
 
     findings: list[Finding] = []
     for name in ("float32", "bfloat16"):
-        rate = _matmul_gflops(name)
+        rate = matmul_gflops(getattr(torch, name), 0.25)
         tokens = rate * 1e9 * _TRAINING_SHARE_OF_MATMUL / (6 * 3e6)
         means = f"about {tokens:,.0f} training tokens/s at 3 M parameters"
         findings.append((f"matrix product {name}", f"{rate:,.0f} GFLOP/s", means))
@@ -103,18 +105,3 @@ def _cpu_flags() -> set[str]:
         (line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), ""
     )
     return set(line.partition(":")[2].split())
-
-
-def _matmul_gflops(dtype_name: str) -> float:
-    """Rate of a 1024 x 1024 matrix product, best of a quarter of a second."""
-    import torch
-
-    n = 1024
-    a = torch.randn(n, n).to(getattr(torch, dtype_name))
-    b = a.clone()
-    best, deadline = float("inf"), time.perf_counter() + 0.25
-    while time.perf_counter() < deadline:
-        start = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - start)
-    return 2 * n**3 / best / 1e9

@@ -32,7 +32,9 @@ def verify(
     from hanok.recipes.runs import servable_model
 
     artefact = verify_model(config, model=servable_model(model), shards=shards, village=village, out=out)
-    scalars = [(key, value) for key, value in artefact.metrics.items() if isinstance(value, (int, float, str))]
+    scalars = [
+        (key, value) for key, value in artefact.metrics.items() if isinstance(value, (int, float, str))
+    ]
     table("verified", ("measure", "value"), scalars)
     print(f"report: {artefact.path / 'report.html'}", file=sys.stderr)
     return {"path": str(artefact.path), "metrics": dict(artefact.metrics)}

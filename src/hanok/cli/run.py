@@ -13,7 +13,7 @@ from hanok.reporting import table
 
 def run(
     recipe: Annotated[str, tyro.conf.Positional],
-    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),  # noqa: A002 - the option is --set
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     directory: Path = Path("runs"),
     name: str | None = None,
 ) -> dict[str, Any]:
@@ -32,5 +32,8 @@ def run(
     place = directory / (name or loaded.name)
     result = run_recipe(loaded, place)
     table(f"{place}: done", ("measure", "value"), list(result.items()))
-    print(f"report: {place / 'report.html'}\nnext: hanok serve {place}   or   hanok chat {place}", file=sys.stderr)
+    print(
+        f"report: {place / 'report.html'}\nnext: hanok serve {place}   or   hanok chat {place}",
+        file=sys.stderr,
+    )
     return {"run": str(place), "model": str(place / "model"), **result}

@@ -132,7 +132,9 @@ def corpus_files(directory: Path) -> list[Path]:
     """Raises ArtefactError where there are none."""
     files = sorted(directory.glob("documents-*.parquet"))
     if not files:
-        raise ArtefactError(f"no documents-*.parquet in {directory}", remedy="give a corpus that `hanok data` wrote")
+        raise ArtefactError(
+            f"no documents-*.parquet in {directory}", remedy="give a corpus that `hanok data` wrote"
+        )
     return files
 
 

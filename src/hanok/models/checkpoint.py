@@ -31,8 +31,8 @@ def save_model(model: Decoder, directory: Path, *, tokenizer_dir: Path | None = 
     save_file(tensors_to_hf(main, model.config), directory / "model.safetensors", metadata={"format": "pt"})
     if future:
         save_file(future, directory / "mtp.safetensors", metadata={"format": "pt"})
-    for name in TOKENIZER_FILES if tokenizer_dir is not None else ():
-        if (tokenizer_dir / name).is_file():
+    for name in TOKENIZER_FILES:
+        if tokenizer_dir is not None and (tokenizer_dir / name).is_file():
             shutil.copyfile(tokenizer_dir / name, directory / name)
 
 
@@ -55,10 +55,10 @@ def load_model(directory: Path, *, dtype: torch.dtype | None = None, device: str
     """
     config = load_config(directory)
     tensors = tensors_from_hf(_read(directory / "model.safetensors"))
-    if config.tie_embeddings and (head := tensors.pop("lm_head.weight", None)) is not None:
-        if not torch.equal(head, tensors.get("embed_tokens.weight", head)):  # somebody tuned them apart
-            config = dataclasses.replace(config, tie_embeddings=False)
-            tensors["lm_head.weight"] = head
+    head = tensors.pop("lm_head.weight", None) if config.tie_embeddings else None
+    if head is not None and not torch.equal(head, tensors.get("embed_tokens.weight", head)):
+        config = dataclasses.replace(config, tie_embeddings=False)  # somebody tuned them apart
+        tensors["lm_head.weight"] = head
     with torch.device("meta"):
         model = Decoder(config)
     if (directory / "mtp.safetensors").is_file():

@@ -116,7 +116,7 @@ class Decoder(nn.Module):
         return F.linear(hidden_ND, self.head_weight.to(hidden_ND.dtype)).float()
 
     def new_state(self, batch: int) -> DecoderState:
-        layers = [block.self_attn.new_state(batch) for block in self.layers]
+        layers = [mixer.new_state(batch) for mixer in self._mixers()]
         return DecoderState(torch.zeros(batch, dtype=torch.long), layers)
 
     def aux_loss(self) -> Tensor | None:
@@ -136,11 +136,18 @@ class Decoder(nn.Module):
         """What an optimiser should take each parameter for."""
         return {name: _role(name, parameter) for name, parameter in self.named_parameters()}
 
+    def _mixers(self) -> list[Mixer]:
+        blocks = [block for block in self.layers if isinstance(block, Block)]
+        return [block.self_attn for block in blocks]
+
     def _sparse(self) -> list[MixtureOfExperts]:
         return [m for m in self.modules() if isinstance(m, MixtureOfExperts)]
 
 
-def _mixer(config: ModelConfig, kind: str) -> nn.Module:
+Mixer = DeltaAttention | LatentAttention | GroupedQueryAttention
+
+
+def _mixer(config: ModelConfig, kind: str) -> Mixer:
     if kind == "kda":
         return DeltaAttention(config)
     if kind == "mla":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class Ragged:
     def __init__(self, cu_seqlens: Tensor, offsets_B: Tensor | None = None) -> None:
         self.cu_seqlens = cu_seqlens
         self.bounds: list[int] = cu_seqlens.tolist()
-        self.lengths = [end - start for start, end in zip(self.bounds[:-1], self.bounds[1:], strict=True)]
+        self.lengths = [end - start for start, end in pairwise(self.bounds)]
         self.offsets_B = offsets_B
 
     @cached_property

@@ -128,4 +128,6 @@ def servable_model(path: Path) -> Path:
     for candidate in (path / "model", path):
         if (candidate / "config.json").is_file():
             return candidate
-    raise InputError(f"no model in {path}", remedy="give a model directory or a finished run; `hanok runs list` shows them")
+    raise InputError(
+        f"no model in {path}", remedy="give a model directory or a finished run; `hanok runs list` shows them"
+    )

@@ -21,7 +21,7 @@ def chunked_kda(
     initial_state_BHKV: Tensor | None = None, output_final_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Differentiable by autograd; see `hanok.kernels.kda.chunk_kda` for shapes."""
-    scale = q_NHK.shape[-1] ** -0.5 if scale is None else scale
+    factor = q_NHK.shape[-1] ** -0.5 if scale is None else scale
     heads, key, value = q_NHK.shape[1], q_NHK.shape[2], v_NHV.shape[2]
     lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).tolist()
     chunks = [-(-length // CHUNK) for length in lengths]
@@ -35,7 +35,7 @@ def chunked_kda(
         return padded.view(total, CHUNK, *x.shape[1:]).transpose(1, 2)
 
     q, k, v, g, beta = map(into_chunks, (q_NHK, k_NHK, v_NHV, g_NHK, beta_NH))
-    q = q * scale
+    q = q * factor
     gate = g.double().cumsum(2).float()
     a_kk, a_qk = _decayed_products(q, k, gate)
     system = torch.eye(CHUNK) + beta[..., None] * a_kk
