@@ -22,8 +22,11 @@ class TrainConfig:
     """
 
     max_steps: int | None = None
+    """End after so many steps."""
     max_tokens: int | None = None
+    """End after so many tokens."""
     max_minutes: float | None = None
+    """End after so much wall-clock time, validation and checkpoints included."""
 
     mixture: Mapping[str, float] = field(default_factory=lambda: {"text-train": 1.0})
     """Split name to its share of the tokens, or to the times that it is read ("epochs")."""
@@ -31,7 +34,9 @@ class TrainConfig:
     chat_loss: Literal["assistant", "all"] = "assistant"
     """Which tokens of chats are learnt: the assistant's (fine-tuning) or all (pre-training)."""
     max_seq_len: int = 1024
+    """Longer documents are cut at fixed places; longer conversations are left out."""
     tokens_per_step: int = 8192
+    """Whole documents up to so many tokens make one update."""
     micro_batch_tokens: int = 8192
     """Tokens in memory at once; a step of more is accumulated and gives the same update."""
 
