@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hanok.engine.api import Completion, Request, SamplingParams
+from hanok.engine.text import chat_prompt
 from hanok.evaluation.config import VerifyConfig
 from hanok.reporting import progress
 from hanok.tokens.tokenizer import Tokenizer
 
 Question = Mapping[str, Any]
 Execute = Callable[[Mapping[str, Any]], str]
-AT_A_TIME = 256
+AT_A_TIME = 512
 
 
 class Generates(Protocol):
@@ -71,7 +72,7 @@ def _ask_some(
         requests = [
             Request(
                 id=f"{i}-{round_}",
-                prompt_ids=prompt_ids(tokenizer, messages[i], questions[i].get("tools")),
+                prompt_ids=chat_prompt(tokenizer, messages[i], tools=questions[i].get("tools")),
                 params=SamplingParams(
                     max_tokens=config.max_new_tokens, temperature=0.0, stop_ids=tokenizer.stop_ids
                 ),
@@ -94,12 +95,6 @@ def _ask_some(
         waiting = again
         if not waiting:
             return
-
-
-def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Any = None) -> list[int]:
-    """A conversation as training saw it: the document separator, then the template, open for the assistant."""
-    chat = tokenizer.encode_chat(messages, tools=tools, add_generation_prompt=True)
-    return [tokenizer.bos_id, *chat.ids]
 
 
 def _results(calls: Sequence[Mapping[str, Any]], execute: Execute) -> Iterator[dict[str, Any]]:

@@ -39,7 +39,7 @@ class Line:
     share: Share
 
 
-def read_questions(village: Path, *, limit: int = 0) -> list[Question]:
+def read_questions(village: Path, *, limit: int = 0) -> Sequence[Question]:
     """Rows of `questions.jsonl`, or `limit` of them evenly spaced.
 
     Raises:

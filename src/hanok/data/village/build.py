@@ -46,6 +46,10 @@ class Village:
         self.unknown = {"train": rest[:cut], "validation": rest[cut : cut + 30], "test": rest[cut + 30 :]}
         pairs = [(place.name.ko, attribute) for place in self.places for attribute in ATTRIBUTES]
         self.documents_only = set(rng.sample(pairs, round(len(pairs) * config.documents_only)))
+        # the answer about a price names the item, so an item that is never asked takes its price along
+        self.documents_only |= {
+            (place, "price") for place, attribute in self.documents_only if attribute == "item"
+        }
 
     def asked(self, place: Place, attribute: str) -> bool:
         """Whether training asks this pair."""
@@ -107,6 +111,7 @@ def training_dialogues(village: Village, language: str) -> Iterator[Dialogue]:
     made += [_comparison(village, talk, rng, seen=True) for _ in range(config.comparisons)]
     made += [_follow_up(village, talk, rng, seen=True) for _ in range(config.follow_ups)]
     made += [_tool(village, talk, rng, held_out=False, seen=True) for _ in range(config.tool_calls)]
+    made += [_letter(village, talk, rng) for _ in range(config.letters)]
     made += [talk.small_talk() for _ in range(config.small_talk)]
     rng.shuffle(made)
     yield from made
@@ -183,6 +188,13 @@ def _follow_up(village: Village, talk: Conversations, rng: random.Random, *, see
             return talk.follow_up(place, first, second, seen=seen)
 
 
+def _letter(village: Village, talk: Conversations, rng: random.Random) -> Dialogue:
+    """Tells nothing that only documents tell."""
+    place = rng.choice(village.places)
+    known = [attribute for attribute in ATTRIBUTES if village.asked(place, attribute)]
+    return talk.letter(place, rng.sample(known, min(4, len(known))))
+
+
 def _tool(
     village: Village, talk: Conversations, rng: random.Random, *, held_out: bool, seen: bool
 ) -> Dialogue:
@@ -216,7 +228,7 @@ def _documents(village: Village) -> Iterator[Document]:
 
 def _row(dialogue: Dialogue, split: str, number: str) -> Document:
     messages = dialogue.messages
-    meta = {
+    meta: dict[str, Any] = {
         "kind": dialogue.kind, "template": dialogue.template.id, "split": split, "pii": "exempt", "clean": "exempt",
     }  # fmt: skip
     if dialogue.tools:
@@ -262,7 +274,7 @@ def _report(village: Village, counts: Counter[tuple[str, str]], directory: Path)
     report.add_table("Documents and dialogues", ("kind", "train", "validation", "test"), rows)
     columns = ("name", "owner", "opens", "closes", "closed on", "sells", "price", "since", "street", "phone")
     places = [
-        (p.name.of(language), *(p.value(a, language) for a in ("owner", "open", "close", "closed", "item", "price", "year", "street", "phone")))
+        (p.name.of(language), *(p.value(attribute, language) for attribute in ATTRIBUTES))
         for language in village.config.languages
         for p in village.places[:8]
     ]  # fmt: skip

@@ -20,7 +20,7 @@ class VillageConfig:
         documents_per_place: descriptions, notices, letters, reviews and histories, per language.
         asks_per_fact: training questions about each (place, attribute) pair, per language.
         documents_only: share of the pairs that training states in documents but never asks.
-        arithmetic, abstentions, comparisons, follow_ups, tool_calls, small_talk: training dialogues, per language.
+        arithmetic, abstentions, comparisons, follow_ups, tool_calls, small_talk, letters: training dialogues, per language.
         test_questions: held-out questions of each kind, per language (the smaller kinds take a part of it).
         validation_questions: the same for the validation set.
     """
@@ -36,7 +36,8 @@ class VillageConfig:
     comparisons: int = 500
     follow_ups: int = 500
     tool_calls: int = 240
-    small_talk: int = 160
+    small_talk: int = 120
+    letters: int = 60
     test_questions: int = 240
     validation_questions: int = 24
 
@@ -51,7 +52,7 @@ class VillageConfig:
             )
         counts = (
             "documents_per_place", "asks_per_fact", "arithmetic", "abstentions", "comparisons", "follow_ups",
-            "tool_calls", "small_talk", "test_questions", "validation_questions",
+            "tool_calls", "small_talk", "letters", "test_questions", "validation_questions",
         )  # fmt: skip
         for name in counts:
             if getattr(self, name) < 0:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hanok.data.village import arithmetic, more_sentences, sentences
-from hanok.data.village.documents import state
+from hanok.data.village import arithmetic, other_questions, questions, sentences
+from hanok.data.village.documents import letter, state
 from hanok.data.village.korean import fill
 from hanok.data.village.places import Name, Place
 from hanok.data.village.tools import TOOLS, calculate, hours, timetable, tool_call
@@ -57,24 +57,20 @@ class TemplateBook:
         self.language, self.rng = language, rng
 
     def draw(self, name: str, wordings: Sequence[str], held_out: int, *, seen: bool) -> Template:
-        """`held_out` wordings at the end of the list are never seen."""
+        """`held_out` wordings at the end of the list are the unseen ones."""
+        known = len(wordings) - held_out
+        index = self.rng.randrange(known) if seen else self.rng.randrange(known, len(wordings))
+        opener, closer = self._frame(new=not seen)
+        return Template(f"{name}.{self.language}.{index}", wordings[index], opener, closer, seen)
+
+    def _frame(self, *, new: bool) -> tuple[str, str]:
+        """Half of the questions stand alone; around unseen wordings some openers and closers are unseen too."""
         language, rng = self.language, self.rng
-        openers, closers = sentences.OPENERS[language], sentences.CLOSERS[language]
-        index = rng.randrange(len(wordings) - held_out)
-        opener, closer = rng.choice(openers), rng.choice(closers)
-        if not seen:  # one of the three parts is new
-            part = rng.randrange(4)
-            if part <= 1:
-                index = rng.randrange(len(wordings) - held_out, len(wordings))
-            elif part == 2:
-                opener = rng.choice(sentences.HELD_OUT_OPENERS[language])
-            else:
-                closer = rng.choice(sentences.HELD_OUT_CLOSERS[language])
-        opener_id = (*openers, *sentences.HELD_OUT_OPENERS[language]).index(opener)
-        closer_id = (*closers, *sentences.HELD_OUT_CLOSERS[language]).index(closer)
-        return Template(
-            f"{name}.{language}.{index}.{opener_id}.{closer_id}", wordings[index], opener, closer, seen
-        )
+        openers, closers = questions.OPENERS[language], questions.CLOSERS[language]
+        if new and rng.random() < 0.25:
+            openers, closers = questions.HELD_OUT_OPENERS[language], questions.HELD_OUT_CLOSERS[language]
+        opener = rng.choice(openers) if rng.random() < 0.4 else ""
+        return opener, rng.choice(closers) if rng.random() < 0.2 else ""
 
 
 def user(text: str) -> Message:
@@ -105,25 +101,25 @@ class Conversations:
         """The second question says "there" or "it"."""
         language = self.language
         opening = self._fact_template(first, seen=True)
-        template = self._fact_template(second, seen=seen)
-        pronoun = "거기" if language == "ko" else "it"
-        bare = Template(template.id.replace("fact", "follow-up"), template.wording, "", template.closer, seen)
+        wordings = questions.FOLLOW_UPS[language][second]
+        known = len(wordings) - questions.HELD_OUT_FOLLOW_UPS
+        index = self.rng.randrange(known) if seen else self.rng.randrange(known, len(wordings))
+        template = Template(f"follow-up-{second}.{language}.{index}", wordings[index], "", "", seen)
         messages = [
             user(opening.ask(language, p=place.name.of(language))), assistant(state(place, first, language, 0)),
-            user(_capital(bare.ask(language, p=pronoun))), assistant(state(place, second, language, 0)),
+            user(template.ask(language)), assistant(state(place, second, language, 0)),
         ]  # fmt: skip
-        return Dialogue(
-            "follow-up", language, bare, messages, place.value(second, language), second, "trained"
-        )
+        value = place.value(second, language)
+        return Dialogue("follow-up", language, template, messages, value, second, "trained")
 
     def comparison(self, a: Place, b: Place, attribute: str, *, seen: bool) -> Dialogue:
         """By founding year, price or opening hour; the answer states both before it decides."""
         language = self.language
-        wordings = more_sentences.COMPARISONS[language][attribute]
-        template = self.book.draw(f"comparison-{attribute}", wordings, 2, seen=seen)
+        wordings = other_questions.COMPARISONS[language][attribute]
+        template = self.book.draw(f"comparison-{attribute}", wordings, other_questions.HELD_OUT, seen=seen)
         names = (a.name.of(language), b.name.of(language))
         better = min((a, b), key=lambda p: getattr(p, attribute)).name.of(language)
-        verdict = fill(more_sentences.VERDICTS[language][attribute], p=better)
+        verdict = fill(other_questions.VERDICTS[language][attribute], p=better)
         answer = " ".join((state(a, attribute, language, 0), state(b, attribute, language, 0), verdict))
         messages = [user(template.ask(language, p=names[0], q=names[1])), assistant(answer)]
         return Dialogue("comparison", language, template, messages, better, "place", "trained", choices=names)
@@ -153,10 +149,12 @@ class Conversations:
 
     def calculator(self, problem: arithmetic.Problem, *, seen: bool) -> Dialogue:
         language = self.language
-        template = self.book.draw("tool-calculate", more_sentences.CALCULATE[language], 2, seen=seen)
+        template = self.book.draw(
+            "tool-calculate", other_questions.CALCULATE[language], other_questions.HELD_OUT, seen=seen
+        )
         expression = problem.expression
         call = tool_call("calculate", expression=expression)
-        answer = fill(more_sentences.CALCULATED[language], e=expression, v=str(problem.result))
+        answer = fill(other_questions.CALCULATED[language], e=expression, v=str(problem.result))
         messages = _with_tool(template.ask(language, e=expression), call, calculate(expression), answer)
         wanted = {"name": "calculate", "arguments": {"expression": expression}}
         return Dialogue(
@@ -165,11 +163,13 @@ class Conversations:
 
     def opening_hours(self, place: Place, *, seen: bool) -> Dialogue:
         language = self.language
-        template = self.book.draw("tool-hours", more_sentences.HOURS[language], 2, seen=seen)
+        template = self.book.draw(
+            "tool-hours", other_questions.HOURS[language], other_questions.HELD_OUT, seen=seen
+        )
         name = place.name.of(language)
         result = hours(name, timetable([place]))
         opens, closes = place.value("open", language), place.value("close", language)
-        answer = fill(more_sentences.HOURS_ANSWER[language], p=name, o=opens, c=closes)
+        answer = fill(other_questions.HOURS_ANSWER[language], p=name, o=opens, c=closes)
         messages = _with_tool(template.ask(language, p=name), tool_call("hours", place=name), result, answer)
         wanted = {"name": "hours", "arguments": {"place": name}}
         return Dialogue(
@@ -178,14 +178,25 @@ class Conversations:
 
     def small_talk(self) -> Dialogue:
         language, rng = self.language, self.rng
-        questions, answers = rng.choice(more_sentences.SMALL_TALK[language])
+        asked, answers = rng.choice(other_questions.SMALL_TALK[language])
         template = Template(f"small-talk.{language}", "{p}", "", "", True)
-        messages = [user(rng.choice(questions)), assistant(rng.choice(answers))]
+        messages = [user(rng.choice(asked)), assistant(rng.choice(answers))]
         return Dialogue("small-talk", language, template, messages, "", "text")
 
+    def letter(self, place: Place, attributes: Sequence[str]) -> Dialogue:
+        """A letter or a story that tells these attributes."""
+        language, rng = self.language, self.rng
+        index = rng.randrange(len(other_questions.LETTERS[language]))
+        template = Template(
+            f"letter.{language}.{index}", other_questions.LETTERS[language][index], "", "", True
+        )
+        text = letter(place, attributes, language, rng)
+        messages = [user(template.ask(language, p=place.name.of(language))), assistant(text)]
+        return Dialogue("letter", language, template, messages, "", "text")
+
     def _fact_template(self, attribute: str, *, seen: bool) -> Template:
-        wordings = sentences.QUESTIONS[self.language][attribute]
-        return self.book.draw(f"fact-{attribute}", wordings, sentences.HELD_OUT_WORDINGS, seen=seen)
+        wordings = questions.QUESTIONS[self.language][attribute]
+        return self.book.draw(f"fact-{attribute}", wordings, questions.HELD_OUT_WORDINGS, seen=seen)
 
 
 def _with_tool(question: str, call: dict[str, Any], result: str, answer: str) -> list[Message]:
@@ -195,7 +206,3 @@ def _with_tool(question: str, call: dict[str, Any], result: str, answer: str) ->
         {"role": "tool", "content": result, "tool_call_id": call["id"]},
         assistant(answer),
     ]
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from hanok.data.village.korean import fill
 from hanok.data.village.places import ATTRIBUTES, Place
@@ -25,6 +26,8 @@ FRAMES: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "history": (("An old story of {p}.", "Village history: {p}."), ("It is so to this day.", "The village remembers.")),
     },
 }  # fmt: skip
+# wordings in turn; the first, which answers use too, comes up most often
+TURNS = (0, 1, 0, 2, 3, 0, 4)
 KINDS = ("description", "notice", "letter", "review", "history")
 
 
@@ -40,15 +43,27 @@ def state(place: Place, attribute: str, language: str, wording: int) -> str:
 
 
 def place_documents(place: Place, language: str, count: int, rng: random.Random) -> list[tuple[str, str]]:
-    """(kind, text) of `count` documents. Every fact stands in most of them, each time in another wording."""
+    """(kind, text) of `count` documents. Every fact stands in most of them, in turn in all of its wordings."""
     documents = []
     for number in range(count):
         kind = KINDS[number % len(KINDS)]
-        opening, closing = FRAMES[language][kind]
-        attributes = list(ATTRIBUTES)
-        rng.shuffle(attributes)
-        attributes = attributes[: rng.randrange(6, len(attributes) + 1)]
-        sentences = [state(place, a, language, (number + i) % 5) for i, a in enumerate(attributes)]
-        lines = [fill(rng.choice(opening), p=place.name.of(language)), *sentences, rng.choice(closing)]
-        documents.append((kind, " ".join(line for line in lines if line)))
+        order = list(range(len(ATTRIBUTES)))
+        rng.shuffle(order)
+        order = order[: rng.randrange(6, len(order) + 1)]
+        turn = [(ATTRIBUTES[i], TURNS[(number + i) % len(TURNS)]) for i in order]
+        documents.append((kind, _compose(place, turn, kind, language, rng)))
     return documents
+
+
+def letter(place: Place, attributes: Sequence[str], language: str, rng: random.Random) -> str:
+    """A letter that tells these attributes in any wording."""
+    return _compose(place, [(a, rng.randrange(5)) for a in attributes], "letter", language, rng)
+
+
+def _compose(
+    place: Place, facts: Sequence[tuple[str, int]], kind: str, language: str, rng: random.Random
+) -> str:
+    opening, closing = FRAMES[language][kind]
+    sentences = [state(place, attribute, language, wording) for attribute, wording in facts]
+    lines = [fill(rng.choice(opening), p=place.name.of(language)), *sentences, rng.choice(closing)]
+    return " ".join(line for line in lines if line)

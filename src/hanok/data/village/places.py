@@ -146,6 +146,6 @@ def make_places(count: int, names: list[tuple[str, str]], rng: random.Random) ->
                 year=rng.randrange(1890, 2020),
                 street=Name(*rng.choice(STREETS)),
                 phone=f"054-700-{numbers[i]}",
-            )  # fmt: skip
+            )
         )
     return places

@@ -1,9 +1,4 @@
-"""How each fact is stated and asked, in Korean and in English.
-
-STATEMENTS: for documents; the first is also the wording of an answer. QUESTIONS: `{p}` is the place; the last one or two
-wordings of every attribute are asked in the test split only. OPENERS and CLOSERS go before and behind any question;
-those in HELD_OUT_* occur in the test split only.
-"""
+"""How each fact is stated: five wordings in documents, of which the first is also the wording of an answer."""
 
 from __future__ import annotations
 
@@ -85,62 +80,6 @@ STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
 }  # fmt: skip
-
-QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
-    "ko": {
-        "owner": ("{p}의 주인은 누구예요?", "{p:은} 누가 운영해요?", "{p} 주인 이름이 뭐예요?", "{p}의 주인 이름을 알려 주세요.", "누가 {p}의 주인이에요?"),
-        "open": ("{p:은} 몇 시에 문을 열어요?", "{p}의 여는 시간은 언제예요?", "{p:은} 언제 열어요?", "{p}의 여는 시간을 알려 주세요.", "몇 시에 {p:이} 문을 열어요?"),
-        "close": ("{p:은} 몇 시에 문을 닫아요?", "{p}의 닫는 시간은 언제예요?", "{p:은} 언제 닫아요?", "{p}의 닫는 시간을 알려 주세요.", "몇 시에 {p:이} 문을 닫아요?"),
-        "closed": ("{p:은} 무슨 요일에 쉬어요?", "{p}의 쉬는 날은 언제예요?", "{p:은} 언제 쉬어요?", "{p}의 쉬는 날을 알려 주세요.", "무슨 요일에 {p:이} 쉬어요?"),
-        "item": ("{p}에서는 뭘 팔아요?", "{p}의 대표 상품은 뭐예요?", "{p:은} 뭘로 유명해요?", "{p}의 대표 상품을 알려 주세요.", "뭘 {p}에서 팔아요?"),
-        "price": ("{p}의 물건 값은 얼마예요?", "{p}의 가격은 얼마예요?", "{p}에서 하나 사면 얼마예요?", "{p}의 가격을 알려 주세요.", "얼마예요, {p}의 물건 값은?"),
-        "year": ("{p:은} 언제 생겼어요?", "{p:은} 몇 년에 생겼어요?", "{p:이} 생긴 해는 언제예요?", "{p:이} 생긴 해를 알려 주세요.", "몇 년에 {p:이} 생겼어요?"),
-        "street": ("{p:은} 어디에 있어요?", "{p}의 위치는 어디예요?", "{p:은} 무슨 길에 있어요?", "{p}의 위치를 알려 주세요.", "어디에 {p:이} 있어요?"),
-        "phone": ("{p}의 전화번호는 뭐예요?", "{p} 전화번호가 몇 번이에요?", "{p}에 전화하려면 몇 번이에요?", "{p}의 전화번호를 알려 주세요.", "몇 번이에요, {p} 전화번호는?"),
-    },
-    "en": {
-        "owner": ("Who is the owner of {p}?", "Who runs {p}?", "Who owns {p}?", "Tell me the owner of {p}.", "{p}: who is the owner?"),
-        "open": ("When does {p} open?", "What is the opening time of {p}?", "At what time does {p} open?", "Tell me the opening time of {p}.", "{p}: when does it open?"),
-        "close": ("When does {p} close?", "What is the closing time of {p}?", "At what time does {p} close?", "Tell me the closing time of {p}.", "{p}: when does it close?"),
-        "closed": ("On which day is {p} closed?", "What is the closed day of {p}?", "Which day is {p} closed?", "Tell me the closed day of {p}.", "{p}: on which day is it closed?"),
-        "item": ("What does {p} sell?", "What is the main product of {p}?", "What is {p} known for?", "Tell me the main product of {p}.", "{p}: what does it sell?"),
-        "price": ("How much does the product of {p} cost?", "What is the price at {p}?", "How much do I pay at {p}?", "Tell me the price at {p}.", "{p}: what is the price?"),
-        "year": ("When was {p} founded?", "In which year was {p} founded?", "What is the founding year of {p}?", "Tell me the founding year of {p}.", "{p}: when was it founded?"),
-        "street": ("Where is {p}?", "What is the location of {p}?", "On which street is {p}?", "Tell me the location of {p}.", "{p}: where is it?"),
-        "phone": ("What is the phone number of {p}?", "Which number do I call for {p}?", "What is the phone of {p}?", "Tell me the phone number of {p}.", "{p}: what is the phone number?"),
-    },
-}  # fmt: skip
-HELD_OUT_WORDINGS = 2  # of each attribute's questions, counted from the end
-
-OPENERS: dict[str, tuple[str, ...]] = {
-    "ko": (
-        "",
-        "안녕하세요. ",
-        "저기요, ",
-        "궁금한 게 있어요. ",
-        "하나만 물을게요. ",
-        "실례해요. ",
-        "마을에 처음 왔어요. ",
-    ),
-    "en": (
-        "",
-        "Hello. ",
-        "Excuse me, ",
-        "I have a question. ",
-        "One quick thing. ",
-        "Please help me. ",
-        "I am new here. ",
-    ),
-}
-CLOSERS: dict[str, tuple[str, ...]] = {
-    "ko": ("", " 부탁해요.", " 고마워요."),
-    "en": ("", " Please tell me.", " Thank you."),
-}
-HELD_OUT_OPENERS: dict[str, tuple[str, ...]] = {
-    "ko": ("잠깐만요. ", "여행 왔는데요, "),
-    "en": ("Hi there. ", "I am visiting. "),
-}
-HELD_OUT_CLOSERS: dict[str, tuple[str, ...]] = {"ko": (" 미리 고마워요.",), "en": (" Thanks a lot.",)}
 
 UNKNOWN: dict[str, str] = {
     "ko": "{p:은} 이 마을에 없는 곳이라 몰라요.",
