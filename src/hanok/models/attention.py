@@ -11,6 +11,8 @@ from torch import Tensor
 
 from hanok.models.ragged import Ragged
 
+CACHE_BLOCK = 64  # tokens
+
 
 def ragged_attention(
     q_NHK: Tensor, k_NGK: Tensor, v_NGV: Tensor, ragged: Ragged, *, scale: float, window: int | None = None
@@ -54,16 +56,24 @@ def cached_attention(
 def _decode(
     q_BHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, ragged: Ragged, *, scale: float, window: int | None
 ) -> Tensor:
+    """One new token a sequence. Neither shapes nor the order of sums depend on the longest sequence of the batch, so
+    that a sequence's numbers do not either: caches are read in whole blocks, and values are summed block by block."""
     assert ragged.offsets_B is not None
     longest = int(ragged.offsets_B.max()) + 1
-    k, v = k_BTGK[:, :longest].transpose(1, 2), v_BTGV[:, :longest].transpose(1, 2)
-    column, last = torch.arange(longest), ragged.offsets_B[:, None]
-    mask = column <= last if window is None else (column <= last) & (column > last - window)
-    grouped = q_BHK.shape[1] != k.shape[1]
-    o = F.scaled_dot_product_attention(
-        q_BHK[:, :, None], k, v, attn_mask=mask[:, None, None], scale=scale, enable_gqa=grouped
+    blocks = -(-longest // CACHE_BLOCK)
+    k_BGTK, v_BGTV = (x[:, : blocks * CACHE_BLOCK].transpose(1, 2) for x in (k_BTGK, v_BTGV))
+    column_T, last_B1 = torch.arange(blocks * CACHE_BLOCK), ragged.offsets_B[:, None]
+    seen_BT = column_T <= last_B1 if window is None else (column_T <= last_B1) & (column_T > last_B1 - window)
+    q_BGHK = q_BHK.unflatten(1, (k_BGTK.shape[1], -1))
+    scores_BGHT = ((q_BGHK @ k_BGTK.transpose(2, 3)).float() * scale).masked_fill(
+        ~seen_BT[:, None, None], -torch.inf
     )
-    return o.squeeze(2)
+    weights_BGHT = scores_BGHT.softmax(-1).to(q_BHK.dtype)
+    o_BGHV = q_BGHK.new_zeros(*q_BGHK.shape[:3], v_BGTV.shape[3])
+    for start in range(0, blocks * CACHE_BLOCK, CACHE_BLOCK):
+        block = slice(start, start + CACHE_BLOCK)
+        o_BGHV = o_BGHV + weights_BGHT[..., block] @ v_BGTV[:, :, block]
+    return o_BGHV.flatten(1, 2)
 
 
 def _window_mask(length: int, window: int) -> Tensor:
@@ -72,11 +82,11 @@ def _window_mask(length: int, window: int) -> Tensor:
 
 
 def write_cache(cache_BTx: Tensor, new_Nx: Tensor, ragged: Ragged) -> Tensor:
-    """Append each sequence's new rows behind its offset, in place where they fit; grows by doubling."""
+    """Append each sequence's new rows behind its offset, in place where they fit; grows by doubling, in whole blocks."""
     assert ragged.offsets_B is not None
     needed = int((ragged.offsets_B + torch.tensor(ragged.lengths)).max()) if ragged.lengths else 0
     if needed > cache_BTx.shape[1]:
-        room = max(needed, 2 * cache_BTx.shape[1], 64)
+        room = -(-max(needed, 2 * cache_BTx.shape[1]) // CACHE_BLOCK) * CACHE_BLOCK
         grown = cache_BTx.new_zeros(cache_BTx.shape[0], room, *cache_BTx.shape[2:])
         grown[:, : cache_BTx.shape[1]] = cache_BTx
         cache_BTx = grown

@@ -1,0 +1,137 @@
+"""One request on its way through the engine."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hanok.engine.api import Completion, Delta, FinishReason, Request, Usage
+from hanok.engine.sampler import Choice, Draw
+from hanok.engine.text import StopCutter
+from hanok.tokens.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from hanok.models.state import DecoderState
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """Args:
+    listener: told every delta, in the engine's thread. failed: told of an error that ended the request.
+    limit: completion tokens at most. prefilled: prompt tokens that the state has seen. state: while prefilling.
+    """
+
+    request: Request
+    arrival: int
+    seed: int
+    stop_ids: frozenset[int]
+    limit: int
+    listener: Callable[[Delta], None]
+    failed: Callable[[Exception], None]
+    stops: _StopStrings | None
+    prefilled: int = 0
+    state: DecoderState | None = None
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    tops: list[dict[int, float]] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    cancelled: bool = False
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Lower runs first."""
+        return self.request.priority, self.arrival
+
+    @property
+    def draw(self) -> Draw:
+        early = len(self.ids) < self.request.params.min_tokens
+        return Draw(
+            self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, self.ids,
+            tuple(self.stop_ids) if early else (),
+        )  # fmt: skip
+
+    def is_over(self) -> bool:
+        """Whether to stop before the next step: cancelled, or past its deadline."""
+        deadline = self.request.deadline
+        return self.cancelled or (deadline is not None and time.monotonic() >= deadline)
+
+    def take(self, choice: Choice) -> None:
+        """Append a token, decide whether it is the last, and tell the listener."""
+        if choice.token in self.stop_ids:
+            self.finish("stop")
+            return
+        self.ids.append(choice.token)
+        with_logprobs = choice.logprob is not None
+        if choice.logprob is not None:
+            self.logprobs.append(choice.logprob)
+            self.tops.append(dict(choice.top or {}))
+        if self.stops is not None and self.stops.completed_by(choice.token, counted=self._counted):
+            self.finish_reason = "stop"
+        elif len(self.ids) >= self.limit:
+            self.finish_reason = "length"
+        self.listener(
+            Delta(
+                ids=(choice.token,),
+                logprobs=(self.logprobs[-1],) if with_logprobs else None,
+                top_logprobs=(self.tops[-1],) if with_logprobs else None,
+                finish_reason=self.finish_reason,
+                usage=self.usage if self.finish_reason else None,
+            )
+        )
+
+    def finish(self, reason: FinishReason) -> None:
+        self.finish_reason = reason
+        self.listener(Delta(ids=(), finish_reason=reason, usage=self.usage))
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(prompt_tokens=len(self.request.prompt_ids), completion_tokens=len(self.ids))
+
+    @property
+    def completion(self) -> Completion:
+        assert self.finish_reason is not None
+        reported = self.request.params.logprobs is not None
+        return Completion(
+            ids=tuple(self.ids), finish_reason=self.finish_reason, usage=self.usage,
+            logprobs=tuple(self.logprobs) if reported else None,
+            top_logprobs=tuple(self.tops) if reported else None,
+        )  # fmt: skip
+
+    @property
+    def _counted(self) -> bool:
+        return len(self.ids) >= self.request.params.min_tokens
+
+
+class _StopStrings:
+    """Watches the text of an answer for its stop strings."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+        self._decoder = tokenizer.stream_decoder()
+        self._cutter = StopCutter(stop)
+
+    def completed_by(self, token: int, *, counted: bool) -> bool:
+        """`counted`: the answer is long enough for a stop string to end it."""
+        self._cutter.push(self._decoder.push(token))
+        return self._cutter.stopped and counted
+
+
+def new_generation(
+    request: Request, *, arrival: int, tokenizer: Tokenizer, context: int,
+    listener: Callable[[Delta], None], failed: Callable[[Exception], None],
+) -> Generation:  # fmt: skip
+    params = request.params
+    room = context - len(request.prompt_ids) + 1  # the last token is never fed back
+    ends = () if params.ignore_eos else tokenizer.stop_ids
+    return Generation(
+        request=request,
+        arrival=arrival,
+        seed=secrets.randbits(63) if params.seed is None else params.seed,
+        stop_ids=frozenset((*ends, *params.stop_ids)),
+        limit=min(room, params.max_tokens or room),
+        listener=listener,
+        failed=failed,
+        stops=_StopStrings(tokenizer, params.stop) if params.stop else None,
+    )

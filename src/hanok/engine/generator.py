@@ -1,0 +1,237 @@
+"""The engine in this process: one thread runs the model for everybody who asks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hanok.engine.api import Completion, Delta, Request
+from hanok.engine.generation import Generation, new_generation
+from hanok.engine.scheduler import Scheduler
+from hanok.errors import ConfigError, ContextLengthError, InputError
+from hanok.models.checkpoint import load_model
+from hanok.reporting import log
+from hanok.tokens.tokenizer import Tokenizer
+
+IDLE_SECONDS = 5.0  # the thread ends when nobody has asked for this long, and starts again by itself
+_ROWS = 512  # logits computed at a time when scoring
+
+
+class LocalEngine:
+    """Implements `hanok.engine.api.Engine` over a model directory. Any thread may call any method.
+
+    With `stop` strings, ids end with the token that completes one; `hanok.engine.text` cuts the text.
+    Reported logprobs are the model's own, before penalties, bias and temperature.
+
+    Args:
+        threads: for torch, in the whole process; None leaves it alone.
+        dtype: of weights and matrix products.
+        max_running: sequences that decode together at most.
+    """
+
+    def __init__(
+        self, model_dir: Path, *, threads: int | None = None, dtype: torch.dtype = torch.float32, max_running: int = 128,
+    ) -> None:  # fmt: skip
+        if max_running < 1:
+            raise ConfigError(f"max_running = {max_running}", remedy="it must be at least 1")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.tokenizer = Tokenizer.load(model_dir)
+        self.decoder = load_model(model_dir, dtype=dtype).requires_grad_(False)
+        self.decoder.set_compute_dtype(dtype)
+        self.max_context = self.decoder.config.max_context
+        self._scheduler = Scheduler(self.decoder, max_running=max_running)
+        self._arrivals = itertools.count()
+        self._inbox: list[Generation] = []
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._model = threading.Lock()  # held while the weights are read
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Complete all requests, batched; results in the order given.
+
+        Raises:
+            InputError, ContextLengthError: a request that cannot run; none of them is started.
+        """
+        for request in requests:
+            self.check(request)
+        done = threading.Semaphore(0)
+        errors: list[Exception] = []
+
+        def listen(delta: Delta) -> None:
+            if delta.finish_reason is not None:
+                done.release()
+
+        def fail(error: Exception) -> None:
+            errors.append(error)
+            done.release()
+
+        generations = [self._new(request, listen, fail) for request in requests]
+        self._submit(generations)
+        try:
+            for _ in generations:
+                done.acquire()
+        except BaseException:
+            self._cancel(generations)
+            raise
+        if errors:
+            raise errors[0]
+        return [generation.completion for generation in generations]
+
+    def stream(self, request: Request) -> AsyncIterator[Delta]:
+        """Deltas as they come. Closing the iterator, or cancelling the task that reads it, cancels the request.
+
+        Raises:
+            InputError, ContextLengthError: at once, before the first delta.
+        """
+        self.check(request)
+        return self._deltas(request)
+
+    def score(self, ids: Sequence[int]) -> list[float]:
+        """log p(ids[t] | ids[:t]) for t >= 1, in nats."""
+        self._check_ids(ids, what="the sequence")
+        if len(ids) < 2:
+            return []
+        with self._model, torch.inference_mode():
+            hidden_ND, _ = self.decoder(torch.tensor(ids), torch.tensor([0, len(ids)], dtype=torch.int32))
+            targets_N = torch.tensor(ids[1:])
+            scores: list[float] = []
+            for start in range(0, len(ids) - 1, _ROWS):
+                logits_NV = self.decoder.logits(hidden_ND[:-1][start : start + _ROWS])
+                chosen = logits_NV.log_softmax(-1).gather(1, targets_N[start : start + _ROWS, None])
+                scores += chosen.squeeze(1).tolist()
+        return scores
+
+    def embed(self, ids: Sequence[int], layer: int) -> Tensor:
+        """Hidden vectors [len(ids), D], float32, after block `layer` (from 0), or after the final norm (-1)."""
+        self._check_ids(ids, what="the sequence")
+        layers = self.decoder.config.num_layers
+        if not -1 <= layer < layers:
+            raise InputError(
+                f"layer = {layer} of a model with {layers} layers", remedy=f"choose -1 to {layers - 1}"
+            )
+        kept: list[Tensor] = []
+        with self._model, torch.inference_mode():
+            module = self.decoder.norm if layer == -1 else self.decoder.layers[layer]
+
+            def keep(_module: object, _inputs: object, output: Tensor) -> None:
+                kept.append(output)
+
+            hook = module.register_forward_hook(keep)
+            try:
+                self.decoder(torch.tensor(ids), torch.tensor([0, len(ids)], dtype=torch.int32))
+            finally:
+                hook.remove()
+        return kept[0].float()
+
+    def update_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace named tensors in place, between two steps; running requests go on with the new weights."""
+        mine = dict(self.decoder.named_parameters())
+        for name, tensor in weights.items():
+            if name not in mine or mine[name].shape != tensor.shape:
+                known = tuple(mine[name].shape) if name in mine else "no such tensor"
+                raise InputError(
+                    f"{name} of shape {tuple(tensor.shape)}: the model has {known}", remedy="give its tensors"
+                )
+        with self._model, torch.no_grad():
+            for name, tensor in weights.items():
+                mine[name].copy_(tensor)
+
+    def check(self, request: Request) -> None:
+        """Raises InputError or ContextLengthError if the request cannot run."""
+        self._check_ids(request.prompt_ids, what="the prompt")
+        if request.adapter is not None:
+            raise InputError(
+                f'adapter = "{request.adapter}"', remedy="this engine serves one model without adapters"
+            )
+        unknown = [
+            token for token in request.params.logit_bias if not 0 <= token < self.decoder.config.vocab_size
+        ]
+        if unknown:
+            raise InputError(
+                f"logit_bias names token {unknown[0]}",
+                remedy=f"ids go up to {self.decoder.config.vocab_size - 1}",
+            )
+
+    def _check_ids(self, ids: Sequence[int], *, what: str) -> None:
+        if not ids:
+            raise InputError(f"{what} is empty", remedy="give at least one token")
+        if len(ids) > self.max_context:
+            raise ContextLengthError(prompt=len(ids), limit=self.max_context)
+        vocabulary = self.decoder.config.vocab_size
+        if not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise InputError(
+                f"{what} holds a token outside 0 to {vocabulary - 1}",
+                remedy="encode it with this model's tokeniser",
+            )
+
+    async def _deltas(self, request: Request) -> AsyncIterator[Delta]:
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
+
+        def put(item: Delta | Exception) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(queue.put_nowait, item)
+
+        generation = self._new(request, put, put)
+        self._submit([generation])
+        try:
+            while True:
+                item = await queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.finish_reason is not None:
+                    return
+        finally:
+            self._cancel([generation])
+
+    def _new(
+        self, request: Request, listen: Callable[[Delta], None], fail: Callable[[Exception], None]
+    ) -> Generation:
+        return new_generation(
+            request, arrival=next(self._arrivals), tokenizer=self.tokenizer, context=self.max_context,
+            listener=listen, failed=fail,
+        )  # fmt: skip
+
+    def _submit(self, generations: Sequence[Generation]) -> None:
+        with self._wake:
+            self._inbox += generations
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="hanok-engine", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def _cancel(self, generations: Sequence[Generation]) -> None:
+        for generation in generations:
+            generation.cancelled = True
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if not self._inbox and not self._scheduler.has_work():
+                    self._wake.wait(IDLE_SECONDS)
+                    if not self._inbox:
+                        self._thread = None
+                        return
+                arrived, self._inbox = self._inbox, []
+            for generation in arrived:
+                self._scheduler.add(generation)
+            if self._scheduler.has_work():
+                self._step()
+
+    def _step(self) -> None:
+        try:
+            with self._model, torch.inference_mode():
+                self._scheduler.step()
+        except Exception as error:
+            log.exception("the engine failed; the requests under way are lost")
+            for generation in self._scheduler.abandon():
+                generation.failed(error)

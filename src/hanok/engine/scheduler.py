@@ -1,0 +1,133 @@
+"""Who runs next: prompts are read in pieces, between them all running sequences decode one token together.
+
+Borders between the pieces of a prompt lie at absolute multiples of `PIECE`, itself a multiple of the 64 tokens of the
+chunked recurrence, whatever else is running; so a prompt is computed in the same way in any company.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hanok.engine.batch import ROW_MULTIPLE, DecodeBatch
+from hanok.engine.generation import Generation
+from hanok.engine.sampler import choose
+from hanok.models.decoder import Decoder
+from hanok.models.state import DecoderState
+
+PIECE = 512
+PREFILL_BUDGET = (
+    2048  # prompt tokens between two decode steps: running answers stutter no longer than this takes
+)
+
+
+class Scheduler:
+    """All requests of one engine. `add`, then `step` until `has_work()` is false."""
+
+    def __init__(self, decoder: Decoder, *, max_running: int) -> None:
+        self._decoder = decoder
+        self._max_running = max_running
+        self._waiting: list[tuple[tuple[int, int], Generation]] = []
+        self._prefilling: list[Generation] = []
+        self._batch = DecodeBatch(decoder)
+
+    def add(self, generation: Generation) -> None:
+        heapq.heappush(self._waiting, (generation.order, generation))
+
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._prefilling or self._batch.active)
+
+    def step(self) -> None:
+        """Some prompt pieces, then one token for every running sequence."""
+        self._drop_cancelled()
+        while self._waiting and len(self._prefilling) + len(self._batch.active) < self._max_running:
+            self._prefilling.append(heapq.heappop(self._waiting)[1])
+        if self._prefilling:
+            self._prefill()
+        if self._batch.active:
+            self._take(*self._batch.step())
+            self._batch.release()
+
+    def abandon(self) -> list[Generation]:
+        """Forget everything (after an error); returns what was under way."""
+        lost = [*(g for _, g in self._waiting), *self._prefilling, *self._batch.active]
+        self._waiting, self._prefilling, self._batch = [], [], DecodeBatch(self._decoder)
+        return lost
+
+    def _prefill(self) -> None:
+        pieces: list[Generation] = []
+        room = PREFILL_BUDGET
+        for generation in sorted(self._prefilling, key=lambda g: g.order):
+            room -= _piece_length(generation)
+            if pieces and room < 0:
+                break
+            pieces.append(generation)
+        # a piece of one token takes the decode path of the layers; whether it does must not depend on its company
+        for group in (
+            [g for g in pieces if _piece_length(g) > 1],
+            [g for g in pieces if _piece_length(g) == 1],
+        ):
+            if group:
+                self._read(group)
+        self._prefilling = [
+            g for g in self._prefilling if g.state is not None or not (g.ids or g.finish_reason)
+        ]
+
+    def _read(self, group: Sequence[Generation]) -> None:
+        """Run one piece of each prompt; those that are through get their first token and join the batch."""
+        lengths = [_piece_length(g) for g in group]
+        ids = [
+            token
+            for g, n in zip(group, lengths, strict=True)
+            for token in g.request.prompt_ids[g.prefilled :][:n]
+        ]
+        spare = -sum(lengths) % ROW_MULTIPLE  # tokens of company that round the matrices up
+        company = [1] * spare if max(lengths) == 1 else [spare] if spare else []
+        states = [g.state or self._decoder.new_state(1) for g in group]
+        state = DecoderState.concatenate([*states, self._decoder.new_state(len(company))])
+        bounds = torch.tensor([0, *lengths, *company]).cumsum(0).to(torch.int32)
+        hidden_ND, _ = self._decoder(torch.tensor([*ids, *[0] * spare]), bounds, state)
+        through = []
+        for b, (generation, length) in enumerate(zip(group, lengths, strict=True)):
+            generation.prefilled += length
+            if generation.prefilled == len(generation.request.prompt_ids):
+                through.append(b)
+                generation.state = None
+            else:
+                generation.state = state.select([b])
+        if not through:
+            return
+        self._take([group[b] for b in through], self._last_logits(hidden_ND, bounds, through))
+        alive = [b for b in through if group[b].finish_reason is None]
+        if alive:
+            self._batch.admit([group[b] for b in alive], state.select(alive))
+
+    def _last_logits(self, hidden_ND: Tensor, bounds: Tensor, sequences: Sequence[int]) -> Tensor:
+        last = [int(bounds[b + 1]) - 1 for b in sequences]
+        padded = last + last[:1] * (-len(last) % ROW_MULTIPLE)
+        return self._decoder.logits(hidden_ND[padded])[: len(last)]
+
+    def _take(self, generations: Sequence[Generation], logits_BV: Tensor) -> None:
+        for generation, choice in zip(
+            generations, choose(logits_BV, [g.draw for g in generations]), strict=True
+        ):
+            generation.take(choice)
+
+    def _drop_cancelled(self) -> None:
+        everyone = [*(g for _, g in self._waiting), *self._prefilling, *self._batch.active]
+        over = [g for g in everyone if g.is_over()]
+        if not over:
+            return
+        for generation in over:
+            generation.finish("cancelled")
+        self._waiting = [entry for entry in self._waiting if entry[1].finish_reason is None]
+        heapq.heapify(self._waiting)
+        self._prefilling = [g for g in self._prefilling if g.finish_reason is None]
+        self._batch.release()
+
+
+def _piece_length(generation: Generation) -> int:
+    return min(PIECE, len(generation.request.prompt_ids) - generation.prefilled)

@@ -1,0 +1,112 @@
+"""Between ids and text, above the engine: prompts from messages, and answers from ids as they come.
+
+The engine ends a completion with the token that completes a stop string; the text is cut exactly, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hanok.tokens.control import THINK, THINK_END, TOOL_CALL
+from hanok.tokens.tokenizer import Tokenizer
+
+
+def chat_prompt(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Any] | None = None
+) -> list[int]:
+    """Ids of a conversation up to where the assistant speaks, behind the separator that every training document has."""
+    ids = tokenizer.encode_chat(messages, tools=tools, add_generation_prompt=True).ids
+    return ids if ids[:1] == [tokenizer.bos_id] else [tokenizer.bos_id, *ids]
+
+
+def completion_text(tokenizer: Tokenizer, ids: Iterable[int], stop: Sequence[str] = ()) -> str:
+    """Text of a completion, cut at the first stop string."""
+    cutter = StopCutter(stop)
+    return cutter.push(tokenizer.decode(ids)) + cutter.flush()
+
+
+class StopCutter:
+    """Passes text on until a stop string occurs; holds back what may be the beginning of one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+        self.stopped = False
+
+    def push(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + text
+        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """What was held back, once no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` with which `stop` begins."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-length:]):
+            return length
+    return 0
+
+
+class AnswerStream:
+    """One assistant turn: content as it comes, tool calls at its end. Unstreamed answers go through it too, so that
+    streaming changes nothing.
+
+    Reasoning between `<think>` and `</think>` is left out. From the first tool call on, nothing is streamed.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, stop: Sequence[str] = (), tools: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = tokenizer.stream_decoder()
+        self._cutter = StopCutter(stop)
+        self._name_of = {number: name for name, number in tokenizer.special.items()}
+        self._tools = tools
+        self._ids: list[int] = []
+        self._thinking = self._calling = False
+        self._newlines = ""
+        self.content = ""
+
+    def push(self, ids: Iterable[int]) -> str:
+        """The content that these ids add."""
+        return "".join(map(self._push, ids))
+
+    def finish(self) -> tuple[str, list[dict[str, Any]]]:
+        """The rest of the content, and the tool calls."""
+        if self._calling and not self._cutter.stopped:
+            content, calls = self._tokenizer.parse_assistant(self._ids)
+            rest = content.removeprefix(self.content) if content.startswith(self.content) else ""
+            self.content += rest
+            return rest, calls
+        text = self._newlines + self._cutter.push(self._decoder.flush()) + self._cutter.flush()
+        self.content += text
+        return text, []
+
+    def _push(self, token: int) -> str:
+        self._ids.append(token)
+        name = self._name_of.get(token)
+        self._calling |= self._tools and name == TOOL_CALL
+        if name in (THINK, THINK_END):
+            self._thinking = name == THINK
+        if self._calling or self._thinking or name is not None:
+            return ""
+        text = self._newlines + self._cutter.push(self._decoder.push(token))
+        if not self.content:
+            text = text.lstrip("\n")
+        shown = text.rstrip(
+            "\n"
+        )  # line ends wait: before a tool call they are the template's, not the answer's
+        self._newlines = text[len(shown) :]
+        self.content += shown
+        return shown
