@@ -1,6 +1,6 @@
 """In the same time, on the same shards: our default against transformers' Llama under its Trainer.
 
-    python benchmarks/train_vs_transformers.py [--quick] [--json] [--minutes 5] [--shards DIR]
+python benchmarks/train_vs_transformers.py [--quick] [--json] [--minutes 5] [--shards DIR]
 """
 
 from hanok.bench.train import main
