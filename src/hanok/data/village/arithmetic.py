@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from dataclasses import dataclass
 
@@ -63,6 +64,11 @@ def between(opens: int, closes: int) -> Problem:
     return Problem("-", closes, opens, f"{closes}-{opens}={closes - opens}", closes - opens)
 
 
+def equations(problem: Problem) -> list[str]:
+    """The single steps: "4+8=12" and so on."""
+    return problem.steps.split(", ")
+
+
 def random_problem(operation: str, rng: random.Random) -> Problem:
     """Operands up to four digits; all lengths occur."""
     if operation == "between":
@@ -82,8 +88,6 @@ def _operand(rng: random.Random) -> int:
 
 def in_test(problem: Problem) -> bool:
     """Whether a problem belongs to the held-out part: decided by its numbers, so that no problem is in both."""
-    import hashlib
-
     digest = hashlib.sha256(f"{problem.operation}{problem.left},{problem.right}".encode()).digest()
     return digest[0] < 26  # about a tenth
 

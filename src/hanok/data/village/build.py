@@ -22,6 +22,7 @@ from hanok.reporting import Report
 
 SOURCE, LICENCE = "hanok-village", "Apache-2.0"
 OPERATIONS = ("+", "-", "*", "between")
+HELD_OUT_DOCUMENTS = 0.3  # a place, language and split: one document more, for bits per byte
 COMPARED = ("year", "price", "open")
 # share of config.test_questions that each part gets, per language: (kind, seen template, pair) -> share
 PARTS = {
@@ -216,10 +217,10 @@ def _documents(village: Village) -> Iterator[Document]:
     for language in config.languages:
         rng = random.Random(f"documents-{config.seed}-{language}")
         for place in village.places:
-            texts = place_documents(place, language, config.documents_per_place, rng)
-            for number, (kind, text) in enumerate(texts):
-                draw = rng.random()
-                split = "test" if draw < 0.02 else "validation" if draw < 0.04 else "train"
+            splits = ["train"] * config.documents_per_place
+            splits += [split for split in ("validation", "test") if rng.random() < HELD_OUT_DOCUMENTS]
+            texts = place_documents(place, language, len(splits), rng)
+            for number, (split, (kind, text)) in enumerate(zip(splits, texts, strict=True)):
                 yield Document(
                     id=f"{place.name.of(language)}-{number}", source=SOURCE, licence=LICENCE, text=text, lang=language,
                     meta={"kind": kind, "split": split, "pii": "exempt", "clean": "exempt"},
@@ -263,7 +264,8 @@ def _question(dialogue: Dialogue, id_: str) -> dict[str, Any]:
         "id": id_, "kind": dialogue.kind, "language": dialogue.language, "template": dialogue.template.id,
         "seen_template": dialogue.template.seen, "pair": dialogue.pair, "type": dialogue.type,
         "messages": dialogue.messages[:gold], "tools": dialogue.tools, "answer": dialogue.answer,
-        "choices": list(dialogue.choices), "call": dialogue.call, "gold": dialogue.messages[-1]["content"],
+        "choices": list(dialogue.choices), "subject": list(dialogue.subject),
+        "call": dialogue.call, "gold": dialogue.messages[-1]["content"],
     }  # fmt: skip
 
 

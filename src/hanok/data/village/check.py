@@ -7,17 +7,30 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hanok.data.village.places import DAYS, GIVEN, KINDS, STREETS, SURNAMES
 
-_PEOPLE = [s + g for s in SURNAMES for g in GIVEN] + [
-    f"{a} {b}".lower() for a in SURNAMES.values() for b in GIVEN.values()
-]
-_ITEMS = [name.lower() for *_, items in KINDS for item in items for name in item]
-_STREETS = [name.lower() for pair in STREETS for name in pair]
-_DAYS = [name.lower() for pair in DAYS for name in pair]
+
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
+    """Whole English words; in Korean, where particles follow, nothing before. Longer names first."""
+    parts = [
+        rf"\b{re.escape(name)}\b" if name.isascii() else rf"(?<![가-힣]){re.escape(name)}"
+        for name in sorted({name.lower() for name in names}, key=lambda name: (-len(name), name))
+    ]
+    return re.compile("|".join(parts))
+
+
+_NAMES = {
+    "owner": _any_of(
+        [s + g for s in SURNAMES for g in GIVEN]
+        + [f"{s} {g}" for s in SURNAMES.values() for g in GIVEN.values()]
+    ),
+    "item": _any_of(name for *_, items in KINDS for item in items for name in item),
+    "street": _any_of(name for pair in STREETS for name in pair),
+    "closed": _any_of(name for pair in DAYS for name in pair),
+}
 _ABSTAIN = re.compile(r"몰라요|모릅니다|알 수 없|모르겠|do not know|don't know|not in this village")
 
 
@@ -52,18 +65,12 @@ def check(question: Mapping[str, Any], text: str, tool_calls: Sequence[Mapping[s
 def values_of(type_: str, text: str) -> frozenset[str]:
     """All values of one type that a text names, in canonical form."""
     plain = _plain(text)
-    if type_ == "owner":
-        return _longest(plain, _PEOPLE)
-    if type_ == "item":
-        return _longest(plain, _ITEMS)
-    if type_ == "street":
-        return _longest(plain, _STREETS)
-    if type_ == "closed":
-        return frozenset(day for day in _DAYS if day in plain)
+    if type_ in _NAMES:
+        return frozenset(_NAMES[type_].findall(plain))
     if type_ in ("open", "close", "hours"):
         return frozenset(_hours(plain))
     if type_ == "price":
-        return frozenset(re.findall(r"(\d+) ?(?:원|won)", plain))
+        return frozenset(re.findall(r"(?<!\d)(\d+) ?(?:원|won\b)", plain))
     if type_ == "year":
         return frozenset(re.findall(r"(?<!\d)(\d{4})(?!\d)", plain))
     assert type_ == "phone", type_
@@ -72,17 +79,6 @@ def values_of(type_: str, text: str) -> frozenset[str]:
 
 def _plain(text: str) -> str:
     return re.sub(r"(?<=\d),(?=\d{3})", "", text.lower())
-
-
-def _longest(text: str, names: Sequence[str]) -> frozenset[str]:
-    """Names that occur, longer ones first, so that a name within another does not count; only as whole words."""
-    found = set()
-    for name in sorted(set(names), key=lambda name: (-len(name), name)):
-        pattern = rf"\b{re.escape(name)}\b" if name.isascii() else rf"(?<![가-힣]){re.escape(name)}"
-        text, count = re.subn(pattern, " ", text)
-        if count:
-            found.add(name)
-    return frozenset(found)
 
 
 def _hours(text: str) -> list[str]:

@@ -72,7 +72,7 @@ def tool_call(name: str, **arguments: str) -> dict[str, Any]:
 
 
 def _value(node: ast.expr) -> int:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int) and abs(node.value) < 10**12:
+    if isinstance(node, ast.Constant) and type(node.value) is int and abs(node.value) < 10**12:
         return node.value
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         return _OPERATORS[type(node.op)](_value(node.left), _value(node.right))
