@@ -425,7 +425,10 @@ def test_f05_exit_codes(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
     code, _ = finish(process)
-    assert code == 128 + signal.SIGTERM
+    assert code in (
+        128 + signal.SIGTERM,
+        -signal.SIGTERM,
+    )  # the latter if it came while Python was shutting down
     assert time.monotonic() - begin < 1
 
 
