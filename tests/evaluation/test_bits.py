@@ -73,7 +73,7 @@ def test_a_limit_takes_whole_documents_from_the_front(house: House) -> None:
 def test_a_document_longer_than_the_context_is_scored_once_in_windows(house: House) -> None:
     lengths = house.tokenizer.byte_lengths
     tokens = np.tile(
-        np.asarray(house.tokenizer.encode("나무와 돌과 물과 바람 and so on. "), dtype=np.uint16), 60
+        np.asarray(house.tokenizer.encode("나무와 돌과 물과 바람 and so on. "), dtype=np.uint16), 150
     )
     whole = TokenSplit(
         name="text-test", tokens=tokens, offsets=np.array([0, len(tokens)]), bytes=np.array([0]), mask=None
