@@ -46,7 +46,7 @@ lint: setup-dev
 	$(BIN)/ruff format --check .
 
 types: setup-dev
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 check: lint types test  ## what CI runs
 
