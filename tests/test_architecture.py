@@ -14,6 +14,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "hanok"
 BELOW_ALL = {"errors", "artefacts", "reporting"}
 # room -> rooms that it may import besides itself and those below all
 MAY_IMPORT: dict[str, set[str]] = {
+    "__main__": {"cli"},
     "errors": set(),
     "artefacts": set(),
     "reporting": set(),

@@ -11,24 +11,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hanok.kernels.native import address, native, native_available
+from hanok.kernels.native import address, native, runs_native
 
 Activation = Literal["silu"] | None
+MOST_TAPS = 8  # of the native form
 
 
 def short_conv(
     x_ND: Tensor, weight_DW: Tensor, cu_seqlens: Tensor,
     initial_state_BDW1: Tensor | None = None, activation: Activation = "silu", output_final_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Returns y_ND (float32) and, if asked for, the last W-1 inputs of each sequence [B, D, W-1], oldest first."""
-    x_ND = x_ND.float().contiguous()
+    """Returns y_ND (float32) of x_ND (float32 or bfloat16) and, if asked for, the last W-1 inputs of each sequence,
+    [B, D, W-1], oldest first."""
     taps = weight_DW.shape[1]
-    if native_available() and x_ND.device.type == "cpu":
-        initial = None if initial_state_BDW1 is None else initial_state_BDW1.float().contiguous()
+    if runs_native(x_ND) and taps <= MOST_TAPS:
+        x_ND = x_ND.contiguous()
+        initial = initial_state_BDW1
+        if initial is not None:
+            initial = initial.transpose(1, 2).to(x_ND.dtype).contiguous()
         bounds = cu_seqlens.to(torch.int32).contiguous()
         y_ND = _Conv.apply(x_ND, weight_DW.float().contiguous(), initial, bounds, activation == "silu")
     else:
-        y_ND = reference_conv(x_ND, weight_DW.float(), cu_seqlens, initial_state_BDW1, activation)
+        y_ND = reference_conv(x_ND.float(), weight_DW.float(), cu_seqlens, initial_state_BDW1, activation)
     state = _last_inputs(x_ND, cu_seqlens, initial_state_BDW1, taps) if output_final_state else None
     return y_ND, state  # type: ignore[return-value]
 
@@ -64,30 +68,23 @@ class _Conv(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, initial: Tensor | None, bounds: Tensor, silu: bool
     ) -> Tensor:
-        module = native()
-        assert module is not None
         shape = [bounds.shape[0] - 1, x.shape[1], weight.shape[1]]
-        y = torch.empty_like(x)
-        module.conv_forward(
-            address(x), address(weight), address(initial), address(bounds), shape, silu, address(y)
-        )
+        y = torch.empty(x.shape)
+        pointers = [address(t) for t in (x, initial, weight, bounds, y)]
+        native().conv_forward(pointers, shape, silu, x.dtype == torch.bfloat16)
         ctx.save_for_backward(x, weight, initial, bounds)
         ctx.settings = (shape, silu)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        module = native()
-        assert module is not None
         x, weight, initial, bounds = ctx.saved_tensors
         shape, silu = ctx.settings
         d_y, d_x, d_weight = grads[0].contiguous(), torch.empty_like(x), torch.empty_like(weight)
-        d_initial = None if initial is None else torch.empty_like(initial)
-        module.conv_backward(
-            address(x), address(weight), address(initial), address(bounds), shape, silu,
-            address(d_y), address(d_x), address(d_weight), address(d_initial),
-        )  # fmt: skip
-        return d_x, d_weight, d_initial, None, None
+        d_initial = None if initial is None else torch.empty(initial.shape)
+        tensors = (x, initial, weight, bounds, d_y, d_x, d_weight, d_initial)
+        native().conv_backward([address(t) for t in tensors], shape, silu, x.dtype == torch.bfloat16)
+        return d_x, d_weight, None if d_initial is None else d_initial.to(x.dtype), None, None
 
 
 def _last_inputs(x_ND: Tensor, cu_seqlens: Tensor, initial_BDW1: Tensor | None, taps: int) -> Tensor:
@@ -100,4 +97,4 @@ def _last_inputs(x_ND: Tensor, cu_seqlens: Tensor, initial_BDW1: Tensor | None, 
     else:
         column = (index_BW - starts[:, None] + taps - 1).clamp(0, taps - 2)
         before = initial_BDW1.transpose(1, 2).gather(1, column[..., None].expand(-1, -1, x_ND.shape[1]))
-    return torch.where(inside[..., None], state, before.to(state.dtype)).transpose(1, 2).contiguous()
+    return torch.where(inside[..., None], state, before.to(state.dtype)).transpose(1, 2).float().contiguous()

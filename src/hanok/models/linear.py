@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hanok.kernels.norms import rms_norm
+
 
 class Linear(nn.Module):
     """y = x W^T in `x.dtype`; the weight [out, in] keeps its own type."""
@@ -20,10 +22,14 @@ class Linear(nn.Module):
         return F.linear(x, self.weight.to(x.dtype))
 
 
+def joined_linear(x: Tensor, layers: Sequence[Linear]) -> Tensor:
+    """Several maps of one input as one matrix product, their outputs side by side: small products waste a core."""
+    return F.linear(x, torch.cat([layer.weight for layer in layers]).to(x.dtype))
+
+
 def fused_linear(x: Tensor, layers: Sequence[Linear]) -> tuple[Tensor, ...]:
-    """Several maps of one input as one matrix product: small products waste most of a core."""
-    weight = torch.cat([layer.weight for layer in layers]).to(x.dtype)
-    return F.linear(x, weight).split([layer.weight.shape[0] for layer in layers], dim=-1)
+    """`joined_linear`, the outputs one by one."""
+    return joined_linear(x, layers).split([layer.weight.shape[0] for layer in layers], dim=-1)
 
 
 class RMSNorm(nn.Module):
@@ -35,4 +41,4 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hanok.kernels.gates import swiglu
 from hanok.models.config import MoEConfig
-from hanok.models.linear import Linear, fused_linear
+from hanok.models.linear import Linear, joined_linear
 
 
 class GatedMLP(nn.Module):
@@ -23,8 +24,7 @@ class GatedMLP(nn.Module):
         self.down_proj = Linear(inner, width)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        gate, up = fused_linear(x_ND, (self.gate_proj, self.up_proj))
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(swiglu(joined_linear(x_ND, (self.gate_proj, self.up_proj))))
 
 
 class Router(nn.Module):
@@ -100,8 +100,7 @@ class Experts(nn.Module):
         token_M = order_M // per_token
         counts_E = torch.bincount(chosen.flatten(), minlength=experts)
         hidden_MI = grouped_linear(x_ND[token_M], self.gate_up_proj.to(x_ND.dtype), counts_E)
-        gate, up = hidden_MI.chunk(2, dim=-1)
-        y_MD = grouped_linear(F.silu(gate) * up, self.down_proj.to(x_ND.dtype), counts_E)
+        y_MD = grouped_linear(swiglu(hidden_MI), self.down_proj.to(x_ND.dtype), counts_E)
         y_MD = y_MD.float() * weights.flatten()[order_M, None]
         return torch.zeros_like(x_ND, dtype=torch.float32).index_add(0, token_M, y_MD).to(x_ND.dtype)
 

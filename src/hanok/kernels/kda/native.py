@@ -36,7 +36,6 @@ def native_kda_step(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See `hanok.kernels.kda.kda_step`; no gradients."""
     module = native()
-    assert module is not None
     scale = q_BHK.shape[-1] ** -0.5 if scale is None else scale
     inputs = [x.float().contiguous() for x in (q_BHK, k_BHK, v_BHV, g_BHK, beta_BH)]
     before = state_BHKV.float().contiguous()
@@ -54,7 +53,6 @@ class _Kda(torch.autograd.Function):
         bounds: Tensor, scale: float, final: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         module = native()
-        assert module is not None
         n, heads, key = q.shape
         value, batch = v.shape[2], bounds.shape[0] - 1
         shape = [batch, heads, key, value]
@@ -77,7 +75,6 @@ class _Kda(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         module = native()
-        assert module is not None
         q, k, v, g, beta, initial, bounds, saved, states = ctx.saved_tensors
         shape, scale, spacing, final = ctx.settings
         d_o, d_final = grads[0].contiguous(), grads[1].contiguous() if final else None

@@ -19,20 +19,12 @@ struct KdaBackward {
   const float *d_o, *d_final;
   float *d_q, *d_k, *d_v, *d_g, *d_beta, *d_initial;
 };
-struct ConvArgs {
-  const float *x, *weight, *initial;  // [N,D], [D,W], [B,D,W-1]
-  const int32_t* bounds;
-  int sequences, channels, taps;
-  bool silu;
-};
 
 #define HANOK_DECLARE(NS)                                                                              \
   namespace NS {                                                                                       \
   void kda_forward(const KdaArgs&, const KdaForward&);                                                 \
   void kda_backward(const KdaArgs&, const KdaBackward&);                                               \
   void kda_step(const KdaArgs&, const float* state_in, float* state_out, float* o);                    \
-  void conv_forward(const ConvArgs&, float* y);                                                        \
-  void conv_backward(const ConvArgs&, const float* d_y, float* d_x, float* d_weight, float* d_initial); \
   double read_sum(const float* data, int64_t count);                                                   \
   }
 HANOK_DECLARE(isa_portable)

@@ -10,22 +10,31 @@
 
 #include "kda.h"
 #include "pool.h"
+#include "rows.h"
 
 namespace nb = nanobind;
 
 namespace {
+
+#define HANOK_ROWS(F)                                                                                                 \
+  F(rms_norm_forward) F(rms_norm_backward) F(gated_norm_forward) F(gated_norm_backward) F(swiglu_forward)            \
+  F(swiglu_backward) F(split_forward) F(split_backward) F(decay_forward) F(decay_backward) F(cross_entropy)          \
+  F(conv_forward) F(conv_backward)
 
 struct Table {
   std::string name;
   decltype(&isa_portable::kda_forward) kda_forward;
   decltype(&isa_portable::kda_backward) kda_backward;
   decltype(&isa_portable::kda_step) kda_step;
-  decltype(&isa_portable::conv_forward) conv_forward;
-  decltype(&isa_portable::conv_backward) conv_backward;
+#define HANOK_ROW(NAME) decltype(&isa_portable::NAME) NAME;
+  HANOK_ROWS(HANOK_ROW)
   decltype(&isa_portable::read_sum) read_sum;
 };
-#define HANOK_TABLE(NS, LABEL) \
-  Table{LABEL, NS::kda_forward, NS::kda_backward, NS::kda_step, NS::conv_forward, NS::conv_backward, NS::read_sum}
+#define HANOK_TABLE(NS, LABEL)                                                                                          \
+  Table{LABEL, NS::kda_forward, NS::kda_backward, NS::kda_step, NS::rms_norm_forward, NS::rms_norm_backward,            \
+        NS::gated_norm_forward, NS::gated_norm_backward, NS::swiglu_forward, NS::swiglu_backward, NS::split_forward,    \
+        NS::split_backward, NS::decay_forward, NS::decay_backward, NS::cross_entropy, NS::conv_forward,                 \
+        NS::conv_backward, NS::read_sum}
 
 std::vector<Table> available() {
   std::vector<Table> tables;
@@ -40,8 +49,10 @@ std::vector<Table> available() {
 Table chosen = available().front();
 
 using Address = uintptr_t;
+using Addresses = std::vector<Address>;
 const float* in(Address a) { return reinterpret_cast<const float*>(a); }
 float* out(Address a) { return reinterpret_cast<float*>(a); }
+void* any(Address a) { return reinterpret_cast<void*>(a); }
 
 KdaArgs kda_args(const std::vector<Address>& inputs, Address bounds, const std::vector<int>& shape, float scale,
                  int spacing, Address saved, Address states) {
@@ -84,15 +95,51 @@ NB_MODULE(_native, m) {
                        Address state_out, Address o) {
     chosen.kda_step(kda_args(inputs, 0, shape, scale, 16, 0, 0), in(state_in), out(state_out), out(o));
   }, Release());
-  m.def("conv_forward", [](Address x, Address weight, Address initial, Address bounds, const std::vector<int>& shape,
-                           bool silu, Address y) {
-    chosen.conv_forward({in(x), in(weight), in(initial), reinterpret_cast<const int32_t*>(bounds), shape[0], shape[1], shape[2], silu}, out(y));
+  // Of the row operations: addresses of arrays, then the shape (see rows.h).
+  m.def("rms_norm_forward", [](const Addresses& a, int64_t rows, int width, bool half, float eps) {
+    chosen.rms_norm_forward({rows, width, half}, any(a[0]), in(a[1]), eps, any(a[2]), out(a[3]));
   }, Release());
-  m.def("conv_backward", [](Address x, Address weight, Address initial, Address bounds, const std::vector<int>& shape,
-                            bool silu, Address d_y, Address d_x, Address d_weight, Address d_initial) {
-    chosen.conv_backward({in(x), in(weight), in(initial), reinterpret_cast<const int32_t*>(bounds), shape[0], shape[1], shape[2], silu},
-                         in(d_y), out(d_x), out(d_weight), out(d_initial));
+  m.def("rms_norm_backward", [](const Addresses& a, int64_t rows, int width, bool half) {
+    chosen.rms_norm_backward({rows, width, half}, any(a[0]), any(a[1]), in(a[2]), in(a[3]), any(a[4]), out(a[5]));
   }, Release());
+  m.def("gated_norm_forward", [](const Addresses& a, int64_t rows, int width, bool half, float eps) {
+    chosen.gated_norm_forward({rows, width, half}, in(a[0]), any(a[1]), in(a[2]), eps, any(a[3]), out(a[4]));
+  }, Release());
+  m.def("gated_norm_backward", [](const Addresses& a, int64_t rows, int width, bool half) {
+    chosen.gated_norm_backward({rows, width, half}, any(a[0]), in(a[1]), any(a[2]), in(a[3]), in(a[4]), out(a[5]),
+                               any(a[6]), out(a[7]));
+  }, Release());
+  m.def("swiglu_forward", [](const Addresses& a, int64_t rows, int width, bool half) {
+    chosen.swiglu_forward({rows, width, half}, any(a[0]), any(a[1]));
+  }, Release());
+  m.def("swiglu_backward", [](const Addresses& a, int64_t rows, int width, bool half) {
+    chosen.swiglu_backward({rows, width, half}, any(a[0]), any(a[1]), any(a[2]));
+  }, Release());
+  m.def("split_forward", [](const Addresses& a, int64_t rows, int heads, int width, float eps) {
+    chosen.split_forward({rows, width, false}, heads, in(a[0]), eps, out(a[1]), out(a[2]), out(a[3]));
+  }, Release());
+  m.def("split_backward", [](const Addresses& a, int64_t rows, int heads, int width, float eps) {
+    chosen.split_backward({rows, width, false}, heads, in(a[0]), eps, in(a[1]), in(a[2]), in(a[3]), out(a[4]));
+  }, Release());
+  m.def("decay_forward", [](const Addresses& a, int64_t tokens, int heads, int width, bool half, float bound) {
+    chosen.decay_forward({any(a[0]), in(a[1]), in(a[2]), bound, tokens, heads, width, half}, out(a[3]));
+  }, Release());
+  m.def("decay_backward", [](const Addresses& a, int64_t tokens, int heads, int width, bool half, float bound) {
+    chosen.decay_backward({any(a[0]), in(a[1]), in(a[2]), bound, tokens, heads, width, half}, in(a[3]), any(a[4]),
+                          out(a[5]), out(a[6]));
+  }, Release());
+  m.def("cross_entropy", [](const Addresses& a, int64_t rows, int width, bool half) {
+    chosen.cross_entropy({rows, width, half}, any(a[0]), reinterpret_cast<const int64_t*>(a[1]), out(a[2]));
+  }, Release());
+  m.def("conv_forward", [](const Addresses& a, const std::vector<int>& shape, bool silu, bool half) {
+    chosen.conv_forward({any(a[0]), any(a[1]), in(a[2]), reinterpret_cast<const int32_t*>(a[3]), shape[0], shape[1],
+                         shape[2], silu, half}, out(a[4]));
+  }, Release());
+  m.def("conv_backward", [](const Addresses& a, const std::vector<int>& shape, bool silu, bool half) {
+    chosen.conv_backward({any(a[0]), any(a[1]), in(a[2]), reinterpret_cast<const int32_t*>(a[3]), shape[0], shape[1],
+                          shape[2], silu, half}, in(a[4]), any(a[5]), out(a[6]), out(a[7]));
+  }, Release());
+  m.def("share_threads", &hanok::share_threads);
   m.def("memory_bandwidth", &bandwidth, Release());
   m.def("set_num_threads", &hanok::set_num_threads, Release());
   m.def("num_threads", &hanok::num_threads);

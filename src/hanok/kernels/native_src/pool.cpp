@@ -92,24 +92,44 @@ class Pool {
   bool stop_ = false;
 };
 
+using GompParallel = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
+GompParallel team = nullptr;
+std::atomic<int> team_size{0};  // 0: as many as the caller's OpenMP setting says
+
+void take_all(void* job_address) {
+  Job& job = *static_cast<Job*>(job_address);
+  for (int i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.count;) (*job.body)(i);
+}
+
 std::mutex call_mutex;
 Pool* pool = nullptr;  // never destroyed at exit: workers may outlive static destructors
 
 }  // namespace
 
+void share_threads(uintptr_t gomp_parallel) { team = reinterpret_cast<GompParallel>(gomp_parallel); }
+
 void set_num_threads(int threads) {
+  team_size = std::max(1, threads);
+  if (team) return;
   std::lock_guard<std::mutex> lock(call_mutex);
   delete pool;
   pool = new Pool(std::max(1, threads));
 }
 
 int num_threads() {
+  if (team && team_size) return team_size;
   std::lock_guard<std::mutex> lock(call_mutex);
   return pool ? pool->threads() : std::max(1u, std::thread::hardware_concurrency());
 }
 
 void parallel_for(int count, const std::function<void(int)>& body) {
   if (count <= 0) return;
+  if (team) {
+    Job job{&body, count};
+    if (count == 1 || team_size == 1) take_all(&job);
+    else team(take_all, &job, (unsigned)team_size.load(), 0);
+    return;
+  }
   std::lock_guard<std::mutex> lock(call_mutex);  // one loop at a time; callers from other threads wait
   if (!pool) pool = new Pool(std::max(1u, std::thread::hardware_concurrency()));
   if (count == 1 || pool->threads() == 1) {
