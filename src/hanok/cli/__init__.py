@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "runs list": ("runs", "list_runs", "runs on this disk with their state, size and result"),
     "runs compare": ("runs", "compare", "two or more runs side by side: settings that differ, and results"),
     "runs prune": ("runs", "prune", "delete checkpoints by a retention rule, within a disk budget"),
+    "data collect": ("data", "collect", "step 1: read documents into a corpus"),
     "data village": ("data", "village", "write the embedded corpus: a fictional hanok village"),
     "data split": ("data", "split", "step 3: leak-free train, validation and test"),
     "data tokenizer": ("data", "tokenizer", "step 3: train a byte-level BPE tokeniser"),
@@ -26,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "model plan": ("model", "plan", "step 4: parameters, memory, training time and speed on this machine"),
     "train": ("train", "train", "step 5: pre-train or fine-tune on token shards"),
     "eval": ("eval", "verify", "step 6: bits per byte, village accuracy, samples; one report"),
+    "serve": ("serve", "serve", "step 7: OpenAI-compatible server and chat page"),
     "bench": ("bench", "bench", "compare with named peers on this machine"),
     "doctor": ("doctor", "doctor", "what this machine can do, and what that means"),
 }

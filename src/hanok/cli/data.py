@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from hanok.data.config import CollectConfig, SourceConfig
 from hanok.data.config_tokens import ShardsConfig, SplitConfig, TokenizerConfig
 from hanok.data.village.config import VillageConfig
 from hanok.reporting import table
@@ -26,6 +27,27 @@ def village(out: Path, config: VillageConfig = VillageConfig()) -> dict[str, Any
     from hanok.data.village.build import write_village
 
     return _done(write_village(config, out), "hanok data split {out} --out SPLIT")
+
+
+def collect(
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional],
+    out: Path,
+    config: CollectConfig = CollectConfig(),
+) -> dict[str, Any]:
+    """Read files, folders, globs or "-" (standard input) into a corpus.
+
+    Args:
+        paths: what to read.
+        out: directory to make.
+        config: options for all of them.
+    """
+    import dataclasses
+
+    from hanok.data.collect import collect as collect_documents
+
+    sources = (*config.sources, *(SourceConfig(path=path) for path in paths))
+    config = dataclasses.replace(config, sources=sources)
+    return _done(collect_documents(config, out), "hanok data clean {out} --out CLEAN")
 
 
 def split(corpus: Folder, out: Path, config: SplitConfig = SplitConfig()) -> dict[str, Any]:

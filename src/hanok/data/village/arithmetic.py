@@ -9,6 +9,8 @@ import hashlib
 import random
 from dataclasses import dataclass
 
+from hanok.data.village.wordings import Wordings, cross
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -97,19 +99,56 @@ def _digits(number: int, at_least_as_long_as: int) -> list[int]:
     return [int(c) for c in reversed(str(number).zfill(width))]
 
 
-FRAMES: dict[str, dict[str, tuple[str, ...]]] = {
+# operation -> (what is asked of, how it is asked)
+_FRAMES: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "ko": {
-        "+": ("{a}원하고 {b}원을 더하면 얼마예요?", "{a} 더하기 {b:은} 얼마예요?", "{a}원짜리와 {b}원짜리를 사면 모두 얼마예요?", "{a}+{b:은} 뭐예요?", "{a}원과 {b}원의 합은 얼마예요?", "모두 얼마예요, {a}원하고 {b}원이면?", "{a}에 {b:을} 더해 주세요."),
-        "-": ("{a}원에서 {b}원을 빼면 얼마예요?", "{a} 빼기 {b:은} 얼마예요?", "{a}원을 내고 {b}원짜리를 사면 거스름돈은 얼마예요?", "{a}-{b:은} 뭐예요?", "{a}원과 {b}원의 차이는 얼마예요?", "얼마 남아요, {a}원에서 {b}원을 쓰면?", "{a}에서 {b:을} 빼 주세요."),
-        "*": ("{a}원짜리 {b}개는 얼마예요?", "{a} 곱하기 {b:은} 얼마예요?", "{a}원짜리를 {b}개 사면 모두 얼마예요?", "{a}*{b:은} 뭐예요?", "하나에 {a}원인데 {b}개면 얼마예요?", "얼마예요, {a}원짜리 {b}개면?", "{a}에 {b:을} 곱해 주세요."),
-        "between": ("{b}시부터 {a}시까지 몇 시간이에요?", "{b}시에 열고 {a}시에 닫으면 몇 시간 열어요?", "{b}시에서 {a}시까지는 몇 시간이에요?", "{b}시에 와서 {a}시에 가면 몇 시간 있어요?", "{a}시까지 {b}시부터 몇 시간이에요?", "몇 시간이에요, {b}시부터 {a}시까지?", "{b}시와 {a}시 사이는 몇 시간이에요?"),
+        "+": (
+            ("{a}원하고 {b}원을 더하면 {n}", "{a}에 {b:을} 더하면 {n}", "{a} 더하기 {b:은} {n}", "{a}+{b:은} {n}",
+             "{a}원짜리와 {b}원짜리를 사면 {n}", "{a}원과 {b}원의 합은 {n}"),
+            ("얼마예요?", "뭐예요?", "모두 얼마예요?", "얼마인지 알려 주세요."),
+        ),
+        "-": (
+            ("{a}원에서 {b}원을 빼면 {n}", "{a}에서 {b:을} 빼면 {n}", "{a} 빼기 {b:은} {n}", "{a}-{b:은} {n}",
+             "{a}원을 내고 {b}원짜리를 사면 거스름돈은 {n}", "{a}원과 {b}원의 차이는 {n}"),
+            ("얼마예요?", "뭐예요?", "모두 얼마예요?", "얼마인지 알려 주세요."),
+        ),
+        "*": (
+            ("{a}원짜리 {b}개는 {n}", "{a}에 {b:을} 곱하면 {n}", "{a} 곱하기 {b:은} {n}", "{a}*{b:은} {n}",
+             "{a}원짜리를 {b}개 사면 {n}", "하나에 {a}원인데 {b}개면 {n}"),
+            ("얼마예요?", "뭐예요?", "모두 얼마예요?", "얼마인지 알려 주세요."),
+        ),
+        "between": (
+            ("{b}시부터 {a}시까지 {n}", "{b}시에 열고 {a}시에 닫으면 {n}", "{b}시에서 {a}시까지는 {n}",
+             "{b}시에 와서 {a}시에 가면 {n}", "{b}시와 {a}시 사이는 {n}"),
+            ("몇 시간이에요?", "모두 몇 시간이에요?", "몇 시간인지 알려 주세요.", "시간이 얼마예요?"),
+        ),
     },
     "en": {
-        "+": ("What is {a} won plus {b} won?", "What is {a} plus {b}?", "I buy one for {a} won and one for {b} won. How much in all?", "What is {a}+{b}?", "What is the sum of {a} won and {b} won?", "How much in all, {a} won and {b} won?", "Add {b} to {a}."),
-        "-": ("What is {a} won minus {b} won?", "What is {a} minus {b}?", "I pay {a} won for something that costs {b} won. What is my change?", "What is {a}-{b}?", "What is the difference of {a} won and {b} won?", "How much is left of {a} won when I spend {b} won?", "Take {b} from {a}."),
-        "*": ("How much are {b} at {a} won each?", "What is {a} times {b}?", "I buy {b} for {a} won each. How much in all?", "What is {a}*{b}?", "One costs {a} won. How much are {b}?", "How much in all, {b} at {a} won each?", "Multiply {a} by {b}."),
-        "between": ("How many hours from {b} to {a} o'clock?", "It opens at {b} and closes at {a}. How many hours is it open?", "How many hours are there from {b} to {a}?", "I come at {b} and go at {a}. How many hours do I stay?", "Until {a} from {b}, how many hours?", "How many hours, from {b} until {a}?", "How many hours are between {b} and {a}?"),
+        "+": (
+            ("{n} {a} won plus {b} won?", "{n} {a} plus {b}?", "{n} {a}+{b}?", "{n} the sum of {a} won and {b} won?",
+             "{n} {b} added to {a}?", "{n} one for {a} won and one for {b} won?"),
+            ("What is", "How much is", "Can you tell me", "Please work out"),
+        ),
+        "-": (
+            ("{n} {a} won minus {b} won?", "{n} {a} minus {b}?", "{n} {a}-{b}?",
+             "{n} the difference of {a} won and {b} won?", "{n} {a} less {b}?",
+             "{n} my change from {a} won when I spend {b} won?"),
+            ("What is", "How much is", "Can you tell me", "Please work out"),
+        ),
+        "*": (
+            ("{n} the price of {b} at {a} won each?", "{n} {a} times {b}?", "{n} {a}*{b}?", "{n} {a} multiplied by {b}?",
+             "{n} the product of {a} and {b}?", "{n} the sum if I buy {b} for {a} won each?"),
+            ("What is", "How much is", "Can you tell me", "Please work out"),
+        ),
+        "between": (
+            ("{n} from {b} to {a} o'clock?", "{n} if it opens at {b} and closes at {a}?", "{n} from {b} until {a}?",
+             "{n} if I come at {b} and go at {a}?", "{n} between {b} and {a}?"),
+            ("How many hours is it", "How long is it", "What is the time", "Please count the hours"),
+        ),
     },
 }  # fmt: skip
-HELD_OUT_FRAMES = 2  # of each operation, counted from the end
+FRAMES: dict[str, dict[str, Wordings]] = {
+    language: {operation: cross(frames, asking) for operation, (frames, asking) in operations.items()}
+    for language, operations in _FRAMES.items()
+}
 ANSWERS = {"ko": "{worked}. 답은 {result:이에요}.", "en": "{worked}. The answer is {result}."}

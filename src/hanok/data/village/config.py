@@ -29,11 +29,11 @@ class VillageConfig:
     places: int = 60
     languages: tuple[str, ...] = LANGUAGES
     documents_per_place: int = 10
-    asks_per_fact: int = 4
+    asks_per_fact: int = 6
     documents_only: float = 0.1
-    arithmetic: int = 2400
+    arithmetic: int = 4000
     abstentions: int = 900
-    comparisons: int = 500
+    comparisons: int = 800
     follow_ups: int = 500
     tool_calls: int = 240
     small_talk: int = 120

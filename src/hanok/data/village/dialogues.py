@@ -12,6 +12,7 @@ from hanok.data.village.documents import letter, state
 from hanok.data.village.korean import fill
 from hanok.data.village.places import Name, Place
 from hanok.data.village.tools import TOOLS, calculate, hours, timetable, tool_call
+from hanok.data.village.wordings import Wordings
 
 Message = dict[str, Any]
 
@@ -56,12 +57,13 @@ class TemplateBook:
     def __init__(self, language: str, rng: random.Random) -> None:
         self.language, self.rng = language, rng
 
-    def draw(self, name: str, wordings: Sequence[str], held_out: int, *, seen: bool) -> Template:
-        """`held_out` wordings at the end of the list are the unseen ones."""
-        known = len(wordings) - held_out
-        index = self.rng.randrange(known) if seen else self.rng.randrange(known, len(wordings))
-        opener, closer = self._frame(new=not seen)
-        return Template(f"{name}.{self.language}.{index}", wordings[index], opener, closer, seen)
+    def draw(self, name: str, wordings: Wordings, *, seen: bool, framed: bool = True) -> Template:
+        """One of the seen or of the unseen wordings, `framed` by an opener and a closer or not."""
+        choice = wordings.seen if seen else wordings.unseen
+        place = self.rng.randrange(len(choice))
+        opener, closer = self._frame(new=not seen) if framed else ("", "")
+        number = place + (0 if seen else len(wordings.seen))
+        return Template(f"{name}.{self.language}.{number}", choice[place], opener, closer, seen)
 
     def _frame(self, *, new: bool) -> tuple[str, str]:
         """Half of the questions stand alone; around unseen wordings some openers and closers are unseen too."""
@@ -102,9 +104,7 @@ class Conversations:
         language = self.language
         opening = self._fact_template(first, seen=True)
         wordings = questions.FOLLOW_UPS[language][second]
-        known = len(wordings) - questions.HELD_OUT_FOLLOW_UPS
-        index = self.rng.randrange(known) if seen else self.rng.randrange(known, len(wordings))
-        template = Template(f"follow-up-{second}.{language}.{index}", wordings[index], "", "", seen)
+        template = self.book.draw(f"follow-up-{second}", wordings, seen=seen, framed=False)
         messages = [
             user(opening.ask(language, p=place.name.of(language))), assistant(state(place, first, language, 0)),
             user(template.ask(language)), assistant(state(place, second, language, 0)),
@@ -116,7 +116,7 @@ class Conversations:
         """By founding year, price or opening hour; the answer states both before it decides."""
         language = self.language
         wordings = other_questions.COMPARISONS[language][attribute]
-        template = self.book.draw(f"comparison-{attribute}", wordings, other_questions.HELD_OUT, seen=seen)
+        template = self.book.draw(f"comparison-{attribute}", wordings, seen=seen)
         names = (a.name.of(language), b.name.of(language))
         better = min((a, b), key=lambda p: getattr(p, attribute)).name.of(language)
         verdict = fill(other_questions.VERDICTS[language][attribute], p=better)
@@ -127,7 +127,7 @@ class Conversations:
     def sum(self, problem: arithmetic.Problem, operation: str, *, seen: bool) -> Dialogue:
         language = self.language
         frames = arithmetic.FRAMES[language][operation]
-        template = self.book.draw(f"arithmetic-{operation}", frames, arithmetic.HELD_OUT_FRAMES, seen=seen)
+        template = self.book.draw(f"arithmetic-{operation}", frames, seen=seen)
         question = template.ask(language, a=str(problem.left), b=str(problem.right))
         answer = fill(arithmetic.ANSWERS[language], worked=problem.worked, result=str(problem.result))
         return Dialogue(
@@ -149,9 +149,7 @@ class Conversations:
 
     def calculator(self, problem: arithmetic.Problem, *, seen: bool) -> Dialogue:
         language = self.language
-        template = self.book.draw(
-            "tool-calculate", other_questions.CALCULATE[language], other_questions.HELD_OUT, seen=seen
-        )
+        template = self.book.draw("tool-calculate", other_questions.CALCULATE[language], seen=seen)
         expression = problem.expression
         call = tool_call("calculate", expression=expression)
         answer = fill(other_questions.CALCULATED[language], e=expression, v=str(problem.result))
@@ -163,9 +161,7 @@ class Conversations:
 
     def opening_hours(self, place: Place, *, seen: bool) -> Dialogue:
         language = self.language
-        template = self.book.draw(
-            "tool-hours", other_questions.HOURS[language], other_questions.HELD_OUT, seen=seen
-        )
+        template = self.book.draw("tool-hours", other_questions.HOURS[language], seen=seen)
         name = place.name.of(language)
         result = hours(name, timetable([place]))
         opens, closes = place.value("open", language), place.value("close", language)
@@ -196,7 +192,7 @@ class Conversations:
 
     def _fact_template(self, attribute: str, *, seen: bool) -> Template:
         wordings = questions.QUESTIONS[self.language][attribute]
-        return self.book.draw(f"fact-{attribute}", wordings, questions.HELD_OUT_WORDINGS, seen=seen)
+        return self.book.draw(f"fact-{attribute}", wordings, seen=seen)
 
 
 def _with_tool(question: str, call: dict[str, Any], result: str, answer: str) -> list[Message]:

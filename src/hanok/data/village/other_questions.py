@@ -1,50 +1,35 @@
-"""Comparisons, tool requests, small talk and requests for letters: wordings and answers.
-
-The last `HELD_OUT` wordings of each list of comparisons and tool requests occur in the test split only.
-"""
+"""Comparisons, tool requests, small talk and requests for letters: wordings and answers."""
 
 from __future__ import annotations
 
-HELD_OUT = 2
+from hanok.data.village.wordings import Wordings, cross, held_out_last
 
-COMPARISONS: dict[str, dict[str, tuple[str, ...]]] = {
+_COMPARING: dict[str, dict[str, tuple[str, ...]]] = {
     "ko": {
-        "year": (
-            "{p:과} {q} 중에 어디가 더 오래됐어요?", "{p:이랑} {q} 중에 먼저 생긴 곳은 어디예요?",
-            "{p:과} {q:을} 비교하면 어디가 더 오래됐어요?", "{p:과} {q} 중 더 오래된 곳은 어디예요?",
-            "{p:이} 더 오래됐어요, {q:이} 더 오래됐어요?", "더 오래된 곳은 {p:이에요}, {q:이에요}?",
-            "어디가 더 오래됐어요, {p:과} {q} 중에?",
-        ),
-        "price": (
-            "{p:과} {q} 중에 어디가 더 싸요?", "{p:이랑} {q} 중에 값이 싼 곳은 어디예요?",
-            "{p:과} {q:을} 비교하면 어디가 더 싸요?", "{p:과} {q} 중 더 싼 곳은 어디예요?",
-            "{p:이} 더 싸요, {q:이} 더 싸요?", "더 싼 곳은 {p:이에요}, {q:이에요}?", "어디가 더 싸요, {p:과} {q} 중에?",
-        ),
-        "open": (
-            "{p:과} {q} 중에 어디가 더 일찍 열어요?", "{p:이랑} {q} 중에 먼저 여는 곳은 어디예요?",
-            "{p:과} {q:을} 비교하면 어디가 더 일찍 열어요?", "{p:과} {q} 중 더 일찍 여는 곳은 어디예요?",
-            "{p:이} 더 일찍 열어요, {q:이} 더 일찍 열어요?", "더 일찍 여는 곳은 {p:이에요}, {q:이에요}?",
-            "어디가 더 일찍 열어요, {p:과} {q} 중에?",
-        ),
+        "year": ("어디가 더 오래됐어요?", "더 오래된 곳은 어디예요?", "먼저 생긴 곳은 어디예요?", "어디가 먼저 생겼어요?"),
+        "price": ("어디가 더 싸요?", "더 싼 곳은 어디예요?", "값이 싼 곳은 어디예요?", "어디가 값이 더 싸요?"),
+        "open": ("어디가 더 일찍 열어요?", "더 일찍 여는 곳은 어디예요?", "먼저 여는 곳은 어디예요?", "어디가 먼저 열어요?"),
     },
     "en": {
-        "year": (
-            "Which is older, {p} or {q}?", "Which was founded first, {p} or {q}?", "Of {p} and {q}, which is older?",
-            "Between {p} and {q}, which is older?", "Compare {p} and {q}: which is older?", "Is {p} older or {q}?",
-            "{p} or {q}: which is older?",
-        ),
-        "price": (
-            "Which is cheaper, {p} or {q}?", "Which costs less, {p} or {q}?", "Of {p} and {q}, which is cheaper?",
-            "Between {p} and {q}, which is cheaper?", "Compare {p} and {q}: which is cheaper?", "Is {p} cheaper or {q}?",
-            "{p} or {q}: which is cheaper?",
-        ),
-        "open": (
-            "Which opens earlier, {p} or {q}?", "Which opens first, {p} or {q}?", "Of {p} and {q}, which opens earlier?",
-            "Between {p} and {q}, which opens earlier?", "Compare {p} and {q}: which opens earlier?",
-            "Does {p} open earlier or {q}?", "{p} or {q}: which opens earlier?",
-        ),
+        "year": ("which is older", "which one is older", "which was founded first", "which is the older one"),
+        "price": ("which is cheaper", "which one is cheaper", "which costs less", "which is the cheaper one"),
+        "open": ("which opens earlier", "which one opens earlier", "which opens first", "which is the earlier one"),
     },
 }  # fmt: skip
+_PAIRS: dict[str, tuple[str, ...]] = {
+    "ko": (
+        "{p:과} {q} 중에 {n}", "{p:이랑} {q} 중에서 {n}", "{p:과} {q:을} 비교하면 {n}", "{p:과} {q} 중 {n}",
+        "{p:이랑} {q} 둘 중에 {n}", "{p:과} {q:이} 있는데 {n}",
+    ),
+    "en": (
+        "{p} or {q}: {n}?", "Of {p} and {q}, {n}?", "Between {p} and {q}, {n}?", "Compare {p} and {q}: {n}?",
+        "Take {p} and {q}: {n}?", "Say {n}, {p} or {q}?",
+    ),
+}  # fmt: skip
+COMPARISONS: dict[str, dict[str, Wordings]] = {
+    language: {attribute: cross(_PAIRS[language], asking) for attribute, asking in kinds.items()}
+    for language, kinds in _COMPARING.items()
+}
 VERDICTS: dict[str, dict[str, str]] = {
     "ko": {
         "year": "더 오래된 곳은 {p:이에요}.",
@@ -58,7 +43,7 @@ VERDICTS: dict[str, dict[str, str]] = {
     },
 }
 
-CALCULATE: dict[str, tuple[str, ...]] = {
+_CALCULATE: dict[str, tuple[str, ...]] = {
     "ko": (
         "계산기로 {e:을} 계산해 주세요.", "계산기를 써서 {e:을} 구해 주세요.", "{e:을} 계산기로 해 주세요.",
         "계산기로 {e:은} 얼마예요?", "{e:을} 계산기로 풀어 주세요.", "계산기를 써서 {e:을} 풀어 주세요.",
@@ -73,7 +58,7 @@ CALCULATE: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 CALCULATED = {"ko": "계산하면 {e}={v:이에요}.", "en": "The calculator says {e}={v}."}
-HOURS: dict[str, tuple[str, ...]] = {
+_HOURS: dict[str, tuple[str, ...]] = {
     "ko": (
         "시간표에서 {p} 시간을 찾아 주세요.", "{p} 시간을 시간표에서 봐 주세요.", "시간표로 {p} 시간을 알려 주세요.",
         "시간표에서 {p:을} 봐 주세요.", "{p:은} 시간표에 몇 시로 나와요?", "시간표를 보고 {p} 시간을 알려 주세요.",
@@ -88,6 +73,8 @@ HOURS: dict[str, tuple[str, ...]] = {
         "What does the timetable say for {p}?", "{p}: look it up in the timetable.",
     ),
 }  # fmt: skip
+CALCULATE = {language: held_out_last(wordings, 2) for language, wordings in _CALCULATE.items()}
+HOURS = {language: held_out_last(wordings, 2) for language, wordings in _HOURS.items()}
 HOURS_ANSWER = {"ko": "{p:은} {o}에 열고 {c}에 닫아요.", "en": "{p} opens at {o} and closes at {c}."}
 
 LETTERS: dict[str, tuple[str, ...]] = {
