@@ -145,10 +145,12 @@ class Store:
 
 def feedback_file(model_dir: Path) -> Path:
     """Where feedback on a served model is kept: in its run (the nearest folder above with a `run.json`), else beside it."""
-    for folder in model_dir.absolute().parents:
-        if (folder / "run.json").is_file():
-            return folder / FILE_NAME
-    return model_dir.absolute().parent / FILE_NAME
+    return (run_folder(model_dir) or model_dir.absolute().parent) / FILE_NAME
+
+
+def run_folder(model_dir: Path) -> Path | None:
+    """The run that a model directory lies in; None for a model of another origin."""
+    return next((folder for folder in model_dir.absolute().parents if (folder / "run.json").is_file()), None)
 
 
 def _connect(path: Path) -> Engine:

@@ -1,0 +1,219 @@
+"""The HTTP server: OpenAI's chat API under /v1, feedback, health, and the chat page on /."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from sse_starlette import EventSourceResponse
+
+from hanok.artefacts import open_artefact
+from hanok.engine.generator import LocalEngine
+from hanok.errors import ConfigError
+from hanok.reporting import log
+from hanok.server.chat import Chat, Message
+from hanok.server.errors import ApiError, install_handlers
+from hanok.server.examples import example_questions
+from hanok.server.hosts import LOOPBACK, LoopbackOnly, SafeHeaders
+from hanok.server.schema import ChatRequest, FeedbackRequest
+from hanok.store.database import Answered, Feedback, Store, feedback_file, run_folder
+
+DRAIN_SECONDS = 20  # how long running answers may go on after SIGTERM
+WEB = Path(__file__).with_name("web")
+T = TypeVar("T")
+
+
+def serve(model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Path | None = None) -> None:
+    """Serve until SIGTERM or Ctrl-C; running answers may finish.
+
+    Args:
+        port: 0 picks a free one. store: the feedback database; by default in the run that the model belongs to.
+
+    Raises:
+        ConfigError: not a loopback address, or the port is taken.
+    """
+    if host not in LOOPBACK:
+        raise ConfigError(
+            f'host = "{host}": this server has no keys yet, so it listens on this machine only',
+            remedy="use 127.0.0.1, and an SSH tunnel to reach it from elsewhere",
+        )
+    listener = _listen(host, port)
+    with listener, Store(store or feedback_file(model_dir)) as kept:
+        engine = LocalEngine(model_dir)
+        app = create_app(
+            engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash, store=kept,
+            examples=example_questions(model_dir),
+        )  # fmt: skip
+        address = f"[{host}]" if ":" in host else host
+        url = f"http://{address}:{listener.getsockname()[1]}"
+        print(
+            f"chat page: {url}\nOpenAI-compatible API: {url}/v1\nfeedback: {kept.path}",
+            file=sys.stderr,
+            flush=True,
+        )
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAIN_SECONDS + 5)
+        _run(uvicorn.Server(config), listener)
+
+
+def create_app(
+    engine: LocalEngine, *, name: str, model_hash: str, store: Store, examples: Mapping[str, Sequence[str]] = {},
+) -> FastAPI:  # fmt: skip
+    """The application.
+
+    Args:
+        name: of the model in the API. store: for answers and feedback.
+        examples: language to questions that the empty page offers.
+    """
+    app = FastAPI(title="Hanok", docs_url=None, redoc_url=None)
+    install_handlers(app)
+    app.add_middleware(SafeHeaders)
+    app.add_middleware(LoopbackOnly)
+    started = int(time.time())
+
+    async def keep(chat: Chat, answers: list[Message]) -> None:
+        if chat.body.store is not False:
+            answered = Answered(
+                request_id=chat.id,
+                model_hash=model_hash,
+                messages=chat.messages,
+                answers=answers,
+                tools=chat.tools,
+            )
+            await asyncio.to_thread(store.record_request, answered)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok", "model": name, "model_hash": model_hash}
+
+    @app.get("/examples.json")
+    async def example_list() -> Mapping[str, Sequence[str]]:
+        return examples
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(name, started, engine)]}
+
+    @app.get("/v1/models/{model}")
+    async def model(model: str) -> dict[str, Any]:
+        _check_model(model, name)
+        return _model(name, started, engine)
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        _check_model(body.model, name)
+        chat = await asyncio.to_thread(Chat, engine, body, model=name, answered=keep)
+        if body.stream:
+            return EventSourceResponse(chat.events(), sep="\n", shutdown_grace_period=DRAIN_SECONDS)
+        done = await _unless_disconnected(request, chat.complete())
+        return JSONResponse(done) if done is not None else Response(status_code=499)
+
+    @app.post("/v1/feedback", status_code=201)
+    async def feedback(body: FeedbackRequest) -> dict[str, str]:
+        identifier = await asyncio.to_thread(_add_feedback, store, body)
+        return {"id": identifier, "object": "feedback"}
+
+    app.mount("/", StaticFiles(directory=WEB, html=True))
+    return app
+
+
+def model_name(model_dir: Path) -> str:
+    """The run and what lies between it and the model: `runs/village/improve-001/model` is village-improve-001."""
+    path = model_dir.absolute()
+    run = run_folder(path)
+    if run is not None:
+        parts = (run.name, *path.relative_to(run).parts)
+    else:
+        parts = path.parts[-2:] if path.name == "model" else (path.name,)
+    return "-".join(part for part in parts if part != "model")
+
+
+def _model(name: str, created: int, engine: LocalEngine) -> dict[str, Any]:
+    return {
+        "id": name, "object": "model", "created": created, "owned_by": "hanok", "context_length": engine.max_context,
+    }  # fmt: skip
+
+
+def _check_model(asked: str, name: str) -> None:
+    if asked != name:
+        raise ApiError(
+            404,
+            f'no model "{asked}" here; this server serves "{name}"',
+            param="model",
+            code="model_not_found",
+        )
+
+
+def _add_feedback(store: Store, body: FeedbackRequest) -> str:
+    answered = store.find_request(body.request_id)
+    if answered is None:
+        raise ApiError(
+            404, f'no request "{body.request_id}" was answered here', param="request_id", code="not_found"
+        )
+    if body.choice >= len(answered.answers):
+        raise ApiError(400, f"choice = {body.choice} of {len(answered.answers)} answers", param="choice")
+    return store.add_feedback(
+        Feedback(
+            request_id=answered.request_id, model_hash=answered.model_hash, tools=answered.tools,
+            messages=[*answered.messages, answered.answers[body.choice]],
+            rating=body.rating, correction=body.correction, reason=body.reason, user=body.user,
+        )
+    )  # fmt: skip
+
+
+async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result, or None (and the work cancelled) if the client goes away first."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        await _stop(task, watch)
+
+
+async def _stop(*tasks: Awaitable[Any]) -> None:
+    for task in tasks:
+        if isinstance(task, asyncio.Future):
+            task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()  # those who come before the server is up wait
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({error.strerror})", remedy="choose another port with --port"
+        ) from error
+    return listener
+
+
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    """uvicorn raises the signal that stopped it once more at the end; stopping on request is no failure."""
+    previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run(sockets=[listener])
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    log.info("stopped")

@@ -1,0 +1,198 @@
+"""Chat completions: from a body to engine requests, and from their deltas to OpenAI's objects, streamed or not."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import secrets
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from hanok.engine.api import Delta, FinishReason, Request, Usage
+from hanok.engine.generator import LocalEngine
+from hanok.engine.text import AnswerStream, chat_prompt
+from hanok.reporting import log
+from hanok.server.schema import ChatRequest
+
+Message = dict[str, Any]
+_REASONS: Mapping[FinishReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "cancelled": "length",
+    "error": "stop",
+}
+
+
+class Chat:
+    """One accepted chat request. Raises InputError or ContextLengthError when made, before anything is sent.
+
+    Args:
+        answered: called with the finished assistant messages before the client gets the last of them.
+    """
+
+    def __init__(
+        self, engine: LocalEngine, body: ChatRequest, *, model: str, answered: Callable[[Chat, list[Message]], Awaitable[None]],
+    ) -> None:  # fmt: skip
+        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self.body, self.messages, self.tools = body, body.plain_messages(), body.plain_tools()
+        self._engine, self._model, self._answered = engine, model, answered
+        tokenizer = engine.tokenizer
+        params = body.sampling()
+        if params.seed is None:  # one for all samples, so that they differ by their index alone
+            params = dataclasses.replace(params, seed=secrets.randbits(63))
+        prompt = chat_prompt(tokenizer, self.messages, tools=self.tools)
+        self._requests = [
+            Request(id=f"{self.id}-{index}", prompt_ids=prompt, params=params, sample_index=index)
+            for index in range(params.n)
+        ]
+        engine.check(self._requests[0])
+        self._answers = [
+            AnswerStream(tokenizer, stop=params.stop, tools=self.tools is not None) for _ in self._requests
+        ]
+
+    async def complete(self) -> dict[str, Any]:
+        """The whole `chat.completion` object."""
+        reports: list[list[dict[str, Any]]] = [[] for _ in self._requests]
+        last: dict[int, Delta] = {}
+        async for index, delta in self._deltas():
+            self._answers[index].push(delta.ids)
+            reports[index] += self._logprobs(delta)
+            if delta.finish_reason is not None:
+                last[index] = delta
+        messages = [_message(answer.finish()[1], answer) for answer in self._answers]
+        await self._answered(self, messages)
+        choices = [
+            {
+                "index": index,
+                "message": {
+                    **message,
+                    "content": message["content"] or (None if "tool_calls" in message else ""),
+                },
+                "finish_reason": _reason(last[index], message),
+                "logprobs": {"content": reports[index]} if self.body.logprobs else None,
+            }
+            for index, message in enumerate(messages)
+        ]
+        return {
+            "id": self.id, "object": "chat.completion", "created": self.created, "model": self._model,
+            "choices": choices, "usage": _usage([last[index].usage for index in range(len(choices))]),
+        }  # fmt: skip
+
+    async def events(self) -> AsyncGenerator[str, None]:
+        """The data of each server-sent event."""
+        try:
+            async with aclosing(self._chunks()) as chunks:
+                async for chunk in chunks:
+                    yield json.dumps(chunk, ensure_ascii=False)
+        except Exception as error:  # too late for a status code
+            log.error("request %s failed", self.id, exc_info=error)
+            yield json.dumps(
+                {"error": {"message": "the server failed; its log says why", "type": "server_error"}}
+            )
+        yield "[DONE]"
+
+    async def _chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        for index in range(len(self._requests)):
+            yield self._chunk(index, {"role": "assistant", "content": ""})
+        last: dict[int, Delta] = {}
+        messages: dict[int, Message] = {}
+        async with aclosing(self._deltas()) as deltas:
+            async for index, delta in deltas:
+                answer = self._answers[index]
+                text, report = answer.push(delta.ids), self._logprobs(delta)
+                if delta.finish_reason is not None:
+                    rest, calls = answer.finish()
+                    messages[index], last[index] = _message(calls, answer), delta
+                    text += rest
+                if text or report:
+                    yield self._chunk(index, {"content": text}, logprobs=report)
+        await self._answered(self, [messages[index] for index in sorted(messages)])
+        for index, delta in sorted(last.items()):
+            calls = messages[index].get("tool_calls")
+            if calls:
+                yield self._chunk(
+                    index, {"tool_calls": [{"index": place, **call} for place, call in enumerate(calls)]}
+                )
+            yield self._chunk(index, {}, reason=_reason(delta, messages[index]))
+        if self.body.stream_options is not None and self.body.stream_options.include_usage:
+            usage = _usage([delta.usage for _, delta in sorted(last.items())])
+            yield {**self._head(), "choices": [], "usage": usage}
+
+    async def _deltas(self) -> AsyncGenerator[tuple[int, Delta], None]:
+        """Deltas of all samples as they come; closing it cancels them all."""
+        queue: asyncio.Queue[tuple[int, Delta | None]] = asyncio.Queue()
+
+        async def pump(index: int) -> None:
+            try:
+                async for delta in self._engine.stream(self._requests[index]):
+                    queue.put_nowait((index, delta))
+            finally:
+                queue.put_nowait((index, None))
+
+        tasks = [asyncio.create_task(pump(index)) for index in range(len(self._requests))]
+        try:
+            running = len(tasks)
+            while running:
+                index, delta = await queue.get()
+                if delta is not None:
+                    yield index, delta
+                    continue
+                running -= 1
+                await tasks[index]  # raises what ended it
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self._model,
+        }
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], *, logprobs: list[dict[str, Any]] | None = None, reason: str | None = None
+    ) -> dict[str, Any]:  # fmt: skip
+        choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": reason}
+        choice["logprobs"] = {"content": logprobs} if logprobs else None
+        return {**self._head(), "choices": [choice]}
+
+    def _logprobs(self, delta: Delta) -> list[dict[str, Any]]:
+        if not self.body.logprobs or delta.logprobs is None or delta.top_logprobs is None:
+            return []
+        return [
+            {**self._token(token, logprob), "top_logprobs": [self._token(*item) for item in top.items()]}
+            for token, logprob, top in zip(delta.ids, delta.logprobs, delta.top_logprobs, strict=True)
+        ]
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        tokenizer = self._engine.tokenizer
+        text = tokenizer.decode([token], skip_special=False)
+        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(tokenizer.token_bytes(token))}
+
+
+def _message(calls: Sequence[Mapping[str, Any]], answer: AnswerStream) -> Message:
+    message: Message = {"role": "assistant", "content": answer.content}
+    if calls:  # ids of their own: the same call twice in a conversation is two calls
+        message["tool_calls"] = [{**call, "id": f"call_{uuid.uuid4().hex[:24]}"} for call in calls]
+    return message
+
+
+def _reason(delta: Delta, message: Message) -> str:
+    if message.get("tool_calls"):
+        return "tool_calls"
+    assert delta.finish_reason is not None
+    return _REASONS[delta.finish_reason]
+
+
+def _usage(usages: Sequence[Usage | None]) -> dict[str, int]:
+    known = [usage for usage in usages if usage is not None]
+    prompt, completion = known[0].prompt_tokens, sum(usage.completion_tokens for usage in known)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -1,0 +1,61 @@
+"""Errors as OpenAI's clients expect them: {"error": {message, type, param, code}}."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from hanok.errors import ContextLengthError, HanokError
+from hanok.reporting import log
+
+
+class ApiError(Exception):
+    """Answers with `status` and one error object."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+
+def error_response(
+    status: int, message: str, *, param: str | None = None, code: str | None = None
+) -> JSONResponse:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Every way in which a request can fail."""
+
+    @app.exception_handler(ApiError)
+    async def api_error(_request: Request, error: ApiError) -> JSONResponse:
+        return error_response(error.status, error.message, param=error.param, code=error.code)
+
+    @app.exception_handler(ContextLengthError)
+    async def too_long(_request: Request, error: ContextLengthError) -> JSONResponse:
+        return error_response(400, str(error), param="messages", code="context_length_exceeded")
+
+    @app.exception_handler(HanokError)
+    async def bad_input(_request: Request, error: HanokError) -> JSONResponse:
+        return error_response(400, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"] if part != "body")
+        return error_response(
+            400, f"{param or 'body'}: {first['msg']}", param=param or None, code=first["type"]
+        )
+
+    @app.exception_handler(HTTPException)
+    async def http(_request: Request, error: HTTPException) -> JSONResponse:
+        return error_response(error.status_code, str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return error_response(500, "the server failed; its log says why")

@@ -1,0 +1,161 @@
+"""Real servers on free ports: one of a random model, one of a model that was taught two conversations."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+import torch
+import uvicorn
+
+from hanok.artefacts import create_artefact, open_artefact, write_json
+from hanok.engine.generator import LocalEngine
+from hanok.models.checkpoint import load_model, save_model
+from hanok.server.app import _listen, create_app, model_name
+from hanok.store.database import Store, feedback_file
+from hanok.tokens.tokenizer import Tokenizer
+
+_spec = importlib.util.spec_from_file_location(
+    "engine_tiny", Path(__file__).parents[1] / "engine" / "tiny.py"
+)
+assert _spec is not None
+assert _spec.loader is not None
+tiny = importlib.util.module_from_spec(_spec)
+sys.modules["engine_tiny"] = tiny
+_spec.loader.exec_module(tiny)
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "hours",
+            "parameters": {"type": "object", "properties": {"place": {"type": "string"}}},
+        },
+    }
+]
+CALL = {"id": "a", "type": "function", "function": {"name": "hours", "arguments": '{"place": "찻집"}'}}
+GREETING = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "안녕하세요, 한옥이에요. 🏡"},
+]
+ERRAND = [
+    {"role": "user", "content": "open?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "a", "content": "9-17"},
+    {"role": "assistant", "content": "It opens at 9."},
+]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server under test, and what it runs on."""
+
+    url: str
+    model: str
+    model_hash: str
+    engine: LocalEngine
+    store: Store
+    openai: openai.OpenAI
+    http: httpx.Client
+
+
+@pytest.fixture(scope="session")
+def random_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model says random bytes."""
+    return _make_run(tmp_path_factory.mktemp("runs") / "random")
+
+
+@pytest.fixture(scope="session")
+def taught_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model greets, and calls its tool."""
+    return _make_run(tmp_path_factory.mktemp("runs") / "taught", teach=True)
+
+
+@pytest.fixture(scope="session")
+def server(random_run: Path) -> Iterator[Running]:
+    with _serve(random_run / "model") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def taught(taught_run: Path) -> Iterator[Running]:
+    examples = {"ko": ["서점은 언제 여나요?"], "en": ["When does the bookshop open?"]}
+    with _serve(taught_run / "model", examples=examples) as running:
+        yield running
+
+
+def _make_run(run: Path, *, teach: bool = False) -> Path:
+    run.mkdir()
+    write_json(run / "run.json", {"stages": {}})
+    with create_artefact(run / "model", kind="model") as draft:
+        tiny.save_tiny_model(draft.path)
+        if teach:
+            _teach(draft.path)
+    return run
+
+
+def _teach(model_dir: Path, *, steps: int = 40) -> None:
+    """Learn the two conversations by heart."""
+    tokenizer, decoder = Tokenizer.load(model_dir), load_model(model_dir)
+    chats = [tokenizer.encode_chat(GREETING), tokenizer.encode_chat(ERRAND, tools=TOOLS)]
+    ids = [[tokenizer.bos_id, *chat.ids] for chat in chats]
+    ids_N = torch.tensor([token for one in ids for token in one[:-1]])
+    targets_N = torch.tensor([token for one in ids for token in one[1:]])
+    mask_N = torch.tensor([learnt for chat in chats for learnt in chat.loss_mask])
+    bounds = torch.tensor([0, *itertools.accumulate(len(one) - 1 for one in ids)], dtype=torch.int32)
+    optimiser = torch.optim.AdamW(decoder.parameters(), lr=0.01)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(steps):
+        hidden_ND, _ = decoder(ids_N, bounds)
+        loss = torch.nn.functional.cross_entropy(decoder.logits(hidden_ND[mask_N]), targets_N[mask_N])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+    torch.set_num_threads(threads)
+    save_model(decoder, model_dir)
+
+
+@contextmanager
+def _serve(model_dir: Path, **options: object) -> Iterator[Running]:
+    engine, artefact = LocalEngine(model_dir), open_artefact(model_dir)
+    with Store(feedback_file(model_dir)) as store, _listen("127.0.0.1", 0) as listener:
+        name, url = model_name(model_dir), f"http://127.0.0.1:{listener.getsockname()[1]}"
+        app = create_app(engine, name=name, model_hash=artefact.hash, store=store, **options)  # type: ignore[arg-type]
+        uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        with (
+            openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+            httpx.Client(base_url=url) as http,
+        ):
+            yield Running(url, name, artefact.hash, engine, store, client, http)
+        uvicorn_server.should_exit = True
+        thread.join()
+    engine.close()
+
+
+def wait_until(holds: object, *, seconds: float = 5.0) -> bool:
+    """Whether `holds()` became true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if holds():  # type: ignore[operator]
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.fixture
+def errand_tools() -> list[dict[str, object]]:
+    return TOOLS
