@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -224,3 +226,42 @@ def test_an_error_reaches_those_who_wait(model_dir: Path, monkeypatch: pytest.Mo
         with pytest.raises(RuntimeError, match="on purpose"):
             complete(engine, prompt(4))
     assert len(complete(engine, prompt(4)).ids) == 24
+
+
+def test_closing_cancels_and_refuses(model_dir: Path) -> None:
+    engine = LocalEngine(model_dir)
+    long = SamplingParams(max_tokens=1900, ignore_eos=True, seed=1)
+
+    async def close_in_the_middle() -> list[Delta]:
+        deltas = []
+        async for delta in engine.stream(Request(id="long", prompt_ids=prompt(4), params=long)):
+            deltas.append(delta)
+            if len(deltas) == 3:
+                await asyncio.to_thread(engine.close)
+        return deltas
+
+    last = asyncio.run(close_in_the_middle())[-1]
+    assert last.finish_reason == "cancelled"
+    with pytest.raises(InputError, match="closed"):
+        complete(engine, prompt(3))
+
+
+EXIT_WHILE_BUSY = """
+import sys, threading, time
+from pathlib import Path
+from hanok.engine.api import Request, SamplingParams
+from hanok.engine.generator import LocalEngine
+engine = LocalEngine(Path(sys.argv[1]), threads=1)
+params = SamplingParams(max_tokens=1900, ignore_eos=True, seed=1)
+requests = [Request(id=str(n), prompt_ids=[20, 21, 22], params=params, sample_index=n) for n in range(8)]
+threading.Thread(target=engine.generate, args=(requests,), daemon=True).start()
+while not engine._scheduler.has_work():
+    time.sleep(0.01)
+"""
+
+
+def test_a_busy_engine_lets_the_process_end_in_peace(model_dir: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EXIT_WHILE_BUSY, model_dir], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import itertools
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -53,6 +55,10 @@ class LocalEngine:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._model = threading.Lock()  # held while the weights are read
+        self._closed = False
+        atexit.register(
+            _close, weakref.ref(self)
+        )  # a thread inside torch must not meet the end of the interpreter
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, batched; results in the order given.
@@ -144,6 +150,15 @@ class LocalEngine:
             for name, tensor in weights.items():
                 mine[name].copy_(tensor)
 
+    def close(self) -> None:
+        """Cancel what is under way and end the thread. The engine takes no more requests."""
+        with self._wake:
+            self._closed = True
+            thread = self._thread
+            self._wake.notify()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
     def check(self, request: Request) -> None:
         """Raises InputError or ContextLengthError if the request cannot run."""
         self._check_ids(request.prompt_ids, what="the prompt")
@@ -203,6 +218,8 @@ class LocalEngine:
 
     def _submit(self, generations: Sequence[Generation]) -> None:
         with self._wake:
+            if self._closed:
+                raise InputError("the engine is closed", remedy="make a new one")
             self._inbox += generations
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="hanok-engine", daemon=True)
@@ -214,18 +231,25 @@ class LocalEngine:
             generation.cancelled = True
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                if not self._inbox and not self._scheduler.has_work():
-                    self._wake.wait(IDLE_SECONDS)
-                    if not self._inbox:
-                        self._thread = None
-                        return
-                arrived, self._inbox = self._inbox, []
-            for generation in arrived:
-                self._scheduler.add(generation)
-            if self._scheduler.has_work():
-                self._step()
+        while self._take_in():
+            self._step()
+
+    def _take_in(self) -> bool:
+        """Hand what has arrived to the scheduler, waiting for it if need be; False when the thread is to end."""
+        with self._wake:
+            if not (self._inbox or self._scheduler.has_work() or self._closed):
+                self._wake.wait(IDLE_SECONDS)
+            if self._closed:
+                for generation in [*self._scheduler.abandon(), *self._inbox]:
+                    generation.finish("cancelled")
+                return False
+            if not (self._inbox or self._scheduler.has_work()):
+                self._thread = None
+                return False
+            arrived, self._inbox = self._inbox, []
+        for generation in arrived:
+            self._scheduler.add(generation)
+        return True
 
     def _step(self) -> None:
         try:
@@ -235,3 +259,9 @@ class LocalEngine:
             log.exception("the engine failed; the requests under way are lost")
             for generation in self._scheduler.abandon():
                 generation.failed(error)
+
+
+def _close(engine: weakref.ref[LocalEngine]) -> None:
+    alive = engine()
+    if alive is not None:
+        alive.close()
