@@ -203,7 +203,7 @@ def test_bad_requests_are_refused(
     engine: LocalEngine, ids: list[int], fields: dict[str, str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        complete(engine, ids, **fields)
+        complete(engine, ids, **fields)  # type: ignore[arg-type]
 
 
 def test_new_weights_take_effect(model_dir: Path) -> None:

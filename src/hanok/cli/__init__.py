@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "model plan": ("model", "plan", "step 4: parameters, memory, training time and speed on this machine"),
     "train": ("train", "train", "step 5: pre-train or fine-tune on token shards"),
     "eval": ("eval", "verify", "step 6: bits per byte, village accuracy, samples; one report"),
+    "chat": ("chat", "chat", "step 7: talk to a model in the terminal"),
     "serve": ("serve", "serve", "step 7: OpenAI-compatible server and chat page"),
     "bench": ("bench", "bench", "compare with named peers on this machine"),
     "doctor": ("doctor", "doctor", "what this machine can do, and what that means"),

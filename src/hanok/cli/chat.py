@@ -1,0 +1,28 @@
+"""`hanok chat`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+def chat(
+    model: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart"),
+    system: str = "",
+    temperature: float = 0.0,
+    max_tokens: int | None = None,
+) -> None:
+    """Talk to a model in the terminal, or through a pipe: one line in, one answer out.
+
+    Args:
+        model: a model directory, or a run (then its servable model).
+        system: the system message.
+        temperature: 0 always gives the likeliest answer; higher is more varied.
+        max_tokens: of an answer; default: up to the model's context.
+    """
+    from hanok.engine.terminal import chat_terminal
+    from hanok.recipes.runs import servable_model
+
+    chat_terminal(servable_model(model), system=system, temperature=temperature, max_tokens=max_tokens)
