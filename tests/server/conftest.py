@@ -1,4 +1,4 @@
-"""Real servers on free ports: one of a random model, one of a model that was taught two conversations."""
+"""Real servers on free ports: one of a random model, one of a model that was taught three conversations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +52,10 @@ ERRAND = [
     {"role": "assistant", "content": "", "tool_calls": [CALL]},
     {"role": "tool", "tool_call_id": "a", "content": "9-17"},
     {"role": "assistant", "content": "It opens at 9."},
+]
+MARKUP = [
+    {"role": "user", "content": "tag"},
+    {"role": "assistant", "content": "<img src=x onerror=window.hacked=1><b>굵게</b>"},
 ]
 
 
@@ -104,10 +107,12 @@ def _make_run(run: Path, *, teach: bool = False) -> Path:
     return run
 
 
-def _teach(model_dir: Path, *, steps: int = 40) -> None:
-    """Learn the two conversations by heart."""
+def _teach(model_dir: Path, *, steps: int = 50) -> None:
+    """Learn the conversations by heart."""
     tokenizer, decoder = Tokenizer.load(model_dir), load_model(model_dir)
-    chats = [tokenizer.encode_chat(GREETING), tokenizer.encode_chat(ERRAND, tools=TOOLS)]
+    chats = [
+        tokenizer.encode_chat(GREETING), tokenizer.encode_chat(MARKUP), tokenizer.encode_chat(ERRAND, tools=TOOLS)
+    ]  # fmt: skip
     ids = [[tokenizer.bos_id, *chat.ids] for chat in chats]
     ids_N = torch.tensor([token for one in ids for token in one[:-1]])
     targets_N = torch.tensor([token for one in ids for token in one[1:]])
@@ -144,16 +149,6 @@ def _serve(model_dir: Path, **options: object) -> Iterator[Running]:
         uvicorn_server.should_exit = True
         thread.join()
     engine.close()
-
-
-def wait_until(holds: object, *, seconds: float = 5.0) -> bool:
-    """Whether `holds()` became true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if holds():  # type: ignore[operator]
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @pytest.fixture

@@ -60,6 +60,15 @@ function redraw() {
   $("welcome").hidden = turns.length > 0;
 }
 
+// Draw one turn anew (others keep their open editors) and put the focus back where it was.
+function refresh(turn, focus) {
+  const place = turns.indexOf(turn);
+  const item = draw(turn, place);
+  $("log").children[place]?.replaceWith(item);
+  item.querySelector(focus)?.focus();
+  return item;
+}
+
 function draw(turn, place) {
   const item = $("turn").content.firstElementChild.cloneNode(true);
   item.classList.add(turn.role, ...(turn.error ? ["failed"] : []));
@@ -82,7 +91,7 @@ function wireActions(item, turn) {
     label(button, t(name));
     button.disabled = !turn.id;
     button.setAttribute("aria-pressed", String(turn.rating === rating));
-    button.addEventListener("click", () => rate(turn, { rating }, "thanks"));
+    button.addEventListener("click", () => rate(turn, { rating }, "thanks", `.${name}`));
   }
   const correct = item.querySelector(".correct");
   correct.querySelector("span").textContent = t("correct");
@@ -214,8 +223,7 @@ function busy(yes) {
 
 // ---- feedback -------------------------------------------------------------------------------------------------
 
-async function rate(turn, opinion, thanks) {
-  const item = () => $("log").children[turns.indexOf(turn)];
+async function rate(turn, opinion, thanks, focus) {
   try {
     const response = await fetch("/v1/feedback", {
       method: "POST",
@@ -225,12 +233,10 @@ async function rate(turn, opinion, thanks) {
     if (!response.ok) throw await serverError(response);
     Object.assign(turn, opinion);
     save();
-    redraw();
-    announce(t(thanks), item());
-    return true;
+    announce(t(thanks), refresh(turn, focus));
   } catch (error) {
-    announce(error instanceof TypeError ? t("error_offline") : `${t("error_feedback")} ${error.message}`, item());
-    return false;
+    const item = $("log").children[turns.indexOf(turn)];
+    announce(error instanceof TypeError ? t("error_offline") : `${t("error_feedback")} ${error.message}`, item);
   }
 }
 
@@ -255,7 +261,7 @@ function openEditor(item, turn) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const correction = area.value.trim();
-    if (correction) rate(turn, { rating: -1, correction }, "corrected");
+    if (correction) rate(turn, { rating: -1, correction }, "corrected", ".correct");
   });
   item.append(form);
   area.focus();
@@ -280,6 +286,9 @@ async function loadExamples() {
 }
 
 function showExamples() {
+  const welcome = examples[settings.language]?.length ? "welcome_village" : "welcome_text";
+  $("welcome-text").dataset.text = welcome;
+  $("welcome-text").textContent = t(welcome);
   $("examples").replaceChildren(
     ...(examples[settings.language] ?? []).map((text) => {
       const button = document.createElement("button");
@@ -336,4 +345,4 @@ applySettings();
 toBottom();
 loadModel().catch(() => announce(t("error_offline")));
 loadExamples().catch(() => {});
-if (matchMedia("(pointer: fine)").matches) $("input").focus();
+if (!matchMedia("(pointer: coarse)").matches) $("input").focus();
