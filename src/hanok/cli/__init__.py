@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "runs compare": ("runs", "compare", "two or more runs side by side: settings that differ, and results"),
     "runs prune": ("runs", "prune", "delete checkpoints by a retention rule, within a disk budget"),
     "data collect": ("data", "collect", "step 1: read documents into a corpus"),
+    "data clean": ("data", "clean", "step 2: normalise, filter, de-duplicate, redact personal data"),
     "data village": ("data", "village", "write the embedded corpus: a fictional hanok village"),
     "data split": ("data", "split", "step 3: leak-free train, validation and test"),
     "data tokenizer": ("data", "tokenizer", "step 3: train a byte-level BPE tokeniser"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from hanok.data.config import CollectConfig, SourceConfig
+from hanok.data.config import CleanConfig, CollectConfig, SourceConfig
 from hanok.data.config_tokens import ShardsConfig, SplitConfig, TokenizerConfig
 from hanok.data.village.config import VillageConfig
 from hanok.reporting import table
@@ -48,6 +48,19 @@ def collect(
     sources = (*config.sources, *(SourceConfig(path=path) for path in paths))
     config = dataclasses.replace(config, sources=sources)
     return _done(collect_documents(config, out), "hanok data clean {out} --out CLEAN")
+
+
+def clean(corpus: Folder, out: Path, config: CleanConfig = CleanConfig()) -> dict[str, Any]:
+    """Normalise, identify languages, filter, remove duplicates, redact personal data, scan for poison.
+
+    Args:
+        corpus: a corpus from `hanok data collect`.
+        out: directory to make.
+        config: rules.
+    """
+    from hanok.data.clean import clean as clean_corpus
+
+    return _done(clean_corpus(config, corpus, out), "hanok data split {out} --out SPLIT")
 
 
 def split(corpus: Folder, out: Path, config: SplitConfig = SplitConfig()) -> dict[str, Any]:

@@ -16,7 +16,8 @@ class SourceConfig:
     """One place that documents come from.
 
     Args:
-        path: a file, a folder, a glob or "-" for standard input; archives and compressed files are opened.
+        path: a file, a folder, a glob or "-" for standard input; archives and compressed files are opened. `~` and
+            `${NAME:-default}` (an environment variable) are filled in.
         name: how documents name their source; by default the last part of the path.
         licence: of the documents, as an SPDX identifier or in words.
         format: "auto" goes by the file's name and first bytes. "wiki" is text of `<doc id= title=>` elements.

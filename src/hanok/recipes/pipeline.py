@@ -28,9 +28,12 @@ def run_recipe(recipe: Recipe, run: Path) -> Mapping[str, Any]:
 def recipe_stages(recipe: Recipe, run: Path) -> list[Stage]:
     """Steps 1 to 6 in order; each imports its room only when it is made."""
     stages: list[Stage] = []
+    corpus = "village" if recipe.village is not None else "collect"
+    make = _village(recipe) if recipe.village is not None else _collect(recipe)
+    stages.append(Stage(name=corpus, config=to_plain(recipe.village or recipe.collect), make=make))
     stages += [
-        Stage(name="village", config=to_plain(recipe.village), make=_village(recipe)),
-        Stage(name="split", config=to_plain(recipe.split), reads=("village",), make=_split(recipe, run)),
+        Stage(name="clean", config=to_plain(recipe.clean), reads=(corpus,), make=_clean(recipe, run, corpus)),
+        Stage(name="split", config=to_plain(recipe.split), reads=("clean",), make=_split(recipe, run)),
         Stage(name="tokenizer", config=to_plain(recipe.tokenizer), reads=("split",), make=_tokenizer(recipe, run)),
         Stage(
             name="shards", config=to_plain(recipe.shards), reads=("split", "tokenizer"), make=_shards(recipe, run)
@@ -49,7 +52,7 @@ def recipe_stages(recipe: Recipe, run: Path) -> list[Stage]:
             )
         )  # fmt: skip
         last = "sft"
-    reads = (last, "shards", "village")
+    reads = (last, "shards", "village") if recipe.village is not None else (last, "shards")
     stages.append(
         Stage(name="verify", config=to_plain(recipe.verify), reads=reads, make=_verify(recipe, run, last))
     )
@@ -69,7 +72,27 @@ def _village(recipe: Recipe):
     def make(out: Path) -> Artefact:
         from hanok.data.village.build import write_village
 
+        assert recipe.village is not None
         return write_village(recipe.village, out)
+
+    return make
+
+
+def _collect(recipe: Recipe):
+    def make(out: Path) -> Artefact:
+        from hanok.data.collect import collect
+
+        assert recipe.collect is not None
+        return collect(recipe.collect, out)
+
+    return make
+
+
+def _clean(recipe: Recipe, run: Path, corpus: str):
+    def make(out: Path) -> Artefact:
+        from hanok.data.clean import clean
+
+        return clean(recipe.clean, run / corpus, out)
 
     return make
 
@@ -78,7 +101,7 @@ def _split(recipe: Recipe, run: Path):
     def make(out: Path) -> Artefact:
         from hanok.data.split import split
 
-        return split(recipe.split, run / "village", out)
+        return split(recipe.split, run / "clean", out)
 
     return make
 
@@ -124,7 +147,7 @@ def _verify(recipe: Recipe, run: Path, last: str):
     def make(out: Path) -> Artefact:
         from hanok.evaluation.verify import verify
 
-        village = run / "village"
+        village = run / "village" if recipe.village is not None else None
         model = open_artefact(run / last / "model").path
         return verify(recipe.verify, model=model, shards=run / "shards", village=village, out=out)
 

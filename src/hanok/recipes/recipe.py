@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hanok.data.config import CleanConfig, CollectConfig
 from hanok.data.config_tokens import ShardsConfig, SplitConfig, TokenizerConfig
 from hanok.data.village.config import VillageConfig
 from hanok.errors import ConfigError
@@ -23,14 +24,16 @@ class Recipe:
     Args:
         name: folder of the run.
         seed: given to every section that has a `seed` and does not set its own.
-        village: the embedded corpus, whose questions verify asks.
+        village: write the embedded corpus, and ask its questions in verify. collect: read documents. One of the two.
         sft: fine-tuning on the chats after pre-training; left out, the pre-trained model is the result.
     """
 
     name: str
     description: str = ""
     seed: int = 1
-    village: VillageConfig = field(default_factory=VillageConfig)
+    village: VillageConfig | None = None
+    collect: CollectConfig | None = None
+    clean: CleanConfig = field(default_factory=CleanConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     shards: ShardsConfig = field(default_factory=ShardsConfig)
@@ -40,6 +43,10 @@ class Recipe:
     verify: VerifyConfig = field(default_factory=VerifyConfig)
 
     def __post_init__(self) -> None:
+        if (self.village is None) == (self.collect is None):
+            raise ConfigError(
+                "a recipe has either [village] or [collect]", remedy="say where documents come from"
+            )
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ConfigError(f"name = {self.name!r}", remedy="use a plain folder name")
 

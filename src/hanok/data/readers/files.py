@@ -7,6 +7,8 @@ import glob
 import gzip
 import io
 import lzma
+import os
+import re
 import sys
 import tarfile
 import zipfile
@@ -21,6 +23,7 @@ import zstandard
 from hanok.data.readers.records import UnreadableError
 from hanok.errors import InputError
 
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _TARS = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # what a broken file of any of these kinds raises
@@ -50,11 +53,14 @@ class Source:
 def expand(path: str) -> list[tuple[str, Path | None]]:
     """(name, file) of everything that a path, a folder or a glob names, sorted; "-" is (stdin, None).
 
+    `~` is the home folder, `${NAME:-default}` an environment variable or what stands behind ":-" where it is not set.
+
     Raises:
         InputError: nothing is there.
     """
     if path == "-":
         return [("stdin", None)]
+    path = _VARIABLE.sub(lambda match: os.environ.get(match[1]) or match[2] or "", path)
     place = Path(path).expanduser()
     if place.is_dir():
         files = [file for file in sorted(place.rglob("*")) if file.is_file() and not _hidden(file, place)]

@@ -33,7 +33,7 @@ class VillageConfig:
     documents_only: float = 0.1
     arithmetic: int = 4000
     abstentions: int = 900
-    comparisons: int = 800
+    comparisons: int = 2000
     follow_ups: int = 500
     tool_calls: int = 240
     small_talk: int = 120

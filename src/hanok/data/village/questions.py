@@ -43,8 +43,7 @@ _FRAMES: dict[str, tuple[str, ...]] = {
         "I want to know the {n} of {p}.", "For {p}, {w} the {n}?",
     ),
 }  # fmt: skip
-# with a verb of its own; of the Korean ones the last of each list is held out: the same words in another order
-_HELD_OUT_VERBS = {"ko": 1, "en": 0}
+# with a verb of its own
 _VERBS: dict[str, dict[str, tuple[str, ...]]] = {
     "ko": {
         "owner": ("{p:은} 누가 운영해요?", "{p:을} 운영하는 사람은 누구예요?", "누가 {p:을} 운영해요?"),
@@ -105,8 +104,7 @@ def _wordings(
 
 
 QUESTIONS: dict[str, dict[str, Wordings]] = {
-    language: _wordings(language, frames, _VERBS[language], _HELD_OUT_VERBS[language])
-    for language, frames in _FRAMES.items()
+    language: _wordings(language, frames, _VERBS[language], 0) for language, frames in _FRAMES.items()
 }
 # asked right after another question about the same place
 FOLLOW_UPS: dict[str, dict[str, Wordings]] = {
