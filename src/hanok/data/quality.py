@@ -68,7 +68,7 @@ class Measures:
 
     def top_n_gram(self, n: int) -> float:
         """Share of the characters that the most frequent n-gram of words covers."""
-        if len(self.words) < 40:
+        if len(self.words) < 50:
             return 0.0
         grams = Counter(zip(*(self.words[i:] for i in range(n)), strict=False))
         gram, count = grams.most_common(1)[0]
@@ -77,7 +77,7 @@ class Measures:
     def duplicate_n_grams(self, n: int) -> float:
         """Share of the characters in n-grams of words that occur more than once, overlaps counted once."""
         words = self.words
-        if len(words) < 2 * n:
+        if len(words) < 50:
             return 0.0
         grams = list(zip(*(words[i:] for i in range(n)), strict=False))
         counts = Counter(grams)
@@ -138,7 +138,7 @@ RULES: tuple[Rule, ...] = (
     Rule("short_words", "Gopher", _long(10, lambda m: m.mean_word_length, 5), least=2.5, languages=_EN),
     Rule("long_eojeol", "Korean", _long(10, lambda m: m.mean_word_length, 3), most=15, languages=_KO),
     Rule("spaced_syllables", "Korean", _long(10, lambda m: m.mean_word_length, 3), least=1.5, languages=_KO),
-    Rule("symbols", "Gopher", _symbols, most=0.25),
+    Rule("symbols", "Gopher", _long(50, _symbols, 0), most=0.25),
     Rule("words_with_letters", "Gopher", _long(10, lambda m: m.word_share, 1), least=0.7),
     Rule("bullet_lines", "Gopher", _long(50, lambda m: m.share_of_lines(_BULLET), 0), most=0.9),
     Rule("ellipsis_lines", "Gopher", _long(50, lambda m: m.share_of_lines(_ELLIPSIS), 0), most=0.3),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,7 +32,6 @@ def write_shards(config: ShardsConfig, split: Path, tokenizer: Path, out: Path) 
     """
     parents = {"split": open_artefact(split, kind="split"), "tokenizer": open_artefact(tokenizer)}
     encoder = Tokenizer.load(tokenizer)
-    dtype = "uint16" if encoder.vocab_size <= 65_536 else "uint32"
     with create_artefact(out, kind="shards", parents=parents, step=dataclasses.asdict(config)) as draft:
         splits: dict[str, dict[str, Any]] = {}
         total = sum(count_documents(split / part) for part in PARTS)
@@ -40,9 +39,7 @@ def write_shards(config: ShardsConfig, split: Path, tokenizer: Path, out: Path) 
             for part in PARTS:
                 with ExitStack() as stack:
                     writers = {
-                        kind: stack.enter_context(
-                            _Writer(draft.path, f"{kind}-{part}", encoder, DTYPES[dtype])
-                        )
+                        kind: stack.enter_context(SplitWriter(draft.path, f"{kind}-{part}", encoder))
                         for kind in ("text", "chat")
                     }
                     for batch in _batches(split / part, config.batch_bytes):
@@ -52,15 +49,7 @@ def write_shards(config: ShardsConfig, split: Path, tokenizer: Path, out: Path) 
             raise InputError(
                 f"{split / 'train'} holds no documents", remedy="collect some, or lower the fractions"
             )
-        encoder.save(draft.path)
-        index = {
-            "format": FORMAT,
-            "vocab_size": encoder.vocab_size,
-            "dtype": dtype,
-            "tokenizer_hash": encoder.hash,
-            "splits": splits,
-        }
-        write_json(draft.path / INDEX, index)
+        write_index(draft.path, encoder, splits)
         tokens, size = (sum(record[key] for record in splits.values()) for key in ("tokens", "bytes"))
         draft.metrics |= {"tokens": tokens, "bytes": size, "bytes_per_token": round(size / tokens, 4)}
         draft.metrics |= {f"{name}.tokens": record["tokens"] for name, record in splits.items()}
@@ -68,11 +57,11 @@ def write_shards(config: ShardsConfig, split: Path, tokenizer: Path, out: Path) 
     return open_artefact(out, kind="shards")
 
 
-class _Writer:
+class SplitWriter:
     """The files of one split, appended to document by document."""
 
-    def __init__(self, directory: Path, name: str, tokenizer: Tokenizer, dtype: np.dtype) -> None:
-        self.name, self._dtype = name, dtype
+    def __init__(self, directory: Path, name: str, tokenizer: Tokenizer) -> None:
+        self.name, self._dtype = name, DTYPES[_dtype(tokenizer)]
         self._byte_lengths = tokenizer.byte_lengths
         self._lengths: list[int] = []
         self._sizes: list[int] = []
@@ -84,7 +73,7 @@ class _Writer:
         for ending in endings:
             self._open[ending] = (directory / f"{name}.{ending}.bin").open("wb")
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> SplitWriter:
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -109,6 +98,20 @@ class _Writer:
         return counts | ({"learnt": self.learnt} if "mask" in self._open else {}) | {"files": self.files}
 
 
+def write_index(directory: Path, tokenizer: Tokenizer, splits: Mapping[str, Mapping[str, Any]]) -> None:
+    """What makes files of `SplitWriter` into shards: the tokeniser's files, and `shards.json` with their records."""
+    tokenizer.save(directory)
+    index = {
+        "format": FORMAT, "vocab_size": tokenizer.vocab_size, "dtype": _dtype(tokenizer),
+        "tokenizer_hash": tokenizer.hash, "splits": splits,
+    }  # fmt: skip
+    write_json(directory / INDEX, index)
+
+
+def _dtype(tokenizer: Tokenizer) -> str:
+    return "uint16" if tokenizer.vocab_size <= 65_536 else "uint32"
+
+
 Row = dict[str, Any]
 
 
@@ -131,7 +134,7 @@ def _size(row: Row) -> int:
     return len(row["text"] if row["text"] is not None else row["messages"])
 
 
-def _encode(batch: Sequence[Row], encoder: Tokenizer, writers: dict[str, _Writer], bar: Progress) -> None:
+def _encode(batch: Sequence[Row], encoder: Tokenizer, writers: dict[str, SplitWriter], bar: Progress) -> None:
     texts = [row["text"] for row in batch if row["text"] is not None]
     ends = encoder.bos_id, encoder.eos_id
     for ids in encoder.encode_batch(texts):
