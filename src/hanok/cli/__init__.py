@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "eval": ("eval", "verify", "step 6: bits per byte, village accuracy, samples; one report"),
     "chat": ("chat", "chat", "step 7: talk to a model in the terminal"),
     "serve": ("serve", "serve", "step 7: OpenAI-compatible server and chat page"),
+    "improve": ("improve", "improve", "step 8: learn from feedback and show before and after"),
     "bench": ("bench", "bench", "compare with named peers on this machine"),
     "doctor": ("doctor", "doctor", "what this machine can do, and what that means"),
 }

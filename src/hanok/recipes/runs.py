@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hanok.errors import InputError
+from hanok.improvement.accepted import current_model
 from hanok.recipes.stages import RUN_FILE
 
 
@@ -120,11 +121,13 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def servable_model(path: Path) -> Path:
-    """A run's `model`, or `path` itself when it is a model directory.
+    """The model of a run's newest accepted improvement, else its `model`; or `path` itself if it is a model directory.
 
     Raises:
         InputError: neither.
     """
+    if (path / RUN_FILE).is_file() and (path / "model").is_dir():
+        return current_model(path)
     for candidate in (path / "model", path):
         if (candidate / "config.json").is_file():
             return candidate

@@ -1,0 +1,41 @@
+"""`hanok improve`: step 8."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from hanok.improvement.config import ImproveConfig
+from hanok.reporting import table
+
+
+def improve(
+    run: Annotated[Path, tyro.conf.Positional],
+    feedback: Path | None = None,
+    out: Path | None = None,
+    config: ImproveConfig = ImproveConfig(),
+) -> dict[str, Any]:
+    """Learn from feedback: fine-tune on corrections with replay, and show before and after on the same questions.
+
+    Args:
+        run: the run whose model was served.
+        feedback: a JSONL file, or a feedback database; default: what the chat page stored for this run.
+        out: directory to make; default: the run's next improve-NNN.
+        config: rounds, learning rates, replay, tolerances.
+    """
+    from hanok.improvement.improve import improve as improve_run
+
+    model = improve_run(run, feedback=feedback, out=out, config=config)
+    scalars = [(name, value) for name, value in model.metrics.items() if isinstance(value, (int, float))]
+    table(f"{model.path.parent}", ("measure", "value"), scalars)
+    accepted = model.metrics["accepted"]
+    served = f"hanok serve {model.path.parent if out else run}"
+    verdict = (
+        f"accepted; next: {served}" if accepted else f"not accepted; hanok serve {run} keeps the old model"
+    )
+    print("\n".join(model.metrics["reasons"]), file=sys.stderr)
+    print(f"report: {model.path.parent / 'report.html'}\n{verdict}", file=sys.stderr)
+    return {"path": str(model.path), "accepted": accepted, "metrics": dict(model.metrics)}

@@ -1,0 +1,265 @@
+"""Step 8: feedback becomes data, data become a better model, or the old one stays.
+
+run/improve-001/feedback/     corpus of the lessons, preferences.jsonl, judgements.jsonl (the snapshot), refused.jsonl
+                shards/       lessons, replay, validation
+                rounds.json   what each round came to; round-NN/ holds its training log and report
+                model/        the new model; improvement.json says whether it is served, and why
+                report.html   both models on the same questions; answers.jsonl lists all their answers
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hanok.artefacts import MANIFEST, Artefact, append_jsonl, create_artefact, open_artefact, write_json
+from hanok.artefacts.shards import open_shards
+from hanok.errors import ConfigError, InputError
+from hanok.improvement.accepted import PATTERN, RESULT, Improvement, current_model, improvements, model_hash
+from hanok.improvement.config import ImproveConfig
+from hanok.improvement.examine import compare_examinations, examine, open_village
+from hanok.improvement.feedback import Judgement, Refused, digest, read_feedback
+from hanok.improvement.lessons import Lesson, Lessons, draw_lessons, write_corpus
+from hanok.improvement.page import write_page
+from hanok.improvement.rounds import clear_rounds, learn
+from hanok.improvement.shards import fitting, write_lesson_shards
+from hanok.improvement.verdict import Findings, judge
+from hanok.models.checkpoint import load_config
+from hanok.reporting import log
+from hanok.store.database import feedback_file
+from hanok.tokens.tokenizer import Tokenizer
+
+
+def improve(
+    run: Path,
+    *,
+    feedback: Path | None = None,
+    out: Path | None = None,
+    config: ImproveConfig = ImproveConfig(),
+) -> Artefact:
+    """Learn from feedback on a run's model. Returns the new model, accepted or not (`metrics["accepted"]`).
+
+    The same command goes on where a stopped one was; with nothing new to learn it returns what is there.
+
+    Args:
+        feedback: a database or a JSONL file; default: what the run's own server kept.
+        out: the directory to make; default: the run's next `improve-NNN`. Only those are served with the run.
+
+    Raises:
+        InputError: no run, no feedback, or none that teaches anything.
+        ArtefactError: damaged inputs. Interrupted: by a signal, resumable.
+    """
+    if not (run / "run.json").is_file() or not (run / "shards").is_dir():
+        raise InputError(f"no finished run at {run}", remedy="give a folder that `hanok run` made")
+    source = feedback or feedback_file(run / "model")
+    base = open_artefact(current_model(run))
+    root = model_hash(run / "model")
+    judgements, unreadable = read_feedback(source)
+    same = _same_as_before(run, base.hash, digest(judgements), config)
+    if same is not None and out is None:
+        log.info("nothing new to learn since %s", same.path.name)
+        return open_artefact(same.model)
+    out = out or _next(run)
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        identity = {"config": asdict(config), "root": root}
+        _clear_if_other(out, base.hash, identity)
+        return _improve(
+            config,
+            run=run,
+            out=out,
+            base=base,
+            identity=identity,
+            judgements=judgements,
+            unreadable=unreadable,
+        )
+
+
+def _improve(
+    config: ImproveConfig, *, run: Path, out: Path, base: Artefact, identity: dict[str, Any],
+    judgements: Sequence[Judgement], unreadable: Sequence[Refused],
+) -> Artefact:  # fmt: skip
+    tokenizer = Tokenizer.load(base.path)
+    context = load_config(base.path).max_context
+    max_seq_len = min(config.max_seq_len or context, context)
+    if (out / "feedback").is_dir():
+        judgements, _ = read_feedback(out / "feedback" / "judgements.jsonl")
+    drawn = draw_lessons(judgements)
+    lessons, unfit = fitting(drawn.lessons, tokenizer, max_seq_len=max_seq_len)
+    refused = [*unreadable, *drawn.refused, *unfit]
+    if not lessons:
+        reasons = "; ".join(f"{one.row}: {one.reason}" for one in refused[:5]) or "it is empty"
+        raise InputError(
+            f"nothing to learn from {len(judgements) + len(unreadable)} rows of feedback ({reasons})",
+            remedy="correct an answer, or like one",
+        )
+    corpus = _write_feedback(
+        out / "feedback", judgements, Lessons(lessons, drawn.preferences, refused), base, identity
+    )
+    log.info(
+        "%d lessons, %d preference pairs, %d rows refused", len(lessons), len(drawn.preferences), len(refused)
+    )
+    shards = _write_shards(
+        config, lessons, tokenizer=tokenizer, run=run, corpus=corpus, max_seq_len=max_seq_len, out=out
+    )
+    if not (out / "model").is_dir():
+        opened = open_shards(shards.path, verify=False)
+        village = open_village(run / "village", lessons, limit=config.questions)
+        before = examine(config, base.path, lessons, opened, village)
+        best, rounds = learn(
+            config,
+            base=base.path,
+            before=before,
+            lessons=lessons,
+            shards=opened,
+            max_seq_len=max_seq_len,
+            out=out,
+        )
+        after = examine(config, best, lessons, opened, village)
+        findings = Findings(
+            lessons=lessons, before=before, after=after, rounds=rounds,
+            others=compare_examinations(config, before.others, after.others),
+            paraphrases=compare_examinations(config, before.paraphrases, after.paraphrases),
+        )  # fmt: skip
+        verdict = judge(config, findings)
+        write_page(config, findings, verdict, preferences=drawn.preferences, refused=refused, directory=out)
+        parents = {"model": base, "feedback": corpus, "shards": shards}
+        _publish(
+            best,
+            out / "model",
+            parents=parents,
+            identity=identity,
+            metrics=findings.metrics() | verdict.metrics(),
+        )
+    model = open_artefact(out / "model", kind="model")
+    _finish(run, out, model, base=base, identity=identity, judgements=judgements)
+    return model
+
+
+def _write_feedback(
+    out: Path, judgements: Sequence[Judgement], drawn: Lessons, base: Artefact, identity: dict[str, Any]
+) -> Artefact:
+    if not out.is_dir():
+        with create_artefact(out, kind="corpus", parents={"model": base}, step=identity) as draft:
+            write_corpus(drawn.lessons, draft.path)
+            rows = {
+                "preferences": drawn.preferences,
+                "judgements": [_row(judgement) for judgement in judgements],
+                "refused": [{"row": one.row, "reason": one.reason} for one in drawn.refused],
+            }
+            for name, content in rows.items():
+                (draft.path / f"{name}.jsonl").touch()
+                for row in content:
+                    append_jsonl(draft.path / f"{name}.jsonl", row)
+            draft.metrics |= {"lessons": len(drawn.lessons)} | {
+                name: len(content) for name, content in rows.items()
+            }
+    return open_artefact(out, kind="corpus")
+
+
+def _row(judgement: Judgement) -> dict[str, Any]:
+    """A judgement as a row that `read_feedback` reads."""
+    row = asdict(judgement)
+    prompt, answer = row.pop("prompt"), row.pop("answer")
+    return {**row, "messages": [*prompt, answer]}
+
+
+def _write_shards(
+    config: ImproveConfig, lessons: Sequence[Lesson], *, tokenizer: Tokenizer, run: Path, corpus: Artefact,
+    max_seq_len: int, out: Path,
+) -> Artefact:  # fmt: skip
+    if (out / "shards").is_dir():
+        return open_artefact(out / "shards", kind="shards")
+    run_shards = open_shards(run / "shards")
+    parents = {"feedback": corpus, "shards": open_artefact(run / "shards", verify=False)}
+    return write_lesson_shards(
+        config, lessons, tokenizer=tokenizer, run_shards=run_shards, parents=parents, max_seq_len=max_seq_len,
+        out=out / "shards",
+    )  # fmt: skip
+
+
+def _publish(
+    best: Path, out: Path, *, parents: dict[str, Artefact], identity: dict[str, Any], metrics: dict[str, Any]
+) -> None:
+    """The best round's model as a child of the model that was improved and of the feedback."""
+    with create_artefact(out, kind="model", parents=parents, step={"improve": identity}) as draft:
+        for file in best.iterdir():
+            if file.name != MANIFEST:
+                shutil.copy2(file, draft.path)
+        draft.metrics |= metrics
+
+
+def _finish(
+    run: Path,
+    out: Path,
+    model: Artefact,
+    *,
+    base: Artefact,
+    identity: dict[str, Any],
+    judgements: Sequence[Judgement],
+) -> None:
+    metrics = {name: value for name, value in model.metrics.items() if name != "reasons"}
+    result = {
+        "format": 1, "accepted": model.metrics["accepted"], "reasons": model.metrics["reasons"], "model": model.hash,
+        "base": base.hash, **identity, "judgements": digest(judgements), "metrics": metrics,
+    }  # fmt: skip
+    write_json(out / RESULT, result)
+    append_jsonl(run / "metrics.jsonl", {"stage": out.name, **metrics})
+    clear_rounds(out)
+
+
+def _same_as_before(run: Path, base: str, judgements: str, config: ImproveConfig) -> Improvement | None:
+    """The newest improvement, if it came of the same feedback and settings, and of this model or to it."""
+    finished = improvements(run)
+    if not finished:
+        return None
+    result = finished[-1].result
+    same = result["judgements"] == judgements and result["config"] == asdict(config)
+    return finished[-1] if same and base in (result["base"], result["model"]) else None
+
+
+def _next(run: Path) -> Path:
+    """The newest `improve-NNN` if it is unfinished, else one more."""
+    taken = sorted(run.glob(PATTERN))
+    if taken and not (taken[-1] / RESULT).is_file():
+        log.info("going on with %s", taken[-1].name)
+        return taken[-1]
+    number = 1 + max((int(re.sub(r"\D", "", folder.name)) for folder in taken), default=0)
+    return run / f"improve-{number:03d}"
+
+
+def _clear_if_other(out: Path, base: str, identity: dict[str, Any]) -> None:
+    """Start anew where an unfinished attempt had other settings or another model; refuse to touch anything else."""
+    if (out / RESULT).is_file():
+        raise ConfigError(f"{out} holds a finished improvement", remedy="give another --out, or leave it out")
+    if (out / "feedback").is_dir():
+        corpus = open_artefact(out / "feedback", kind="corpus")
+        if corpus.parents["model"] == base and corpus.step == json.loads(json.dumps(identity)):
+            return
+        log.info("%s: its settings or its model changed, making it anew", out.name)
+        for path in out.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+        (out / "rounds.json").unlink(missing_ok=True)
+    elif any(path.name != ".lock" and not path.name.endswith(".tmp") for path in out.iterdir()):
+        raise ConfigError(f"{out} is not empty", remedy="give another --out, or leave it out")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two processes that improve in one directory would spoil each other's rounds."""
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"another process is improving in {out}", remedy="wait for it or stop it"
+            ) from error
+        yield
