@@ -29,10 +29,10 @@ class VillageConfig:
     places: int = 60
     languages: tuple[str, ...] = LANGUAGES
     documents_per_place: int = 10
-    asks_per_fact: int = 6
+    asks_per_fact: int = 5
     documents_only: float = 0.1
-    arithmetic: int = 4000
-    abstentions: int = 900
+    arithmetic: int = 6000
+    abstentions: int = 800
     comparisons: int = 2000
     follow_ups: int = 500
     tool_calls: int = 240
