@@ -53,9 +53,8 @@ check: lint types test  ## what CI runs
 bench: setup-dev  ## quick versions of all benchmarks, one table each
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
 
-peers: $(VENV)/bin/python  ## one environment for each peer that the benchmarks compare with
-	@for file in benchmarks/peers/*.txt; do name=$$(basename $$file .txt); \
-	  $(PYTHON) -m venv .peers/$$name && .peers/$$name/bin/python -m pip install -q -r $$file || exit 1; done
+peers: setup-dev  ## what the benchmarks compare with; pinned in requirements/dev.txt
+	$(BIN)/python -c 'from importlib.metadata import version as v; print(*(f"{name} {v(name)}" for name in ("torch", "transformers", "accelerate", "fla-core")), sep="\n")'
 
 lock: setup-dev  ## resolve the pinned versions anew (needs uv)
 	$(BIN)/python tools/lock.py
