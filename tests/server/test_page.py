@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -78,7 +79,11 @@ def page() -> Iterator[Any]:
     command = browser.find_browser()
     if command is None:
         pytest.skip(f"no browser here: none of {', '.join(browser.NAMES)}")
-    with browser.open_browser(command) as opened:
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(browser.open_browser(command))
+        except (AssertionError, OSError) as error:
+            pytest.skip(f"{command} does not start ({error})")
         yield opened
 
 
