@@ -31,7 +31,7 @@ table{border-collapse:collapse;width:100%;background:var(--card);
   border:1px solid var(--line);font-size:.92rem}
 th,td{padding:.4rem .7rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 th{color:var(--soft);font-weight:600}
-td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr:last-child td{border-bottom:0}
 figure{margin:0;background:#fff;border:1px solid var(--line);padding:.6rem;overflow-x:auto}
 figure svg{max-width:100%;height:auto}
@@ -56,7 +56,13 @@ class Report:
         self._add(title, f"<p>{html.escape(text)}</p>", text)
 
     def add_table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        head = "".join(f"<th>{html.escape(str(column))}</th>" for column in columns)
+        numeric = [all(map(_is_number, cells)) for cells in zip(*rows, strict=False)] or [False] * len(
+            columns
+        )
+        head = "".join(
+            f"<th{' class=n' if right else ''}>{html.escape(str(column))}</th>"
+            for column, right in zip(columns, numeric, strict=False)
+        )
         body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
         markup = (
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -105,5 +111,8 @@ class Report:
 
 
 def _cell(value: Any) -> str:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return f"<td{' class=n' if number else ''}>{html.escape(show(value))}</td>"
+    return f"<td{' class=n' if _is_number(value) else ''}>{html.escape(show(value))}</td>"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
