@@ -230,7 +230,7 @@ def test_feedback_survives_a_killed_server(taught_run: Path, tmp_path: Path) -> 
         ] == [(identifier, "반가워요.")]
 
 
-@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("stream", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_sigterm_lets_the_running_answer_finish(random_run: Path, stream: bool) -> None:
     with process(random_run) as (running, client):
         ends = {str(token): -100 for token in range(10)}
