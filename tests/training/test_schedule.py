@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from hanok.errors import ConfigError
@@ -73,3 +75,18 @@ def test_a_length_from_the_clock_is_corrected_until_the_decay(rates: list[int]) 
 def test_settings_say_which_rule_they_break(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**values)  # type: ignore[arg-type]
+
+
+def test_a_clock_that_runs_slower_or_faster_in_the_decay_moves_the_end_not_the_rate() -> None:
+    """A machine that was busy at first leaves time over: the decay is stretched from where it stands."""
+    plan = Schedule(warmup_steps=0, final_lr=0.0).from_clock(100, 200, decay_fraction=0.5)
+    assert plan.decay_start == 100
+    assert plan.next_check == 150
+    before = plan.factor(150)
+    for total in (175, 200, 400):
+        moved = plan.from_clock(150, total, decay_fraction=0.5)
+        assert moved.total_steps == total
+        assert abs(moved.factor(150) - before) < 0.02
+        factors = [moved.factor(step) for step in range(150, total)]
+        assert all(a > b for a, b in pairwise(factors))
+        assert factors[-1] < 0.05

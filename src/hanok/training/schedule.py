@@ -52,8 +52,14 @@ class Schedule:
     def from_clock(self, step: int, total_steps: int, *, decay_fraction: float) -> Schedule:
         """The plan when the rate says, before `step`, that the time will be up after `total_steps`."""
         total_steps = max(total_steps, step + 1)
-        decay_start = max(step, total_steps - round(decay_fraction * total_steps))
-        wait = (decay_start - step + 1) // 2
+        if self.total_steps is not None and self.decay_start is not None and step > self.decay_start:
+            # decaying already: go on from the present factor to the new end
+            left = (self.total_steps - step) / (self.total_steps - self.decay_start + 1)
+            decay_start = min(step, total_steps + 1 - round((total_steps - step) / left))
+            wait = _halfway(step, total_steps)
+        else:
+            decay_start = max(step, total_steps - round(decay_fraction * total_steps))
+            wait = (decay_start - step + 1) // 2 or _halfway(step, total_steps)
         return replace(
             self,
             total_steps=total_steps,
@@ -64,3 +70,8 @@ class Schedule:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _halfway(step: int, end: int) -> int:
+    """Steps to the next measurement within the decay; 0 when the end is too near for one to matter."""
+    return (end - step) // 2 if end - step >= 16 else 0
