@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from hanok.errors import ConfigError
+from hanok.improvement.accepted import improvements
 from hanok.recipes import runs
 from hanok.reporting import table
 
@@ -24,7 +25,7 @@ def list_runs(directory: Path = Path("runs")) -> dict[str, Any]:
     rows = [
         {
             "run": run.path.name, "state": run.state, "minutes": round(run.seconds / 60, 1),
-            "megabytes": round(run.bytes / 1e6, 1), **_headline(run),
+            "megabytes": round(run.bytes / 1e6, 1), "improvements": _improvements(run), **_headline(run),
         }
         for run in found
     ]  # fmt: skip
@@ -35,6 +36,11 @@ def list_runs(directory: Path = Path("runs")) -> dict[str, Any]:
         [[row.get(column) for column in columns] for row in rows],
     )
     return {"runs": rows}
+
+
+def _improvements(run: runs.RunInfo) -> str:
+    done = improvements(run.path)
+    return f"{sum(one.accepted for one in done)} of {len(done)} accepted" if done else "none"
 
 
 def compare(paths: Runs) -> dict[str, Any]:
