@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,10 +12,9 @@ from hanok.models.mlp import Experts, MixtureOfExperts, Router
 
 
 @pytest.fixture(autouse=True)
-def _no_gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fla", None)  # its kernels need a GPU and are taken when importable
     pytest.importorskip("transformers")
-    yield
 
 
 def filled(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -5,6 +5,8 @@ N tokens, B sequences, H query heads, G key/value heads, K key width, V value wi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,48 +16,81 @@ from hanok.models.ragged import Ragged
 CACHE_BLOCK = 64  # tokens
 
 
-def ragged_attention(
-    q_NHK: Tensor, k_NGK: Tensor, v_NGV: Tensor, ragged: Ragged, *, scale: float, window: int | None = None
-) -> Tensor:
-    """Causal attention within each sequence; `window` limits it to that many tokens, the current one included."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scoring:
+    """How scores are made: `scale` on the products; `window` tokens that are seen, the current one included; `softcap` c
+    gives c tanh(x / c); `sinks_H` are logits that take weight and give nothing (gpt-oss)."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks_H: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether PyTorch's own attention computes it."""
+        return self.softcap is None and self.sinks_H is None
+
+    def weights(self, products_BHLT: Tensor, seen: Tensor) -> Tensor:
+        """Softmax weights, float32, of raw products; `seen` is broadcast."""
+        scores = products_BHLT.float() * self.scale
+        if self.softcap is not None:
+            scores = self.softcap * (scores / self.softcap).tanh()
+        scores = scores.masked_fill(~seen, -torch.inf)
+        if self.sinks_H is None:
+            return scores.softmax(-1)
+        sinks = self.sinks_H.float()[:, None, None].expand(*scores.shape[:-1], 1)
+        return torch.cat([sinks, scores], dim=-1).softmax(-1)[..., 1:]
+
+
+def ragged_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGV: Tensor, ragged: Ragged, scoring: Scoring) -> Tensor:
+    """Causal attention within each sequence."""
     output = q_NHK.new_zeros(q_NHK.shape[0], q_NHK.shape[1], v_NGV.shape[2])
-    grouped = q_NHK.shape[1] != k_NGK.shape[1]
+    window = scoring.window
     for bucket in ragged.buckets:
         q, k, v = (x[bucket.slots_nL].transpose(1, 2) for x in (q_NHK, k_NGK, v_NGV))
-        mask = _window_mask(q.shape[2], window) if window is not None and q.shape[2] > window else None
-        o = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
-        )
+        mask = _causal_mask(0, q.shape[2], window) if window is not None and q.shape[2] > window else None
+        o = _attend(q, k, v, mask, scoring)
         real = o.transpose(1, 2).reshape(-1, *output.shape[1:])[bucket.cells_T]
         output = output.index_copy(0, bucket.tokens_T, real)
     return output
 
 
 def cached_attention(
-    q_NHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, ragged: Ragged, *, scale: float, window: int | None = None
+    q_NHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, ragged: Ragged, scoring: Scoring
 ) -> Tensor:
     """Attention of new tokens to everything cached (their own keys and values already written)."""
     assert ragged.offsets_B is not None
     outputs = []
     one_each = all(length == 1 for length in ragged.lengths)
     if one_each:
-        return _decode(q_NHK, k_BTGK, v_BTGV, ragged, scale=scale, window=window)
+        return _decode(q_NHK, k_BTGK, v_BTGV, ragged, scoring)
     for b, length in enumerate(ragged.lengths):
         start, seen = ragged.bounds[b], int(ragged.offsets_B[b])
         q = q_NHK[start : start + length].transpose(0, 1)[None]
         k, v = (x[b, : seen + length].transpose(0, 1)[None] for x in (k_BTGK, v_BTGV))
-        row, column = torch.arange(seen, seen + length)[:, None], torch.arange(seen + length)
-        mask = column <= row if window is None else (column <= row) & (column > row - window)
-        o = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        o = _attend(q, k, v, _causal_mask(seen, length, scoring.window), scoring)
         outputs.append(o[0].transpose(0, 1))
     return torch.cat(outputs)
 
 
-def _decode(
-    q_BHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, ragged: Ragged, *, scale: float, window: int | None
+def _attend(
+    q_BHLK: Tensor, k_BGTK: Tensor, v_BGTV: Tensor, mask_LT: Tensor | None, scoring: Scoring
 ) -> Tensor:
+    """[B, H, L, V]; no mask means causal."""
+    group = q_BHLK.shape[1] // k_BGTK.shape[1]
+    if scoring.plain:
+        return F.scaled_dot_product_attention(
+            q_BHLK, k_BGTK, v_BGTV, attn_mask=mask_LT, is_causal=mask_LT is None, scale=scoring.scale,
+            enable_gqa=group > 1,
+        )  # fmt: skip
+    if mask_LT is None:
+        mask_LT = _causal_mask(0, q_BHLK.shape[2], None)
+    k, v = (x.repeat_interleave(group, dim=1) for x in (k_BGTK, v_BGTV))
+    return scoring.weights(q_BHLK @ k.transpose(2, 3), mask_LT).to(v.dtype) @ v
+
+
+def _decode(q_BHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, ragged: Ragged, scoring: Scoring) -> Tensor:
     """One new token a sequence. Neither shapes nor the order of sums depend on the longest sequence of the batch, so
     that a sequence's numbers do not either: caches are read in whole blocks, and values are summed block by block."""
     assert ragged.offsets_B is not None
@@ -63,12 +98,13 @@ def _decode(
     blocks = -(-longest // CACHE_BLOCK)
     k_BGTK, v_BGTV = (x[:, : blocks * CACHE_BLOCK].transpose(1, 2) for x in (k_BTGK, v_BTGV))
     column_T, last_B1 = torch.arange(blocks * CACHE_BLOCK), ragged.offsets_B[:, None]
-    seen_BT = column_T <= last_B1 if window is None else (column_T <= last_B1) & (column_T > last_B1 - window)
+    seen_BT = column_T <= last_B1
+    if scoring.window is not None:
+        seen_BT = seen_BT & (column_T > last_B1 - scoring.window)
     q_BGHK = q_BHK.unflatten(1, (k_BGTK.shape[1], -1))
-    scores_BGHT = ((q_BGHK @ k_BGTK.transpose(2, 3)).float() * scale).masked_fill(
-        ~seen_BT[:, None, None], -torch.inf
-    )
-    weights_BGHT = scores_BGHT.softmax(-1).to(q_BHK.dtype)
+    products_BHT = (q_BGHK @ k_BGTK.transpose(2, 3)).flatten(1, 2)
+    weights_BHT = scoring.weights(products_BHT[:, :, None], seen_BT[:, None, None])[:, :, 0]
+    weights_BGHT = weights_BHT.unflatten(1, q_BGHK.shape[1:3]).to(q_BHK.dtype)
     o_BGHV = q_BGHK.new_zeros(*q_BGHK.shape[:3], v_BGTV.shape[3])
     for start in range(0, blocks * CACHE_BLOCK, CACHE_BLOCK):
         block = slice(start, start + CACHE_BLOCK)
@@ -76,9 +112,10 @@ def _decode(
     return o_BGHV.flatten(1, 2)
 
 
-def _window_mask(length: int, window: int) -> Tensor:
-    row, column = torch.arange(length)[:, None], torch.arange(length)
-    return (column <= row) & (column > row - window)
+def _causal_mask(seen: int, length: int, window: int | None) -> Tensor:
+    """Which of `seen + length` tokens each of the last `length` sees."""
+    row, column = torch.arange(seen, seen + length)[:, None], torch.arange(seen + length)
+    return column <= row if window is None else (column <= row) & (column > row - window)
 
 
 def write_cache(cache_BTx: Tensor, new_Nx: Tensor, ragged: Ragged) -> Tensor:
@@ -92,13 +129,3 @@ def write_cache(cache_BTx: Tensor, new_Nx: Tensor, ragged: Ragged) -> Tensor:
         cache_BTx = grown
     cache_BTx[ragged.sequence_N, ragged.positions_N] = new_Nx.to(cache_BTx.dtype)
     return cache_BTx
-
-
-def rotary(x_NHK: Tensor, positions_N: Tensor, theta: float) -> Tensor:
-    """Rotary position embedding, half-split layout (Llama); angles in float32."""
-    half = x_NHK.shape[-1] // 2
-    frequency = theta ** (-torch.arange(half, dtype=torch.float32) / half)
-    angle = positions_N[:, None].float() * frequency
-    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
-    a, b = x_NHK[..., :half].float(), x_NHK[..., half:].float()
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x_NHK.dtype)

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hanok.models.config import ModelConfig
+from hanok.models.gdn import GatedDeltaNet
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.init import initialise
 from hanok.models.kda import DeltaAttention
-from hanok.models.linear import Linear, RMSNorm
+from hanok.models.linear import Linear, RMSNorm, new_norm
 from hanok.models.mla import LatentAttention
-from hanok.models.mlp import GatedMLP, MixtureOfExperts
+from hanok.models.mlp import MixtureOfExperts, dense_mlp
 from hanok.models.ragged import Ragged
 from hanok.models.state import DecoderState, LayerState
 
@@ -25,21 +26,34 @@ Role = Literal["matrix", "embedding", "head", "scalar", "frozen_decay"]
 
 
 class Block(nn.Module):
-    """x += mixer(norm x); x += feed-forward(norm x)."""
+    """x += mixer(norm x); x += feed-forward(norm x). Or with the norms behind each part, or around it."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.placement = config.norm_placement
+        if self.placement != "post":
+            self.input_layernorm = new_norm(config, config.hidden_size)
         self.self_attn = _mixer(config, config.layers[layer])
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.post_attention_layernorm = new_norm(config, config.hidden_size)
+        if self.placement == "both":
+            self.pre_feedforward_layernorm = new_norm(config, config.hidden_size)
+        if self.placement != "pre":
+            self.post_feedforward_layernorm = new_norm(config, config.hidden_size)
         if config.moe is not None and config.is_sparse(layer):
             self.mlp: nn.Module = MixtureOfExperts(config.hidden_size, config.moe)
         else:
-            self.mlp = GatedMLP(config.hidden_size, config.mlp_width)
+            self.mlp = dense_mlp(config)
 
     def forward(self, x_ND: Tensor, ragged: Ragged, state: LayerState | None) -> Tensor:
-        x_ND = x_ND + self.self_attn(self.input_layernorm(x_ND), ragged, state)
-        return x_ND + self.mlp(self.post_attention_layernorm(x_ND))
+        if self.placement == "pre":
+            x_ND = x_ND + self.self_attn(self.input_layernorm(x_ND), ragged, state)
+            return x_ND + self.mlp(self.post_attention_layernorm(x_ND))
+        if self.placement == "post":
+            x_ND = x_ND + self.post_attention_layernorm(self.self_attn(x_ND, ragged, state))
+            return x_ND + self.post_feedforward_layernorm(self.mlp(x_ND))
+        y_ND = self.self_attn(self.input_layernorm(x_ND), ragged, state)
+        x_ND = x_ND + self.post_attention_layernorm(y_ND)
+        return x_ND + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_ND)))
 
 
 class FutureHead(nn.Module):
@@ -68,8 +82,10 @@ class Decoder(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, dtype=torch.float32)
+        if config.learned_positions:
+            self.embed_positions = nn.Embedding(config.max_context, config.hidden_size, dtype=torch.float32)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.norm = new_norm(config, config.hidden_size)
         self.lm_head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size)
         self.mtp = nn.ModuleList(FutureHead(config) for _ in range(config.mtp_layers))
         if self.embed_tokens.weight.device.type != "meta":
@@ -90,7 +106,7 @@ class Decoder(nn.Module):
             states: what the sequences have seen; updated in place and returned. None in training.
         """
         ragged = Ragged(cu_seqlens, None if states is None else states.lengths_B)
-        x_ND = self.embed_tokens(ids_N).to(self.compute_dtype)
+        x_ND = self._embed(ids_N, ragged)
         for i, block in enumerate(self.layers):
             x_ND = block(x_ND, ragged, None if states is None else states.layers[i])
         if states is not None:
@@ -106,6 +122,15 @@ class Decoder(nn.Module):
         following_N = torch.roll(ids_N, -1 - depth)
         return self.mtp[depth](hidden_ND, self.embed_tokens(following_N).to(hidden_ND.dtype), ragged)
 
+    def _embed(self, ids_N: Tensor, ragged: Ragged) -> Tensor:
+        x_ND = self.embed_tokens(ids_N)
+        if self.config.embedding_scale != 1.0:
+            scale = torch.tensor(self.config.embedding_scale, dtype=self.embed_tokens.weight.dtype)
+            x_ND = x_ND * scale  # in the type of the table, as Gemma rounds it
+        if self.config.learned_positions:
+            x_ND = x_ND + self.embed_positions(ragged.positions_N)
+        return x_ND.to(self.compute_dtype)
+
     @property
     def head_weight(self) -> Tensor:
         """[V, D]."""
@@ -113,7 +138,9 @@ class Decoder(nn.Module):
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """float32 logits_NV."""
-        return F.linear(hidden_ND, self.head_weight.to(hidden_ND.dtype)).float()
+        logits_NV = F.linear(hidden_ND, self.head_weight.to(hidden_ND.dtype)).float()
+        cap = self.config.logit_softcap
+        return logits_NV if cap is None else cap * (logits_NV / cap).tanh()
 
     def new_state(self, batch: int) -> DecoderState:
         layers = [mixer.new_state(batch) for mixer in self._mixers()]
@@ -144,7 +171,7 @@ class Decoder(nn.Module):
         return [m for m in self.modules() if isinstance(m, MixtureOfExperts)]
 
 
-Mixer = DeltaAttention | LatentAttention | GroupedQueryAttention
+Mixer = DeltaAttention | LatentAttention | GroupedQueryAttention | GatedDeltaNet
 
 
 def _mixer(config: ModelConfig, kind: str) -> Mixer:
@@ -152,16 +179,18 @@ def _mixer(config: ModelConfig, kind: str) -> Mixer:
         return DeltaAttention(config)
     if kind == "mla":
         return LatentAttention(config)
-    return GroupedQueryAttention(config, window=config.sliding_window if kind == "swa" else None)
+    return GatedDeltaNet(config) if kind == "gdn" else GroupedQueryAttention(config, kind)
 
 
 def _role(name: str, parameter: Tensor) -> Role:
     if name.endswith(("A_log", "dt_bias", "conv1d.weight")):
         return "frozen_decay"
-    if name.startswith("embed_tokens"):
+    if name.startswith(("embed_tokens", "embed_positions")):
         return "embedding"
     if name.startswith("lm_head"):
         return "head"
-    if parameter.dim() < 2 or name.endswith(("mlp.gate.weight", "b_proj.weight")):
+    if parameter.dim() < 2 or name.endswith(
+        ("mlp.gate.weight", "b_proj.weight", ".a_proj.weight", "shared_gate.weight")
+    ):
         return "scalar"
     return "matrix"

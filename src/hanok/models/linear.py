@@ -1,4 +1,4 @@
-"""Linear maps whose float32 master weights are cast to the compute type at use, alone or several in one product."""
+"""Linear maps whose master weights are cast to the compute type at use, alone or several in one product; norms."""
 
 from __future__ import annotations
 
@@ -9,22 +9,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hanok.kernels.norms import rms_norm
+from hanok.models.config import ModelConfig
 
 
 class Linear(nn.Module):
-    """y = x W^T in `x.dtype`; the weight [out, in] keeps its own type."""
+    """y = x W^T + b in `x.dtype`; the weight [out, in] and the bias, if there is one, keep their own type."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 def joined_linear(x: Tensor, layers: Sequence[Linear]) -> Tensor:
     """Several maps of one input as one matrix product, their outputs side by side: small products waste a core."""
-    return F.linear(x, torch.cat([layer.weight for layer in layers]).to(x.dtype))
+    weight, bias = torch.cat([layer.weight for layer in layers]), None
+    if any(layer.bias is not None for layer in layers):
+        missing = [weight.new_zeros(layer.weight.shape[0]) for layer in layers]
+        bias = torch.cat(
+            [m if layer.bias is None else layer.bias for layer, m in zip(layers, missing, strict=True)]
+        )
+        bias = bias.to(x.dtype)
+    return F.linear(x, weight.to(x.dtype), bias)
 
 
 def fused_linear(x: Tensor, layers: Sequence[Linear]) -> tuple[Tensor, ...]:
@@ -33,12 +42,36 @@ def fused_linear(x: Tensor, layers: Sequence[Linear]) -> tuple[Tensor, ...]:
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight, computed in float32, returned in the type of x."""
+    """x / sqrt(mean(x^2) + eps) * (weight + offset), computed in float32, returned in the type of x."""
+
+    def __init__(self, width: int, eps: float, *, offset: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((width,), 1.0 - offset))
+        self.eps, self.offset = eps, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight.float() + self.offset if self.offset else self.weight, self.eps)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * weight + bias (arXiv 1607.06450), computed in float32, in the type of x."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+        y = F.layer_norm(x.float(), self.weight.shape, self.weight.float(), self.bias.float(), self.eps)
+        return y.to(x.dtype)
+
+
+Norm = RMSNorm | LayerNorm
+
+
+def new_norm(config: ModelConfig, width: int) -> Norm:
+    """The kind that the configuration asks for."""
+    if config.norm == "layer":
+        return LayerNorm(width, config.norm_eps)
+    return RMSNorm(width, config.norm_eps, offset=float(config.norm == "rms_plus_one"))

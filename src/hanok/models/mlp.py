@@ -10,21 +10,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hanok.kernels.gates import swiglu
-from hanok.models.config import MoEConfig
+from hanok.models.config import ModelConfig, MoEConfig
 from hanok.models.linear import Linear, joined_linear
 
 
 class GatedMLP(nn.Module):
-    """SwiGLU (arXiv 2002.05202)."""
+    """activation(gate) * up (arXiv 2002.05202)."""
 
-    def __init__(self, width: int, inner: int) -> None:
+    def __init__(self, width: int, inner: int, *, activation: str = "silu", bias: bool = False) -> None:
         super().__init__()
-        self.gate_proj = Linear(width, inner)
-        self.up_proj = Linear(width, inner)
-        self.down_proj = Linear(inner, width)
+        self.activation = activation
+        self.gate_proj = Linear(width, inner, bias=bias)
+        self.up_proj = Linear(width, inner, bias=bias)
+        self.down_proj = Linear(inner, width, bias=bias)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        return self.down_proj(swiglu(joined_linear(x_ND, (self.gate_proj, self.up_proj))))
+        gate_up = joined_linear(x_ND, (self.gate_proj, self.up_proj))
+        if self.activation == "silu":
+            return self.down_proj(swiglu(gate_up))
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.down_proj(activate(gate, self.activation) * up)
+
+
+class PlainMLP(nn.Module):
+    """Up, activation, down (GPT-2)."""
+
+    def __init__(self, width: int, inner: int, *, activation: str, bias: bool) -> None:
+        super().__init__()
+        self.activation = activation
+        self.up_proj = Linear(width, inner, bias=bias)
+        self.down_proj = Linear(inner, width, bias=bias)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        return self.down_proj(activate(self.up_proj(x_ND), self.activation))
+
+
+def activate(x: Tensor, name: str) -> Tensor:
+    if name == "silu":
+        return F.silu(x)
+    return F.gelu(x, approximate="tanh" if name == "gelu_tanh" else "none")
+
+
+def dense_mlp(config: ModelConfig) -> GatedMLP | PlainMLP:
+    """The feed-forward of a layer without experts."""
+    kind = GatedMLP if config.gated_mlp else PlainMLP
+    return kind(config.hidden_size, config.mlp_width, activation=config.activation, bias=config.mlp_bias)
 
 
 class Router(nn.Module):
@@ -34,6 +64,7 @@ class Router(nn.Module):
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.experts, width))
+        self.bias = nn.Parameter(torch.empty(config.experts)) if config.biases else None
         if config.router == "sigmoid":
             self.register_buffer("e_score_correction_bias", torch.zeros(config.experts))
         self.load_E: Tensor | None = None
@@ -42,16 +73,22 @@ class Router(nn.Module):
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (expert indices, weights), both [N, per_token]."""
         config = self.config
-        logits_NE = F.linear(x_ND.float(), self.weight.float())
+        logits_NE = F.linear(
+            x_ND.float(), self.weight.float(), None if self.bias is None else self.bias.float()
+        )
+        if config.router == "top_softmax":
+            top, chosen = logits_NE.topk(config.per_token, dim=-1)
+            if self.training:
+                self._record(logits_NE.softmax(-1), chosen)
+            return chosen, top.softmax(-1) * config.scaling
         if config.router == "softmax":
             scores_NE = logits_NE.softmax(-1)
-            weights, chosen = scores_NE.topk(config.per_token, dim=-1)
+            chosen = self._limited(scores_NE).topk(config.per_token, dim=-1).indices
         else:
             scores_NE = logits_NE.sigmoid()
-            chosen = (
-                self._limited(scores_NE + self.e_score_correction_bias).topk(config.per_token, dim=-1).indices
-            )
-            weights = scores_NE.gather(1, chosen)
+            choice_NE = self._limited(scores_NE + self.e_score_correction_bias)
+            chosen = choice_NE.topk(config.per_token, dim=-1).indices
+        weights = scores_NE.gather(1, chosen)
         if config.renormalise:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         if self.training:
@@ -59,12 +96,14 @@ class Router(nn.Module):
         return chosen, weights * config.scaling
 
     def _limited(self, choice_NE: Tensor) -> Tensor:
-        """Minus infinity outside the best groups; a group's score is the sum of its two largest."""
+        """Minus infinity outside the best groups; a group's score is its largest (softmax), or the sum of its two
+        largest (sigmoid)."""
         groups, kept = self.config.groups, self.config.top_groups
         if groups == kept:
             return choice_NE
         grouped = choice_NE.view(len(choice_NE), groups, -1)
-        best = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1).topk(kept, dim=-1).indices
+        counted = 1 if self.config.router == "softmax" else min(2, grouped.shape[-1])
+        best = grouped.topk(counted, dim=-1).values.sum(-1).topk(kept, dim=-1).indices
         keep = torch.zeros(len(choice_NE), groups, dtype=torch.bool).scatter_(1, best, True)
         return grouped.masked_fill(~keep[..., None], float("-inf")).view_as(choice_NE)
 
@@ -74,7 +113,7 @@ class Router(nn.Module):
         self.load_E = torch.bincount(chosen.flatten(), minlength=experts).float()
         share_E = self.load_E / max(len(chosen), 1)
         self.balance = (
-            experts * (share_E * scores_NE.mean(0)).sum() if self.config.router == "softmax" else None
+            None if self.config.router == "sigmoid" else experts * (share_E * scores_NE.mean(0)).sum()
         )
 
     @torch.no_grad()
@@ -91,18 +130,34 @@ class Experts(nn.Module):
 
     def __init__(self, width: int, config: MoEConfig) -> None:
         super().__init__()
+        self.config = config
         self.gate_up_proj = nn.Parameter(torch.empty(config.experts, 2 * config.width, width))
         self.down_proj = nn.Parameter(torch.empty(config.experts, width, config.width))
+        if config.biases:
+            self.gate_up_proj_bias = nn.Parameter(torch.empty(config.experts, 2 * config.width))
+            self.down_proj_bias = nn.Parameter(torch.empty(config.experts, width))
 
     def forward(self, x_ND: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         experts, per_token = self.gate_up_proj.shape[0], chosen.shape[1]
         order_M = chosen.flatten().argsort(stable=True)
-        token_M = order_M // per_token
+        token_M, expert_M = order_M // per_token, chosen.flatten()[order_M]
         counts_E = torch.bincount(chosen.flatten(), minlength=experts)
         hidden_MI = grouped_linear(x_ND[token_M], self.gate_up_proj.to(x_ND.dtype), counts_E)
-        y_MD = grouped_linear(swiglu(hidden_MI), self.down_proj.to(x_ND.dtype), counts_E)
+        if self.config.biases:
+            hidden_MI = hidden_MI + self.gate_up_proj_bias[expert_M].to(x_ND.dtype)
+        y_MD = grouped_linear(self._gate(hidden_MI), self.down_proj.to(x_ND.dtype), counts_E)
+        if self.config.biases:
+            y_MD = y_MD + self.down_proj_bias[expert_M].to(x_ND.dtype)
         y_MD = y_MD.float() * weights.flatten()[order_M, None]
         return torch.zeros_like(x_ND, dtype=torch.float32).index_add(0, token_M, y_MD).to(x_ND.dtype)
+
+    def _gate(self, hidden_MI: Tensor) -> Tensor:
+        limit = self.config.swiglu_limit
+        if limit is None:
+            return swiglu(hidden_MI)
+        gate, up = hidden_MI.chunk(2, dim=-1)
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+        return (up + 1) * gate * (self.config.swiglu_alpha * gate).sigmoid()
 
 
 def grouped_linear(x_Mi: Tensor, weight_Eoi: Tensor, counts_E: Tensor) -> Tensor:
@@ -117,9 +172,16 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.gate = Router(width, config)
         self.experts = Experts(width, config)
-        self.shared_experts = GatedMLP(width, config.width * config.shared) if config.shared else None
+        shared = config.shared_width or config.width * config.shared
+        self.shared_experts = GatedMLP(width, shared) if config.shared else None
+        self.shared_gate = Linear(width, 1) if config.shared and config.shared_gate else None
 
     def forward(self, x_ND: Tensor) -> Tensor:
         chosen, weights = self.gate(x_ND)
         y_ND = self.experts(x_ND, chosen, weights)
-        return y_ND if self.shared_experts is None else y_ND + self.shared_experts(x_ND)
+        if self.shared_experts is None:
+            return y_ND
+        shared_ND = self.shared_experts(x_ND)
+        if self.shared_gate is not None:
+            shared_ND = shared_ND * self.shared_gate(x_ND).sigmoid()
+        return y_ND + shared_ND

@@ -79,7 +79,7 @@ def plan(config: ModelConfig, machine: Machine, *, training_tokens: int) -> Plan
     return Plan(
         parameters=parameters, active=active, by_part=_by_part(sizes), train_flops=train_flops,
         cache_bytes_per_token=sum(_cache_numbers(config, kind) for kind in config.layers) * 2,
-        state_bytes=sum(_state_bytes(config) for kind in config.layers if kind == "kda"),
+        state_bytes=sum(_state_bytes(config, kind) for kind in config.layers),
         training_memory_bytes=parameters * _OPTIMISER_BYTES,
         training_seconds=training_tokens * train_flops / (machine.gflops * 1e9 * _TRAINING_SHARE),
         decode_tokens_per_second=machine.bandwidth_gbs * 1e9 * _DECODE_SHARE / (4 * active),
@@ -119,13 +119,19 @@ def _copy_bandwidth(seconds: float) -> float:
 def _cache_numbers(config: ModelConfig, kind: str) -> int:
     if kind == "mla":
         return config.kv_lora_rank + config.qk_rope_head_dim
-    return 0 if kind == "kda" else 2 * config.kv_heads * config.dim_of_head
+    return 0 if kind in ("kda", "gdn") else 2 * config.kv_heads * config.dim_of_head
 
 
-def _state_bytes(config: ModelConfig) -> int:
+def _state_bytes(config: ModelConfig, kind: str) -> int:
     """The float32 recurrent state, and the last inputs of the convolutions in bfloat16."""
-    inner = config.num_heads * config.dim_of_head
-    return 4 * inner * config.dim_of_head + 2 * 3 * inner * (config.conv_size - 1)
+    if kind == "kda":
+        inner = config.num_heads * config.dim_of_head
+        return 4 * inner * config.dim_of_head + 2 * 3 * inner * (config.conv_size - 1)
+    if kind == "gdn":
+        keys = config.linear_key_heads * config.linear_key_dim
+        values = config.linear_value_heads * config.linear_value_dim
+        return 4 * values * config.linear_key_dim + 2 * (2 * keys + values) * (config.conv_size - 1)
+    return 0
 
 
 def _by_part(sizes: dict[str, int]) -> dict[str, int]:

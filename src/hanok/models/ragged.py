@@ -5,9 +5,11 @@ N tokens, B sequences, L padded length of a bucket.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +32,19 @@ class Ragged:
         self.bounds: list[int] = cu_seqlens.tolist()
         self.lengths = [end - start for start, end in pairwise(self.bounds)]
         self.offsets_B = offsets_B
+        self._remembered: dict[Hashable, Any] = {}
+
+    def remember(self, key: Hashable, make: Callable[[Ragged], Any]) -> Any:
+        """What one layer computed from the layout alone, for the others."""
+        if key not in self._remembered:
+            self._remembered[key] = make(self)
+        return self._remembered[key]
+
+    @property
+    def ends(self) -> Tensor:
+        """Tokens of each sequence once this batch is in, int64 [B]."""
+        lengths = torch.tensor(self.lengths)
+        return lengths if self.offsets_B is None else lengths + self.offsets_B
 
     @cached_property
     def sequence_N(self) -> Tensor:

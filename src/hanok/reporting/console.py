@@ -20,6 +20,10 @@ class Progress(Protocol):
         """`n` more units are done; `fields` are short values shown beside the bar (loss=1.23)."""
         ...
 
+    def left(self, n: float) -> None:
+        """Correct the total: `n` units are still to do."""
+        ...
+
 
 @contextmanager
 def progress(description: str, total: float | None, unit: str) -> Iterator[Progress]:
@@ -83,6 +87,9 @@ def _bar(description: str, total: float | None, unit: str) -> Iterator[Progress]
                 rate = self.done / max(time.monotonic() - start, 1e-6)
                 bars.update(task, advance=n, rate=f"{show(rate)} {unit}/s", note=_note(fields))
 
+            def left(self, n: float) -> None:
+                bars.update(task, total=self.done + n)
+
         yield Bar()
 
 
@@ -92,6 +99,9 @@ class _Lines:
         self.start = self.printed = time.monotonic()
         self.done = 0.0
         self.fields: dict[str, Any] = {}
+
+    def left(self, n: float) -> None:
+        self.total = self.done + n
 
     def advance(self, n: float = 1, **fields: Any) -> None:
         self.done += n

@@ -225,8 +225,11 @@ class Trainer:
             schedule = self.plan.schedule
         if schedule.total_steps is None:
             return
-        if self._bar is None and step < schedule.total_steps:
-            self._bar = stack.enter_context(self._new_bar(schedule.total_steps))
+        left = self._tokens_left(schedule.total_steps)
+        if self._bar is not None:
+            self._bar.left(left)
+        elif step < schedule.total_steps:
+            self._bar = stack.enter_context(progress("training", left, "tokens"))
         at_end = step == schedule.total_steps
         if at_end or (step and step % self._interval(self.config.validate_every, 4) == 0):
             self._validate()
@@ -298,13 +301,11 @@ class Trainer:
     def _tick(self) -> None:
         self.position.seconds = self._resumed_seconds + time.monotonic() - self._clock
 
-    def _new_bar(self, total_steps: int) -> Any:
+    def _tokens_left(self, total_steps: int) -> int:
         position = self.position
         if self._most is not None and self._most[0] == total_steps:
-            left = self._most[1] - position.tokens
-        else:
-            left = round(position.tokens / position.step * (total_steps - position.step))
-        return progress("training", left, "tokens")
+            return self._most[1] - position.tokens
+        return round(position.tokens / max(1, position.step) * (total_steps - position.step))
 
     # The length of the run
 

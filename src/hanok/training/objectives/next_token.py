@@ -30,14 +30,13 @@ def next_token_loss(
         dtype: of the head's products.
     """
     hidden_ND, _ = decoder(batch.ids_N, batch.cu_seqlens)
-    weight_VD = decoder.head_weight
-    nats = _summed_loss(hidden_ND, weight_VD, batch.targets_N, batch.loss_mask_N, dtype)
+    nats = _summed_loss(decoder, hidden_ND, batch.targets_N, batch.loss_mask_N, dtype)
     objective = nats / step_tokens
     if mtp_weight:
         for depth in range(len(decoder.mtp)):
             hidden_ND = decoder.future_hidden(hidden_ND, batch.ids_N, batch.cu_seqlens, depth)
             targets_N, mask_N = _further_ahead(batch, depth + 1)
-            future = _summed_loss(hidden_ND, weight_VD, targets_N, mask_N, dtype)
+            future = _summed_loss(decoder, hidden_ND, targets_N, mask_N, dtype)
             objective = objective + future * (mtp_weight / (step_tokens * len(decoder.mtp)))
     if (auxiliary := decoder.aux_loss()) is not None:
         objective = objective + auxiliary * (int(batch.loss_mask_N.sum()) / step_tokens)
@@ -45,12 +44,13 @@ def next_token_loss(
 
 
 def _summed_loss(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, mask_N: Tensor, dtype: torch.dtype
+    decoder: Decoder, hidden_ND: Tensor, targets_N: Tensor, mask_N: Tensor, dtype: torch.dtype
 ) -> Tensor:
     if not bool(mask_N.all()):
         learnt = mask_N.nonzero()[:, 0]
         hidden_ND, targets_N = hidden_ND.index_select(0, learnt), targets_N[learnt]
-    return linear_cross_entropy(hidden_ND, weight_VD, targets_N, dtype=dtype)
+    softcap = decoder.config.logit_softcap
+    return linear_cross_entropy(hidden_ND, decoder.head_weight, targets_N, dtype=dtype, softcap=softcap)
 
 
 def _further_ahead(batch: RaggedBatch, distance: int) -> tuple[Tensor, Tensor]:
@@ -65,4 +65,4 @@ def _further_ahead(batch: RaggedBatch, distance: int) -> tuple[Tensor, Tensor]:
 def token_nats(decoder: Decoder, batch: RaggedBatch) -> Tensor:
     """Negative log-likelihood in nats of every target, float32 [N]; the head in float32."""
     hidden_ND, _ = decoder(batch.ids_N, batch.cu_seqlens)
-    return linear_nll(hidden_ND, decoder.head_weight, batch.targets_N)
+    return linear_nll(hidden_ND, decoder.head_weight, batch.targets_N, softcap=decoder.config.logit_softcap)

@@ -1,4 +1,7 @@
-"""Model directories: `config.json`, `model.safetensors`, and the tokeniser's files beside them."""
+"""Model directories in the Hugging Face layout: `config.json`, safetensors (one file or several), the tokeniser's files.
+
+Any family of `hanok.models.families` is read and written. Weights are memory-mapped; nothing is executed or unpickled.
+"""
 
 from __future__ import annotations
 
@@ -6,84 +9,89 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hanok.artefacts import write_json
 from hanok.errors import CheckpointError
+from hanok.models.checkpoint.weights import SHARD_BYTES, read_file, read_weights, write_weights
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
-from hanok.models.hf import from_hf, tensors_from_hf, tensors_to_hf, to_hf
+from hanok.models.families import family_of, read_config, write_config
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+_FINITE_CHUNK = 1 << 24  # numbers looked at together
 
 
-def save_model(model: Decoder, directory: Path, *, tokenizer_dir: Path | None = None) -> None:
+def save_model(
+    model: Decoder, directory: Path, *, tokenizer_dir: Path | None = None, shard_bytes: int = SHARD_BYTES
+) -> None:
     """Write the model's files into `directory`; that it appears whole is the caller's care."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "config.json", to_hf(model.config))
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    write_json(directory / "config.json", write_config(model.config, dtype=dtype))
+    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     future = {name: tensor for name, tensor in tensors.items() if name.startswith("mtp.")}
     main = {name: tensor for name, tensor in tensors.items() if name not in future}
-    save_file(tensors_to_hf(main, model.config), directory / "model.safetensors", metadata={"format": "pt"})
+    theirs = family_of(model.config).outgoing(main, model.config)
+    write_weights(theirs, directory, shard_bytes=shard_bytes)
     if future:
-        save_file(future, directory / "mtp.safetensors", metadata={"format": "pt"})
+        write_weights(future, directory, name="mtp", shard_bytes=shard_bytes)
     for name in TOKENIZER_FILES:
         if tokenizer_dir is not None and (tokenizer_dir / name).is_file():
             shutil.copyfile(tokenizer_dir / name, directory / name)
 
 
 def load_config(directory: Path) -> ModelConfig:
-    """Raises CheckpointError where there is no readable `config.json`."""
+    """Raises CheckpointError where there is no readable `config.json` of a supported family."""
     file = directory / "config.json"
     try:
-        return from_hf(json.loads(file.read_text(encoding="utf-8")))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"no config.json in {directory}", remedy="give a model directory") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON ({error})", remedy="restore it") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} holds no object", remedy="restore it")
+    return read_config(values)
 
 
-def load_model(directory: Path, *, dtype: torch.dtype | None = None, device: str = "cpu") -> Decoder:
+def load_model(
+    directory: Path, *, dtype: torch.dtype | Literal["stored"] | None = None, device: str = "cpu"
+) -> Decoder:
     """A decoder with the directory's weights, in float32 unless `dtype` says otherwise.
 
+    Args:
+        dtype: "stored" keeps the file's types and maps the weights from disk without a copy.
+
     Raises:
-        CheckpointError: a tensor missing, unknown, of another shape or not finite, or a file cut short.
+        CheckpointError: a tensor missing, unknown, of another shape or not finite, a file cut short or malformed.
     """
     config = load_config(directory)
-    tensors = tensors_from_hf(_read(directory / "model.safetensors"))
+    tensors = family_of(config).incoming(read_weights(directory), config)
     head = tensors.pop("lm_head.weight", None) if config.tie_embeddings else None
     if head is not None and not torch.equal(head, tensors.get("embed_tokens.weight", head)):
         config = dataclasses.replace(config, tie_embeddings=False)  # somebody tuned them apart
         tensors["lm_head.weight"] = head
+    if (directory / "mtp.safetensors").is_file():
+        tensors |= read_file(directory / "mtp.safetensors")
     with torch.device("meta"):
         model = Decoder(config)
-    if (directory / "mtp.safetensors").is_file():
-        tensors |= _read(directory / "mtp.safetensors")
     _check(model, tensors, directory)
-    converted = {name: _converted(tensor, dtype).to(device) for name, tensor in tensors.items()}
+    wanted = None if dtype == "stored" else dtype or torch.float32
+    converted = {name: _converted(tensor, wanted).to(device) for name, tensor in tensors.items()}
     model.load_state_dict(converted, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+    if model.embed_tokens.weight.dtype != torch.float32:
+        model.set_compute_dtype(model.embed_tokens.weight.dtype)
     return model.eval()
 
 
 def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.to(dtype or torch.float32) if tensor.is_floating_point() else tensor
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing", remedy="the directory holds no weights of ours")
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file}: {error}", remedy="the file is damaged; restore it or train again"
-        ) from error
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def _check(model: Decoder, tensors: dict[str, Tensor], directory: Path) -> None:
@@ -100,7 +108,14 @@ def _check(model: Decoder, tensors: dict[str, Tensor], directory: Path) -> None:
                 f"{directory}: {name} has shape {tuple(tensor.shape)}, expected {wanted[name]}",
                 remedy="config.json and the weights do not belong together",
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not _finite(tensor):
             raise CheckpointError(
                 f"{directory}: {name} holds NaN or infinity", remedy="take an earlier checkpoint"
             )
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Piece by piece: a mask of a whole embedding would take as much memory as the embedding."""
+    if not tensor.is_contiguous():
+        return bool(torch.isfinite(tensor).all())
+    return all(bool(torch.isfinite(part).all()) for part in tensor.view(-1).split(_FINITE_CHUNK))
