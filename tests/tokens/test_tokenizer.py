@@ -115,7 +115,7 @@ def test_hash_changes_with_ids_and_template(tokenizer: Tokenizer, tokenizer_dire
     [
         ("tokenizer.json", "{", "damaged"),
         ("tokenizer.json", '{"added_tokens": []}', "damaged"),
-        ("tokenizer_config.json", "{}", "eos_token"),
+        ("tokenizer_config.json", '{"eos_token": "<none>"}', "eos_token"),
         ("tokenizer.json", None, "no tokenizer.json"),
     ],
 )

@@ -12,16 +12,56 @@ from hanok.kernels.norms import rms_norm
 from hanok.models.config import ModelConfig
 
 
+class LowRank(nn.Module):
+    """scale * x A^T B^T (LoRA, arXiv 2106.09685): A [rank, in], B [out, rank]. Dropout on x, in training alone."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int, *, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.empty(rank, inputs))
+        self.lora_B = nn.Parameter(torch.empty(outputs, rank))
+        self.scale, self.dropout, self.active = scale, dropout, True
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(x, self.dropout, self.training)
+        return F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype)) * self.scale
+
+    def delta(self) -> Tensor:
+        """What it adds to the weight, float32 [out, in]."""
+        return self.scale * (self.lora_B.float() @ self.lora_A.float())
+
+
 class Linear(nn.Module):
-    """y = x W^T + b in `x.dtype`; the weight [out, in] and the bias, if there is one, keep their own type."""
+    """y = x W^T + b in `x.dtype`; the weight [out, in] and the bias, if there is one, keep their own type.
+
+    `adapters`: low-rank additions by name (`lora.py`); those that are active are summed.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.adapters: nn.ModuleDict | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        y = F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        for adapter in self.active_adapters():
+            y = y + adapter(x)
+        return y
+
+    def active_adapters(self) -> list[LowRank]:
+        if self.adapters is None:
+            return []
+        found = [a for a in self.adapters.values() if isinstance(a, LowRank)]
+        return [adapter for adapter in found if adapter.active]
+
+    def effective_weight(self) -> Tensor:
+        """[out, in] with the active adapters in it, for those who need the matrix itself."""
+        adapters = self.active_adapters()
+        if not adapters:
+            return self.weight
+        return self.weight + torch.stack([adapter.delta() for adapter in adapters]).sum(0).to(
+            self.weight.dtype
+        )
 
 
 def joined_linear(x: Tensor, layers: Sequence[Linear]) -> Tensor:
@@ -33,7 +73,15 @@ def joined_linear(x: Tensor, layers: Sequence[Linear]) -> Tensor:
             [m if layer.bias is None else layer.bias for layer, m in zip(layers, missing, strict=True)]
         )
         bias = bias.to(x.dtype)
-    return F.linear(x, weight.to(x.dtype), bias)
+    y = F.linear(x, weight.to(x.dtype), bias)
+    if not any(layer.active_adapters() for layer in layers):
+        return y
+    parts = y.split([layer.weight.shape[0] for layer in layers], dim=-1)
+    added = [
+        part + sum(adapter(x) for adapter in layer.active_adapters())
+        for part, layer in zip(parts, layers, strict=True)
+    ]
+    return torch.cat(added, dim=-1)
 
 
 def fused_linear(x: Tensor, layers: Sequence[Linear]) -> tuple[Tensor, ...]:

@@ -84,7 +84,11 @@ class LatentAttention(nn.Module):
 
     def _absorbed(self, q_NHK: Tensor, cache_BTC: Tensor, ragged: Ragged) -> Tensor:
         """Scores against [latent | shared] as one key for all heads; the context of latents is mapped to values last."""
-        up = self.kv_b_proj.weight.to(q_NHK.dtype).view(self.heads, self.nope + self.value, self.latent)
+        up = (
+            self.kv_b_proj.effective_weight()
+            .to(q_NHK.dtype)
+            .view(self.heads, self.nope + self.value, self.latent)
+        )
         to_key_HKL, to_value_HVL = up.split([self.nope, self.value], dim=1)
         q_nope, q_shared = q_NHK.split([self.nope, self.shared], dim=-1)
         q_NHC = torch.cat([torch.einsum("nhk,hkl->nhl", q_nope, to_key_HKL), q_shared], dim=-1)

@@ -21,15 +21,23 @@ def character_of_byte() -> list[str]:
 
 
 class StreamDecoder:
-    """Text of a stream of ids. Bytes of an unfinished character wait; invalid bytes become U+FFFD."""
+    """Text of a stream of ids. Bytes of an unfinished character wait; invalid bytes become U+FFFD.
 
-    def __init__(self, pieces: Sequence[bytes], skip: Collection[int]) -> None:
-        self._pieces, self._skip = pieces, skip
+    Args:
+        strips_space: the text loses one space at its start, which encoding put there.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], skip: Collection[int], *, strips_space: bool = False) -> None:
+        self._pieces, self._skip, self._strips_space = pieces, skip, strips_space
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
         """The text that this id completes; may be empty."""
-        return "" if token in self._skip else self._utf8.decode(self._pieces[token])
+        text = "" if token in self._skip else self._utf8.decode(self._pieces[token])
+        if text and self._strips_space:
+            self._strips_space = False
+            return text.removeprefix(" ")
+        return text
 
     def flush(self) -> str:
         """What is left at the end of the stream: U+FFFD if a character stayed unfinished."""

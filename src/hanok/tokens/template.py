@@ -26,6 +26,10 @@ from hanok.errors import ConfigError, InputError
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
+_TICK = "_turn_of_a_loop"
+_LOOPS, _LOOPS_EACH = 20_000, 2_000  # turns: in all, and for each message or tool
+_OUTPUT, _OUTPUT_EACH = 1_000_000, 10  # characters: in all, and for each that goes in
+_PRODUCT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +46,25 @@ class Run:
 
 
 class ChatTemplate:
-    """A compiled template, and the control tokens that it may write."""
+    """A compiled template, and the control tokens that it may write.
 
-    def __init__(self, source: str, control_tokens: Sequence[str]) -> None:
+    Args:
+        names: what templates read beside the messages: `bos_token`, `eos_token` and the like.
+    """
+
+    def __init__(
+        self, source: str, control_tokens: Sequence[str], names: Mapping[str, str] | None = None
+    ) -> None:
         self.source = source
+        self._names = dict(names or {})
+        self._takes_text = re.search(r"arguments\s+is\s+string", source) is not None
         longest_first = sorted(control_tokens, key=len, reverse=True)
         self._control = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         firsts = "".join(sorted({token[0] for token in control_tokens}))
         self._suspicious = re.compile(f"[{re.escape(firsts)}]")
         try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
+            self._template = _compile(source)
+        except (jinja2.TemplateError, RecursionError) as error:
             raise ConfigError(
                 f"the chat template does not compile: {error}",
                 remedy="mend chat_template in tokenizer_config.json",
@@ -71,21 +83,33 @@ class ChatTemplate:
         _check_unicode(text)
         mark, start, end = _unused(text, 3)
         content, listed = list(messages), list(tools) if tools else None
+        if not self._takes_text:
+            content = [_with_objects(message) for message in content]
         if self._suspicious.search(text):
             content, listed = self._marked(content, mark), self._marked(listed, mark)
         try:
-            rendered = self._template.render(
-                messages=content,
-                tools=listed,
-                add_generation_prompt=add_generation_prompt,
+            rendered = self._render(
+                len(text), len(messages) + len(listed or ()),
+                messages=content, tools=listed, add_generation_prompt=add_generation_prompt,
                 _generation_marks=(start, end),
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
+            )  # fmt: skip
+        except (jinja2.TemplateError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InputError(
                 f"the chat template refuses these messages: {error}",
                 remedy="see the template in tokenizer_config.json for what it expects",
             ) from error
         return list(self._runs(rendered, mark, start, end))
+
+    def _render(self, size: int, parts: int, **variables: Any) -> str:
+        """Within bounds that follow from what goes in: a template that runs away is stopped."""
+        budget = _Budget(_LOOPS + _LOOPS_EACH * parts)
+        text, most = [], _OUTPUT + _OUTPUT_EACH * size
+        for piece in self._template.generate(**self._names, **variables, documents=None, **{_TICK: budget}):
+            text.append(piece)
+            most -= len(piece)
+            if most < 0:
+                raise jinja2.TemplateRuntimeError("it writes without end")
+        return "".join(text)
 
     def _marked(self, value: Any, mark: str) -> Any:
         if isinstance(value, str):
@@ -153,6 +177,26 @@ def check_messages(messages: Sequence[Message]) -> None:
                 )
 
 
+def _with_objects(message: Message) -> Message:
+    """Arguments of tool calls as objects: OpenAI's form has them as JSON text, most templates do not expect that."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = call.get("function", call)
+        arguments = function["arguments"]
+        if isinstance(arguments, str):
+            try:
+                function = {**function, "arguments": json.loads(arguments or "{}")}
+            except ValueError as error:
+                raise InputError(
+                    f"arguments of {function['name']} are not JSON ({error})",
+                    remedy="give the arguments as JSON",
+                ) from error
+        calls.append({**call, "function": function} if "function" in call else function)
+    return {**message, "tool_calls": calls}
+
+
 def _check_unicode(text: str) -> None:
     try:
         text.encode()
@@ -161,6 +205,31 @@ def _check_unicode(text: str) -> None:
             "messages that are not Unicode: half a surrogate pair",
             remedy="remove the characters U+D800 to U+DFFF",
         ) from error
+
+
+class _Budget:
+    """Counts the turns of all loops of one rendering."""
+
+    def __init__(self, turns: int) -> None:
+        self.turns = turns
+
+    def __call__(self) -> None:
+        self.turns -= 1
+        if self.turns < 0:
+            raise jinja2.TemplateRuntimeError("it loops without end")
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """No attributes with underscores, no mutation, no products that fill the memory."""
+
+    intercepted_binops = frozenset(["*", "**"])
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        sizes = [len(x) if isinstance(x, (str, bytes, list, tuple)) else abs(x) for x in (left, right)]
+        steep = operator == "**" and (sizes[0] > 1000 or sizes[1] > 100)
+        if steep or sizes[0] * sizes[1] > _PRODUCT:
+            raise jinja2.TemplateRuntimeError(f"{left!s:.20} {operator} {right!s:.20} is too large")
+        return super().call_binop(context, operator, left, right)
 
 
 class _Generation(Extension):
@@ -179,15 +248,19 @@ class _Generation(Extension):
         return f"{start}{caller()}{end}"
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    """The dialect that published chat templates are written in."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
+def _compile(source: str) -> jinja2.Template:
+    """In the dialect that published chat templates are written in, each turn of a loop counted."""
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
+    tree = environment.parse(source)
+    for loop in tree.find_all(nodes.For):
+        count = nodes.ExprStmt(nodes.Call(nodes.Name(_TICK, "load"), [], [], None, None))
+        loop.body.insert(0, count.set_lineno(loop.lineno))
+    tree.set_environment(environment)
+    code = environment.compile(tree)
+    return environment.template_class.from_code(environment, code, environment.make_globals(None))
 
 
 def _to_json(

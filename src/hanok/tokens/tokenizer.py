@@ -1,4 +1,5 @@
-"""The tokeniser at run time: byte-level BPE (`tokenizer.json`) and its chat template.
+"""The tokeniser at run time: BPE over bytes, or over characters with bytes to fall back on (`tokenizer.json`), and its
+chat template, ours or as a public model ships them.
 
 Content never becomes control ids: text is encoded by a copy of the tokeniser that knows no control tokens, and only
 the chat template's own are looked up. Rendered ids equal `transformers`' `apply_chat_template` for harmless content.
@@ -16,16 +17,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tokenizers
 
 from hanok.artefacts import write_atomic
 from hanok.errors import ArtefactError, ConfigError, InputError
 from hanok.tokens.calls import assistant_parts
 from hanok.tokens.control import IM_END
-from hanok.tokens.pieces import StreamDecoder, byte_of_character
+from hanok.tokens.model import read_vocabulary
+from hanok.tokens.pieces import StreamDecoder
 from hanok.tokens.template import ChatTemplate, Message, Run
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+_OPTIONAL = ("special_tokens_map.json", "chat_template.jinja", "config.json")
+_ROLE_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 
 class ChatIds(NamedTuple):
@@ -48,24 +51,25 @@ class Tokenizer:
 
     def __init__(self, files: Mapping[str, str]) -> None:
         """`files`: name to content of `tokenizer.json`, `tokenizer_config.json` and, if there, the others."""
-        self._files = dict(files)
+        self._files = {name: content for name, content in files.items() if name != "config.json"}
         model = json.loads(files["tokenizer.json"])
-        config = json.loads(files["tokenizer_config.json"])
-        self.special: dict[str, int] = {token["content"]: token["id"] for token in model["added_tokens"]}
+        config = json.loads(files.get("tokenizer_config.json", "{}"))
+        self._vocabulary = read_vocabulary(model)
+        self.special = {name: token.id for name, token in self._vocabulary.control.items()}
         self._control_ids = frozenset(self.special.values())
         self._name_of = {number: name for name, number in self.special.items()}
-        self._pieces = _pieces(model, self.special)
+        self._pieces = self._vocabulary.pieces
         self.vocab_size = len(self._pieces)
-        self._content = tokenizers.Tokenizer.from_str(json.dumps(_without_control(model)))
-        self.eos_id = self._named(config, "eos_token")
-        self.bos_id = self._named(config, "bos_token") if config.get("bos_token") else self.eos_id
-        self.pad_id = self._named(config, "pad_token") if config.get("pad_token") else self.eos_id
-        stops = json.loads(files.get("generation_config.json", "{}")).get("eos_token_id")
-        known = stops if isinstance(stops, list) else [] if stops is None else [stops]
+        self._first, self._later = self._vocabulary.content_encoders()
+        names = _role_names(config, json.loads(files.get("special_tokens_map.json", "{}")))
+        known = _stops(files)
+        self.eos_id = self._named("eos_token", names, known)
+        self.bos_id = self._named("bos_token", names, (self.eos_id,))
+        self.pad_id = self._named("pad_token", names, (self.eos_id,))
         ends = [self.special[IM_END]] if IM_END in self.special else []
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys([*ends, *known, self.eos_id]))
-        source = files.get("chat_template.jinja", config.get("chat_template"))
-        self._template = ChatTemplate(source, list(self.special)) if source else None
+        source = files.get("chat_template.jinja") or _template_source(config.get("chat_template"))
+        self._template = ChatTemplate(source, list(self.special), names) if source else None
         lengths = [0 if n in self._control_ids else len(piece) for n, piece in enumerate(self._pieces)]
         self.byte_lengths = np.array(lengths, dtype=np.int32)
 
@@ -74,22 +78,19 @@ class Tokenizer:
         """Read a tokeniser or model directory.
 
         Raises:
-            ArtefactError: files missing, damaged, or of a tokeniser that is not byte-level BPE.
+            ArtefactError: files missing, damaged, or of a tokeniser that is not BPE.
         """
         directory = Path(directory)
         files: dict[str, str] = {}
-        for name in (*FILES, "chat_template.jinja"):
+        for name in (*FILES, *_OPTIONAL):
             path = directory / name
             if path.is_file():
                 try:
                     files[name] = path.read_text(encoding="utf-8")
                 except UnicodeDecodeError as error:
                     raise ArtefactError(f"{path} is not UTF-8 ({error})", remedy=_REMAKE) from error
-        for name in FILES[:2]:
-            if name not in files:
-                raise ArtefactError(
-                    f"no {name} in {directory}", remedy="give the directory of a tokeniser or model"
-                )
+        if "tokenizer.json" not in files:
+            raise ArtefactError(f"no tokenizer.json in {directory}", remedy=_without_file(directory))
         try:
             return cls(files)
         except (ArtefactError, ConfigError):
@@ -119,10 +120,11 @@ class Tokenizer:
         """
         return self.encode_batch([text])[0]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each, on all cores."""
+    def encode_batch(self, texts: Sequence[str], *, first: bool = True) -> list[list[int]]:
+        """`encode` of each, on all cores. `first`: they begin a text (some tokenisers put a space before it)."""
+        encoder = self._first if first else self._later
         try:
-            encodings = self._content.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = encoder.encode_batch_fast(list(texts), add_special_tokens=False)
         except TypeError as error:  # what tokenizers says of anything that is no UTF-8 text
             raise InputError(
                 "text that is not Unicode: half a surrogate pair",
@@ -133,11 +135,13 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """Text of ids; invalid UTF-8 becomes U+FFFD."""
         skip = self._control_ids if skip_special else frozenset()
-        return b"".join(self._pieces[n] for n in ids if n not in skip).decode("utf-8", "replace")
+        text = b"".join(self._pieces[n] for n in ids if n not in skip).decode("utf-8", "replace")
+        return text[1:] if self._vocabulary.strips_space and text.startswith(" ") else text
 
     def stream_decoder(self, *, skip_special: bool = True) -> StreamDecoder:
         """One decoder a stream; pushed ids give the same text as `decode`."""
-        return StreamDecoder(self._pieces, self._control_ids if skip_special else frozenset())
+        skip = self._control_ids if skip_special else frozenset()
+        return StreamDecoder(self._pieces, skip, strips_space=self._vocabulary.strips_space)
 
     def token_bytes(self, token: int) -> bytes:
         """The raw bytes that an id stands for (a control token: its name)."""
@@ -197,18 +201,25 @@ class Tokenizer:
         yield self.decode(held), False
 
     def _encode_runs(self, chats: Sequence[Sequence[Run]]) -> list[ChatIds]:
-        texts = list(dict.fromkeys(run.text for runs in chats for run in runs if not run.control))
-        encoded = dict(zip(texts, self.encode_batch(texts), strict=True))
+        chats = [self._vocabulary.stripped(runs) for runs in chats]
+        encoded = {
+            first: self._encode_texts([runs[:1] if first else runs[1:] for runs in chats], first=first)
+            for first in (True, False)
+        }
         out = []
         for runs in chats:
             ids: list[int] = []
             mask: list[bool] = []
-            for run in runs:
-                part = [self.special[run.text]] if run.control else encoded[run.text]
+            for place, run in enumerate(runs):
+                part = [self.special[run.text]] if run.control else encoded[place == 0][run.text]
                 ids += part
                 mask += [bool(run.trained)] * len(part) if run.control else self._trained(part, run)
             out.append(ChatIds(ids, mask))
         return out
+
+    def _encode_texts(self, chats: Sequence[Sequence[Run]], *, first: bool) -> dict[str, list[int]]:
+        texts = list(dict.fromkeys(run.text for runs in chats for run in runs if not run.control))
+        return dict(zip(texts, self.encode_batch(texts, first=first), strict=True))
 
     def _trained(self, ids: Sequence[int], run: Run) -> list[bool]:
         """Which tokens of a run overlap with its trained spans."""
@@ -230,54 +241,52 @@ class Tokenizer:
             )
         return self._template
 
-    def _named(self, config: Mapping[str, Any], key: str) -> int:
-        value = config.get(key)
-        name = value["content"] if isinstance(value, Mapping) else value
-        if name not in self.special:
+    def _named(self, key: str, names: Mapping[str, str], otherwise: Sequence[int]) -> int:
+        """The id of a named token, or else the first of `otherwise`."""
+        if names.get(key) in self.special:
+            return self.special[names[key]]
+        if key in names or not otherwise:
             raise ArtefactError(
-                f"tokenizer_config.json: {key} = {name!r} is no added token of tokenizer.json",
+                f"tokenizer_config.json: {key} = {names.get(key)!r} is no added token of tokenizer.json",
                 remedy="name one that is",
             )
-        return self.special[name]
+        return otherwise[0]
 
 
 _REMAKE = "copy it again, or train the tokeniser anew"
 
 
-def _without_control(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The same tokeniser for content: no added tokens, and no way for BPE to reach their ids."""
-    names = {token["content"] for token in model["added_tokens"]}
-    vocab = {name: number for name, number in model["model"]["vocab"].items() if name not in names}
-    bpe = {**model["model"], "vocab": vocab}
-    return {
-        **model,
-        "model": bpe,
-        "added_tokens": [],
-        "post_processor": None,
-        "truncation": None,
-        "padding": None,
-    }
+def _role_names(config: Mapping[str, Any], mapped: Mapping[str, Any]) -> dict[str, str]:
+    """What bos_token, eos_token and so on are; templates read these names."""
+    found = {}
+    for key in _ROLE_TOKENS:
+        value = config.get(key) or mapped.get(key)
+        if value:
+            found[key] = value["content"] if isinstance(value, Mapping) else str(value)
+    return found
 
 
-def _pieces(model: Mapping[str, Any], special: Mapping[str, int]) -> list[bytes]:
-    """Raw bytes by id."""
-    if model["model"].get("type") != "BPE":
-        raise ArtefactError(
-            f"tokenizer.json is of type {model['model'].get('type')}", remedy="use a byte-level BPE tokeniser"
+def _stops(files: Mapping[str, str]) -> list[int]:
+    """eos_token_id of `generation_config.json`, else of `config.json`."""
+    for name in ("generation_config.json", "config.json"):
+        stops = json.loads(files.get(name, "{}")).get("eos_token_id")
+        if stops is not None:
+            return stops if isinstance(stops, list) else [stops]
+    return []
+
+
+def _template_source(value: Any) -> str | None:
+    """One template, or the one that several call "default"."""
+    if isinstance(value, list):
+        return next((one["template"] for one in value if one.get("name") == "default"), None)
+    return value
+
+
+def _without_file(directory: Path) -> str:
+    pieces = sorted(file.name for file in directory.glob("*.model"))
+    if pieces:
+        return (
+            f"{pieces[0]} is a SentencePiece model: convert it with transformers' AutoTokenizer "
+            "(from_pretrained, then save_pretrained), which writes tokenizer.json"
         )
-    byte = byte_of_character()
-    vocab: dict[str, int] = model["model"]["vocab"]
-    pieces = [b""] * (1 + max([*vocab.values(), *special.values()]))
-    for name, number in vocab.items():
-        if name in special:
-            continue
-        try:
-            pieces[number] = bytes(byte[character] for character in name)
-        except KeyError as error:
-            raise ArtefactError(
-                f"tokenizer.json: token {name!r} is not in the byte-level alphabet",
-                remedy="use a byte-level BPE tokeniser",
-            ) from error
-    for name, number in special.items():
-        pieces[number] = name.encode()
-    return pieces
+    return "give the directory of a tokeniser or model"

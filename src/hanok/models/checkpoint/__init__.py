@@ -32,7 +32,7 @@ def save_model(
     directory.mkdir(parents=True, exist_ok=True)
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
     write_json(directory / "config.json", write_config(model.config, dtype=dtype))
-    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    tensors = {name: t.detach() for name, t in model.state_dict().items() if ".adapters." not in name}
     future = {name: tensor for name, tensor in tensors.items() if name.startswith("mtp.")}
     main = {name: tensor for name, tensor in tensors.items() if name not in future}
     theirs = family_of(model.config).outgoing(main, model.config)

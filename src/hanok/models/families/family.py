@@ -127,6 +127,9 @@ class Fused:
             if f".{self.theirs}." not in name:
                 found[name] = tensor
                 continue
+            if name.endswith("lora_A.weight"):  # the common input of all parts
+                found |= {_swap(name, self.theirs, ours): tensor for ours in self.ours}
+                continue
             rows = self.rows(config)
             if sum(rows) != tensor.shape[0]:
                 raise CheckpointError(

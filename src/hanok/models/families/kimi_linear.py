@@ -112,6 +112,8 @@ class _HeadOfItsOwn:
         return tensors
 
     def outgoing(self, tensors: Tensors, config: ModelConfig) -> Tensors:
+        if "embed_tokens.weight" not in tensors:  # an adapter
+            return tensors
         return {"lm_head.weight": tensors["embed_tokens.weight"].clone()} | tensors
 
 

@@ -1,0 +1,314 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on any linear map of a decoder, several by name, in the files of PEFT.
+
+y = x W^T + sum over active adapters of scale * x A^T B^T, with scale = alpha / rank, or alpha / sqrt(rank) (rsLoRA,
+arXiv 2312.03732). A starts random, B at zero, so that a fresh adapter changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hanok.artefacts import write_json
+from hanok.errors import CheckpointError, ConfigError, did_you_mean
+from hanok.models.checkpoint.weights import read_file, write_weights
+from hanok.models.decoder import Decoder
+from hanok.models.families import family_of
+from hanok.models.families.family import Fused
+from hanok.models.linear import Linear, LowRank
+
+WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+_PREFIX = "base_model.model."
+_UNSUPPORTED = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "use_qalora")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraConfig:
+    """Args:
+    rank: inner width. alpha: strength. rslora: divide alpha by sqrt(rank).
+    targets: last parts of the names of linear maps; empty = every linear map in the layers.
+    dropout: on the adapters' input, in training.
+    ranks, alphas: exceptions by last part of the name.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    rslora: bool = False
+    targets: tuple[str, ...] = ATTENTION + FEED_FORWARD
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"rank = {self.rank}", remedy="it must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout = {self.dropout}", remedy="it must lie in [0, 1)")
+
+    def rank_of(self, name: str) -> int:
+        return int(_exception(self.ranks, name, self.rank))
+
+    def scale_of(self, name: str) -> float:
+        alpha, rank = _exception(self.alphas, name, self.alpha), self.rank_of(name)
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def add_adapter(
+    model: Decoder, config: LoraConfig, *, name: str = "default", generator: torch.Generator | None = None
+) -> None:
+    """Put a fresh adapter on every target and freeze the model's own weights.
+
+    Raises:
+        ConfigError: a target that is no linear map of the model, or a name that is taken.
+    """
+    found = _targets(model, config)
+    if name in adapter_names(model):
+        raise ConfigError(f'there is an adapter "{name}" already', remedy="choose another name")
+    model.requires_grad_(False)
+    for where, linear in found:
+        outputs, inputs = linear.weight.shape
+        low = LowRank(
+            inputs, outputs, config.rank_of(where), scale=config.scale_of(where), dropout=config.dropout
+        ).to(linear.weight.device)
+        with torch.no_grad():
+            bound = inputs**-0.5
+            low.lora_A.uniform_(-bound, bound, generator=generator)
+            low.lora_B.zero_()
+        _attach(linear, name, low)
+
+
+def load_adapter(model: Decoder, directory: Path, *, name: str = "default") -> LoraConfig:
+    """Attach an adapter from PEFT's files, active, beside those that are there.
+
+    Raises:
+        CheckpointError: files missing or damaged, a feature that is not supported, maps that the model does not have.
+    """
+    if name in adapter_names(model):
+        raise ConfigError(f'there is an adapter "{name}" already', remedy="choose another name")
+    values = _read_settings(directory)
+    config = LoraConfig(
+        rank=values["r"], alpha=values["lora_alpha"], dropout=values.get("lora_dropout") or 0.0,
+        rslora=values.get("use_rslora", False), targets=(), ranks=values.get("rank_pattern") or {},
+        alphas=values.get("alpha_pattern") or {},
+    )  # fmt: skip
+    file = directory / WEIGHTS
+    if not file.is_file():
+        raise CheckpointError(
+            f"no {WEIGHTS} in {directory}", remedy="give a directory that PEFT or Hanok saved"
+        )
+    theirs = {_short(key): tensor for key, tensor in read_file(file).items()}
+    tensors = family_of(model.config).incoming(theirs, model.config)
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        where, _, part = key.removesuffix(".weight").rpartition(".")
+        pairs.setdefault(where, {})[part] = tensor
+    linears = dict(_linears(model))
+    original = {key.rpartition(".lora_")[0]: key for key in theirs}
+    for where, parts in pairs.items():
+        if where not in linears or set(parts) != {"lora_A", "lora_B"}:
+            raise CheckpointError(
+                f"{file}: no linear map of the model takes {where} ({', '.join(sorted(parts))})",
+                remedy="is it an adapter for another model?",
+            )
+        _check_shapes(file, where, parts, linears[where])
+    found: set[str] = set()
+    for where, parts in pairs.items():
+        linear = linears[where]
+        asked = _their_name(where, original)
+        low = LowRank(
+            linear.weight.shape[1], linear.weight.shape[0], parts["lora_A"].shape[0],
+            scale=config.scale_of(asked), dropout=config.dropout,
+        )  # fmt: skip
+        low.lora_A = nn.Parameter(parts["lora_A"].float())
+        low.lora_B = nn.Parameter(parts["lora_B"].float())
+        _attach(linear, name, low.to(linear.weight.device))
+        found.add(where.rpartition(".")[2])
+    return LoraConfig(
+        rank=config.rank, alpha=config.alpha, dropout=config.dropout, rslora=config.rslora,
+        targets=tuple(sorted(found)), ranks=config.ranks, alphas=config.alphas,
+    )  # fmt: skip
+
+
+def save_adapter(
+    model: Decoder, config: LoraConfig, directory: Path, *, name: str = "default", base: str | None = None
+) -> None:
+    """Write PEFT's two files. `base`: the directory or name of the model that it belongs to.
+
+    Raises:
+        ConfigError: no such adapter. CheckpointError: a family that joins maps which were adapted apart.
+    """
+    if name not in adapter_names(model):
+        raise ConfigError(f'no adapter "{name}"', remedy=did_you_mean(name, adapter_names(model)))
+    ours: dict[str, Tensor] = {}
+    for where, linear in _linears(model):
+        low = _adapter(linear, name)
+        if low is not None:
+            ours[f"{where}.lora_A.weight"] = low.lora_A.detach()
+            ours[f"{where}.lora_B.weight"] = low.lora_B.detach()
+    if any(isinstance(layout, Fused) for layout in family_of(model.config).layouts):
+        raise CheckpointError(
+            f"{model.config.family} joins maps that were adapted apart",
+            remedy="merge the adapter and save the model",
+        )
+    theirs = family_of(model.config).outgoing(ours, model.config)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_weights({_PREFIX + key: t for key, t in theirs.items()}, directory, name="adapter_model")
+    targets = sorted({key.rpartition(".lora_")[0].rpartition(".")[2] for key in theirs})
+    write_json(directory / SETTINGS, {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True,
+        "r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "use_rslora": config.rslora,
+        "target_modules": targets, "bias": "none", "fan_in_fan_out": False, "use_dora": False, "modules_to_save": None,
+        "rank_pattern": dict(config.ranks), "alpha_pattern": dict(config.alphas),
+    })  # fmt: skip
+
+
+def adapter_names(model: Decoder) -> list[str]:
+    """Those attached, in the order of attachment."""
+    names = (name for _, linear in _linears(model) for name in linear.adapters or ())
+    return list(dict.fromkeys(names))
+
+
+def activate(model: Decoder, names: Sequence[str]) -> None:
+    """Let exactly these adapters act; several are summed. Raises ConfigError for one that is not there."""
+    known = adapter_names(model)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f'no adapter "{name}"', remedy=did_you_mean(name, known))
+    for _, linear in _linears(model):
+        for name, low in (linear.adapters or {}).items():
+            assert isinstance(low, LowRank)
+            low.active = name in names
+
+
+def remove_adapter(model: Decoder, name: str) -> None:
+    """Take an adapter off. Raises ConfigError for one that is not there."""
+    known = adapter_names(model)
+    if name not in known:
+        raise ConfigError(f'no adapter "{name}"', remedy=did_you_mean(name, known))
+    for _, linear in _linears(model):
+        if linear.adapters is not None and name in linear.adapters:
+            del linear.adapters[name]
+            if not linear.adapters:
+                linear.adapters = None
+
+
+class Merged:
+    """An adapter written into the weights: `Merged(model, "default")`, and `unmerge()` gives the old ones back bit for bit
+    (it keeps them meanwhile). `keep()` makes it final and takes the adapter off."""
+
+    @torch.no_grad()
+    def __init__(self, model: Decoder, name: str = "default") -> None:
+        if name not in adapter_names(model):
+            raise ConfigError(f'no adapter "{name}"', remedy=did_you_mean(name, adapter_names(model)))
+        self.model, self.name = model, name
+        self._before: list[tuple[Linear, LowRank, Tensor, bool]] = []
+        for _, linear in _linears(model):
+            low = _adapter(linear, name)
+            if low is None:
+                continue
+            self._before.append((linear, low, linear.weight.data, low.active))
+            linear.weight.data = (linear.weight.float() + low.delta()).to(linear.weight.dtype)
+            low.active = False
+
+    def unmerge(self) -> None:
+        for linear, low, weight, active in self._before:
+            linear.weight.data, low.active = weight, active
+        self._before = []
+
+    def keep(self) -> None:
+        self._before = []
+        remove_adapter(self.model, self.name)
+
+
+def _linears(model: Decoder) -> Iterator[tuple[str, Linear]]:
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            yield name, module
+
+
+def _adapter(linear: Linear, name: str) -> LowRank | None:
+    low = linear.adapters[name] if linear.adapters is not None and name in linear.adapters else None
+    assert low is None or isinstance(low, LowRank)
+    return low
+
+
+def _attach(linear: Linear, name: str, low: LowRank) -> None:
+    if linear.adapters is None:
+        linear.adapters = nn.ModuleDict()
+    linear.adapters[name] = low
+
+
+def _targets(model: Decoder, config: LoraConfig) -> list[tuple[str, Linear]]:
+    inside = [(name, linear) for name, linear in _linears(model) if name.startswith("layers.")]
+    if not config.targets:
+        return inside
+    known = sorted({name.rpartition(".")[2] for name, _ in inside})
+    found = [(n, linear) for n, linear in inside if n.rpartition(".")[2] in config.targets]
+    for target in config.targets:
+        if target not in known and config.targets != LoraConfig().targets:
+            raise ConfigError(
+                f'target "{target}" is no linear map of the model', remedy=did_you_mean(target, known)
+            )
+    return found
+
+
+def _exception(patterns: Mapping[str, float], name: str, otherwise: float) -> float:
+    """As PEFT matches: the key is the end of the name, or a regular expression for it."""
+    for key, value in patterns.items():
+        if re.match(rf"(.*\.)?({key})$", name):
+            return value
+    return otherwise
+
+
+def _read_settings(directory: Path) -> dict[str, Any]:
+    file = directory / SETTINGS
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        kind, _, _ = values["peft_type"], values["r"], values["lora_alpha"]
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"no {SETTINGS} in {directory}", remedy="give an adapter's directory"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is not readable ({error})", remedy="restore it") from error
+    if kind != "LORA":
+        raise CheckpointError(f'{file}: peft_type "{kind}" is not supported', remedy="only LORA is")
+    for key in _UNSUPPORTED:
+        if values.get(key):
+            raise CheckpointError(f"{file}: {key} is not supported", remedy="use a plain LoRA adapter")
+    if values.get("bias", "none") != "none":
+        raise CheckpointError(f"{file}: trained biases are not supported", remedy="use a plain LoRA adapter")
+    return values
+
+
+def _short(key: str) -> str:
+    """Without PEFT's prefix, and without an adapter's name where an old version wrote it."""
+    key = key.removeprefix(_PREFIX)
+    return re.sub(r"\.(lora_[AB])\.\w+\.weight$", r".\1.weight", key)
+
+
+def _their_name(where: str, original: Mapping[str, str]) -> str:
+    """The name that rank and alpha patterns are written for."""
+    return next((name for name in original if name.endswith(where)), where)
+
+
+def _check_shapes(file: Path, where: str, parts: Mapping[str, Tensor], linear: Linear) -> None:
+    outputs, inputs = linear.weight.shape
+    a, b = tuple(parts["lora_A"].shape), tuple(parts["lora_B"].shape)
+    if len(a) != 2 or len(b) != 2 or a[1] != inputs or b != (outputs, a[0]):
+        raise CheckpointError(
+            f"{file}: {where} has A {a} and B {b} for a map [{outputs}, {inputs}]",
+            remedy="is it an adapter for another model?",
+        )
+    if not (parts["lora_A"].isfinite().all() and parts["lora_B"].isfinite().all()):
+        raise CheckpointError(f"{file}: {where} holds NaN or infinity", remedy="take an earlier adapter")

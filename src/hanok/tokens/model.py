@@ -1,0 +1,166 @@
+"""What `tokenizer.json` holds: pieces as bytes, added tokens, and encoders that know no control tokens.
+
+Two kinds of BPE are read: over bytes (GPT-2's alphabet: Llama 3, Qwen, OLMo, ours) and over characters with U+2581 for a
+space and `<0xNN>` for other bytes (SentencePiece's: Llama 2, Mistral, Gemma, Phi-3).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import tokenizers
+
+from hanok.errors import ArtefactError
+from hanok.tokens.pieces import byte_of_character
+from hanok.tokens.template import Run
+
+_SPACE = "\u2581"
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_BRACKETED = re.compile(r"[<\[\uff5c].*[>\]\uff5c]", re.DOTALL)
+_ALPHABET = "use a tokeniser whose BPE is over bytes or falls back on them"
+
+
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    """`strips_left`, `strips_right`: white space beside it in a rendered chat is dropped."""
+
+    name: str
+    id: int
+    strips_left: bool
+    strips_right: bool
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Args:
+    model: the content of `tokenizer.json`.
+    control: tokens that only a template writes. pieces: raw bytes by id (a control token: its name).
+    strips_space: a decoded text loses one space at its start, which encoding put there.
+    """
+
+    model: Mapping[str, Any]
+    control: Mapping[str, AddedToken]
+    pieces: list[bytes]
+    strips_space: bool
+
+    def content_encoders(self) -> tuple[tokenizers.Tokenizer, tokenizers.Tokenizer]:
+        """For a text at the very start of a rendering, and for all others."""
+        content = self._without_control()
+        later = _without_first_space(content)
+        first = tokenizers.Tokenizer.from_str(json.dumps(content))
+        return first, first if later == content else tokenizers.Tokenizer.from_str(json.dumps(later))
+
+    def stripped(self, runs: Sequence[Run]) -> Sequence[Run]:
+        """Without the white space that control tokens swallow."""
+        if not self._greedy:
+            return runs
+        found: list[Run] = []
+        for place, run in enumerate(runs):
+            if run.control:
+                found.append(run)
+                continue
+            text = run.text
+            before, after = runs[place - 1 : place], runs[place + 1 : place + 2]
+            if place and before[0].control and self.control[before[0].text].strips_right:
+                text = text.lstrip()
+            if after and after[0].control and self.control[after[0].text].strips_left:
+                text = text.rstrip()
+            if text:
+                whole = ((0, len(text.encode())),)
+                found.append(run if text == run.text else dataclasses.replace(
+                    run, text=text, trained=whole if run.trained else ()
+                ))  # fmt: skip
+        return found
+
+    @cached_property
+    def _greedy(self) -> bool:
+        return any(token.strips_left or token.strips_right for token in self.control.values())
+
+    def _without_control(self) -> dict[str, Any]:
+        """The same tokeniser for content: no control tokens, and no way for BPE to reach their ids."""
+        bpe = self.model["model"]
+        names = set(self.control) - {bpe.get("unk_token")}
+        vocab = {name: number for name, number in bpe["vocab"].items() if name not in names}
+        kept = [token for token in self.model["added_tokens"] if token["content"] not in self.control]
+        return {
+            **self.model, "model": {**bpe, "vocab": vocab}, "added_tokens": kept, "post_processor": None,
+            "truncation": None, "padding": None,
+        }  # fmt: skip
+
+
+def read_vocabulary(model: Mapping[str, Any]) -> Vocabulary:
+    """Raises ArtefactError where it is neither of the two kinds."""
+    bpe = model["model"]
+    if bpe.get("type") != "BPE":
+        raise ArtefactError(f"tokenizer.json is of type {bpe.get('type')}", remedy=_ALPHABET)
+    control = {
+        token["content"]: AddedToken(token["content"], token["id"], token["lstrip"], token["rstrip"])
+        for token in model["added_tokens"]
+        if token["special"] or _BRACKETED.fullmatch(token["content"])
+    }
+    others = {
+        token["content"]: token["id"] for token in model["added_tokens"] if token["content"] not in control
+    }
+    parts = _parts(model.get("decoder"))
+    over_bytes = "ByteLevel" in {part["type"] for part in parts}
+    vocab: dict[str, int] = bpe["vocab"]
+    numbers = [*vocab.values(), *(token.id for token in control.values()), *others.values()]
+    pieces = [b""] * (1 + max(numbers))
+    read = _byte_level if over_bytes else _with_fallback
+    for name, number in vocab.items():
+        if name not in control and name not in others:
+            pieces[number] = read(name)
+    for name, number in others.items():
+        pieces[number] = name.replace(_SPACE, " ").encode() if not over_bytes else name.encode()
+    for name, token in control.items():
+        pieces[token.id] = name.encode()
+    strips = any(p["type"] == "Strip" and p.get("start") for p in parts) or any(
+        p["type"] == "Metaspace" and p.get("prepend_scheme", "always") != "never" for p in parts
+    )
+    return Vocabulary(model, control, pieces, strips)
+
+
+def _byte_level(name: str) -> bytes:
+    try:
+        return bytes(_BYTES[character] for character in name)
+    except KeyError as error:
+        raise ArtefactError(
+            f"tokenizer.json: token {name!r} is not in the byte-level alphabet", remedy=_ALPHABET
+        ) from error
+
+
+_BYTES = byte_of_character()
+
+
+def _with_fallback(name: str) -> bytes:
+    match = _BYTE.fullmatch(name)
+    return bytes([int(match[1], 16)]) if match else name.replace(_SPACE, " ").encode()
+
+
+def _parts(value: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The steps of a decoder, normaliser or pre-tokeniser, sequences opened."""
+    if value is None:
+        return []
+    inner = next((value[key] for key in ("decoders", "pretokenizers", "normalizers") if key in value), None)
+    return [value] if inner is None else [part for one in inner for part in _parts(one)]
+
+
+def _without_first_space(model: dict[str, Any]) -> dict[str, Any]:
+    """Where only the first text of all gets a space put before it: the tokeniser of those that follow."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [changed(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if value.get("type") == "Metaspace" and value.get("prepend_scheme") == "first":
+            return value | {"prepend_scheme": "never"}
+        return {key: changed(item) for key, item in value.items()}
+
+    return model | {"pre_tokenizer": changed(model.get("pre_tokenizer"))}
