@@ -171,7 +171,9 @@ def test_text_and_back(shipped: tuple[str, Tokenizer, Any]) -> None:
         ids = ours.encode(text)
         assert ids == theirs.encode(text, add_special_tokens=False)
         if SHIPPED[name][0] == "metaspace":
-            text = text.removeprefix(" ")  # it puts a space before a text that has none, and takes one away again
+            text = text.removeprefix(
+                " "
+            )  # it puts a space before a text that has none, and takes one away again
         assert ours.decode(ids) == text
         stream = ours.stream_decoder()
         assert "".join(map(stream.push, ids)) + stream.flush() == text

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import tyro
+
+from hanok.errors import ConfigError, InputError
 from hanok.models.config import ModelConfig
-from hanok.reporting import table
+from hanok.reporting import log, table
+
+Model = Annotated[Path, tyro.conf.Positional]
+Models = Annotated[tuple[Path, ...], tyro.conf.Positional]
 
 
 def plan(config: ModelConfig = ModelConfig(), tokens: int = 5_000_000) -> dict[str, Any]:
@@ -24,3 +31,98 @@ def plan(config: ModelConfig = ModelConfig(), tokens: int = 5_000_000) -> dict[s
     rows = result.rows()
     table("plan", ("what", "value", "unit"), rows)
     return {name: {"value": value, "unit": unit} for name, value, unit in rows}
+
+
+def inspect(path: Model) -> dict[str, Any]:
+    """Family, layers, parameters, bytes, context, tokeniser and chat template of a model, without loading it.
+
+    Args:
+        path: a model directory or a GGUF file.
+    """
+    from hanok.models.inspect import inspect as look
+
+    found = look(path)
+    table(str(path), ("what", "value"), list(found.items()))
+    return found
+
+
+def convert(
+    path: Model,
+    out: Path,
+    dtype: Literal["stored", "float32", "bfloat16", "float16", "q8_0"] = "stored",
+    adapter: Path | None = None,
+    tokenizer: Path | None = None,
+) -> dict[str, Any]:
+    """Write a model in another form: a directory of safetensors, or a GGUF file if `--out` ends in .gguf.
+
+    Args:
+        path: a model directory or a GGUF file.
+        out: what to make; must not exist.
+        dtype: of the weights; q8_0 only for GGUF.
+        adapter: a LoRA adapter's directory to merge in first.
+        tokenizer: take the tokeniser from here instead of from the model.
+    """
+    from hanok.models.convert import convert as write
+
+    if out.exists():
+        raise ConfigError(f"{out} is there already", remedy="choose another name, or delete it")
+    found = write(path, out, dtype=dtype, adapter=adapter, tokenizer=tokenizer)
+    log.info("wrote %s", out)
+    return found
+
+
+def merge(
+    paths: Models,
+    out: Path,
+    method: Literal["linear", "slerp", "ties", "dare"] = "linear",
+    weights: tuple[float, ...] = (),
+    base: Path | None = None,
+    density: float = 0.5,
+    strength: float = 1.0,
+    seed: int = 1,
+) -> dict[str, Any]:
+    """Merge models of one shape.
+
+    Args:
+        paths: model directories; the first one's configuration and tokeniser are taken.
+        out: directory to make; must not exist.
+        method: linear mean, arc between two (slerp), or sums of what each changed of a base (ties, dare).
+        weights: one for each model; equal if not given.
+        base: the model that all were tuned from (ties, dare).
+        density: part of each change that is kept (ties, dare).
+        strength: factor on the summed change (ties, dare).
+        seed: of what dare drops.
+    """
+    from hanok.models.convert import merge_directories
+    from hanok.models.merge import MergeConfig
+
+    if out.exists():
+        raise ConfigError(f"{out} is there already", remedy="choose another name, or delete it")
+    config = MergeConfig(method=method, weights=weights, density=density, strength=strength, seed=seed)
+    merge_directories(config, paths, out, base=base)
+    return {"out": str(out), "method": method, "models": [str(path) for path in paths]}
+
+
+def diff(first: Model, second: Model, show: int = 20) -> dict[str, Any]:
+    """What two models of one shape differ in: settings, and how far each tensor moved.
+
+    Args:
+        first: a model directory.
+        second: another.
+        show: rows of the table; all are in --json.
+    """
+    from hanok.models.inspect import diff as compare
+
+    settings, changes, equal = compare(first, second)
+    if settings:
+        table("settings that differ", ("setting", str(first), str(second)), settings)
+    rows = [(c.name, c.relative, c.largest, c.cosine) for c in changes]
+    title = f"{len(rows)} of {len(rows) + equal} tensors differ"
+    table(title, ("tensor", "relative change", "largest", "cosine"), rows[:show])
+    if show < 1:
+        raise InputError(f"show = {show}", remedy="it must be at least 1")
+    return {
+        "settings": settings,
+        "equal": equal,
+        "changed": [dataclasses.asdict(change) for change in changes],
+    }

@@ -77,12 +77,18 @@ def load_model(
         tensors["lm_head.weight"] = head
     if (directory / "mtp.safetensors").is_file():
         tensors |= read_file(directory / "mtp.safetensors")
+    wanted = None if dtype == "stored" else dtype or torch.float32
+    return assemble(config, {n: _converted(t, wanted) for n, t in tensors.items()}, where=str(directory)).to(
+        device
+    )
+
+
+def assemble(config: ModelConfig, tensors: dict[str, Tensor], *, where: str) -> Decoder:
+    """A decoder that holds exactly these tensors, in their types. Raises CheckpointError where they do not fit."""
     with torch.device("meta"):
         model = Decoder(config)
-    _check(model, tensors, directory)
-    wanted = None if dtype == "stored" else dtype or torch.float32
-    converted = {name: _converted(tensor, wanted).to(device) for name, tensor in tensors.items()}
-    model.load_state_dict(converted, assign=True)
+    _check(model, tensors, where)
+    model.load_state_dict(tensors, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     if model.embed_tokens.weight.dtype != torch.float32:
@@ -94,23 +100,21 @@ def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
-def _check(model: Decoder, tensors: dict[str, Tensor], directory: Path) -> None:
+def _check(model: Decoder, tensors: dict[str, Tensor], where: str) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     if missing or extra:
         what = f"lacks {missing[0]}" if missing else f"has an unknown tensor {extra[0]}"
-        raise CheckpointError(
-            f"{directory}: {what}", remedy="config.json and the weights do not belong together"
-        )
+        raise CheckpointError(f"{where}: {what}", remedy="config.json and the weights do not belong together")
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != wanted[name]:
             raise CheckpointError(
-                f"{directory}: {name} has shape {tuple(tensor.shape)}, expected {wanted[name]}",
+                f"{where}: {name} has shape {tuple(tensor.shape)}, expected {wanted[name]}",
                 remedy="config.json and the weights do not belong together",
             )
         if tensor.is_floating_point() and not _finite(tensor):
             raise CheckpointError(
-                f"{directory}: {name} holds NaN or infinity", remedy="take an earlier checkpoint"
+                f"{where}: {name} holds NaN or infinity", remedy="take an earlier checkpoint"
             )
 
 

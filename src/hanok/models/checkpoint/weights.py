@@ -58,8 +58,12 @@ def read_file(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file}: {error}", remedy="the file is damaged; restore it") from error
 
 
-def check_header(file: Path) -> None:
-    """Lengths, names, dtypes, and offsets that follow one another without gap or overlap to the end of the file."""
+def check_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Lengths, names, dtypes, and offsets that follow one another without gap or overlap to the end of the file.
+
+    Returns:
+        name -> (dtype as safetensors spells it, shape).
+    """
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:
@@ -93,6 +97,15 @@ def check_header(file: Path) -> None:
         end = last
     if 8 + length + end != size:
         raise _malformed(file, f"{8 + length + end:,} bytes are described, the file has {size:,}")
+    return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+
+
+def describe_weights(directory: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """dtype and shape of every tensor of a model directory, from the headers alone."""
+    files = [directory / "model.safetensors"]
+    if (directory / "model.safetensors.index.json").is_file():
+        files = sorted(directory.glob("model-*.safetensors"))
+    return {name: entry for file in files for name, entry in check_header(file).items()}
 
 
 def write_weights(

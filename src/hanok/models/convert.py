@@ -1,0 +1,119 @@
+"""From one form of a model to another, the tokeniser carried along: GGUF, safetensors, an adapter merged in, merges."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hanok.artefacts import create_artefact
+from hanok.errors import ArtefactError, ConfigError
+from hanok.models.checkpoint import TOKENIZER_FILES, assemble, load_config, load_model, save_model
+from hanok.models.checkpoint.gguf import GGUFFile, load_gguf, save_gguf
+from hanok.models.checkpoint.weights import read_weights
+from hanok.models.decoder import Decoder
+from hanok.models.families import family_of
+from hanok.models.lora import Merged, load_adapter
+from hanok.models.merge import MergeConfig, merge
+from hanok.reporting import log
+
+_GGUF = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "q8_0": "Q8_0"}
+
+
+def convert(
+    path: Path,
+    out: Path,
+    *,
+    dtype: str = "stored",
+    adapter: Path | None = None,
+    tokenizer: Path | None = None,
+) -> dict[str, Any]:
+    """Write `path` as `out`: a directory, or a GGUF file if its name ends so.
+
+    Args:
+        dtype: "stored", "float32", "bfloat16", "float16", and "q8_0" for GGUF.
+
+    Raises:
+        ConfigError: a type that the form does not have. CheckpointError: a model that it does not express.
+    """
+    to_gguf = out.suffix == ".gguf"
+    if dtype == "q8_0" and not to_gguf:
+        raise ConfigError("q8_0 is a type of GGUF files", remedy="let --out end in .gguf")
+    files = _tokenizer_files(tokenizer or path)
+    model = _load(path, dtype)
+    if adapter is not None:
+        load_adapter(model, adapter)
+        Merged(model).keep()
+    if to_gguf:
+        kind = str(model.embed_tokens.weight.dtype).removeprefix("torch.") if dtype == "stored" else dtype
+        save_gguf(model, out, kind=_GGUF[kind], tokenizer=files or None)
+        return {"out": str(out), "type": _GGUF[kind], "bytes": out.stat().st_size}
+    parents = {"source": path} if path.is_dir() else {}
+    step = {"convert": {"source": path.name, "dtype": dtype, "adapter": adapter and adapter.name}}
+    with create_artefact(out, kind="model", parents=parents, step=step) as draft:
+        save_model(model, draft.path)
+        for name, content in files.items():
+            (draft.path / name).write_text(content, encoding="utf-8")
+    return {"out": str(out), "type": dtype, "bytes": sum(f.stat().st_size for f in out.glob("*.safetensors"))}
+
+
+def merge_directories(
+    config: MergeConfig, paths: Sequence[Path], out: Path, *, base: Path | None = None
+) -> None:
+    """Merge model directories into a new one with the first one's configuration and tokeniser. Raises as `merge`."""
+    models = [_tensors(path) for path in paths]
+    merged = merge(config, models, None if base is None else _tensors(base))
+    model = assemble(load_config(paths[0]), merged, where=str(out))
+    parents = {f"model-{n}": path for n, path in enumerate(paths, 1)} | (
+        {} if base is None else {"base": base}
+    )
+    with create_artefact(
+        out, kind="model", parents=parents, step={"merge": dataclasses.asdict(config)}
+    ) as draft:
+        save_model(model, draft.path, tokenizer_dir=paths[0])
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    config = load_config(path)
+    tensors = family_of(config).incoming(read_weights(path), config)
+    if config.tie_embeddings:
+        tensors.pop("lm_head.weight", None)
+    return tensors
+
+
+def _load(path: Path, dtype: str) -> Decoder:
+    wanted = {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+        "q8_0": torch.float32,
+    }
+    if path.suffix != ".gguf":
+        return load_model(path, dtype=wanted[dtype] if dtype != "stored" else "stored")
+    kinds = GGUFFile(path).kinds()
+    packed = {kind: count for kind, count in kinds.items() if kind not in ("F32", "F16", "BF16")}
+    stored = torch.bfloat16 if "BF16" in kinds else torch.float16
+    target = stored if dtype == "stored" else wanted[dtype]
+    if packed:
+        log.info(
+            "%s: %s tensors are dequantised to %s",
+            path,
+            ", ".join(packed),
+            str(target).removeprefix("torch."),
+        )
+    return load_gguf(path, dtype=target)
+
+
+def _tokenizer_files(path: Path) -> dict[str, str]:
+    """Name to content; nothing where there is no tokeniser."""
+    if path.suffix == ".gguf":
+        try:
+            return GGUFFile(path).tokenizer_files()
+        except ArtefactError as error:
+            log.warning("%s", error)
+            return {}
+    files = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
+    return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
