@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -156,3 +157,35 @@ def test_a_config_out_of_range_is_one_clear_error(tmp_path: Path, change: dict) 
     with pytest.raises(CheckpointError) as caught:
         load_model(tmp_path)
     assert caught.value.remedy
+
+
+def table() -> str:
+    """What the tests above compare, as the documentation shows it."""
+    from hanok.models.checkpoint.gguf import FAMILIES as IN_GGUF
+    from hanok.models.families import FAMILIES
+
+    kinds = {"gemma3": "gemma3_text"}
+    tested: dict[str, list[str]] = {}
+    for name in public.MODELS:
+        family, _, variant = name.partition(", ")
+        tested.setdefault(kinds.get(family, family), []).append(variant)
+    rows = ["| `model_type` | public models | compared with transformers | GGUF |", "|---|---|---|---|"]
+    for kind, family in FAMILIES.items():
+        if kind != "hanok":
+            variants = ", ".join(variant for variant in tested[kind] if variant) or "yes"
+            rows.append(
+                f"| `{kind}` | {family.examples} | {variants} | {'in, out' if kind in IN_GGUF else ''} |"
+            )
+    return "\n".join(rows)
+
+
+def test_the_table_in_the_documentation_is_what_is_tested() -> None:
+    """HANOK_WRITE_DOCS=1 writes it."""
+    page = Path(__file__).parents[2] / "docs" / "guides" / "checkpoints.md"
+    start, end = "<!-- families: made by tests/models/test_families.py -->", "<!-- end -->"
+    text = page.read_text(encoding="utf-8")
+    before, rest = text.split(start)
+    wanted = f"{before}{start}\n{table()}\n{end}{rest.split(end, 1)[1]}"
+    if os.environ.get("HANOK_WRITE_DOCS"):
+        page.write_text(wanted, encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == wanted

@@ -49,7 +49,8 @@ class LocalEngine:
         self.decoder = load_model(model_dir, dtype=dtype).requires_grad_(False)
         self.decoder.set_compute_dtype(dtype)
         self.max_context = self.decoder.config.max_context
-        self._scheduler = Scheduler(self.decoder, max_running=max_running)
+        self._vocabulary = min(self.tokenizer.vocab_size, self.decoder.config.vocab_size)
+        self._scheduler = Scheduler(self.decoder, max_running=max_running, vocabulary=self._vocabulary)
         self._arrivals = itertools.count()
         self._inbox: list[Generation] = []
         self._wake = threading.Condition()
@@ -166,13 +167,11 @@ class LocalEngine:
             raise InputError(
                 f'adapter = "{request.adapter}"', remedy="this engine serves one model without adapters"
             )
-        unknown = [
-            token for token in request.params.logit_bias if not 0 <= token < self.decoder.config.vocab_size
-        ]
+        unknown = [token for token in request.params.logit_bias if not 0 <= token < self._vocabulary]
         if unknown:
             raise InputError(
                 f"logit_bias names token {unknown[0]}",
-                remedy=f"ids go up to {self.decoder.config.vocab_size - 1}",
+                remedy=f"ids go up to {self._vocabulary - 1}",
             )
 
     def _check_ids(self, ids: Sequence[int], *, what: str) -> None:

@@ -25,10 +25,15 @@ PREFILL_BUDGET = (
 
 
 class Scheduler:
-    """All requests of one engine. `add`, then `step` until `has_work()` is false."""
+    """All requests of one engine. `add`, then `step` until `has_work()` is false.
 
-    def __init__(self, decoder: Decoder, *, max_running: int) -> None:
+    Args:
+        vocabulary: ids from here on are never chosen: rows of the head that no token stands for.
+    """
+
+    def __init__(self, decoder: Decoder, *, max_running: int, vocabulary: int) -> None:
         self._decoder = decoder
+        self._vocabulary = vocabulary
         self._max_running = max_running
         self._waiting: list[tuple[tuple[int, int], Generation]] = []
         self._prefilling: list[Generation] = []
@@ -112,7 +117,7 @@ class Scheduler:
 
     def _take(self, generations: Sequence[Generation], logits_BV: Tensor) -> None:
         for generation, choice in zip(
-            generations, choose(logits_BV, [g.draw for g in generations]), strict=True
+            generations, choose(logits_BV[:, : self._vocabulary], [g.draw for g in generations]), strict=True
         ):
             generation.take(choice)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hanok.artefacts import Artefact, open_artefact
+from hanok.recipes.card import write_card
 from hanok.recipes.front_page import write_front_page
 from hanok.recipes.load import to_plain
 from hanok.recipes.recipe import Recipe
@@ -21,6 +22,7 @@ def run_recipe(recipe: Recipe, run: Path) -> Mapping[str, Any]:
     final = done["sft"] if "sft" in done else done["pretrain"]
     publish(run, final.path)
     write_front_page(run, recipe, done)
+    write_card(run, recipe, done)
     metrics = done["verify"].metrics
     return {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
 

@@ -60,6 +60,8 @@ class Tokenizer:
         self._name_of = {number: name for name, number in self.special.items()}
         self._pieces = self._vocabulary.pieces
         self.vocab_size = len(self._pieces)
+        rows = json.loads(files.get("config.json", "{}")).get("vocab_size") or 0
+        self._pieces += [b""] * (rows - self.vocab_size)  # a model may know more ids than there are tokens
         self._first, self._later = self._vocabulary.content_encoders()
         names = _role_names(config, json.loads(files.get("special_tokens_map.json", "{}")))
         known = _stops(files)
