@@ -60,12 +60,9 @@ def test_greedy_answers_are_those_of_transformers(tmp_path: Path, monkeypatch: p
         assert isinstance(engine.tokenizer.decode(found.ids), str)
         unused = list(range(engine.tokenizer.vocab_size, engine.decoder.config.vocab_size))
     assert isinstance(theirs, transformers.PreTrainedModel)
+    ids = torch.tensor([prompt])  # the mask, because it holds the token that pads
     expected = theirs.generate(  # type: ignore[operator]
-        torch.tensor([prompt]),
-        max_new_tokens=24,
-        min_new_tokens=24,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-    )[0, len(prompt) :].tolist()
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0,
+        suppress_tokens=unused,
+    )[0, len(prompt) :].tolist()  # fmt: skip
     assert list(found.ids) == expected
