@@ -149,7 +149,7 @@ def test_an_unknown_family_names_the_nearest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [
     {"num_attention_heads": "four"}, {"num_attention_heads": 5}, {"hidden_act": "tanh"}, {"vocab_size": None},
-    {"rope_scaling": {"rope_type": "spiral", "factor": 2}}, {"quantization_config": {"quant_method": "gptq"}},
+    {"rope_scaling": {"rope_type": "spiral", "factor": 2}}, {"quantization_config": {"quant_method": "bitsandbytes"}},
 ])  # fmt: skip
 def test_a_config_out_of_range_is_one_clear_error(tmp_path: Path, change: dict) -> None:
     values = {k: v for k, v in public.SIZES.items() if k != "head_dim"} | {"model_type": "llama"} | change

@@ -8,14 +8,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from hanok.artefacts import write_json
 from hanok.errors import CheckpointError
+from hanok.models.checkpoint.packed import dequantise
 from hanok.models.checkpoint.weights import SHARD_BYTES, read_file, read_weights, write_weights
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
@@ -46,6 +48,10 @@ def save_model(
 
 def load_config(directory: Path) -> ModelConfig:
     """Raises CheckpointError where there is no readable `config.json` of a supported family."""
+    return read_config(_settings(directory))
+
+
+def _settings(directory: Path) -> dict[str, Any]:
     file = directory / "config.json"
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -55,7 +61,7 @@ def load_config(directory: Path) -> ModelConfig:
         raise CheckpointError(f"{file} is not JSON ({error})", remedy="restore it") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} holds no object", remedy="restore it")
-    return read_config(values)
+    return values
 
 
 def load_model(
@@ -69,8 +75,9 @@ def load_model(
     Raises:
         CheckpointError: a tensor missing, unknown, of another shape or not finite, a file cut short or malformed.
     """
-    config = load_config(directory)
-    tensors = family_of(config).incoming(read_weights(directory), config)
+    settings = _settings(directory)
+    config = read_config(settings)
+    tensors = family_of(config).incoming(_plain(read_weights(directory), settings), config)
     head = tensors.pop("lm_head.weight", None) if config.tie_embeddings else None
     if head is not None and not torch.equal(head, tensors.get("embed_tokens.weight", head)):
         config = dataclasses.replace(config, tie_embeddings=False)  # somebody tuned them apart
@@ -94,6 +101,14 @@ def assemble(config: ModelConfig, tensors: dict[str, Tensor], *, where: str) -> 
     if model.embed_tokens.weight.dtype != torch.float32:
         model.set_compute_dtype(model.embed_tokens.weight.dtype)
     return model.eval()
+
+
+def _plain(tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Without quantisation, but for gpt-oss's, which its family reads."""
+    packed = settings.get("quantization_config")
+    if not packed or packed.get("quant_method") == "mxfp4":
+        return tensors
+    return dequantise(tensors, packed)
 
 
 def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

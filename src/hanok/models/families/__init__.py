@@ -57,6 +57,7 @@ FAMILIES = {
         kimi_linear.FAMILY, qwen3_next.FAMILY, OWN,
     )
 }  # fmt: skip
+QUANTISED = ("gptq", "awq", "compressed-tensors")
 _TELLING_KEYS = {
     "linear_attn_config": "kimi_linear", "linear_num_key_heads": "qwen3_next", "kv_lora_rank": "deepseek_v3",
     "swiglu_limit": "gpt_oss", "num_local_experts": "mixtral", "moe_intermediate_size": "qwen3_moe",
@@ -82,9 +83,10 @@ def read_config(values: Mapping[str, Any]) -> ModelConfig:
     if kind not in FAMILIES:
         raise CheckpointError(f'model_type "{kind}" is not supported', remedy=_remedy(values))
     method = (values.get("quantization_config") or {}).get("quant_method")
-    if method is not None and (kind, method) != ("gpt_oss", "mxfp4"):
+    known = QUANTISED if kind != "gpt_oss" else (*QUANTISED, "mxfp4")
+    if method is not None and method not in known:
         raise CheckpointError(
-            f'weights quantised with "{method}" are not read', remedy="give the plain weights"
+            f'weights quantised with "{method}" are not read', remedy=f"known: {', '.join(known)}, GGUF"
         )
     return dataclasses.replace(_checked(FAMILIES[kind], values), **_read_ids(values))
 

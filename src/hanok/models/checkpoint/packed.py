@@ -1,0 +1,181 @@
+"""Quantised safetensors that users have: GPTQ, AWQ, `compressed-tensors`. Read by dequantising; the log says so.
+
+Four- or eight-bit codes lie in 32-bit words; a group of inputs shares a scale and a zero point. O outputs, I inputs, G groups,
+P codes a word.
+
+| format | codes | zero points | scales | value |
+|---|---|---|---|---|
+| GPTQ | qweight [I/P, O], `g_idx` [I] | qzeros [G, O/P], one less than meant (format 1) | [G, O] | (q - z) s |
+| AWQ | qweight [I, O/P], columns in the order 0 2 4 6 1 3 5 7 | qzeros [G, O/P], same order | [G, O] | (q - z) s |
+| pack-quantized | weight_packed [O, I/P], offset 2^(b-1) | weight_zero_point [O/P, G] | weight_scale [O, G] | (q - z) s |
+| int-, float-, naive-quantized | weight int8 or float8 [O, I] | weight_zero_point | weight_scale [O, 1 or G] | (q - z) s |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hanok.errors import CheckpointError
+from hanok.reporting import log
+
+_AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where each of eight neighbouring columns lies in its word
+_COMPRESSED = ("pack-quantized", "int-quantized", "naive-quantized", "float-quantized")
+
+
+def dequantise(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Plain `weight` tensors (in the type of the scales) in place of the packed ones; names are the family's.
+
+    Args:
+        settings: `quantization_config` of `config.json`.
+
+    Raises:
+        CheckpointError: a method, format or width that is not read, or parts that do not fit together.
+    """
+    method = settings.get("quant_method")
+    try:
+        if method == "gptq":
+            found = _gptq(tensors, settings)
+        elif method == "awq":
+            found = _awq(tensors, settings)
+        elif method == "compressed-tensors":
+            found = _compressed(tensors, settings)
+        else:
+            raise CheckpointError(
+                f'weights quantised with "{method}" are not read',
+                remedy="known: gptq, awq, compressed-tensors, GGUF",
+            )
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            f"{method}: parts of the quantised weights do not fit together ({error})",
+            remedy="restore the files",
+        ) from error
+    count = sum(name not in tensors for name in found)
+    log.info("%d matrices of %s were dequantised to %s", count, method, _type(found))
+    return found
+
+
+def _gptq(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    bits, offset = _bits(settings), 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
+    found, groups = _apart(tensors, "qweight", ("qzeros", "scales", "g_idx"))
+    for base, parts in groups.items():
+        codes_IO = _rows(parts["qweight"], bits)
+        zeros_GO = _columns(parts["qzeros"], bits) + offset
+        group_I = parts["g_idx"].long() if "g_idx" in parts else _groups(len(codes_IO), len(parts["scales"]))
+        found[f"{base}.weight"] = (
+            _values(codes_IO, zeros_GO[group_I], parts["scales"][group_I]).t().contiguous()
+        )
+    return found
+
+
+def _awq(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    bits = _bits(settings)
+    if bits != 4 or settings.get("version", "gemm").lower() != "gemm":
+        raise CheckpointError(
+            f"awq, {bits} bits, {settings.get('version')}: not read", remedy="known: 4 bits, gemm"
+        )
+    found, groups = _apart(tensors, "qweight", ("qzeros", "scales"))
+    for base, parts in groups.items():
+        codes_IO, zeros_GO = (_unshuffled(_columns(parts[name], bits)) for name in ("qweight", "qzeros"))
+        group_I = _groups(len(codes_IO), len(parts["scales"]))
+        found[f"{base}.weight"] = (
+            _values(codes_IO, zeros_GO[group_I], parts["scales"][group_I]).t().contiguous()
+        )
+    return found
+
+
+def _compressed(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    layout = settings.get("format")
+    if layout not in _COMPRESSED:
+        raise CheckpointError(
+            f'compressed-tensors "{layout}" is not read', remedy=f"known: {', '.join(_COMPRESSED)}"
+        )
+    extra = ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "input_scale")
+    if layout != "pack-quantized":
+        return _eight_bits(tensors, extra)
+    bits = next(iter(settings["config_groups"].values()))["weights"]["num_bits"]
+    found, groups = _apart(tensors, "weight_packed", extra)
+    for base, parts in groups.items():
+        outputs, inputs = (int(n) for n in parts["weight_shape"])
+        codes_OI = _columns(parts["weight_packed"], bits)[:, :inputs] - (1 << (bits - 1))
+        scale_OG = parts["weight_scale"]
+        zeros_OG = torch.zeros_like(scale_OG, dtype=torch.int32)
+        if "weight_zero_point" in parts:
+            zeros_OG = _rows(parts["weight_zero_point"], bits)[:outputs] - (1 << (bits - 1))
+        group_I = (
+            parts["weight_g_idx"].long() if "weight_g_idx" in parts else _groups(inputs, scale_OG.shape[1])
+        )
+        found[f"{base}.weight"] = _values(codes_OI, zeros_OG[:, group_I], scale_OG[:, group_I])
+    return found
+
+
+def _eight_bits(tensors: Mapping[str, Tensor], extra: tuple[str, ...]) -> dict[str, Tensor]:
+    found, groups = _apart(tensors, "weight_scale", tuple(name for name in extra if name != "weight_scale"))
+    for base, parts in groups.items():
+        codes_OI, scale = found[f"{base}.weight"], parts["weight_scale"]
+        scale = scale.reshape(-1, 1) if scale.dim() < 2 else scale
+        group_I = _groups(codes_OI.shape[1], scale.shape[1])
+        zeros = parts.get("weight_zero_point")
+        codes = (
+            codes_OI.float()
+            if zeros is None
+            else codes_OI.float() - zeros.float().reshape(scale.shape)[:, group_I]
+        )
+        found[f"{base}.weight"] = (codes * scale.float()[:, group_I]).to(scale.dtype)
+    return found
+
+
+def _apart(
+    tensors: Mapping[str, Tensor], key: str, others: tuple[str, ...]
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """(what is plain, the parts of each quantised map by its name)."""
+    bases = {name.removesuffix(f".{key}") for name in tensors if name.endswith(f".{key}")}
+    plain: dict[str, Tensor] = {}
+    groups: dict[str, dict[str, Tensor]] = {base: {} for base in bases}
+    for name, tensor in tensors.items():
+        base, _, part = name.rpartition(".")
+        if base in bases and part in (key, *others):
+            groups[base][part] = tensor
+        else:
+            plain[name] = tensor
+    return plain, groups
+
+
+def _columns(words: Tensor, bits: int) -> Tensor:
+    """[R, C] words to [R, C P] codes, the lowest bits first."""
+    shifts = torch.arange(0, 32, bits, dtype=torch.int32)
+    return ((words[..., None] >> shifts) & ((1 << bits) - 1)).flatten(-2)
+
+
+def _rows(words: Tensor, bits: int) -> Tensor:
+    """[R, C] words to [R P, C] codes."""
+    return _columns(words.t(), bits).t()
+
+
+def _unshuffled(codes: Tensor) -> Tensor:
+    return codes.unflatten(-1, (-1, len(_AWQ_ORDER)))[..., list(_AWQ_ORDER)].flatten(-2)
+
+
+def _groups(inputs: int, groups: int) -> Tensor:
+    """The group of each input."""
+    return torch.arange(inputs) // (inputs // groups)
+
+
+def _values(codes: Tensor, zeros: Tensor, scales: Tensor) -> Tensor:
+    return ((codes - zeros).float() * scales.float()).to(scales.dtype)
+
+
+def _bits(settings: Mapping[str, Any]) -> int:
+    bits = settings.get("bits")
+    if bits not in (2, 4, 8):
+        raise CheckpointError(f"{bits} bits are not read", remedy="known: 2, 4, 8")
+    return bits
+
+
+def _type(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(
+        sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()})
+    )
