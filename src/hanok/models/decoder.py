@@ -189,6 +189,8 @@ def _role(name: str, parameter: Tensor) -> Role:
         return "embedding"
     if name.startswith("lm_head"):
         return "head"
+    if ".adapters." in name:
+        return "scalar"
     if parameter.dim() < 2 or name.endswith(
         ("mlp.gate.weight", "b_proj.weight", ".a_proj.weight", "shared_gate.weight")
     ):

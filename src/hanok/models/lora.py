@@ -26,7 +26,7 @@ from hanok.models.families.family import Fused
 from hanok.models.linear import Linear, LowRank
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
-_PREFIX = "base_model.model."
+_PREFIX, _RESTORED = "base_model.model.", "restored"
 _UNSUPPORTED = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "use_qalora")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
@@ -170,6 +170,33 @@ def save_adapter(
         "target_modules": targets, "bias": "none", "fan_in_fan_out": False, "use_dora": False, "modules_to_save": None,
         "rank_pattern": dict(config.ranks), "alpha_pattern": dict(config.alphas),
     })  # fmt: skip
+
+
+def restore_adapter(model: Decoder, directory: Path, *, name: str = "default") -> None:
+    """Put saved values into an adapter that is attached, in place: an optimiser may hold its tensors. Raises as
+    `load_adapter`, and CheckpointError where the two do not cover the same maps."""
+    load_adapter(model, directory, name=_RESTORED)
+    try:
+        for where, linear in _linears(model):
+            live, stored = _adapter(linear, name), _adapter(linear, _RESTORED)
+            if (live is None) != (stored is None):
+                raise CheckpointError(
+                    f"{directory}: {where} is adapted on one side only", remedy="train it anew"
+                )
+            if live is not None and stored is not None:
+                live.lora_A.data.copy_(stored.lora_A)
+                live.lora_B.data.copy_(stored.lora_B)
+    finally:
+        remove_adapter(model, _RESTORED)
+
+
+def check_savable(model: Decoder) -> None:
+    """Raises ConfigError for a family whose files join maps that we adapt apart: its adapters could not be saved."""
+    if any(isinstance(layout, Fused) for layout in family_of(model.config).layouts):
+        raise ConfigError(
+            f"{model.config.family} joins the projections that adapters go on",
+            remedy="tune it in full: lora_rank = 0",
+        )
 
 
 def adapter_names(model: Decoder) -> list[str]:

@@ -59,6 +59,14 @@ class TrainConfig:
     ema_decay: float = 0.0
     """Keep a moving average of the weights and publish it as the result; 0 switches it off."""
 
+    lora_rank: int = 0
+    """Tune low-rank adapters of this rank and nothing else (from a model directory); 0 tunes the model itself."""
+    lora_alpha: float = 0.0
+    """Strength of the adapters; 0: twice the rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Last parts of the names of the maps to adapt, for example q_proj; empty: every map in the layers."""
+    lora_dropout: float = 0.0
+
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     compile: bool = False
     threads: int = 0

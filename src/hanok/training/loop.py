@@ -19,7 +19,6 @@ from torch import Tensor
 
 from hanok.artefacts import Artefact
 from hanok.errors import ConfigError, HanokError, Interrupted
-from hanok.models.checkpoint import load_model
 from hanok.models.decoder import Decoder
 from hanok.reporting import log, progress
 from hanok.reporting.console import Progress
@@ -56,11 +55,12 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surroundings:
-    """What the loop writes into checkpoints but does not look at."""
+    """What the loop writes into checkpoints, and reads back, but does not look at."""
 
     out: Path
     parents: Mapping[str, Artefact]
     write_model: Callable[[Path], None]
+    read_model: Callable[[Path], None]
 
 
 class Trainer:
@@ -72,7 +72,7 @@ class Trainer:
         self.decoder, self._sampler = decoder, sampler
         self._held_out, self._special_ids = held_out, special_ids
         self._around = surroundings
-        parameters = dict(decoder.named_parameters())
+        parameters = {name: p for name, p in decoder.named_parameters() if p.requires_grad}
         self._optimiser = Optimiser(parameters, decoder.parameter_groups_hint(), config, dtype=plan.dtype)
         self.average = WeightAverage(parameters, decay=config.ema_decay) if config.ema_decay else None
         self._policy = BadStepPolicy(config)
@@ -138,7 +138,7 @@ class Trainer:
     def _step(self) -> bool:
         """One update; False if a stop request came in its middle (the step is then as if never begun)."""
         start = time.perf_counter()
-        cursor = self._sampler.state()
+        cursor, drawn = self._sampler.state(), torch.get_rng_state()
         sequences = self._sampler.draw_step()
         assert sequences, "the schedule is longer than the data"
         learnt = max(1, sum(int(sequence.mask.sum()) for sequence in sequences))
@@ -146,6 +146,7 @@ class Trainer:
         if loss is None:
             self._optimiser.clear()
             self._sampler.restore(cursor)
+            torch.set_rng_state(drawn)
             return False
         factor = self.plan.schedule.factor(self.position.step)
         grad_norm = self._optimiser.gradient_norm()
@@ -287,7 +288,7 @@ class Trainer:
         raise Interrupted(f"stopped by {self._stop.signal_name}, {saved}; run the same command to go on")
 
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
-        self.decoder.load_state_dict(load_model(checkpoint.path, dtype=torch.float32).state_dict())
+        self._around.read_model(checkpoint.path)
         tensors: dict[str, Tensor] = checkpoint.tensors()
         self._optimiser.restore(tensors)
         torch.set_rng_state(tensors["rng"])

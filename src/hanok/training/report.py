@@ -21,7 +21,10 @@ def write_report(rows: Sequence[dict[str, Any]], trainer: Trainer, out: Path) ->
     validations = [row for row in rows if any(key.startswith("validation.") for key in row)]
     position = trainer.position
     summary: dict[str, Any] = {
-        "parameters": sum(p.numel() for p in trainer.decoder.parameters()),
+        "parameters": sum(
+            p.numel() for name, p in trainer.decoder.named_parameters() if ".adapters." not in name
+        ),
+        "trained_parameters": sum(p.numel() for p in trainer.decoder.parameters() if p.requires_grad),
         "steps": position.step,
         "tokens": position.tokens,
         "train_loss": _mean([row["loss"] for row in steps[-20:]]),

@@ -2,13 +2,13 @@
 
 out/plan.json        what was decided at the beginning          out/metrics.jsonl   one line a step
 out/checkpoints/     resumable and loadable                     out/report.html     curves and settings
-out/model/           the result
+out/model/           the result                         out/adapter/        with lora_rank: the adapters, in PEFT's files
 """
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +21,14 @@ from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
+from hanok.models.lora import (
+    LoraConfig,
+    Merged,
+    add_adapter,
+    check_savable,
+    restore_adapter,
+    save_adapter,
+)
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.checkpoint import disk_full_is_resumable
@@ -93,6 +101,7 @@ def _prepare(
     torch.manual_seed(config.seed)  # for layers that draw in training; kept in every checkpoint
     decoder = _make_decoder(config, opened, model=model, init_from=init_from)
     decoder.set_compute_dtype(plan.dtype)
+    write_model, read_model = _files_of(config, decoder, shards=shards, init_from=init_from)
     sampler = Sampler(config, opened.splits)
     for name, count in sampler.documents_left_out.items():
         log.warning("%s: %d conversations longer than max_seq_len = %d tokens are left out",
@@ -109,9 +118,44 @@ def _prepare(
         surroundings=Surroundings(
             out=out,
             parents=parents,
-            write_model=lambda directory: save_model(decoder, directory, tokenizer_dir=shards),
+            write_model=write_model,
+            read_model=read_model,
         ),
     )
+
+
+def _files_of(
+    config: TrainConfig, decoder: Decoder, *, shards: Path, init_from: Path | None
+) -> tuple[Callable[[Path], None], Callable[[Path], None]]:
+    """How checkpoints hold what is trained: the whole model, or adapters put on it here."""
+    if not config.lora_rank:
+        return (
+            lambda directory: save_model(decoder, directory, tokenizer_dir=shards),
+            lambda path: _refill(decoder, load_model(path, dtype=torch.float32)),
+        )
+    if init_from is None:
+        raise ConfigError(
+            "lora_rank without a model to start from", remedy="give --init-from, or lora_rank = 0"
+        )
+    check_savable(decoder)
+    lora = lora_config(config)
+    add_adapter(decoder, lora, generator=torch.Generator().manual_seed(config.seed))
+    return (
+        lambda directory: save_adapter(decoder, lora, directory, base=str(init_from)),
+        lambda path: restore_adapter(decoder, path),
+    )
+
+
+def lora_config(config: TrainConfig) -> LoraConfig:
+    """The adapters that a training configuration asks for."""
+    return LoraConfig(
+        rank=config.lora_rank, alpha=config.lora_alpha or 2.0 * config.lora_rank, targets=config.lora_targets,
+        dropout=config.lora_dropout,
+    )  # fmt: skip
+
+
+def _refill(decoder: Decoder, stored: Decoder) -> None:
+    decoder.load_state_dict(stored.state_dict())
 
 
 def _make_decoder(
@@ -140,7 +184,7 @@ def _make_decoder(
 
 
 def _finish(trainer: Trainer, *, shards: Path, out: Path, parents: Mapping[str, Artefact]) -> Artefact:
-    """Write the model (the average, if one is kept) and the report."""
+    """Write the model (the average, if one is kept; adapters beside it and merged in) and the report."""
     summary = write_report(trainer.metrics.rows(), trainer, out)
     with (
         trainer.average.applied() if trainer.average is not None else nullcontext(),
@@ -153,9 +197,22 @@ def _finish(trainer: Trainer, *, shards: Path, out: Path, parents: Mapping[str, 
             overwrite=True,
         ) as draft,
     ):
+        if trainer.config.lora_rank:
+            _write_adapter(trainer, out, parents=parents)
+            Merged(trainer.decoder).keep()
         save_model(trainer.decoder, draft.path, tokenizer_dir=shards)
         draft.metrics.update(summary)
     return open_artefact(out / "model", kind="model")
+
+
+def _write_adapter(trainer: Trainer, out: Path, *, parents: Mapping[str, Artefact]) -> None:
+    step = {"training": trainer.plan.identity}
+    with create_artefact(
+        out / "adapter", kind="adapter", parents=parents, step=step, overwrite=True
+    ) as draft:
+        save_adapter(
+            trainer.decoder, lora_config(trainer.config), draft.path, base=str(parents["model"].path)
+        )
 
 
 @contextmanager

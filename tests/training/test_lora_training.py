@@ -1,0 +1,81 @@
+"""Adapters through the loop: nothing else moves, a stopped run goes on bit for bit, the result is merged and apart."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from hanok.errors import ConfigError, Interrupted
+from hanok.models.checkpoint import load_model
+from hanok.models.lora import Merged, adapter_names, load_adapter
+from hanok.training import loop
+from hanok.training.run import train
+
+LORA = {"lora_rank": 3, "adamw_lr": 0.01, "mixture": {"chat-train": 1.0}, "lora_dropout": 0.1}
+
+
+@pytest.fixture(scope="module")
+def base(tiny: ModuleType, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("base")
+    return train(tiny.tiny_config(max_steps=8), shards=shards, out=out, model=tiny.tiny_model()).path
+
+
+def test_only_adapters_learn_and_the_model_has_them_merged(
+    tiny: ModuleType, shards: Path, base: Path, tmp_path: Path
+) -> None:
+    artefact = train(tiny.tiny_config(max_steps=16, **LORA), shards=shards, out=tmp_path, init_from=base)
+    assert artefact.metrics["trained_parameters"] < artefact.metrics["parameters"] / 2
+    before, after = load_model(base), load_model(artefact.path)
+    config = load_adapter(before, tmp_path / "adapter")
+    assert config.rank == 3
+    assert config.alpha == 6
+    Merged(before).keep()
+    plain = load_model(base).state_dict()
+    moved = [name for name, tensor in after.state_dict().items() if not torch.equal(tensor, plain[name])]
+    assert moved
+    assert all(name.endswith("_proj.weight") or "proj_with_mqa" in name for name in moved), moved
+    for name, tensor in before.state_dict().items():
+        torch.testing.assert_close(after.state_dict()[name], tensor, atol=1e-6, rtol=1e-6)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(
+    tiny: ModuleType, shards: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.tiny_config(**LORA)
+    train(config, shards=shards, out=tmp_path / "straight", init_from=base)
+    calls, original = 0, loop.next_token_loss
+
+    def interrupting(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 13:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(loop, "next_token_loss", interrupting)
+    with pytest.raises(Interrupted):
+        train(config, shards=shards, out=tmp_path / "stopped", init_from=base)
+    checkpoint = sorted((tmp_path / "stopped" / "checkpoints").iterdir())[-1]
+    model = load_model(base)
+    load_adapter(model, checkpoint)  # every checkpoint is an adapter that PEFT reads
+    assert adapter_names(model) == ["default"]
+    assert not (checkpoint / "model.safetensors").exists()
+    train(config, shards=shards, out=tmp_path / "stopped", init_from=base)
+    for name in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_adapters_need_a_model_and_known_targets(
+    tiny: ModuleType, shards: Path, base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="without a model"):
+        train(tiny.tiny_config(**LORA), shards=shards, out=tmp_path / "a", model=tiny.tiny_model())
+    config = tiny.tiny_config(**LORA, lora_targets=("q_pro",))
+    with pytest.raises(ConfigError, match=r'"q_pro" is no linear map'):
+        train(config, shards=shards, out=tmp_path / "b", init_from=base)
