@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "model inspect": ("model", "inspect", "what a model directory or GGUF file holds, without loading it"),
     "model convert": ("model", "convert", "write a model in another form; merge an adapter in"),
     "model merge": ("model", "merge", "merge models of one shape: linear, slerp, ties, dare"),
+    "model extend": ("model", "extend", "new tokens for a model from your documents"),
     "model diff": ("model", "diff", "how far the tensors of one model are from another's"),
     "train": ("train", "train", "step 5: pre-train or fine-tune on token shards"),
     "eval": ("eval", "verify", "step 6: bits per byte, village accuracy, samples; one report"),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from hanok.data.config_tokens import ExtendConfig
 from hanok.errors import ConfigError, InputError
 from hanok.models.config import ModelConfig
 from hanok.reporting import log, table
@@ -126,3 +127,43 @@ def diff(first: Model, second: Model, show: int = 20) -> dict[str, Any]:
         "equal": equal,
         "changed": [dataclasses.asdict(change) for change in changes],
     }
+
+
+def extend(path: Model, split: Path, out: Path, config: ExtendConfig = ExtendConfig()) -> dict[str, Any]:
+    """Teach a model's tokeniser new tokens from your documents, and give the model rows for them.
+
+    Args:
+        path: a model directory with its tokeniser.
+        split: a split from `hanok data split`; learnt from its train part, measured on its validation part.
+        out: model directory to make; must not exist.
+        config: how many tokens, and how frequent.
+    """
+    from hanok.artefacts import create_artefact
+    from hanok.data.extend import extend_tokenizer
+    from hanok.models.checkpoint import load_model, save_model
+    from hanok.models.extend import extend_model
+    from hanok.tokens import Tokenizer
+
+    if out.exists():
+        raise ConfigError(f"{out} is there already", remedy="choose another name, or delete it")
+    extension = extend_tokenizer(config, path, split)
+    first = Tokenizer.load(path).vocab_size
+    model = extend_model(load_model(path, dtype="stored"), extension.pieces, first=first)
+    step = {"extend": dataclasses.asdict(config)}
+    with create_artefact(out, kind="model", parents={"model": path, "split": split}, step=step) as draft:
+        save_model(model, draft.path)
+        Tokenizer(extension.files).save(draft.path)
+        draft.metrics["new_tokens"] = len(extension.pieces)
+    rows = [(lang, before, after, after / before) for lang, (before, after) in extension.fit.items()]
+    table(
+        f"{len(extension.pieces)} new tokens: characters a token",
+        ("language", "before", "after", "gain"),
+        rows,
+    )
+    log.info(
+        "next: hanok data shards %s --tokenizer %s --out SHARDS, then hanok train --init-from %s",
+        split,
+        out,
+        out,
+    )
+    return {"out": str(out), "new_tokens": len(extension.pieces), "characters_per_token": extension.fit}

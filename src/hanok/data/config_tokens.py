@@ -100,3 +100,22 @@ class ShardsConfig:
             raise ConfigError(
                 f"batch_bytes = {self.batch_bytes}: at least 1000", remedy="4000000 is the default"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtendConfig:
+    """Args:
+    tokens: new tokens at most.
+    min_frequency: a pair must occur so often in the sample to become a token.
+    sample_bytes: of the train part to learn from.
+    """
+
+    tokens: int = 2000
+    min_frequency: int = 20
+    sample_bytes: int = 16_000_000
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or self.min_frequency < 2:
+            raise ConfigError(
+                f"tokens = {self.tokens}, min_frequency = {self.min_frequency}", remedy="at least 1 and 2"
+            )

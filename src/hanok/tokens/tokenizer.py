@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tokenizers
 
 from hanok.artefacts import write_atomic
 from hanok.errors import ArtefactError, ConfigError, InputError
@@ -121,6 +122,15 @@ class Tokenizer:
             InputError: half a surrogate pair, which no UTF-8 text can hold.
         """
         return self.encode_batch([text])[0]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Name to content of what `save` writes."""
+        return dict(self._files)
+
+    def encode_words(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        """`encode` of each with the word (of the pre-tokeniser) that each token belongs to."""
+        return self._first.encode_batch(list(texts), add_special_tokens=False)
 
     def encode_batch(self, texts: Sequence[str], *, first: bool = True) -> list[list[int]]:
         """`encode` of each, on all cores. `first`: they begin a text (some tokenisers put a space before it)."""
