@@ -204,3 +204,14 @@ def test_two_trainers_do_not_share_a_directory(tiny: ModuleType, shards: Path, t
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ConfigError, match="another process"):
             train(tiny.tiny_config(), shards=shards, out=tmp_path / "out", model=tiny.tiny_model())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_run_learns_the_same(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+    for name, compiled in (("plain", False), ("compiled", True)):
+        config = tiny.tiny_config(max_steps=6, compile=compiled)
+        train(config, shards=shards, out=tmp_path / name, model=tiny.tiny_model())
+    plain, compiled = ([row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("plain", "compiled"))
+    assert compiled == pytest.approx(plain, abs=2e-3)
+    load_model(tmp_path / "compiled" / "model")
