@@ -212,6 +212,8 @@ def test_a_compiled_run_learns_the_same(tiny: ModuleType, shards: Path, tmp_path
     for name, compiled in (("plain", False), ("compiled", True)):
         config = tiny.tiny_config(max_steps=6, compile=compiled)
         train(config, shards=shards, out=tmp_path / name, model=tiny.tiny_model())
-    plain, compiled = ([row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("plain", "compiled"))
+    plain, compiled = (
+        [row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("plain", "compiled")
+    )
     assert compiled == pytest.approx(plain, abs=2e-3)
     load_model(tmp_path / "compiled" / "model")
