@@ -14,6 +14,7 @@ from hanok.artefacts.files import (
     fsync_file,
     read_jsonl,
     sha256_file,
+    sole_user,
     write_atomic,
     write_json,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "read_jsonl",
     "remove_orphans",
     "sha256_file",
+    "sole_user",
     "write_atomic",
     "write_json",
 ]

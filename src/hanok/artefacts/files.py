@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hanok.errors import ArtefactError
+from hanok.errors import ArtefactError, ConfigError
 
 
 def sha256_file(path: Path) -> str:
@@ -51,6 +53,26 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of indented JSON."""
     write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+@contextmanager
+def sole_user(directory: Path, doing: str) -> Iterator[None]:
+    """One process at a time works in `directory`; the lock goes with the process.
+
+    Args:
+        doing: what the process does there, for the message: "training".
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"another process is {doing} in {directory}", remedy="wait for it or stop it"
+            ) from error
+        yield
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any], *, fsync: bool = False) -> None:

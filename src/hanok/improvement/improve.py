@@ -9,17 +9,23 @@ run/improve-001/feedback/     corpus of the lessons, preferences.jsonl, judgemen
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hanok.artefacts import MANIFEST, Artefact, append_jsonl, create_artefact, open_artefact, write_json
+from hanok.artefacts import (
+    MANIFEST,
+    Artefact,
+    append_jsonl,
+    create_artefact,
+    open_artefact,
+    sole_user,
+    write_json,
+)
 from hanok.artefacts.shards import open_shards
 from hanok.errors import ConfigError, InputError
 from hanok.improvement.accepted import PATTERN, RESULT, Improvement, current_model, improvements, model_hash
@@ -68,7 +74,7 @@ def improve(
         return open_artefact(same.model)
     out = out or _next(run)
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
+    with sole_user(out, "improving"):
         identity = {"config": asdict(config), "root": root}
         _clear_if_other(out, base.hash, identity)
         return _improve(
@@ -250,16 +256,3 @@ def _clear_if_other(out: Path, base: str, identity: dict[str, Any]) -> None:
         (out / "rounds.json").unlink(missing_ok=True)
     elif any(path.name != ".lock" and not path.name.endswith(".tmp") for path in out.iterdir()):
         raise ConfigError(f"{out} is not empty", remedy="give another --out, or leave it out")
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Two processes that improve in one directory would spoil each other's rounds."""
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"another process is improving in {out}", remedy="wait for it or stop it"
-            ) from error
-        yield

@@ -7,15 +7,14 @@ out/model/           the result                         out/adapter/        with
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from hanok.artefacts import Artefact, create_artefact, open_artefact
+from hanok.artefacts import Artefact, create_artefact, open_artefact, sole_user
 from hanok.artefacts.shards import Shards, open_shards
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model, save_model
@@ -75,7 +74,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     if not resume and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty", remedy="resume, or give another output directory")
-    with _sole_trainer(out):
+    with sole_user(out, "training"):
         plan = read_plan(out, identity)
         if plan is not None and (out / "model").exists():
             return open_artefact(out / "model", kind="model")
@@ -213,16 +212,3 @@ def _write_adapter(trainer: Trainer, out: Path, *, parents: Mapping[str, Artefac
         save_adapter(
             trainer.decoder, lora_config(trainer.config), draft.path, base=str(parents["model"].path)
         )
-
-
-@contextmanager
-def _sole_trainer(out: Path) -> Iterator[None]:
-    """Two processes that train in one directory would spoil each other's checkpoints."""
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"another process is training in {out}", remedy="wait for it or stop it"
-            ) from error
-        yield
