@@ -11,11 +11,9 @@ import torch
 
 from hanok.artefacts import create_artefact
 from hanok.errors import ArtefactError, ConfigError
-from hanok.models.checkpoint import TOKENIZER_FILES, assemble, load_config, load_model, save_model
+from hanok.models.checkpoint import TOKENIZER_FILES, assemble, load_model, save_model
 from hanok.models.checkpoint.gguf import GGUFFile, load_gguf, save_gguf
-from hanok.models.checkpoint.weights import read_weights
 from hanok.models.decoder import Decoder
-from hanok.models.families import family_of
 from hanok.models.lora import Merged, load_adapter
 from hanok.models.merge import MergeConfig, merge
 from hanok.reporting import log
@@ -64,9 +62,10 @@ def merge_directories(
     config: MergeConfig, paths: Sequence[Path], out: Path, *, base: Path | None = None
 ) -> None:
     """Merge model directories into a new one with the first one's configuration and tokeniser. Raises as `merge`."""
-    models = [_tensors(path) for path in paths]
-    merged = merge(config, models, None if base is None else _tensors(base))
-    model = assemble(load_config(paths[0]), merged, where=str(out))
+    models = [load_model(path, dtype="stored") for path in paths]
+    start = None if base is None else load_model(base, dtype="stored").state_dict()
+    merged = merge(config, [model.state_dict() for model in models], start)
+    model = assemble(models[0].config, merged, where=str(out))
     parents = {f"model-{n}": path for n, path in enumerate(paths, 1)} | (
         {} if base is None else {"base": base}
     )
@@ -74,14 +73,6 @@ def merge_directories(
         out, kind="model", parents=parents, step={"merge": dataclasses.asdict(config)}
     ) as draft:
         save_model(model, draft.path, tokenizer_dir=paths[0])
-
-
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    config = load_config(path)
-    tensors = family_of(config).incoming(read_weights(path), config)
-    if config.tie_embeddings:
-        tensors.pop("lm_head.weight", None)
-    return tensors
 
 
 def _load(path: Path, dtype: str) -> Decoder:

@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hanok.kernels.conv import short_conv
-from hanok.kernels.kda import chunk_kda, kda_step
 from hanok.models.config import ModelConfig
-from hanok.models.kda import Conv
+from hanok.models.delta import Conv, convolve, delta_rule
 from hanok.models.linear import Linear, RMSNorm, joined_linear
 from hanok.models.ragged import Ragged
 from hanok.models.state import LayerState
@@ -43,24 +41,14 @@ class GatedDeltaNet(nn.Module):
 
     def forward(self, x_ND: Tensor, ragged: Ragged, state: LayerState | None) -> Tensor:
         n = x_ND.shape[0]
-        qkv = self._convolve(joined_linear(x_ND, (self.q_proj, self.k_proj, self.v_proj)), ragged, state)
-        q, k, v = qkv.split(self.parts, dim=-1)
+        qkv = joined_linear(x_ND, (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = convolve(qkv, self.conv1d.weight, ragged, state).split(self.parts, dim=-1)
         q_NHK, k_NHK = (self._unit(x.view(n, self.key_heads, self.key_width)) for x in (q, k))
         v_NHV = v.reshape(n, self.heads, self.width)
         decay_NH = -self.A_log.float().exp() * F.softplus(self.a_proj(x_ND).float() + self.dt_bias.float())
         g_NHK = decay_NH[:, :, None].expand(-1, -1, self.key_width).contiguous()
         beta_NH = self.b_proj(x_ND).float().sigmoid()
-        if state is None:
-            o_NHV, _ = chunk_kda(q_NHK, k_NHK, v_NHV, g_NHK, beta_NH, cu_seqlens=ragged.cu_seqlens)
-        elif all(length == 1 for length in ragged.lengths):
-            o_NHV, state["recurrent"] = kda_step(q_NHK, k_NHK, v_NHV, g_NHK, beta_NH, state["recurrent"])
-        else:
-            o_NHV, final = chunk_kda(
-                q_NHK, k_NHK, v_NHV, g_NHK, beta_NH, cu_seqlens=ragged.cu_seqlens,
-                initial_state_BHKV=state["recurrent"], output_final_state=True,
-            )  # fmt: skip
-            assert final is not None
-            state["recurrent"] = final
+        o_NHV = delta_rule(q_NHK, k_NHK, v_NHV, g_NHK, beta_NH, ragged, state)
         gate_NHV = self.z_proj(x_ND).view(n, self.heads, self.width)
         o_NHV = self.norm(o_NHV.to(x_ND.dtype)) * F.silu(gate_NHV.float())
         return self.out_proj(o_NHV.to(x_ND.dtype).reshape(n, self.heads * self.width))
@@ -76,12 +64,3 @@ class GatedDeltaNet(nn.Module):
         """Heads of length one, each repeated for the value heads that it serves."""
         unit = x_NGK * torch.rsqrt(x_NGK.square().sum(-1, keepdim=True) + _UNIT_EPS)
         return unit.repeat_interleave(self.heads // self.key_heads, dim=1)
-
-    def _convolve(self, qkv: Tensor, ragged: Ragged, state: LayerState | None) -> Tensor:
-        y, final = short_conv(
-            qkv, self.conv1d.weight.squeeze(1).float(), ragged.cu_seqlens, None if state is None else state["conv"],
-            activation="silu", output_final_state=state is not None,
-        )  # fmt: skip
-        if state is not None and final is not None:
-            state["conv"] = final
-        return y

@@ -8,22 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hanok.kernels.conv import short_conv
 from hanok.kernels.gates import log_decay
-from hanok.kernels.kda import chunk_kda, kda_step
 from hanok.kernels.norms import gated_rms_norm, split_normalised
 from hanok.models.config import ModelConfig
+from hanok.models.delta import Conv, convolve, delta_rule
 from hanok.models.linear import Linear, RMSNorm, fused_linear, joined_linear
 from hanok.models.ragged import Ragged
 from hanok.models.state import LayerState
-
-
-class Conv(nn.Module):
-    """Weight [D, 1, W] as the checkpoints have it."""
-
-    def __init__(self, channels: int, taps: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, 1, taps))
 
 
 class DeltaAttention(nn.Module):
@@ -55,20 +46,11 @@ class DeltaAttention(nn.Module):
         n, heads, width = x_ND.shape[0], self.heads, self.width
         qkv = joined_linear(x_ND, (self.q_proj, self.k_proj, self.v_proj))
         gate_low, output_low, beta = fused_linear(x_ND, (self.f_a_proj, self.g_a_proj, self.b_proj))
-        q_NHK, k_NHK, v_NHK = split_normalised(self._convolve(qkv, ragged, state), heads)
+        taps = torch.cat([conv.weight for conv in (self.q_conv1d, self.k_conv1d, self.v_conv1d)])
+        q_NHK, k_NHK, v_NHK = split_normalised(convolve(qkv, taps, ragged, state), heads)
         g_NHK = log_decay(self.f_b_proj(gate_low), self.A_log.exp().flatten(), self.dt_bias, self.lower_bound)
         beta_NH = beta.float().sigmoid()
-        if state is None:
-            o_NHK, _ = chunk_kda(q_NHK, k_NHK, v_NHK, g_NHK, beta_NH, cu_seqlens=ragged.cu_seqlens)
-        elif all(length == 1 for length in ragged.lengths):
-            o_NHK, state["recurrent"] = kda_step(q_NHK, k_NHK, v_NHK, g_NHK, beta_NH, state["recurrent"])
-        else:
-            o_NHK, final = chunk_kda(
-                q_NHK, k_NHK, v_NHK, g_NHK, beta_NH, cu_seqlens=ragged.cu_seqlens,
-                initial_state_BHKV=state["recurrent"], output_final_state=True,
-            )  # fmt: skip
-            assert final is not None
-            state["recurrent"] = final
+        o_NHK = delta_rule(q_NHK, k_NHK, v_NHK, g_NHK, beta_NH, ragged, state)
         output_gate = self.g_b_proj(output_low).view(n, heads, width)
         o_NHK = gated_rms_norm(o_NHK, output_gate, self.o_norm.weight, self.o_norm.eps)
         return self.o_proj(o_NHK.reshape(n, heads * width))
@@ -79,14 +61,3 @@ class DeltaAttention(nn.Module):
             "recurrent": torch.zeros(batch, self.heads, self.width, self.width),
             "conv": torch.zeros(batch, 3 * inner, taps - 1),
         }
-
-    def _convolve(self, qkv: Tensor, ragged: Ragged, state: LayerState | None) -> Tensor:
-        convs = (self.q_conv1d, self.k_conv1d, self.v_conv1d)
-        weight = torch.cat([conv.weight for conv in convs]).squeeze(1).float()
-        initial = None if state is None else state["conv"]
-        y, final = short_conv(
-            qkv, weight, ragged.cu_seqlens, initial, activation="silu", output_final_state=state is not None
-        )
-        if state is not None and final is not None:
-            state["conv"] = final
-        return y
