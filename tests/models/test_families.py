@@ -60,14 +60,14 @@ def test_equal_logits(both) -> None:
 @torch.no_grad()
 def test_chunks_and_single_tokens_equal_the_whole(both) -> None:
     _, _, ours = both
+    if ours.config.rope_scaling is not None and ours.config.rope_scaling.kind in ("dynamic", "longrope"):
+        pytest.skip("cached keys keep the frequencies of a shorter text, as in transformers")
     whole = logits_of(ours, ids())
     for size in (1, 13):
         states, parts = ours.new_state(1), []
         for part in ids().split(size):
             hidden, states = ours(part, torch.tensor([0, len(part)], dtype=torch.int32), states)
             parts.append(ours.logits(hidden))
-        if "dynamic" in str(ours.config.rope_scaling) or "longrope" in str(ours.config.rope_scaling):
-            continue  # cached keys keep the frequencies of a shorter text, as in transformers
         torch.testing.assert_close(torch.cat(parts), whole, atol=1e-4, rtol=1e-4)
 
 

@@ -114,14 +114,14 @@ def diff(first: Model, second: Model, show: int = 20) -> dict[str, Any]:
     """
     from hanok.models.inspect import diff as compare
 
+    if show < 1:
+        raise InputError(f"show = {show}", remedy="it must be at least 1")
     settings, changes, equal = compare(first, second)
     if settings:
         table("settings that differ", ("setting", str(first), str(second)), settings)
     rows = [(c.name, c.relative, c.largest, c.cosine) for c in changes]
     title = f"{len(rows)} of {len(rows) + equal} tensors differ"
     table(title, ("tensor", "relative change", "largest", "cosine"), rows[:show])
-    if show < 1:
-        raise InputError(f"show = {show}", remedy="it must be at least 1")
     return {
         "settings": settings,
         "equal": equal,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hanok.artefacts import write_json
 from hanok.errors import CheckpointError, ConfigError, did_you_mean
-from hanok.models.checkpoint.weights import read_file, write_weights
+from hanok.models.checkpoint.weights import read_file, write_file
 from hanok.models.decoder import Decoder
 from hanok.models.families import family_of
 from hanok.models.families.family import Fused
@@ -28,8 +28,6 @@ from hanok.models.linear import Linear, LowRank
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX, _RESTORED = "base_model.model.", "restored"
 _UNSUPPORTED = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "use_qalora")
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +43,7 @@ class LoraConfig:
     alpha: float = 32.0
     dropout: float = 0.0
     rslora: bool = False
-    targets: tuple[str, ...] = ATTENTION + FEED_FORWARD
+    targets: tuple[str, ...] = ()
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
 
@@ -58,8 +56,8 @@ class LoraConfig:
     def rank_of(self, name: str) -> int:
         return int(_exception(self.ranks, name, self.rank))
 
-    def scale_of(self, name: str) -> float:
-        alpha, rank = _exception(self.alphas, name, self.alpha), self.rank_of(name)
+    def scale_of(self, name: str, rank: int) -> float:
+        alpha = _exception(self.alphas, name, self.alpha)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
@@ -77,9 +75,10 @@ def add_adapter(
     model.requires_grad_(False)
     for where, linear in found:
         outputs, inputs = linear.weight.shape
-        low = LowRank(
-            inputs, outputs, config.rank_of(where), scale=config.scale_of(where), dropout=config.dropout
-        ).to(linear.weight.device)
+        rank = config.rank_of(where)
+        low = LowRank(inputs, outputs, rank, scale=config.scale_of(where, rank), dropout=config.dropout).to(
+            linear.weight.device
+        )
         with torch.no_grad():
             bound = inputs**-0.5
             low.lora_A.uniform_(-bound, bound, generator=generator)
@@ -96,6 +95,10 @@ def load_adapter(model: Decoder, directory: Path, *, name: str = "default") -> L
     if name in adapter_names(model):
         raise ConfigError(f'there is an adapter "{name}" already', remedy="choose another name")
     values = _read_settings(directory)
+    if values.get("alpha_pattern") and _joins(model):
+        raise CheckpointError(
+            f"{directory}: alpha_pattern names maps that Hanok keeps apart", remedy="use one alpha for all"
+        )
     config = LoraConfig(
         rank=values["r"], alpha=values["lora_alpha"], dropout=values.get("lora_dropout") or 0.0,
         rslora=values.get("use_rslora", False), targets=(), ranks=values.get("rank_pattern") or {},
@@ -124,11 +127,11 @@ def load_adapter(model: Decoder, directory: Path, *, name: str = "default") -> L
     found: set[str] = set()
     for where, parts in pairs.items():
         linear = linears[where]
-        asked = _their_name(where, original)
+        rank = parts["lora_A"].shape[0]
+        scale = config.scale_of(_their_name(where, original), rank)
         low = LowRank(
-            linear.weight.shape[1], linear.weight.shape[0], parts["lora_A"].shape[0],
-            scale=config.scale_of(asked), dropout=config.dropout,
-        )  # fmt: skip
+            linear.weight.shape[1], linear.weight.shape[0], rank, scale=scale, dropout=config.dropout
+        )
         low.lora_A = nn.Parameter(parts["lora_A"].float())
         low.lora_B = nn.Parameter(parts["lora_B"].float())
         _attach(linear, name, low.to(linear.weight.device))
@@ -145,7 +148,7 @@ def save_adapter(
     """Write PEFT's two files. `base`: the directory or name of the model that it belongs to.
 
     Raises:
-        ConfigError: no such adapter. CheckpointError: a family that joins maps which were adapted apart.
+        ConfigError: no such adapter, or one that the family's files cannot hold.
     """
     if name not in adapter_names(model):
         raise ConfigError(f'no adapter "{name}"', remedy=did_you_mean(name, adapter_names(model)))
@@ -155,14 +158,10 @@ def save_adapter(
         if low is not None:
             ours[f"{where}.lora_A.weight"] = low.lora_A.detach()
             ours[f"{where}.lora_B.weight"] = low.lora_B.detach()
-    if any(isinstance(layout, Fused) for layout in family_of(model.config).layouts):
-        raise CheckpointError(
-            f"{model.config.family} joins maps that were adapted apart",
-            remedy="merge the adapter and save the model",
-        )
+    check_savable(model)
     theirs = family_of(model.config).outgoing(ours, model.config)
     directory.mkdir(parents=True, exist_ok=True)
-    write_weights({_PREFIX + key: t for key, t in theirs.items()}, directory, name="adapter_model")
+    write_file({_PREFIX + key: t for key, t in theirs.items()}, directory / WEIGHTS)
     targets = sorted({key.rpartition(".lora_")[0].rpartition(".")[2] for key in theirs})
     write_json(directory / SETTINGS, {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True,
@@ -192,11 +191,15 @@ def restore_adapter(model: Decoder, directory: Path, *, name: str = "default") -
 
 def check_savable(model: Decoder) -> None:
     """Raises ConfigError for a family whose files join maps that we adapt apart: its adapters could not be saved."""
-    if any(isinstance(layout, Fused) for layout in family_of(model.config).layouts):
+    if _joins(model):
         raise ConfigError(
             f"{model.config.family} joins the projections that adapters go on",
-            remedy="tune it in full: lora_rank = 0",
+            remedy="merge the adapter and save the model, or tune it in full (lora_rank = 0)",
         )
+
+
+def _joins(model: Decoder) -> bool:
+    return any(isinstance(layout, Fused) for layout in family_of(model.config).layouts)
 
 
 def adapter_names(model: Decoder) -> list[str]:
@@ -282,7 +285,7 @@ def _targets(model: Decoder, config: LoraConfig) -> list[tuple[str, Linear]]:
     known = sorted({name.rpartition(".")[2] for name, _ in inside})
     found = [(n, linear) for n, linear in inside if n.rpartition(".")[2] in config.targets]
     for target in config.targets:
-        if target not in known and config.targets != LoraConfig().targets:
+        if target not in known:
             raise ConfigError(
                 f'target "{target}" is no linear map of the model', remedy=did_you_mean(target, known)
             )
@@ -301,12 +304,19 @@ def _read_settings(directory: Path) -> dict[str, Any]:
     file = directory / SETTINGS
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        kind, _, _ = values["peft_type"], values["r"], values["lora_alpha"]
+        kind = values["peft_type"]
+        if not (isinstance(values["r"], int) and values["r"] > 0):
+            raise ValueError(f"r = {values['r']}")
+        for key in ("rank_pattern", "alpha_pattern"):
+            for pattern, value in (values.get(key) or {}).items():
+                re.compile(pattern)
+                float(value)
+        float(values["lora_alpha"])
     except FileNotFoundError as error:
         raise CheckpointError(
             f"no {SETTINGS} in {directory}", remedy="give an adapter's directory"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, re.error) as error:
         raise CheckpointError(f"{file} is not readable ({error})", remedy="restore it") from error
     if kind != "LORA":
         raise CheckpointError(f'{file}: peft_type "{kind}" is not supported', remedy="only LORA is")

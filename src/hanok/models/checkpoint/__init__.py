@@ -18,12 +18,14 @@ from torch import Tensor
 from hanok.artefacts import write_json
 from hanok.errors import CheckpointError
 from hanok.models.checkpoint.packed import dequantise
-from hanok.models.checkpoint.weights import SHARD_BYTES, read_file, read_weights, write_weights
+from hanok.models.checkpoint.weights import SHARD_BYTES, read_file, read_weights, write_file, write_weights
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
 from hanok.models.families import family_of, read_config, write_config
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
+)  # fmt: skip
 _FINITE_CHUNK = 1 << 24  # numbers looked at together
 
 
@@ -40,7 +42,7 @@ def save_model(
     theirs = family_of(model.config).outgoing(main, model.config)
     write_weights(theirs, directory, shard_bytes=shard_bytes)
     if future:
-        write_weights(future, directory, name="mtp", shard_bytes=shard_bytes)
+        write_file(future, directory / "mtp.safetensors")
     for name in TOKENIZER_FILES:
         if tokenizer_dir is not None and (tokenizer_dir / name).is_file():
             shutil.copyfile(tokenizer_dir / name, directory / name)

@@ -108,10 +108,8 @@ def describe_weights(directory: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: entry for file in files for name, entry in check_header(file).items()}
 
 
-def write_weights(
-    tensors: Mapping[str, Tensor], directory: Path, *, name: str = "model", shard_bytes: int = SHARD_BYTES
-) -> None:
-    """`name.safetensors`, or numbered files of at most `shard_bytes` (or one tensor) with an index."""
+def write_weights(tensors: Mapping[str, Tensor], directory: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+    """`model.safetensors`, or numbered files of at most `shard_bytes` (or one tensor) with an index."""
     shards: list[dict[str, Tensor]] = [{}]
     room = shard_bytes
     for key in sorted(tensors):
@@ -122,16 +120,22 @@ def write_weights(
         shards[-1][key] = tensor
         room -= tensor.nbytes
     if len(shards) == 1:
-        save_file(_apart(shards[0]), directory / f"{name}.safetensors", metadata={"format": "pt"})
+        write_file(shards[0], directory / "model.safetensors")
         return
     places: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
-        file = f"{name}-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(_apart(shard), directory / file, metadata={"format": "pt"})
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_file(shard, directory / file)
         places |= dict.fromkeys(shard, file)
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    write_json(directory / f"{name}.safetensors.index.json", index)
+    write_json(directory / "model.safetensors.index.json", index)
+
+
+def write_file(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """One file, as `transformers` marks its own."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(_apart(contiguous), file, metadata={"format": "pt"})
 
 
 def _read_shards(directory: Path, index: Path) -> dict[str, Tensor]:
