@@ -89,6 +89,26 @@ def _write(
     }  # fmt: skip
 
 
+def log_rows(out: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("time.")} for row in rows]
+
+
+def assert_equal_runs(out: Path, straight: Path) -> None:
+    """Weights, optimiser, RNG, cursor, learning rate and the log's deterministic fields (F01, and F06 by `data`)."""
+    assert log_rows(out) == log_rows(straight)
+    last = sorted(path.name for path in (straight / "checkpoints").iterdir())[-1]
+    for name in ("model/model.safetensors", f"checkpoints/{last}/training/state.safetensors"):
+        assert (out / name).read_bytes() == (straight / name).read_bytes(), name
+    states = [
+        json.loads((run / f"checkpoints/{last}/training/state.json").read_text()) for run in (out, straight)
+    ]
+    for state in states:
+        state["position"] = {k: v for k, v in state["position"].items() if not k.endswith("seconds")}
+    assert states[0] == states[1]
+    assert not [path for path in out.rglob("*") if path.name.endswith((".tmp", ".old"))]
+
+
 def main() -> None:
     from hanok.cli import _guarded
     from hanok.training.run import train
