@@ -1,4 +1,4 @@
-"""Resolve pyproject.toml into requirements/{base,dev}.txt: pinned, hashed, for Python 3.11 to 3.13 on every platform.
+"""Resolve pyproject.toml into requirements/{base,dev,peers}.txt: pinned, hashed, for Python 3.11 to 3.13 on every platform.
 
 torch stays apart (requirements/torch.txt says why), as does triton, which only GPU builds bring.
 Run by `make lock`; needs `uv` on the path.
@@ -34,6 +34,7 @@ def main() -> None:
             common += ["--find-links", wheels]
         lock("dev", [*common, "--extra", "dev", "--extra", "build"])
         lock("base", [*common, "--extra", "build", "--constraint", "requirements/dev.txt"])
+        lock("peers", [*common, "--extra", "peers", "--constraint", "requirements/dev.txt"])
 
 
 def lock(name: str, options: list[str]) -> None:

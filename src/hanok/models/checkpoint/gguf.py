@@ -233,10 +233,17 @@ def save_gguf(
         config.rope_scaling is not None and config.rope_scaling.kind not in _SCALINGS
     ):
         raise CheckpointError(f"{family} is not written as GGUF", remedy=f"known: {', '.join(FAMILIES)}")
+    if family == "qwen2" and config.num_heads * config.dim_of_head != config.hidden_size:
+        raise CheckpointError(
+            f"heads of {config.dim_of_head} do not fill {config.hidden_size}: llama.cpp reads no such Qwen2",
+            remedy="save as safetensors",
+        )
     temporary = file.with_name(file.name + ".tmp")
     writer = gguf.GGUFWriter(temporary, family)
     _write_settings(writer, config)
-    if tokenizer is not None:
+    if tokenizer is None:
+        writer.add_tokenizer_model("none")  # llama.cpp takes token ids then, and refuses a file that says nothing
+    else:
         _write_tokenizer(writer, tokenizer, config.vocab_size)
     wanted = gguf.GGMLQuantizationType[kind]
     divisors = _divisors(config)
