@@ -39,7 +39,9 @@ def logits(model: Decoder, batch: Tensor) -> Tensor:
 @pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
 def trained(request: pytest.FixtureRequest) -> Decoder:
     """128 steps: it knows the walk well and is sure of nothing."""
-    options = {"llama": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"qk_norm": True, "head_dim": 32}}[request.param]
+    options = {"llama": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"qk_norm": True, "head_dim": 32}}[
+        request.param
+    ]
     config = ModelConfig(
         vocab_size=VOCAB, hidden_size=64, num_layers=3, num_heads=4, num_kv_heads=2, pattern=("gqa",),
         intermediate_size=128, max_context=CONTEXT, family=request.param, tie_embeddings=False, **options,
@@ -119,7 +121,8 @@ def test_llama_cpp_continues_alike_and_q8_costs_under_half_a_percent(
         peer["F32"].logits(held_out[0].tolist()), logits(trained, held_out[:1])[0], atol=2e-3, rtol=2e-3
     )
     loss = {
-        kind: np.mean([_loss(one.logits(row.tolist()), row) for row in held_out]) for kind, one in peer.items()
+        kind: np.mean([_loss(one.logits(row.tolist()), row) for row in held_out])
+        for kind, one in peer.items()
     }
     assert abs(np.exp(loss["Q8_0"] - loss["BF16"]) - 1) < 0.005
     assert abs(np.exp(loss["BF16"] - loss["F32"]) - 1) < 0.005

@@ -92,19 +92,26 @@ def tokenizer(split: Folder, out: Path, config: TokenizerConfig = TokenizerConfi
 
 
 def shards(
-    split: Folder, tokenizer: Path, out: Path, config: ShardsConfig = ShardsConfig()
+    split: Folder,
+    tokenizer: Path,
+    out: Path,
+    replay: Path | None = None,
+    config: ShardsConfig = ShardsConfig(),
 ) -> dict[str, Any]:
     """Encode a split into memory-mapped token shards.
 
     Args:
         split: a split from `hanok data split`.
-        tokenizer: a tokeniser directory.
+        tokenizer: a tokeniser directory, or a model's.
         out: directory to make.
+        replay: a second split, of general text, as text-replay-train and so on.
         config: options.
     """
     from hanok.data.shards import write_shards
 
-    return _done(write_shards(config, split, tokenizer, out), "hanok train --shards {out} --out MODEL")
+    return _done(
+        write_shards(config, split, tokenizer, out, replay=replay), "hanok train --shards {out} --out MODEL"
+    )
 
 
 def _done(artefact: Any, next_command: str) -> dict[str, Any]:

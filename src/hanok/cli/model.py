@@ -138,32 +138,15 @@ def extend(path: Model, split: Path, out: Path, config: ExtendConfig = ExtendCon
         out: model directory to make; must not exist.
         config: how many tokens, and how frequent.
     """
-    from hanok.artefacts import create_artefact
-    from hanok.data.extend import extend_tokenizer
-    from hanok.models.checkpoint import load_model, save_model
-    from hanok.models.extend import extend_model
-    from hanok.tokens import Tokenizer
+    from hanok.recipes.base import prepare_base
 
     if out.exists():
         raise ConfigError(f"{out} is there already", remedy="choose another name, or delete it")
-    extension = extend_tokenizer(config, path, split)
-    first = Tokenizer.load(path).vocab_size
-    model = extend_model(load_model(path, dtype="stored"), extension.pieces, first=first)
-    step = {"extend": dataclasses.asdict(config)}
-    with create_artefact(out, kind="model", parents={"model": path, "split": split}, step=step) as draft:
-        save_model(model, draft.path)
-        Tokenizer(extension.files).save(draft.path)
-        draft.metrics["new_tokens"] = len(extension.pieces)
-    rows = [(lang, before, after, after / before) for lang, (before, after) in extension.fit.items()]
-    table(
-        f"{len(extension.pieces)} new tokens: characters a token",
-        ("language", "before", "after", "gain"),
-        rows,
-    )
+    made = prepare_base(path, split, out, extend=config)
     log.info(
         "next: hanok data shards %s --tokenizer %s --out SHARDS, then hanok train --init-from %s",
         split,
         out,
         out,
     )
-    return {"out": str(out), "new_tokens": len(extension.pieces), "characters_per_token": extension.fit}
+    return {"out": str(out), **made.metrics}

@@ -23,31 +23,47 @@ from hanok.tokens.tokenizer import Conversation, Tokenizer
 PARTS = ("train", "validation", "test")
 
 
-def write_shards(config: ShardsConfig, split: Path, tokenizer: Path, out: Path) -> Artefact:
-    """Encode every document of a split.
+def write_shards(
+    config: ShardsConfig,
+    split: Path,
+    tokenizer: Path,
+    out: Path,
+    *,
+    replay: Path | None = None,
+    parts: Sequence[str] = PARTS,
+) -> Artefact:
+    """Encode every document of a split as text-train, chat-train, text-validation and so on.
+
+    Args:
+        replay: a second split, as text-replay-train and so on: what a model is to keep while it learns the first.
+        parts: of the split to encode.
 
     Raises:
         InputError: a conversation that the chat template refuses, with the document's id; a train part without tokens.
         ArtefactError: a damaged split or tokeniser.
     """
     parents = {"split": open_artefact(split, kind="split"), "tokenizer": open_artefact(tokenizer)}
+    corpora = {"": split}
+    if replay is not None:
+        parents["replay"] = open_artefact(replay, kind="split")
+        corpora["replay-"] = replay
     encoder = Tokenizer.load(tokenizer)
     with create_artefact(out, kind="shards", parents=parents, step=dataclasses.asdict(config)) as draft:
         splits: dict[str, dict[str, Any]] = {}
-        total = sum(count_documents(split / part) for part in PARTS)
-        with progress("shards", total, "documents") as bar:
-            for part in PARTS:
+        places = [(mark, corpus / part, part) for mark, corpus in corpora.items() for part in parts]
+        with progress("shards", sum(count_documents(place) for _, place, _ in places), "documents") as bar:
+            for mark, place, part in places:
                 with ExitStack() as stack:
                     writers = {
-                        kind: stack.enter_context(SplitWriter(draft.path, f"{kind}-{part}", encoder))
+                        kind: stack.enter_context(SplitWriter(draft.path, f"{kind}-{mark}{part}", encoder))
                         for kind in ("text", "chat")
                     }
-                    for batch in _batches(split / part, config.batch_bytes):
+                    for batch in _batches(place, config.batch_bytes):
                         _encode(batch, encoder, writers, bar)
                 splits |= {writer.name: writer.record() for writer in writers.values()}
-        if not splits["text-train"]["tokens"] + splits["chat-train"]["tokens"]:
+        if not splits[f"text-{parts[0]}"]["tokens"] + splits[f"chat-{parts[0]}"]["tokens"]:
             raise InputError(
-                f"{split / 'train'} holds no documents", remedy="collect some, or lower the fractions"
+                f"{split / parts[0]} holds no documents", remedy="collect some, or lower the fractions"
             )
         write_index(draft.path, encoder, splits)
         tokens, size = (sum(record[key] for record in splits.values()) for key in ("tokens", "bytes"))

@@ -25,8 +25,6 @@ from hanok.evaluation.village import Line, Marked, headlines, mark, read_questio
 from hanok.models.checkpoint import load_model
 from hanok.tokens.tokenizer import Tokenizer
 
-HELD_OUT = ("text-test", "chat-test")
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Findings:
@@ -86,9 +84,8 @@ def measure(
     seconds: dict[str, float] = {}
     start = time.monotonic()
     decoder, bits = load_model(model), {}
-    for name in HELD_OUT:
-        split = shards.splits.get(name)
-        if split is not None and split.num_documents:
+    for name, split in shards.splits.items():
+        if name.endswith("-test") and split.num_documents:
             bits[name.removesuffix("-test")] = held_out_bits(
                 decoder, split, byte_lengths=tokenizer.byte_lengths, max_tokens=config.bits_tokens,
                 batch_tokens=config.batch_tokens,

@@ -15,19 +15,26 @@ from hanok.artefacts import Artefact, write_atomic
 from hanok.data.corpus import iter_tables
 from hanok.models.checkpoint import load_config
 from hanok.models.families import family_of
+from hanok.recipes.base import changes
 from hanok.recipes.recipe import Recipe
 
 CARD = "README.md"
 _ORIGIN = ("source", "licence", "lang")
-_TITLES = {"text": "Held-out text, bits per byte", "chat": "Held-out answers, bits per byte"}
+_TITLES = {
+    "text": "Held-out text, bits per byte",
+    "chat": "Held-out answers, bits per byte",
+    "text-replay": "Held-out general text, bits per byte",
+    "chat-replay": "Held-out general answers, bits per byte",
+}
 
 
 def write_card(run: Path, recipe: Recipe, done: Mapping[str, Artefact]) -> None:
     """Write it beside the servable model; it lies outside the hashed files."""
     model = (run / "model").resolve()
     sources: Counter[tuple[str, ...]] = Counter()
-    for rows in iter_tables(done["split"].path / "train", columns=_ORIGIN):
-        sources.update(zip(*(rows[name].to_pylist() for name in _ORIGIN), strict=True))
+    for split in ("split", "replay-split"):
+        for rows in iter_tables(done[split].path / "train", columns=_ORIGIN) if split in done else ():
+            sources.update(zip(*(rows[name].to_pylist() for name in _ORIGIN), strict=True))
     origins = [(*(part or "-" for part in key), f"{n:,}") for key, n in sources.most_common()]
     licences = {key[1] for key in sources}
     config = load_config(model)
@@ -52,10 +59,11 @@ def write_card(run: Path, recipe: Recipe, done: Mapping[str, Artefact]) -> None:
              f"{done[name].metrics['seconds'] / 60:.1f}")
             for name in ("pretrain", "sft") if name in done
         ]),
-        "## Evaluation", "", *_evaluation(done["verify"].metrics),
+        "## Evaluation", "", *_evaluation(done["verify"].metrics), *_before(done),
         "## Limits", "",
         "It knows what its data say and little else, and it was measured on nothing but the questions above. "
-        "The licences of the data, named above, hold for what is made from them.", "",
+        "The licences of the data, named above, hold for what is made from them"
+        + (", and so does that of the model that it started from." if "base" in done else "."), "",
         "## Lineage", "",
         *_table(("step", "artefact", "hash"), [(name, a.kind, f"`{a.hash[:16]}`") for name, a in done.items()]),
     ]  # fmt: skip
@@ -72,6 +80,16 @@ def _evaluation(metrics: Mapping[str, Any]) -> list[str]:
     rows = [(name.replace("_", " ").replace(".", ", "), f"{value:.1%}") for name, value in village.items()]
     title = f"{count:,} held-out questions about the village, checked by program:"
     return [*lines, title, "", *_table(("kind", "right"), rows)]
+
+
+def _before(done: Mapping[str, Artefact]) -> list[str]:
+    rows = [(title, f"{a:.3f}", f"{b:.3f}", f"{change:+.1%}") for title, a, b, change in changes(done)]
+    if not rows:
+        return []
+    return [
+        "The model that it started from, and this one, in bits per byte:", "",
+        *_table(("measure", "before", "after", "change"), rows),
+    ]  # fmt: skip
 
 
 def _python(family: str) -> list[str]:

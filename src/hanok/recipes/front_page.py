@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hanok.artefacts import Artefact
+from hanok.recipes.base import changes
 from hanok.recipes.recipe import Recipe
 from hanok.recipes.stages import RUN_FILE
 from hanok.reporting import Report
@@ -18,6 +19,12 @@ TITLES = {
     "split": "split",
     "tokenizer": "split: tokeniser",
     "shards": "split: token shards",
+    "replay": "collect: general documents",
+    "replay-clean": "clean: general documents",
+    "replay-split": "split: general documents",
+    "base": "configure: the model to start from",
+    "before-shards": "verify: token shards as the model came",
+    "before": "verify: the model as it came",
     "pretrain": "configure and train",
     "sft": "train: chats",
     "verify": "verify",
@@ -30,6 +37,10 @@ def write_front_page(run: Path, recipe: Recipe, done: Mapping[str, Artefact]) ->
     report = Report(f"Run {run.name}")
     if recipe.description:
         report.add_text("What this is", recipe.description)
+    compared = changes(done)
+    if compared:
+        columns = ("bits per byte of", "before", "after", "relative change")
+        report.add_table("Before and after", columns, compared)
     headline = {k: v for k, v in done["verify"].metrics.items() if isinstance(v, (int, float))}
     report.add_table("Result", ("measure", "value"), list(headline.items()))
     rows = [

@@ -8,13 +8,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hanok.data.config import CleanConfig, CollectConfig
-from hanok.data.config_tokens import ShardsConfig, SplitConfig, TokenizerConfig
+from hanok.data.config_tokens import ExtendConfig, ShardsConfig, SplitConfig, TokenizerConfig
 from hanok.data.village.config import VillageConfig
 from hanok.errors import ConfigError
 from hanok.evaluation.config import VerifyConfig
 from hanok.models.config import ModelConfig
 from hanok.recipes.load import apply_settings, build, find_recipe, read_toml
 from hanok.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseConfig:
+    """A model to start from.
+
+    Args:
+        path: a model directory with its tokeniser; `~` and `${NAME:-default}` are filled in.
+        extend: tokens that its tokeniser may learn from the documents; "none" leaves it as it is.
+        least_gain: the longer tokeniser is taken only if its tokens hold so many times more characters of the documents.
+    """
+
+    path: str
+    extend: ExtendConfig | None = field(default_factory=ExtendConfig)
+    least_gain: float = 1.1
+
+    def __post_init__(self) -> None:
+        if self.least_gain < 1:
+            raise ConfigError(f"least_gain = {self.least_gain}", remedy="it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +44,8 @@ class Recipe:
         name: folder of the run.
         seed: given to every section that has a `seed` and does not set its own.
         village: write the embedded corpus, and ask its questions in verify. collect: read documents. One of the two.
+        base: start from this model, in place of [tokenizer] and [model]. The report compares before and after.
+        replay: general documents beside one's own, learnt along ("text-replay-train" in a mixture) and measured.
         sft: fine-tuning on the chats after pre-training; left out, the pre-trained model is the result.
     """
 
@@ -33,6 +54,8 @@ class Recipe:
     seed: int = 1
     village: VillageConfig | None = None
     collect: CollectConfig | None = None
+    replay: CollectConfig | None = None
+    base: BaseConfig | None = None
     clean: CleanConfig = field(default_factory=CleanConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -46,6 +69,10 @@ class Recipe:
         if (self.village is None) == (self.collect is None):
             raise ConfigError(
                 "a recipe has either [village] or [collect]", remedy="say where documents come from"
+            )
+        if self.base is not None and (self.model, self.tokenizer) != (ModelConfig(), TokenizerConfig()):
+            raise ConfigError(
+                "[base] brings its own model and tokeniser", remedy="leave [model] and [tokenizer] out"
             )
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ConfigError(f"name = {self.name!r}", remedy="use a plain folder name")

@@ -31,10 +31,9 @@ class HeldOut:
 
 
 def choose_held_out(config: TrainConfig, splits: Mapping[str, TokenSplit]) -> list[HeldOut]:
-    """About `validation_tokens` of whole documents from the validation split of each kind that is trained on."""
-    kinds = {name.split("-")[0] for name in config.mixture}
+    """About `validation_tokens` of whole documents from the validation split beside each one that is trained on."""
     chosen = []
-    for name in sorted(f"{kind}-validation" for kind in kinds):
+    for name in sorted({name.removesuffix("-train") + "-validation" for name in config.mixture}):
         if name in splits and len(splits[name].lengths):
             chosen.append(_choose(config, name, splits[name]))
     return [held_out for held_out in chosen if held_out.sequences]
@@ -63,9 +62,9 @@ def validate(
                 counted_N = batch.loss_mask_N & ~torch.isin(batch.targets_N, special)
                 nats += float(token_nats(decoder, batch)[counted_N].double().sum())
                 count += int(counted_N.sum())
-            kind = data.name.split("-")[0]
+            kind = data.name.removesuffix("-validation")
             metrics[f"validation.{kind}.loss"] = nats / max(count, 1)
-            if kind == "text":
+            if kind.startswith("text"):
                 metrics[f"validation.{kind}.bits_per_byte"] = nats / math.log(2) / max(data.num_bytes, 1)
         return metrics
     finally:

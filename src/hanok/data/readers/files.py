@@ -50,6 +50,11 @@ class Source:
         return PurePosixPath(self.name).suffix.lower()
 
 
+def filled_in(path: str) -> Path:
+    """With `~` and `${NAME:-default}` replaced."""
+    return Path(_VARIABLE.sub(lambda match: os.environ.get(match[1]) or match[2] or "", path)).expanduser()
+
+
 def expand(path: str) -> list[tuple[str, Path | None]]:
     """(name, file) of everything that a path, a folder or a glob names, sorted; "-" is (stdin, None).
 
@@ -60,8 +65,8 @@ def expand(path: str) -> list[tuple[str, Path | None]]:
     """
     if path == "-":
         return [("stdin", None)]
-    path = _VARIABLE.sub(lambda match: os.environ.get(match[1]) or match[2] or "", path)
-    place = Path(path).expanduser()
+    place = filled_in(path)
+    path = str(place)
     if place.is_dir():
         files = [file for file in sorted(place.rglob("*")) if file.is_file() and not _hidden(file, place)]
         if not files:

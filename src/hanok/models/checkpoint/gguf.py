@@ -242,7 +242,9 @@ def save_gguf(
     writer = gguf.GGUFWriter(temporary, family)
     _write_settings(writer, config)
     if tokenizer is None:
-        writer.add_tokenizer_model("none")  # llama.cpp takes token ids then, and refuses a file that says nothing
+        writer.add_tokenizer_model(
+            "none"
+        )  # llama.cpp takes token ids then, and refuses a file that says nothing
     else:
         _write_tokenizer(writer, tokenizer, config.vocab_size)
     wanted = gguf.GGMLQuantizationType[kind]
