@@ -1,6 +1,7 @@
 """A run small enough to be killed many times: hand-written shards, a model of two layers, 0.02 s a step.
 
-Imported by the tests, and run as `python tiny_training.py SHARDS OUT [JSON of TrainConfig]` by those that kill it.
+Imported by the tests, and run as `python tiny_training.py SHARDS OUT [JSON of TrainConfig, a model's changes under "model"]`
+by those that kill it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hanok.artefacts import create_artefact, write_json
-from hanok.models.config import ModelConfig
+from hanok.models.config import ModelConfig, MoEConfig
 from hanok.training.config import TrainConfig
 
 WORDS = (
@@ -115,9 +116,11 @@ def main() -> None:
 
     shards, out = Path(sys.argv[1]), Path(sys.argv[2])
     changes = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
-    sys.exit(
-        _guarded(lambda: train(tiny_config(**changes), shards=shards, out=out, model=tiny_model()) and None)
-    )
+    shape = changes.pop("model", {})
+    if "moe" in shape:
+        shape["moe"] = MoEConfig(**shape["moe"])
+    model = tiny_model(**shape)
+    sys.exit(_guarded(lambda: train(tiny_config(**changes), shards=shards, out=out, model=model) and None))
 
 
 if __name__ == "__main__":

@@ -120,3 +120,17 @@ def test_experts_without_tokens_get_zero_gradients() -> None:
     assert experts.down_proj.grad is not None
     assert experts.down_proj.grad[[0, 1, 3]].abs().max() == 0
     assert experts.down_proj.grad[2].abs().max() > 0
+
+
+def test_the_bias_rule_counts_all_micro_batches_of_a_step() -> None:
+    config = MoEConfig(experts=6, per_token=2, width=8, router="sigmoid", bias_rate=0.1)
+    at_once, in_parts = Router(16, config), Router(16, config)
+    weight = torch.randn(6, 16, generator=torch.Generator().manual_seed(1))
+    x_ND = torch.randn(40, 16, generator=torch.Generator().manual_seed(2))
+    for router, parts in ((at_once, [x_ND]), (in_parts, list(x_ND.split(7)))):
+        router.weight.data.copy_(weight)
+        for part in parts:
+            router(part)
+        router.balance_bias()
+    assert at_once.e_score_correction_bias.abs().max() > 0
+    torch.testing.assert_close(in_parts.e_score_correction_bias, at_once.e_score_correction_bias)

@@ -18,7 +18,7 @@ from hanok.models.init import initialise
 from hanok.models.kda import DeltaAttention
 from hanok.models.linear import Linear, RMSNorm, new_norm
 from hanok.models.mla import LatentAttention
-from hanok.models.mlp import MixtureOfExperts, dense_mlp
+from hanok.models.mlp import MixtureOfExperts, Router, dense_mlp
 from hanok.models.ragged import Ragged
 from hanok.models.state import DecoderState, LayerState
 
@@ -156,8 +156,16 @@ class Decoder(nn.Module):
 
     def after_step(self) -> None:
         """After an optimiser step: move the biases of sigmoid routers towards equal load."""
-        for mixture in self._sparse():
-            mixture.gate.balance_bias()
+        for router in self.routers():
+            router.balance_bias()
+
+    def forget_step(self) -> None:
+        """A step was left out: what its routers counted does not count."""
+        for router in self.routers():
+            router.load_E = None
+
+    def routers(self) -> list[Router]:
+        return [mixture.gate for mixture in self._sparse()]
 
     def parameter_groups_hint(self) -> dict[str, Role]:
         """What an optimiser should take each parameter for."""

@@ -67,7 +67,7 @@ class Router(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.experts)) if config.biases else None
         if config.router == "sigmoid":
             self.register_buffer("e_score_correction_bias", torch.zeros(config.experts))
-        self.load_E: Tensor | None = None
+        self.load_E: Tensor | None = None  # since the last `balance_bias`
         self.balance: Tensor | None = None
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,8 +110,9 @@ class Router(nn.Module):
     def _record(self, scores_NE: Tensor, chosen: Tensor) -> None:
         """Loads, and the balance loss E * sum_e f_e P_e with f summed over the slots (perfect balance = per_token)."""
         experts = self.config.experts
-        self.load_E = torch.bincount(chosen.flatten(), minlength=experts).float()
-        share_E = self.load_E / max(len(chosen), 1)
+        load_E = torch.bincount(chosen.flatten(), minlength=experts).float()
+        self.load_E = load_E if self.load_E is None else self.load_E + load_E
+        share_E = load_E / max(len(chosen), 1)
         self.balance = (
             None if self.config.router == "sigmoid" else experts * (share_E * scores_NE.mean(0)).sum()
         )
@@ -122,7 +123,7 @@ class Router(nn.Module):
         if self.config.router == "sigmoid" and self.load_E is not None:
             step_E = self.config.bias_rate * (self.load_E.mean() - self.load_E).sign()
             self.e_score_correction_bias += step_E - step_E.mean()
-            self.load_E = None
+        self.load_E = None
 
 
 class Experts(nn.Module):

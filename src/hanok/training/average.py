@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hanok.errors import CheckpointError
+from hanok.training.team import fill, local
 
 
 class WeightAverage:
@@ -22,7 +23,9 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, updates: int) -> None:
         decay = min(self._decay, (1 + updates) / (10 + updates))
-        torch._foreach_lerp_(list(self._average.values()), list(self._parameters.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        averages = [local(tensor) for tensor in self._average.values()]
+        weights = [local(p.detach()) for p in self._parameters.values()]
+        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -41,7 +44,7 @@ class WeightAverage:
         for name, live in self._average.items():
             if f"average.{name}" not in tensors:
                 raise CheckpointError(f"the checkpoint holds no average of {name}")
-            live.copy_(tensors[f"average.{name}"])
+            fill(live, tensors[f"average.{name}"])
 
     @torch.no_grad()
     def _swap(self) -> None:

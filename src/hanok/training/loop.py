@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ from hanok.training.config import TrainConfig
 from hanok.training.metrics import MetricsLog
 from hanok.training.objectives.next_token import next_token_loss
 from hanok.training.optim import Optimiser
-from hanok.training.packing import PackedSequence, fingerprint, micro_batches, pack
+from hanok.training.packing import PackedSequence, fingerprint, pack
 from hanok.training.plan import Plan
 from hanok.training.policy import BadStepPolicy
 from hanok.training.sampler import Sampler
 from hanok.training.schedule import Schedule
 from hanok.training.stop import StopRequest
+from hanok.training.team import Team, whole
 from hanok.training.validation import HeldOut, validate
 
 _UNTIMED_STEPS = 2  # the first steps build caches and are slower
@@ -59,8 +60,9 @@ class Surroundings:
 
     out: Path
     parents: Mapping[str, Artefact]
-    write_model: Callable[[Path], None]
+    write_model: Callable[[Decoder, Path], None]
     read_model: Callable[[Path], None]
+    team: Team = field(default_factory=Team)
 
 
 class Trainer:
@@ -71,9 +73,11 @@ class Trainer:
         self.config, self.plan, self.position = config, plan, Position()
         self.decoder, self._sampler = decoder, sampler
         self._held_out, self._special_ids = held_out, special_ids
-        self._around = surroundings
+        self._around, self.team = surroundings, surroundings.team
         parameters = {name: p for name, p in decoder.named_parameters() if p.requires_grad}
-        self._optimiser = Optimiser(parameters, decoder.parameter_groups_hint(), config, dtype=plan.dtype)
+        self._optimiser = Optimiser(
+            parameters, decoder.parameter_groups_hint(), config, dtype=plan.dtype, team=self.team
+        )
         self.average = WeightAverage(parameters, decay=config.ema_decay) if config.ema_decay else None
         self._policy = BadStepPolicy(config)
         self._checkpoints = Checkpoints(
@@ -93,12 +97,12 @@ class Trainer:
 
     def resume(self) -> bool:
         """Go back to the newest intact checkpoint; False if there is none and the run starts."""
-        self._checkpoints.clean()
+        self.team.done_by_first(self._checkpoints.clean)
         checkpoint = self._checkpoints.newest()
+        step = 0 if checkpoint is None else checkpoint.step
+        self.team.done_by_first(lambda: self._cut_to(step))
         if checkpoint is None:
-            self.metrics.cut_to(0)
             return False
-        self._checkpoints.drop_after(checkpoint.step)
         self._restore_weights(checkpoint)
         state = checkpoint.state
         self.position = Position(**state["position"])
@@ -106,9 +110,14 @@ class Trainer:
         self._policy.restore(state["policy"])
         self._resumed_seconds = self.position.seconds
         self._saved = (checkpoint.step, state["regular"])
-        self.metrics.cut_to(checkpoint.step)
         log.info("resuming after step %d", checkpoint.step)
         return True
+
+    def _cut_to(self, step: int) -> None:
+        """Forget what lies behind a step: damaged checkpoints, lines of the log."""
+        if step:
+            self._checkpoints.drop_after(step)
+        self.metrics.cut_to(step)
 
     def run(self, stop: StopRequest) -> None:
         """Train to the end of the budget.
@@ -127,7 +136,7 @@ class Trainer:
             with ExitStack() as stack:
                 self._after_step(stack)
                 while not self.plan.schedule.finished(self.position.step):
-                    if stop or not self._step():
+                    if self._asked_to_stop() or not self._step():
                         self._stop_here()
                     self._after_step(stack)
         finally:
@@ -145,6 +154,7 @@ class Trainer:
         loss = self._accumulate(sequences, learnt)
         if loss is None:
             self._optimiser.clear()
+            self.decoder.forget_step()
             self._sampler.restore(cursor)
             torch.set_rng_state(drawn)
             return False
@@ -175,16 +185,16 @@ class Trainer:
     def _accumulate(self, sequences: Sequence[PackedSequence], learnt: int) -> float | None:
         """Gradients of the step's mean loss; the loss, or None on a stop request."""
         nats = 0.0
-        for group in micro_batches(sequences, max_tokens=self.config.micro_batch_tokens):
-            if self._stop:
+        for group in self.team.share(sequences, max_tokens=self.config.micro_batch_tokens):
+            if self._stop and self.team.alone:
                 return None
             loss = next_token_loss(
                 self.decoder, pack(group), step_tokens=learnt, dtype=self.plan.dtype,
                 mtp_weight=self.config.mtp_weight,
             )  # fmt: skip
-            loss.objective.backward()
+            (loss.objective * self.team.size).backward()  # sharded gradients come as the mean over the team
             nats += float(loss.nats)
-        return nats / learnt
+        return self.team.sum(nats) / learnt
 
     def _update(self, loss: float, grad_norm: float, factor: float) -> str:
         """Update, or what the policy says instead; the event for the log."""
@@ -193,12 +203,14 @@ class Trainer:
             clip = self.config.grad_clip
             scale = clip / grad_norm if clip and grad_norm > clip else 1.0
             self._optimiser.step(factor, gradient_scale=scale)
+            self.team.balance(self.decoder)
             self.decoder.after_step()
             self.position.updates += 1
             if self.average is not None:
                 self.average.update(self.position.updates)
             return ""
         self._optimiser.clear()
+        self.decoder.forget_step()
         where = f"step {self.position.step + 1}"
         if verdict == "skip":
             log.warning("%s: %s; its update is left out", where, why)
@@ -229,7 +241,7 @@ class Trainer:
         left = self._tokens_left(schedule.total_steps)
         if self._bar is not None:
             self._bar.left(left)
-        elif step < schedule.total_steps:
+        elif step < schedule.total_steps and self.team.first:
             self._bar = stack.enter_context(progress("training", left, "tokens"))
         at_end = step == schedule.total_steps
         if at_end or (step and step % self._interval(self.config.validate_every, 4) == 0):
@@ -248,8 +260,9 @@ class Trainer:
         with self.average.applied() if self.average is not None else nullcontext():
             found = validate(
                 self.decoder, self._held_out, special_ids=self._special_ids,
-                max_tokens=self.config.micro_batch_tokens, stopped=lambda: bool(self._stop),
+                max_tokens=self.config.micro_batch_tokens, stopped=lambda: self.team.alone and bool(self._stop),
             )  # fmt: skip
+            self.team.settle(self.decoder)
         if found is None:
             self._stop_here()
             return
@@ -258,14 +271,21 @@ class Trainer:
         self._write({"step": self.position.step, **found, "time.seconds": round(self.position.seconds, 3)})
 
     def _save(self, *, regular: bool) -> None:
-        self.metrics.flush()
+        if self.team.first:
+            self.metrics.flush()
         self._tick()
         tensors = {**self._optimiser.state(), "rng": torch.get_rng_state()}
         if self.average is not None:
             tensors |= self.average.state()
+        tensors = {name: whole(tensor) for name, tensor in tensors.items()}
+        model = self.team.whole_model(self.decoder)
+        self.team.done_by_first(lambda: self._write_checkpoint(model, tensors, regular=regular))
+        self._saved = (self.position.step, regular)
+
+    def _write_checkpoint(self, model: Decoder, tensors: Mapping[str, Tensor], *, regular: bool) -> None:
         self._checkpoints.save(
             self.position.step,
-            write_model=self._around.write_model,
+            write_model=lambda directory: self._around.write_model(model, directory),
             tensors=tensors,
             state={
                 "format": 1,
@@ -279,13 +299,14 @@ class Trainer:
             parents=self._around.parents,
             made_by={"training": self.plan.identity, "step": self.position.step},
         )
-        self._saved = (self.position.step, regular)
 
     def _stop_here(self) -> None:
         if self._saved[0] != self.position.step:
             self._save(regular=False)
         saved = f"saved after step {self.position.step}" if self.position.step else "before the first step"
-        raise Interrupted(f"stopped by {self._stop.signal_name}, {saved}; run the same command to go on")
+        raise Interrupted(
+            f"stopped by {self._stop.signal_name or 'a signal'}, {saved}; run the same command to go on"
+        )
 
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
         self._around.read_model(checkpoint.path)
@@ -295,12 +316,17 @@ class Trainer:
         if self.average is not None:
             self.average.restore(tensors)
 
+    def _asked_to_stop(self) -> bool:
+        return self.team.sum(float(bool(self._stop))) > 0
+
     def _write(self, row: Mapping[str, Any]) -> None:
+        if not self.team.first:
+            return
         with disk_full_is_resumable(self.metrics.path):
             self.metrics.write(row)
 
     def _tick(self) -> None:
-        self.position.seconds = self._resumed_seconds + time.monotonic() - self._clock
+        self.position.seconds = self.team.agree(self._resumed_seconds + time.monotonic() - self._clock)
 
     def _tokens_left(self, total_steps: int) -> int:
         position = self.position
@@ -350,5 +376,6 @@ class Trainer:
 
     def _fix(self, schedule: Schedule) -> None:
         self.plan = self.plan.with_schedule(schedule)
-        with disk_full_is_resumable(self._around.out):
-            self.plan.write(self._around.out)
+        if self.team.first:
+            with disk_full_is_resumable(self._around.out):
+                self.plan.write(self._around.out)

@@ -56,7 +56,7 @@ class Plan:
 def new_plan(config: TrainConfig, identity: dict[str, Any]) -> Plan:
     """Decide precision and threads; the length of the schedule is set by the loop."""
     threads = config.threads or torch.get_num_threads()
-    _use_threads(threads)
+    use_threads(threads)
     dtype, reason = choose_precision(config.precision)
     return Plan(
         identity=identity,
@@ -91,11 +91,12 @@ def read_plan(out: Path, identity: dict[str, Any]) -> Plan | None:
         )
     if torch.get_num_threads() != plan.threads:
         log.info("using %d threads, as when this run began", plan.threads)
-    _use_threads(plan.threads)
+    use_threads(plan.threads)
     return plan
 
 
-def _use_threads(threads: int) -> None:
+def use_threads(threads: int) -> None:
+    """Of PyTorch and of our own kernels."""
     torch.set_num_threads(threads)
     native.set_num_threads(threads)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,10 +34,11 @@ from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.checkpoint import disk_full_is_resumable
 from hanok.training.config import TrainConfig
 from hanok.training.loop import Surroundings, Trainer
-from hanok.training.plan import Plan, new_plan, read_plan
+from hanok.training.plan import Plan, new_plan, read_plan, use_threads
 from hanok.training.report import write_report
 from hanok.training.sampler import Sampler
 from hanok.training.stop import stop_on_signals
+from hanok.training.team import Team, fill_all, join_team
 from hanok.training.validation import choose_held_out
 
 
@@ -63,6 +65,14 @@ def train(
     """
     if (model is None) == (init_from is None):
         raise ConfigError("give either a model configuration or a model directory to start from")
+    with join_team() as team:
+        return _train(config, team, shards=shards, out=out, model=model, init_from=init_from, resume=resume)
+
+
+def _train(
+    config: TrainConfig, team: Team, *, shards: Path, out: Path, model: ModelConfig | None, init_from: Path | None,
+    resume: bool,
+) -> Artefact:  # fmt: skip
     parents = {"shards": open_artefact(shards)}
     if init_from is not None:
         parents["model"] = open_artefact(init_from)
@@ -74,17 +84,15 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     if not resume and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty", remedy="resume, or give another output directory")
-    with sole_user(out, "training"):
-        plan = read_plan(out, identity)
-        if plan is not None and (out / "model").exists():
-            return open_artefact(out / "model", kind="model")
+    with sole_user(out, "training") if team.first else nullcontext():
+        plan = team.agree(_plan(config, identity, out) if team.first else None)
         if plan is None:
-            plan = new_plan(config, identity)
-            with disk_full_is_resumable(out):
-                plan.write(out)
-        log.info("%s; %d threads", plan.precision_reason, plan.threads)
+            return open_artefact(out / "model", kind="model")
+        use_threads(plan.threads)
+        if team.first:
+            log.info("%s; %d threads", plan.precision_reason, plan.threads)
         trainer = _prepare(
-            config, plan, shards=shards, out=out, model=model, init_from=init_from, parents=parents
+            config, plan, team, shards=shards, out=out, model=model, init_from=init_from, parents=parents
         )
         with stop_on_signals() as stop:
             trainer.resume()
@@ -92,15 +100,32 @@ def train(
             return _finish(trainer, shards=shards, out=out, parents=parents)
 
 
+def _plan(config: TrainConfig, identity: dict[str, Any], out: Path) -> Plan | None:
+    """The plan of the run that began in `out`, or a new one; None if that run is done."""
+    plan = read_plan(out, identity)
+    if plan is not None and (out / "model").exists():
+        return None
+    if plan is None:
+        plan = new_plan(config, identity)
+        with disk_full_is_resumable(out):
+            plan.write(out)
+    return plan
+
+
 def _prepare(
-    config: TrainConfig, plan: Plan, *, shards: Path, out: Path, model: ModelConfig | None, init_from: Path | None,
-    parents: Mapping[str, Artefact],
+    config: TrainConfig, plan: Plan, team: Team, *, shards: Path, out: Path, model: ModelConfig | None,
+    init_from: Path | None, parents: Mapping[str, Artefact],
 ) -> Trainer:  # fmt: skip
+    if not team.alone and (config.lora_rank or config.compile):
+        raise ConfigError(
+            "adapters and compiled training go in one process", remedy="run without torchrun, or without them"
+        )
     opened = open_shards(shards, verify=False)  # its manifest was compared when it was opened as a parent
     torch.manual_seed(config.seed)  # for layers that draw in training; kept in every checkpoint
     decoder = _make_decoder(config, opened, model=model, init_from=init_from)
     decoder.set_compute_dtype(plan.dtype)
     write_model, read_model = _files_of(config, decoder, shards=shards, init_from=init_from)
+    team.shard(decoder)
     sampler = Sampler(config, opened.splits)
     for name, count in sampler.documents_left_out.items():
         log.warning("%s: %d conversations longer than max_seq_len = %d tokens are left out",
@@ -119,17 +144,18 @@ def _prepare(
             parents=parents,
             write_model=write_model,
             read_model=read_model,
+            team=team,
         ),
     )
 
 
 def _files_of(
     config: TrainConfig, decoder: Decoder, *, shards: Path, init_from: Path | None
-) -> tuple[Callable[[Path], None], Callable[[Path], None]]:
+) -> tuple[Callable[[Decoder, Path], None], Callable[[Path], None]]:
     """How checkpoints hold what is trained: the whole model, or adapters put on it here."""
     if not config.lora_rank:
         return (
-            lambda directory: save_model(decoder, directory, tokenizer_dir=shards),
+            lambda whole, directory: save_model(whole, directory, tokenizer_dir=shards),
             lambda path: _refill(decoder, load_model(path, dtype=torch.float32)),
         )
     if init_from is None:
@@ -140,7 +166,7 @@ def _files_of(
     lora = lora_config(config)
     add_adapter(decoder, lora, generator=torch.Generator().manual_seed(config.seed))
     return (
-        lambda directory: save_adapter(decoder, lora, directory, base=str(init_from)),
+        lambda whole, directory: save_adapter(whole, lora, directory, base=str(init_from)),
         lambda path: restore_adapter(decoder, path),
     )
 
@@ -154,7 +180,7 @@ def lora_config(config: TrainConfig) -> LoraConfig:
 
 
 def _refill(decoder: Decoder, stored: Decoder) -> None:
-    decoder.load_state_dict(stored.state_dict())
+    fill_all(decoder.state_dict(), stored.state_dict())
 
 
 def _make_decoder(
@@ -184,9 +210,18 @@ def _make_decoder(
 
 def _finish(trainer: Trainer, *, shards: Path, out: Path, parents: Mapping[str, Artefact]) -> Artefact:
     """Write the model (the average, if one is kept; adapters beside it and merged in) and the report."""
+    team = trainer.team
+    with trainer.average.applied() if trainer.average is not None else nullcontext():
+        model = team.whole_model(trainer.decoder)
+        team.done_by_first(lambda: _write_result(trainer, model, shards=shards, out=out, parents=parents))
+    return open_artefact(out / "model", kind="model")
+
+
+def _write_result(
+    trainer: Trainer, model: Decoder, *, shards: Path, out: Path, parents: Mapping[str, Artefact]
+) -> None:
     summary = write_report(trainer.metrics.rows(), trainer, out)
     with (
-        trainer.average.applied() if trainer.average is not None else nullcontext(),
         disk_full_is_resumable(out / "model"),
         create_artefact(
             out / "model",
@@ -198,10 +233,9 @@ def _finish(trainer: Trainer, *, shards: Path, out: Path, parents: Mapping[str, 
     ):
         if trainer.config.lora_rank:
             _write_adapter(trainer, out, parents=parents)
-            Merged(trainer.decoder).keep()
-        save_model(trainer.decoder, draft.path, tokenizer_dir=shards)
+            Merged(model).keep()
+        save_model(model, draft.path, tokenizer_dir=shards)
         draft.metrics.update(summary)
-    return open_artefact(out / "model", kind="model")
 
 
 def _write_adapter(trainer: Trainer, out: Path, *, parents: Mapping[str, Artefact]) -> None:
