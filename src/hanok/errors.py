@@ -61,6 +61,10 @@ class ContextLengthError(HanokError):
         self.limit = limit
 
 
+class CapacityError(HanokError):
+    """There is no room for more at the moment."""
+
+
 class Interrupted(Exception):  # noqa: N818 - a state, not an error
     """Stopped on request with its state saved; the same command resumes."""
 

@@ -1,0 +1,72 @@
+"""Weights in groups: int8 and int4 with one float16 scale for 32 numbers along the input, and how they are found.
+
+    w[n, k] ~ scale[n, k // 32] * q[n, k],   q in [-127, 127] or [-8, 7]
+
+N outputs, K inputs, G groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+GROUP = 32
+_ROWS = 4096  # of a matrix quantised together
+_TRIES = 17  # scales tried for a group of four bits
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """q_NK int8, scales_NG float16, bits 8 or 4."""
+
+    q_NK: Tensor
+    scales_NG: Tensor
+    bits: int
+
+    def dequantised(self) -> Tensor:
+        """float32 [N, K]."""
+        return self.q_NK.float() * self.scales_NG.float().repeat_interleave(GROUP, dim=1)
+
+
+def quantise(weight_NK: Tensor, bits: int) -> Quantised:
+    """To the nearest: 8 bits by the largest of a group; 4 bits by the scale, of several, with the least squared error.
+
+    Args:
+        weight_NK: any floating type; K a multiple of 32.
+    """
+    assert bits in (4, 8)
+    assert weight_NK.shape[1] % GROUP == 0
+    find = _eight if bits == 8 else _four
+    parts = [find(rows.float().unflatten(1, (-1, GROUP))) for rows in weight_NK.split(_ROWS)]
+    q_NK = torch.cat([q.flatten(1) for q, _ in parts])
+    return Quantised(q_NK, torch.cat([scales for _, scales in parts]), bits)
+
+
+def _eight(w_NGK: Tensor) -> tuple[Tensor, Tensor]:
+    scales_NG = (w_NGK.abs().amax(-1) / 127).half()
+    return _rounded(w_NGK, scales_NG, -127, 127).to(torch.int8), scales_NG
+
+
+def _four(w_NGK: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of the largest size may lie at -8: scales of either sign use the whole grid."""
+    largest_NG = w_NGK.gather(-1, w_NGK.abs().argmax(-1, keepdim=True)).squeeze(-1)
+    best_q = torch.zeros_like(w_NGK)
+    best_scale = torch.zeros_like(largest_NG, dtype=torch.float16)
+    best_error = torch.full_like(largest_NG, torch.inf)
+    for step in range(_TRIES):
+        scale_NG = (largest_NG / (-6.4 - 0.2 * step)).half()
+        q = _rounded(w_NGK, scale_NG, -8, 7)
+        error_NG = (w_NGK - q * scale_NG.float()[..., None]).square().sum(-1)
+        better = error_NG < best_error
+        best_error = torch.where(better, error_NG, best_error)
+        best_scale = torch.where(better, scale_NG, best_scale)
+        best_q = torch.where(better[..., None], q, best_q)
+    return best_q.to(torch.int8), best_scale
+
+
+def _rounded(w_NGK: Tensor, scales_NG: Tensor, low: int, high: int) -> Tensor:
+    scales = scales_NG.float()[..., None]
+    inverse = torch.where(scales == 0, 0.0, 1 / scales)
+    return (w_NGK * inverse).round_().clamp_(low, high)

@@ -1,0 +1,126 @@
+#include "crew.h"
+
+#include <algorithm>
+#include <chrono>
+#include <climits>
+#include <stdexcept>
+#include <utility>
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace hanok {
+namespace {
+
+constexpr int kSpins = 4000;       // inside a program: some tens of microseconds
+constexpr int kIdleSpins = 20000;  // between programs: what a caller needs to sample and come back
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Sleeps while *word is `seen`; may return early.
+void sleep_on(std::atomic<uint32_t>& word, uint32_t seen) {
+#if defined(__linux__)
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+#else
+  if (word.load() == seen) std::this_thread::sleep_for(std::chrono::microseconds(50));
+#endif
+}
+void wake(std::atomic<uint32_t>& word) {
+#if defined(__linux__)
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+#endif
+}
+
+}  // namespace
+
+Crew::Crew(int threads) {
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+}
+
+Crew::~Crew() {
+  stop_ = true;
+  round_.fetch_add(1);
+  wake(round_);
+  for (auto& worker : workers_) worker.join();
+}
+
+int Crew::claim(uint32_t round, int place, int count) {
+  auto& next = loops_[place].next;
+  uint64_t value = next.load(std::memory_order_acquire);
+  while (static_cast<uint32_t>(value >> 32) == round && static_cast<int>(value & 0xffffffff) < count)
+    if (next.compare_exchange_weak(value, value + 1, std::memory_order_acq_rel)) return static_cast<int>(value & 0xffffffff);
+  return -1;
+}
+
+void Crew::finish(int place, int count) {
+  Loop& loop = loops_[place];
+  if (static_cast<int>(loop.done.fetch_add(1, std::memory_order_seq_cst)) + 1 == count && loop.sleepers.load() > 0) wake(loop.done);
+}
+
+bool Crew::wait(uint32_t round, int place, int count) {
+  Loop& loop = loops_[place];
+  for (int spins = 0;; ++spins) {
+    if (round_.load(std::memory_order_acquire) != round) return false;
+    const uint32_t done = loop.done.load(std::memory_order_acquire);
+    if (static_cast<int>(done) >= count) return true;
+    if (spins < kSpins) {
+      pause();
+      continue;
+    }
+    loop.sleepers.fetch_add(1);
+    const uint32_t again = loop.done.load();
+    if (static_cast<int>(again) < count) sleep_on(loop.done, again);
+    loop.sleepers.fetch_sub(1);
+  }
+}
+
+void Crew::run(int loops, Program program) {
+  if (loops > kLoops) throw std::length_error("a program of too many loops");
+  std::lock_guard<std::mutex> turn(turn_);
+  auto mine = std::make_shared<const Program>(std::move(program));
+  uint32_t round;
+  {
+    std::lock_guard<std::mutex> door(door_);
+    round = round_.load() + 1;
+    for (int i = 0; i < loops; ++i) {
+      loops_[i].done.store(0, std::memory_order_relaxed);
+      loops_[i].next.store(static_cast<uint64_t>(round) << 32, std::memory_order_relaxed);
+    }
+    program_ = mine;
+    round_.store(round);
+  }
+  if (sleepers_.load() > 0) wake(round_);
+  Walk walk(*this, round);
+  (*mine)(walk);
+}
+
+void Crew::work() {
+  uint32_t seen = 0;
+  while (true) {
+    for (int spins = 0; round_.load(std::memory_order_acquire) == seen && spins < kIdleSpins; ++spins) pause();
+    if (round_.load() == seen) {
+      sleepers_.fetch_add(1);
+      sleep_on(round_, seen);
+      sleepers_.fetch_sub(1);
+    }
+    if (stop_) return;
+    std::shared_ptr<const Program> program;
+    {
+      std::lock_guard<std::mutex> door(door_);
+      if (round_.load() == seen) continue;
+      seen = round_.load();
+      program = program_;
+    }
+    Walk walk(*this, seen);
+    (*program)(walk);
+  }
+}
+
+}  // namespace hanok

@@ -1,0 +1,118 @@
+"""Matrices as the processor reads them: 16 outputs side by side, a group's scales with them (`native_src/step.h`).
+
+The image is made from a model's weights when it is loaded; it is never a file.
+N outputs (padded to a multiple of 16), K inputs (padded to one of 32), G groups of 32, M rows of input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hanok.kernels.formats import GROUP, Quantised, quantise
+from hanok.kernels.native import address, native
+
+Kind = Literal["bf16", "int8", "int4"]
+KINDS: tuple[Kind, ...] = ("bf16", "int8", "int4")
+_LANES = 16
+_LINE, _PAGE = 64, 1 << 21
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMatrix:
+    """A linear map; `rows` and `cols` are padded. Keeps what the native side points to."""
+
+    kind: Kind
+    rows: int
+    cols: int
+    weights: Tensor
+    scales: Tensor | None
+    bias: Tensor | None
+    native: Any
+
+    @property
+    def nbytes(self) -> int:
+        return self.weights.numel() + (0 if self.scales is None else 2 * self.scales.numel())
+
+
+def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> PackedMatrix:
+    """Quantise, if the kind is of integers, and lay out."""
+    padding = (0, -weight_NK.shape[1] % GROUP, 0, -weight_NK.shape[0] % _LANES)
+    weight_NK = F.pad(weight_NK, padding) if any(padding) else weight_NK
+    if kind == "bf16":
+        return _image(
+            _interleaved(weight_NK.to(torch.bfloat16).contiguous().view(torch.uint8), 4),
+            None,
+            kind,
+            weight_NK,
+            bias_N,
+        )
+    return pack_quantised(quantise(weight_NK, 8 if kind == "int8" else 4), bias_N=bias_N)
+
+
+def pack_quantised(weight: Quantised, *, bias_N: Tensor | None = None) -> PackedMatrix:
+    """Without loss: N must be a multiple of 16."""
+    q_NK, groups = weight.q_NK, weight.scales_NG.shape[1]
+    scales = weight.scales_NG.view(-1, _LANES, groups).permute(0, 2, 1).contiguous()
+    if weight.bits == 8:
+        return _image(_interleaved((q_NK ^ -128).view(torch.uint8), 4), scales, "int8", q_NK, bias_N)
+    halves = (q_NK + 8).view(torch.uint8).unflatten(1, (-1, 2, 4))
+    both = (halves[:, :, 0] | (halves[:, :, 1] << 4)).flatten(1)
+    return _image(_interleaved(both, 4), scales, "int4", q_NK, bias_N)
+
+
+def product(matrix: PackedMatrix, x_MK: Tensor, *, threads: int = 1, path: str = "") -> Tensor:
+    """float32 [M, rows]; inputs are rounded to bfloat16, or to int8 with one scale a row.
+
+    Args:
+        x_MK: float32 [M, cols]. path: an instruction set of `native().step_paths()`; "" = the best.
+    """
+    y = torch.empty(x_MK.shape[0], matrix.rows)
+    native().packed_product(matrix.native, address(x_MK), x_MK.shape[0], address(y), threads, path)
+    return y
+
+
+def reference_product(matrix_NK: Quantised | Tensor, x_MK: Tensor) -> Tensor:
+    """What `product` computes, in PyTorch: [M, N] float32."""
+    if isinstance(matrix_NK, Tensor):
+        return x_MK.bfloat16().float() @ matrix_NK.bfloat16().float().mT
+    most_M1 = x_MK.abs().amax(1, keepdim=True)
+    q_MK = (x_MK * torch.where(most_M1 > 0, 127 / most_M1, 0.0)).round()
+    return (q_MK @ matrix_NK.dequantised().mT) * (most_M1 / 127)
+
+
+def aligned(count: int, dtype: torch.dtype) -> Tensor:
+    """Zeros that begin on a cache line, on large pages where they fill some."""
+    size = count * dtype.itemsize
+    step = _PAGE if size >= _PAGE else _LINE
+    raw = (
+        torch.zeros(size + step, dtype=torch.uint8)
+        if size < _PAGE
+        else torch.empty(size + step, dtype=torch.uint8)
+    )
+    start = -raw.data_ptr() % step
+    part = raw[start : start + size]
+    if step == _PAGE:
+        native().huge_pages(part.data_ptr(), size)
+        part.zero_()
+    return part.view(dtype)
+
+
+def _interleaved(bytes_NB: Tensor, width: int) -> Tensor:
+    """[N, B] to [N / 16, B / width, 16, width]."""
+    return bytes_NB.view(-1, _LANES, bytes_NB.shape[1] // width, width).permute(0, 2, 1, 3)
+
+
+def _image(
+    weights: Tensor, scales: Tensor | None, kind: Kind, shape_of: Tensor, bias_N: Tensor | None
+) -> PackedMatrix:
+    rows, cols = shape_of.shape
+    image = aligned(weights.numel(), torch.uint8)
+    image.view(weights.shape).copy_(weights)
+    bias = None if bias_N is None else F.pad(bias_N.float(), (0, rows - len(bias_N))).contiguous()
+    matrix = native().matrix(KINDS.index(kind), rows, cols, address(image), address(scales), address(bias))
+    return PackedMatrix(kind, rows, cols, image, scales, bias, matrix)

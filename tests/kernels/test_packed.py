@@ -1,0 +1,61 @@
+"""Packed products against their PyTorch reference, on every instruction set that the processor has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hanok.kernels.formats import GROUP, quantise
+from hanok.kernels.native import native, native_available
+from hanok.kernels.packed import KINDS, Kind, pack, product, reference_product
+
+pytestmark = pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
+PATHS = native().step_paths() if native_available() else []
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "count"), [(16, 32, 1), (48, 96, 3), (80, 256, 7), (33, 100, 16), (272, 1024, 21)]
+)
+def test_equal_to_the_reference(path: str, kind: Kind, outputs: int, inputs: int, count: int) -> None:
+    weight, x = random(outputs, inputs), random(count, inputs, seed=1)
+    x[0] *= 30
+    bias = random(outputs, seed=2)
+    matrix = pack(weight, kind, bias_N=bias)
+    padded = torch.nn.functional.pad(weight, (0, -inputs % GROUP))
+    wide = torch.nn.functional.pad(x, (0, -inputs % GROUP)).contiguous()
+    plain = padded if kind == "bf16" else quantise(padded, 8 if kind == "int8" else 4)
+    expected = reference_product(plain, wide) + bias
+    found = product(matrix, wide, threads=2, path=path)[:, :outputs]
+    torch.testing.assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_does_not_depend_on_its_company_or_on_threads(kind: Kind) -> None:
+    matrix, x = pack(random(160, 512), kind), random(21, 512, seed=1)
+    together = product(matrix, x, threads=2)
+    for row in range(21):
+        assert torch.equal(product(matrix, x[row : row + 1].contiguous(), threads=1)[0], together[row])
+
+
+def test_a_row_of_zeros() -> None:
+    for kind in KINDS:
+        assert product(pack(random(32, 64), kind), torch.zeros(2, 64)).abs().max() == 0
+
+
+def test_grids() -> None:
+    weight = random(64, 128)
+    eight, four = quantise(weight, 8), quantise(weight, 4)
+    assert eight.q_NK.abs().max() == 127
+    assert (four.q_NK.min(), four.q_NK.max()) == (-8, 7)
+    largest = weight.view(64, -1, GROUP).abs().amax(-1).repeat_interleave(GROUP, 1)
+    assert ((eight.dequantised() - weight).abs() <= largest / 127 * 0.51).all()
+    plain = (largest / 7).half().float()
+    nearest = (weight / plain).round() * plain
+    assert (four.dequantised() - weight).square().mean() < 0.85 * (nearest - weight).square().mean()
+    assert quantise(torch.zeros(16, 32), 4).dequantised().abs().max() == 0
