@@ -93,7 +93,7 @@ class NativeDecoder:
         frequencies = self._keep(rotary.frequencies(config.max_context).float().contiguous())
         shape = [
             config.hidden_size, config.num_heads, config.kv_heads, config.dim_of_head, config.mlp_width, config.rope_width,
-            config.vocab_size,
+            config.vocab_size, blocks,
         ]  # fmt: skip
         numbers = [
             config.norm_eps, config.attention_scale or config.dim_of_head**-0.5, rotary.attention_factor,

@@ -60,7 +60,7 @@ class Runner {
         scratch_(path_.new_scratch()) {
     auto& m = *model_;
     m.hidden = shape.at(0), m.heads = shape.at(1), m.kv_heads = shape.at(2), m.head_dim = shape.at(3), m.inner = shape.at(4);
-    m.rotary = shape.at(5), m.vocabulary = shape.at(6);
+    m.rotary = shape.at(5), m.vocabulary = shape.at(6), cache_->blocks = shape.at(7);
     m.eps = numbers.at(0), m.scale = numbers.at(1), m.rope_factor = numbers.at(2);
     m.frequencies = floats(frequencies), m.final_norm = floats(final_norm);
     m.embedding = embedding, m.head = head;

@@ -46,6 +46,7 @@ struct Rows {
   float* scale = nullptr;
 };
 struct RowBuffers {
+  Buffer<float> space;
   Buffer<uint16_t> bf;
   Buffer<int8_t> q;
   Buffer<int32_t> sums;
@@ -83,23 +84,32 @@ inline float from_half(uint16_t x) {
 void round_row(const float* x, int row, Kind kind, const Rows& rows) {
   const int cols = rows.cols;
   if (kind == kBf16) {
-    uint16_t* to = rows.bf + (size_t)row * cols;
-    for (int k = 0; k < cols; ++k) to[k] = to_bf16(x[k]);
+    bf16* to = reinterpret_cast<bf16*>(rows.bf + (size_t)row * cols);
+    for (int k = 0; k < cols; k += W) store(to + k, load(x + k));
     return;
   }
+  vf high{};
+  for (int k = 0; k < cols; k += W) {
+    const vf v = load(x + k), size = v < vf{} ? -v : v;
+    high = select(size > high, size, high);
+  }
   float most = 0;
-  for (int k = 0; k < cols; ++k) most = std::max(most, std::fabs(x[k]));
+  for (int i = 0; i < W; ++i) most = std::max(most, high[i]);
   const float inverse = most > 0 ? 127.0f / most : 0.0f;
   rows.scale[row] = most / 127.0f;
   int8_t* to = rows.q + (size_t)row * cols;
   int32_t* sums = rows.sums + (size_t)row * (cols / 32);
+  const vf magic = splat(12582912.0f);  // added and taken away: rounds to the nearest even
   for (int g = 0; g < cols / 32; ++g) {
-    int32_t sum = 0;
-    for (int k = g * 32; k < g * 32 + 32; ++k) {
-      const int32_t q = static_cast<int32_t>(std::nearbyint(x[k] * inverse));
-      to[k] = static_cast<int8_t>(q);
-      sum += q;
+    vi total{};
+    for (int k = g * 32; k < g * 32 + 32; k += W) {
+      const vi q = __builtin_convertvector((load(x + k) * splat(inverse) + magic) - magic, vi);
+      total += q;
+      typedef int8_t vb __attribute__((vector_size(W), aligned(1), may_alias));
+      *reinterpret_cast<vb*>(to + k) = __builtin_convertvector(q, vb);
     }
+    int32_t sum = 0;
+    for (int i = 0; i < W; ++i) sum += total[i];
     sums[g] = sum;
   }
 }
@@ -207,16 +217,23 @@ inline void score_tile(const uint16_t* keys, const uint16_t* q, int dim, float* 
   for (int m = 0; m < M; ++m) _mm512_storeu_ps(out + m * pitch, y[m]);
 }
 
-// out[m][0..15] += weights of `pairs` pairs of tokens times their values.
-template <int M>
-inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p, size_t pitch, int pairs, float (*out)[16]) {
-  __m512 y[M];
-  for (int m = 0; m < M; ++m) y[m] = _mm512_loadu_ps(out[m]);
-  for (int t = 0; t < pairs; ++t) {
-    const __m512bh v = (__m512bh)_mm512_loadu_si512(values + t * stride);
-    for (int m = 0; m < M; ++m) y[m] = _mm512_dpbf16_ps(y[m], v, (__m512bh)four(p + m * pitch + 2 * t));
+// out[m][0 .. 16 V) += weights of `pairs` pairs of tokens times their values.
+template <int M, int V>
+inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p, size_t pitch, int pairs, float* out, int dim) {
+  __m512 y[M][V];
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < V; ++v) y[m][v] = _mm512_loadu_ps(out + m * dim + v * 16);
+  for (int t = 0; t < pairs; ++t, values += stride) {
+    __m512bh x[V];
+    for (int v = 0; v < V; ++v) x[v] = (__m512bh)_mm512_loadu_si512(values + v * 32);
+    for (int v = 0; v < V; ++v) _mm_prefetch(reinterpret_cast<const char*>(values + 4 * stride + v * 32), _MM_HINT_T0);
+    for (int m = 0; m < M; ++m) {
+      const __m512bh w = (__m512bh)four(p + m * pitch + 2 * t);
+      for (int v = 0; v < V; ++v) y[m][v] = _mm512_dpbf16_ps(y[m][v], x[v], w);
+    }
   }
-  for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[m], y[m]);
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + m * dim + v * 16, y[m][v]);
 }
 #else
 template <int M>
@@ -266,12 +283,13 @@ inline void score_tile(const uint16_t* keys, const uint16_t* q, int dim, float* 
       out[m * pitch + n] = total;
     }
 }
-template <int M>
-inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p, size_t pitch, int pairs, float (*out)[16]) {
+template <int M, int V>
+inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p, size_t pitch, int pairs, float* out, int dim) {
   for (int m = 0; m < M; ++m)
     for (int t = 0; t < pairs; ++t) {
       const float a0 = from_bf16(p[m * pitch + 2 * t]), a1 = from_bf16(p[m * pitch + 2 * t + 1]);
-      for (int n = 0; n < 16; ++n) out[m][n] += from_bf16(values[t * stride + 2 * n]) * a0 + from_bf16(values[t * stride + 2 * n + 1]) * a1;
+      for (int n = 0; n < 16 * V; ++n)
+        out[m * dim + n] += from_bf16(values[t * stride + 2 * n]) * a0 + from_bf16(values[t * stride + 2 * n + 1]) * a1;
     }
 }
 #endif
@@ -292,11 +310,11 @@ inline void product_item(const Matrix& a, int first, int last, const Rows& x, in
 // Blocks of an item: small enough that the last one is not waited for long, in pairs for gate and up.
 inline int blocks_each(int blocks, int threads) { return std::max(2, blocks / (threads * 8) / 2 * 2); }
 
-template <class Use>
-inline bool multiply(Crew::Walk& walk, int threads, const Matrix& a, const Rows& x, int rows, const Use& use) {
+template <class Get, class Use>
+inline bool multiply(Crew::Walk& walk, int threads, const Matrix& a, int rows, const Get& get, const Use& use) {
   const int blocks = a.rows / 16, each = blocks_each(blocks, threads);
   return walk.loop((blocks + each - 1) / each, [&](int item) {
-    product_item(a, item * each, std::min(blocks, (item + 1) * each), x, rows, use);
+    product_item(a, item * each, std::min(blocks, (item + 1) * each), get(), rows, use);
   });
 }
 
@@ -343,10 +361,10 @@ struct AttentionScratch {
 };
 
 template <int M>
-void attend(const ModelWeights& model, const uint16_t* keys, const uint16_t* values, const int32_t* table, int kv,
+void attend(const ModelWeights& model, int blocks, const uint16_t* keys, const uint16_t* values, const int32_t* table, int kv,
             const uint16_t* q, const int* ends, float* out, AttentionScratch& s) {
   const int dim = model.head_dim;
-  const size_t of_block = (size_t)model.kv_heads * kBlock * dim, of_head = (size_t)kBlock * dim;
+  const size_t of_block = (size_t)kBlock * dim, of_head = (size_t)blocks * of_block;
   int end = 0;
   for (int m = 0; m < M; ++m) {
     s.most[m] = -std::numeric_limits<float>::infinity();
@@ -381,21 +399,22 @@ void attend(const ModelWeights& model, const uint16_t* keys, const uint16_t* val
       for (; t < seen; t += W) {
         const vf p = exp(load(row + t) - splat(most));
         total += p;
-        for (int i = 0; i < W; ++i) s.weights[m][t + i] = to_bf16(p[i]);
+        store(reinterpret_cast<bf16*>(&s.weights[m][t]), p);
       }
       for (; t < padded; ++t) s.weights[m][t] = 0;
       s.total[m] = s.total[m] * fade[m] + sum(total);
     }
-    for (int d = 0; d < dim; d += 16) {
-      alignas(64) float part[M][16];
-      for (int m = 0; m < M; ++m)
-        for (int i = 0; i < 16; ++i) part[m][i] = out[m * dim + d + i] * fade[m];
-      for (int t = start; t < start + padded; t += kBlock) {
-        const uint16_t* v = values + table[t / kBlock] * of_block + kv * of_head + d * 2;
-        const int pairs = std::min(kBlock, start + padded - t) / 2;
-        value_tile<M>(v, 2 * dim, &s.weights[0][t - start], kSegment, pairs, part);
-      }
-      for (int m = 0; m < M; ++m) std::memcpy(out + m * dim + d, part[m], sizeof part[m]);
+    for (int m = 0; m < M; ++m)
+      if (fade[m] != 1.0f)
+        for (int i = 0; i < dim; ++i) out[m * dim + i] *= fade[m];
+    constexpr int kWide = M >= 8 ? 2 : M >= 4 ? 4 : 8;  // vectors of the output held in registers
+    for (int t = start; t < start + padded; t += kBlock) {
+      const uint16_t* v = values + table[t / kBlock] * of_block + kv * of_head;
+      const uint16_t* p = &s.weights[0][t - start];
+      const int pairs = std::min(kBlock, start + padded - t) / 2;
+      int d = 0;
+      for (; d + 16 * kWide <= dim; d += 16 * kWide) value_tile<M, kWide>(v + d * 2, 2 * dim, p, kSegment, pairs, out + d, dim);
+      for (; d < dim; d += 16) value_tile<M, 1>(v + d * 2, 2 * dim, p, kSegment, pairs, out + d, dim);
     }
   }
   for (int m = 0; m < M; ++m) {
@@ -420,6 +439,7 @@ struct Step {
   float *x, *normal, *qkv, *mixed, *inner, *cosine;
   uint16_t* queries;
   Rows wide, deep, heads, last;
+  bool apart = true;  // no two rows belong to one sequence
 };
 
 void plan_attention(Step& step) {
@@ -427,9 +447,12 @@ void plan_attention(Step& step) {
   const auto& sequences = step.args.sequences;
   const int shared = model.heads / model.kv_heads, heads = std::min(shared, kQueries);
   const int tile = std::max(1, kQueries / shared);
+  step.apart = shared <= kQueries;  // a task then has all queries of its key head
   for (int row = 0; row < step.args.rows;) {
     int end = row + 1;
     while (end < step.args.rows && end - row < tile && sequences[end] == sequences[row]) ++end;
+    if (row && sequences[row] == sequences[row - 1]) step.apart = false;
+    if (end - row > 1) step.apart = false;
     for (int kv = 0; kv < model.kv_heads; ++kv)
       for (int head = 0; head < shared; head += heads)
         step.tasks.push_back({row, end - row, kv, kv * shared + head, std::min(heads, shared - head)});
@@ -437,40 +460,39 @@ void plan_attention(Step& step) {
   }
 }
 
-// Normalises and turns queries and keys of a row; keys and values go into the cache.
-void place_row(const Step& step, const LayerWeights& layer, int number, int row) {
+// Normalises and turns a key head of a row and the queries that share it; key and value go into the cache.
+void place_head(const Step& step, const LayerWeights& layer, int number, int row, int kv) {
   const ModelWeights& model = *step.model;
   const int dim = model.head_dim, half = model.rotary / 2, position = step.args.positions[row];
-  const int heads = model.heads, kv_heads = model.kv_heads;
+  const int heads = model.heads, kv_heads = model.kv_heads, shared = heads / kv_heads;
   float* qkv = step.qkv + (size_t)row * layer.qkv.rows;
   const float *cosine = step.cosine + (size_t)row * 2 * half, *sine = cosine + half;
-  for (int head = 0; head < heads + kv_heads; ++head) {
+  const auto turn = [&](int head, const float* weight) {
     float* p = qkv + head * dim;
-    const float* weight = head < heads ? layer.q_norm : layer.k_norm;
     if (weight) normalise(p, weight, model.eps, dim, p);
     for (int i = 0; i < half; ++i) {
       const float a = p[i], b = p[i + half];
       p[i] = a * cosine[i] - b * sine[i];
       p[i + half] = b * cosine[i] + a * sine[i];
     }
-    if (head < heads) {
-      uint16_t* q = step.queries + ((size_t)row * heads + head) * dim;
-      for (int i = 0; i < dim; ++i) q[i] = to_bf16(p[i]);
-    }
+    return p;
+  };
+  for (int head = kv * shared; head < (kv + 1) * shared; ++head) {
+    const float* p = turn(head, layer.q_norm);
+    uint16_t* q = step.queries + ((size_t)row * heads + head) * dim;
+    for (int i = 0; i < dim; ++i) q[i] = to_bf16(p[i]);
   }
+  const float *key = turn(heads + kv, layer.k_norm), *value = qkv + (heads + kv_heads + kv) * dim;
   const int block = step.args.tables[(size_t)step.args.sequences[row] * step.args.table_width + position / kBlock];
   const int inside = position % kBlock;
-  for (int kv = 0; kv < kv_heads; ++kv) {
-    const size_t place = ((size_t)block * kv_heads + kv) * kBlock * dim;
-    const float *key = qkv + (heads + kv) * dim, *value = qkv + (heads + kv_heads + kv) * dim;
-    uint16_t* k = step.cache->keys[number] + place + (size_t)(inside / kTile) * kTile * dim + (inside % kTile) * 2;
-    uint16_t* v = step.cache->values[number] + place + (size_t)(inside / 2) * 2 * dim + inside % 2;
-    for (int i = 0; i < dim; i += 2) {
-      k[i * kTile] = to_bf16(key[i]);
-      k[i * kTile + 1] = to_bf16(key[i + 1]);
-    }
-    for (int i = 0; i < dim; ++i) v[i * 2] = to_bf16(value[i]);
+  const size_t place = ((size_t)kv * step.cache->blocks + block) * kBlock * dim;
+  uint16_t* k = step.cache->keys[number] + place + (size_t)(inside / kTile) * kTile * dim + (inside % kTile) * 2;
+  uint16_t* v = step.cache->values[number] + place + (size_t)(inside / 2) * 2 * dim + inside % 2;
+  for (int i = 0; i < dim; i += 2) {
+    k[i * kTile] = to_bf16(key[i]);
+    k[i * kTile + 1] = to_bf16(key[i + 1]);
   }
+  for (int i = 0; i < dim; ++i) v[i * 2] = to_bf16(value[i]);
 }
 
 void run_task(const Step& step, int number, const Task& task) {
@@ -494,7 +516,7 @@ void run_task(const Step& step, int number, const Task& task) {
   const auto some = [&](auto size) {
     constexpr int M = decltype(size)::value;
     for (; done + M <= count; done += M)
-      attend<M>(model, keys, values, table, task.kv, q.data() + (size_t)done * dim, ends + done, out.data() + (size_t)done * dim, scratch);
+      attend<M>(model, step.cache->blocks, keys, values, table, task.kv, q.data() + (size_t)done * dim, ends + done, out.data() + (size_t)done * dim, scratch);
   };
   some(std::integral_constant<int, 8>{});
   some(std::integral_constant<int, 4>{});
@@ -506,6 +528,35 @@ void run_task(const Step& step, int number, const Task& task) {
       std::memcpy(step.mixed + ((size_t)(task.row + r) * model.heads + task.head + h) * dim, out.data() + (size_t)count * dim,
                   dim * sizeof(float));
 }
+
+// silu(gate) * up of some pairs of blocks, both for some rows at a time, so that the gate is still at hand.
+void gate_and_up(const Step& step, const Matrix& a, int first, int last, const Rows& x) {
+  alignas(64) float gates[8][16], ups[8][16];
+  const int rows = step.args.rows;
+  for (int pair = first; pair < last; pair += 2) {
+    int row = 0;
+    const auto some = [&](auto size) {
+      constexpr int M = decltype(size)::value;
+      for (; row + M <= rows; row += M) {
+        block_product<M>(a, pair, x, row, gates);
+        block_product<M>(a, pair + 1, x, row, ups);
+        for (int m = 0; m < M; ++m) {
+          float* y = step.inner + (size_t)(row + m) * step.deep.cols + pair / 2 * 16;
+          for (int n = 0; n < 16; n += W) {
+            const vf gate = load(gates[m] + n);
+            store(y + n, gate * sigmoid(gate) * load(ups[m] + n));
+          }
+        }
+      }
+    };
+    some(std::integral_constant<int, 8>{});
+    some(std::integral_constant<int, 4>{});
+    some(std::integral_constant<int, 2>{});
+    some(std::integral_constant<int, 1>{});
+  }
+}
+
+constexpr int kFew = 2;
 
 void walk_through(const Step& step, Crew::Walk& walk, int threads) {
   const ModelWeights& model = *step.model;
@@ -521,15 +572,35 @@ void walk_through(const Step& step, Crew::Walk& walk, int threads) {
           cosine[i + model.rotary / 2] = std::sin(angle) * model.rope_factor;
         }
       })) return;
-  const auto normal_rows = [&](const float* weight, Kind kind) {
-    return walk.loop(rows, [&](int row) {
-      float* to = step.normal + (size_t)row * width;
-      normalise(step.x + (size_t)row * width, weight, model.eps, hidden, to);
-      round_row(to, row, kind, step.wide);
+  // Rows made ready for a product: by all threads together, or, where they are few, by each thread for itself as it needs them,
+  // which costs less than to wait for one another.
+  const auto ready = [&](const Rows& together, RowBuffers& own, int count, Kind kind, const auto& source, const auto& use) {
+    if (count > kFew) {
+      return walk.loop(count, [&](int row) { round_row(source(row, nullptr), row, kind, together); }) && use([&]() -> const Rows& { return together; });
+    }
+    Rows mine;
+    bool made = false;
+    return use([&]() -> const Rows& {
+      if (!made) {
+        mine = own.make(kFew, together.cols);
+        float* space = own.space.at_least(together.cols);
+        for (int row = 0; row < count; ++row) round_row(source(row, space), row, kind, mine);
+        made = true;
+      }
+      return mine;
     });
   };
-  const auto add_to_x = [&](const Matrix& a, const Rows& from) {
-    return multiply(walk, threads, a, from, rows, [&](int block, int row, float (*out)[16], int count) {
+  static thread_local RowBuffers own_wide, own_heads, own_deep;
+  const auto normal_of = [&](const float* weight) {
+    return [&step, &model, weight, width, hidden](int row, float* space) -> const float* {
+      float* to = space ? space : step.normal + (size_t)row * width;
+      normalise(step.x + (size_t)row * width, weight, model.eps, hidden, to);
+      std::fill(to + hidden, to + width, 0.0f);
+      return to;
+    };
+  };
+  const auto product_to_x = [&](const Matrix& a, const auto& get) {
+    return multiply(walk, threads, a, rows, get, [&](int block, int row, float (*out)[16], int count) {
       for (int m = 0; m < count; ++m) {
         float* x = step.x + (size_t)(row + m) * width + block * 16;
         for (int n = 0; n < 16; ++n) x[n] += out[m][n] + (a.bias ? a.bias[block * 16 + n] : 0.0f);
@@ -538,63 +609,46 @@ void walk_through(const Step& step, Crew::Walk& walk, int threads) {
   };
   for (size_t number = 0; number < model.layers.size(); ++number) {
     const LayerWeights& layer = model.layers[number];
-    if (!normal_rows(layer.attention_norm, layer.qkv.kind)) return;
-    if (!multiply(walk, threads, layer.qkv, step.wide, rows, [&](int block, int row, float (*out)[16], int count) {
-          for (int m = 0; m < count; ++m) {
-            float* y = step.qkv + (size_t)(row + m) * layer.qkv.rows + block * 16;
-            for (int n = 0; n < 16; ++n) y[n] = out[m][n] + (layer.qkv.bias ? layer.qkv.bias[block * 16 + n] : 0.0f);
-          }
-        })) return;
-    if (!walk.loop(rows, [&](int row) { place_row(step, layer, (int)number, row); })) return;
-    if (!walk.loop((int)step.tasks.size(), [&](int task) { run_task(step, (int)number, step.tasks[task]); })) return;
-    const int mixed = model.heads * model.head_dim;
-    if (!walk.loop(rows, [&](int row) { round_row(step.mixed + (size_t)row * mixed, row, layer.output.kind, step.heads); })) return;
-    if (!add_to_x(layer.output, step.heads)) return;
-    if (!normal_rows(layer.mlp_norm, layer.gate_up.kind)) return;
-    const int blocks = layer.gate_up.rows / 16, each = blocks_each(blocks, threads);
-    if (!walk.loop((blocks + each - 1) / each, [&](int item) {
-          alignas(64) static thread_local float gates[8][16];
-          const int last = std::min(blocks, (item + 1) * each);
-          for (int pair = item * each; pair < last; pair += 2) {
-            // both blocks for some rows at a time, so that the gate is still at hand
-            for (int row = 0; row < rows;) {
-              const int count = rows - row >= 8 ? 8 : rows - row >= 4 ? 4 : rows - row >= 2 ? 2 : 1;
-              alignas(64) float ups[8][16];
-              const auto both = [&](auto size) {
-                constexpr int M = decltype(size)::value;
-                block_product<M>(layer.gate_up, pair, step.wide, row, gates);
-                block_product<M>(layer.gate_up, pair + 1, step.wide, row, ups);
-              };
-              if (count == 8) both(std::integral_constant<int, 8>{});
-              else if (count == 4) both(std::integral_constant<int, 4>{});
-              else if (count == 2) both(std::integral_constant<int, 2>{});
-              else both(std::integral_constant<int, 1>{});
-              for (int m = 0; m < count; ++m) {
-                float* y = step.inner + (size_t)(row + m) * step.deep.cols + pair / 2 * 16;
-                for (int n = 0; n < 16; n += W) {
-                  const vf gate = load(gates[m] + n);
-                  store(y + n, gate * sigmoid(gate) * load(ups[m] + n));
-                }
-              }
-              row += count;
+    if (!ready(step.wide, own_wide, rows, layer.qkv.kind, normal_of(layer.attention_norm), [&](const auto& get) {
+          return multiply(walk, threads, layer.qkv, rows, get, [&](int block, int row, float (*out)[16], int count) {
+            for (int m = 0; m < count; ++m) {
+              float* y = step.qkv + (size_t)(row + m) * layer.qkv.rows + block * 16;
+              for (int n = 0; n < 16; ++n) y[n] = out[m][n] + (layer.qkv.bias ? layer.qkv.bias[block * 16 + n] : 0.0f);
             }
-          }
+          });
         })) return;
-    if (!walk.loop(rows, [&](int row) {
-          round_row(step.inner + (size_t)row * step.deep.cols, row, layer.down.kind, step.deep);
+    if (!step.apart && !walk.loop(rows, [&](int row) {
+          for (int kv = 0; kv < model.kv_heads; ++kv) place_head(step, layer, (int)number, row, kv);
         })) return;
-    if (!add_to_x(layer.down, step.deep)) return;
+    if (!walk.loop((int)step.tasks.size(), [&](int item) {
+          const Task& task = step.tasks[item];
+          if (step.apart && task.head == task.kv * (model.heads / model.kv_heads)) place_head(step, layer, (int)number, task.row, task.kv);
+          run_task(step, (int)number, task);
+        })) return;
+    const auto mixed_row = [&](int row, float*) -> const float* { return step.mixed + (size_t)row * step.heads.cols; };
+    if (!ready(step.heads, own_heads, rows, layer.output.kind, mixed_row, [&](const auto& get) { return product_to_x(layer.output, get); })) return;
+    if (!ready(step.wide, own_wide, rows, layer.gate_up.kind, normal_of(layer.mlp_norm), [&](const auto& get) {
+          const int blocks = layer.gate_up.rows / 16, each = blocks_each(blocks, threads);
+          return walk.loop((blocks + each - 1) / each, [&](int item) {
+            gate_and_up(step, layer.gate_up, item * each, std::min(blocks, (item + 1) * each), get());
+          });
+        })) return;
+    const auto inner_row = [&](int row, float*) -> const float* { return step.inner + (size_t)row * step.deep.cols; };
+    if (!ready(step.deep, own_deep, rows, layer.down.kind, inner_row, [&](const auto& get) { return product_to_x(layer.down, get); })) return;
   }
   if (args.wanted == 0) return;
-  if (!walk.loop(args.wanted, [&](int i) {
-        float* to = step.normal + (size_t)i * width;
-        normalise(step.x + (size_t)args.wanted_rows[i] * width, model.final_norm, model.eps, hidden, to);
-        round_row(to, i, model.head.kind, step.last);
-      })) return;
-  multiply(walk, threads, model.head, step.last, args.wanted, [&](int block, int row, float (*out)[16], int count) {
-    const int left = std::min(16, model.vocabulary - block * 16);
-    for (int m = 0; m < count && left > 0; ++m)
-      std::memcpy(args.logits + (size_t)(row + m) * model.vocabulary + block * 16, out[m], left * sizeof(float));
+  const auto last_row = [&](int i, float* space) -> const float* {
+    float* to = space ? space : step.normal + (size_t)i * width;
+    normalise(step.x + (size_t)args.wanted_rows[i] * width, model.final_norm, model.eps, hidden, to);
+    std::fill(to + hidden, to + width, 0.0f);
+    return to;
+  };
+  ready(step.last, own_wide, args.wanted, model.head.kind, last_row, [&](const auto& get) {
+    return multiply(walk, threads, model.head, args.wanted, get, [&](int block, int row, float (*out)[16], int count) {
+      const int left = std::min(16, model.vocabulary - block * 16);
+      for (int m = 0; m < count && left > 0; ++m)
+        std::memcpy(args.logits + (size_t)(row + m) * model.vocabulary + block * 16, out[m], left * sizeof(float));
+    });
   });
 }
 
@@ -634,7 +688,7 @@ void product(const Matrix& a, const float* x, int rows, float* y, Crew& crew) {
   const int threads = crew.threads();
   crew.run(2, [=](Crew::Walk& walk) {
     if (!walk.loop(rows, [&](int row) { round_row(x + (size_t)row * a.cols, row, a.kind, rounded); })) return;
-    multiply(walk, threads, a, rounded, rows, [&](int block, int row, float (*out)[16], int count) {
+    multiply(walk, threads, a, rows, [&]() -> const Rows& { return rounded; }, [&](int block, int row, float (*out)[16], int count) {
       for (int m = 0; m < count; ++m) {
         float* to = y + (size_t)(row + m) * a.rows + block * 16;
         for (int n = 0; n < 16; ++n) to[n] = out[m][n] + (a.bias ? a.bias[block * 16 + n] : 0.0f);

@@ -40,8 +40,9 @@ struct ModelWeights {
   std::vector<LayerWeights> layers;
 };
 
-// Keys: [block][kv head][tile of 16 tokens][head_dim / 2][16][2]; values: [block][kv head][pair of tokens][head_dim][2]; bfloat16.
+// Keys: [kv head][block][tile of 16 tokens][head_dim / 2][16][2]; values: [kv head][block][pair of tokens][head_dim][2]; bfloat16.
 struct Cache {
+  int blocks = 0;
   std::vector<uint16_t*> keys, values;  // a pool a layer
 };
 
