@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hanok.kernels import formats
 from hanok.kernels.formats import GROUP, quantise
 from hanok.kernels.native import native, native_available
 from hanok.kernels.packed import KINDS, Kind, pack, product, reference_product
@@ -59,3 +60,18 @@ def test_grids() -> None:
     nearest = (weight / plain).round() * plain
     assert (four.dequantised() - weight).square().mean() < 0.85 * (nearest - weight).square().mean()
     assert quantise(torch.zeros(16, 32), 4).dequantised().abs().max() == 0
+
+
+def test_four_bits_natively_as_in_pytorch() -> None:
+    weight = random(96, 256)
+    weight[0] *= 1e-6  # scales below what float16 holds without loss
+    weight[1] = 0
+    weight[2, 5] = 3e4
+    groups = weight.unflatten(1, (-1, GROUP))
+    (ours, our_scales), (plain, plain_scales) = formats._four_native(groups), formats._four(groups)
+    errors = [
+        (groups - q * s.float()[..., None]).square().sum(-1)
+        for q, s in ((ours, our_scales), (plain, plain_scales))
+    ]
+    torch.testing.assert_close(*errors, rtol=1e-4, atol=1e-12)
+    assert (our_scales == plain_scales).float().mean() > 0.99

@@ -82,7 +82,9 @@ def _read(llama_cpp: Any, context: Any, length: int, sequence: int = 0) -> float
     return total
 
 
-def _timed(llama_cpp: Any, context: Any, rows: Sequence[tuple[int, int, int]], *, last: bool | None = None) -> float:
+def _timed(
+    llama_cpp: Any, context: Any, rows: Sequence[tuple[int, int, int]], *, last: bool | None = None
+) -> float:
     """Seconds of one decode call. `last`: None wants logits everywhere, else whether behind the last row."""
     batch = llama_cpp.llama_batch_init(len(rows), 0, 1)
     batch.n_tokens = len(rows)
@@ -101,4 +103,7 @@ def _timed(llama_cpp: Any, context: Any, rows: Sequence[tuple[int, int, int]], *
 if __name__ == "__main__":
     found = measure(sys.argv[1], json.loads(sys.argv[2]))
     print(json.dumps(found))
-    print({k: {n: round(1 / statistics.median(t), 1) for n, t in v.items()} for k, v in found.items()}, file=sys.stderr)
+    print(
+        {k: {n: round(1 / statistics.median(t), 1) for n, t in v.items()} for k, v in found.items()},
+        file=sys.stderr,
+    )

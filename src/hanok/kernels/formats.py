@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hanok.kernels.native import address, native, native_available
+
 GROUP = 32
 _ROWS = 4096  # of a matrix quantised together
 _TRIES = 17  # scales tried for a group of four bits
@@ -38,7 +40,7 @@ def quantise(weight_NK: Tensor, bits: int) -> Quantised:
     """
     assert bits in (4, 8)
     assert weight_NK.shape[1] % GROUP == 0
-    find = _eight if bits == 8 else _four
+    find = _eight if bits == 8 else _four_native if native_available() else _four
     parts = [find(rows.float().unflatten(1, (-1, GROUP))) for rows in weight_NK.split(_ROWS)]
     q_NK = torch.cat([q.flatten(1) for q, _ in parts])
     return Quantised(q_NK, torch.cat([scales for _, scales in parts]), bits)
@@ -64,6 +66,15 @@ def _four(w_NGK: Tensor) -> tuple[Tensor, Tensor]:
         best_scale = torch.where(better, scale_NG, best_scale)
         best_q = torch.where(better[..., None], q, best_q)
     return best_q.to(torch.int8), best_scale
+
+
+def _four_native(w_NGK: Tensor) -> tuple[Tensor, Tensor]:
+    q, scales = torch.empty(w_NGK.shape, dtype=torch.int8), torch.empty(w_NGK.shape[:2], dtype=torch.float16)
+    w_NGK = w_NGK.contiguous()
+    native().quantise_four(
+        address(w_NGK), scales.numel(), _TRIES, address(q), address(scales), torch.get_num_threads()
+    )
+    return q, scales
 
 
 def _rounded(w_NGK: Tensor, scales_NG: Tensor, low: int, high: int) -> Tensor:

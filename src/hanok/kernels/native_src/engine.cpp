@@ -21,8 +21,9 @@ struct Paths {
   decltype(&isa_portable::new_scratch) new_scratch;
   decltype(&isa_portable::run_step) run_step;
   decltype(&isa_portable::product) product;
+  decltype(&isa_portable::quantise_four) quantise_four;
 };
-#define HANOK_PATHS(NS, LABEL) Paths{LABEL, NS::new_scratch, NS::run_step, NS::product}
+#define HANOK_PATHS(NS, LABEL) Paths{LABEL, NS::new_scratch, NS::run_step, NS::product, NS::quantise_four}
 
 std::vector<Paths> available() {
   std::vector<Paths> paths;
@@ -106,6 +107,10 @@ void bind_engine(nb::module_& m) {
   m.def("packed_product", [](const Matrix& a, uintptr_t x, int rows, uintptr_t y, int threads, const std::string& isa) {
     Crew crew(threads);
     path(isa).product(a, floats(x), rows, reinterpret_cast<float*>(y), crew);
+  });
+  m.def("quantise_four", [](uintptr_t w, size_t groups, int tries, uintptr_t q, uintptr_t scales, int threads) {
+    Crew crew(threads);
+    path("").quantise_four(floats(w), groups, tries, reinterpret_cast<int8_t*>(q), reinterpret_cast<uint16_t*>(scales), crew);
   });
   m.def("huge_pages", [](uintptr_t address, size_t bytes) {
 #if defined(__linux__)

@@ -81,6 +81,19 @@ inline float from_half(uint16_t x) {
   return y;
 }
 
+// To the nearest even; what is too large becomes infinite.
+inline uint16_t to_half(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  const uint16_t sign = (u >> 16) & 0x8000;
+  const float size = std::fabs(x);
+  if (!(size < 65520.0f)) return sign | (size != size ? 0x7e00 : 0x7c00);
+  if (size < 6.103515625e-05f) return sign | static_cast<uint16_t>(std::nearbyint(size * 16777216.0f));
+  u &= 0x7fffffff;
+  u += 0xfff + ((u >> 13) & 1);
+  return sign | static_cast<uint16_t>((u >> 13) - (112 << 10));
+}
+
 void round_row(const float* x, int row, Kind kind, const Rows& rows) {
   const int cols = rows.cols;
   if (kind == kBf16) {
@@ -695,6 +708,41 @@ void product(const Matrix& a, const float* x, int rows, float* y, Crew& crew) {
       }
     });
     (void)buffers;
+  });
+}
+
+// Groups of 32 numbers to four bits: of several scales the one with the least squared error (kernels/formats.py).
+void quantise_four(const float* w, size_t groups, int tries, int8_t* q, uint16_t* scales, Crew& crew) {
+  constexpr size_t kEach = 2048;
+  const int items = static_cast<int>((groups + kEach - 1) / kEach);
+  crew.run(1, [=](Crew::Walk& walk) {
+    walk.loop(items, [&](int item) {
+      for (size_t g = item * kEach; g < std::min(groups, (item + 1) * kEach); ++g) {
+        const float* x = w + g * 32;
+        float largest = 0;
+        for (int i = 0; i < 32; ++i)
+          if (std::fabs(x[i]) > std::fabs(largest)) largest = x[i];
+        float least = std::numeric_limits<float>::infinity();
+        const vf magic = splat(12582912.0f);
+        for (int step = 0; step < tries; ++step) {
+          const uint16_t half = to_half(largest / (-6.4f - 0.2f * step));
+          const float scale = from_half(half), inverse = scale == 0 ? 0.0f : 1.0f / scale;
+          vf error{}, kept[32 / W];
+          for (int i = 0; i < 32; i += W) {
+            vf n = (load(x + i) * splat(inverse) + magic) - magic;
+            n = select(n < splat(-8.0f), splat(-8.0f), select(n > splat(7.0f), splat(7.0f), n));
+            const vf off = load(x + i) - n * splat(scale);
+            error += off * off;
+            kept[i / W] = n;
+          }
+          const float total = sum(error);
+          if (total >= least) continue;
+          least = total;
+          scales[g] = half;
+          for (int i = 0; i < 32; ++i) q[g * 32 + i] = static_cast<int8_t>(kept[i / W][i % W]);
+        }
+      }
+    });
   });
 }
 }  // namespace HANOK_ISA

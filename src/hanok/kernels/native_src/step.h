@@ -65,6 +65,7 @@ struct Scratch {  // buffers between the loops
   void run_step(const std::shared_ptr<const hanok::ModelWeights>&, const std::shared_ptr<hanok::Cache>&,              \
                 const std::shared_ptr<hanok::Scratch>&, hanok::StepArgs, hanok::Crew&);                               \
   void product(const hanok::Matrix&, const float* x, int rows, float* y, hanok::Crew&);                               \
+  void quantise_four(const float* w, size_t groups, int tries, int8_t* q, uint16_t* scales, hanok::Crew&);            \
   }
 HANOK_DECLARE_STEP(isa_portable)
 HANOK_DECLARE_STEP(isa_avx2)
