@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -13,6 +13,7 @@ def chat(
     system: str = "",
     temperature: float = 0.0,
     max_tokens: int | None = None,
+    weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto",
 ) -> None:
     """Talk to a model in the terminal, or through a pipe: one line in, one answer out.
 
@@ -21,8 +22,11 @@ def chat(
         system: the system message.
         temperature: 0 always gives the likeliest answer; higher is more varied.
         max_tokens: of an answer; default: up to the model's context.
+        weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: bfloat16 where they know the model, else float32.
     """
     from hanok.engine.terminal import chat_terminal
     from hanok.recipes.runs import servable_model
 
-    chat_terminal(servable_model(model), system=system, temperature=temperature, max_tokens=max_tokens)
+    chat_terminal(
+        servable_model(model), system=system, temperature=temperature, max_tokens=max_tokens, weights=weights
+    )

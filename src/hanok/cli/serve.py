@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -12,6 +12,8 @@ def serve(
     model: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart"),
     host: str = "127.0.0.1",
     port: int = 8080,
+    weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto",
+    cache_mib: int | None = None,
 ) -> None:
     """Serve a model: OpenAI-compatible API under /v1 and a chat page on /.
 
@@ -19,8 +21,16 @@ def serve(
         model: a model directory, or a run (then its servable model).
         host: loopback address to bind; others are refused until there are keys.
         port: TCP port; 0 picks a free one.
+        weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: bfloat16 where they know the model, else float32.
+        cache_mib: memory for keys and values of the native kernels; default: by the model's context, 2048 at most.
     """
     from hanok.recipes.runs import servable_model
     from hanok.server.app import serve as serve_model
 
-    serve_model(servable_model(model), host=host, port=port)
+    serve_model(
+        servable_model(model),
+        host=host,
+        port=port,
+        weights=weights,
+        cache_bytes=cache_mib and cache_mib << 20,
+    )

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Generation:
     """Args:
     listener: told every delta, in the engine's thread. failed: told of an error that ended the request.
-    limit: completion tokens at most. prefilled: prompt tokens that the state has seen. state: while prefilling.
+    limit: completion tokens at most. cached: prompt tokens that were read before.
+    prefilled: prompt tokens that the state has seen. state: while prefilling.
     """
 
     request: Request
@@ -39,6 +40,7 @@ class Generation:
     tops: list[dict[int, float]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     cancelled: bool = False
+    cached: int = 0
 
     @property
     def order(self) -> tuple[int, int]:
@@ -88,7 +90,9 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        return Usage(prompt_tokens=len(self.request.prompt_ids), completion_tokens=len(self.ids))
+        return Usage(
+            prompt_tokens=len(self.request.prompt_ids), completion_tokens=len(self.ids), cached_tokens=self.cached
+        )  # fmt: skip
 
     @property
     def completion(self) -> Completion:

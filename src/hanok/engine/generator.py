@@ -8,22 +8,32 @@ import contextlib
 import itertools
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hanok.engine.api import Completion, Delta, Request
+from hanok.engine.blocks import BLOCK
 from hanok.engine.generation import Generation, new_generation
+from hanok.engine.native import NativeDecoder, block_bytes, why_not_native
+from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
 from hanok.errors import ConfigError, ContextLengthError, InputError
-from hanok.models.checkpoint import load_model
+from hanok.kernels.packed import Kind
+from hanok.models.checkpoint import load_config, load_model
+from hanok.models.config import ModelConfig
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 
 IDLE_SECONDS = 5.0  # the thread ends when nobody has asked for this long, and starts again by itself
-_ROWS = 512  # logits computed at a time when scoring
+CACHE_TOKENS = 32_768
+CACHE_BYTES = 2 << 30
+_ROWS = 128  # logits computed at a time when scoring
+
+Weights = Literal["auto", "float32", "bf16", "int8", "int4"]
 
 
 class LocalEngine:
@@ -33,24 +43,43 @@ class LocalEngine:
     Reported logprobs are the model's own, before penalties, bias and temperature.
 
     Args:
-        threads: for torch, in the whole process; None leaves it alone.
-        dtype: of weights and matrix products.
+        threads: for torch and the kernels, in the whole process; None leaves it alone.
+        weights: "bf16", "int8" or "int4" run on the native kernels, "float32" on PyTorch. "auto": bf16 where the kernels
+            know the model's layers, else float32.
         max_running: sequences that decode together at most.
+        cache_bytes: for keys and values of the native kernels; None: 2 GiB, or less where `CACHE_TOKENS` need less.
+
+    Raises:
+        ConfigError: weights of a kind that this model does not run with here.
     """
 
     def __init__(
-        self, model_dir: Path, *, threads: int | None = None, dtype: torch.dtype = torch.float32, max_running: int = 128,
+        self, model_dir: Path, *, threads: int | None = None, weights: Weights = "auto", max_running: int = 128,
+        cache_bytes: int | None = None,
     ) -> None:  # fmt: skip
         if max_running < 1:
             raise ConfigError(f"max_running = {max_running}", remedy="it must be at least 1")
         if threads is not None:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer.load(model_dir)
-        self.decoder = load_model(model_dir, dtype=dtype).requires_grad_(False)
-        self.decoder.set_compute_dtype(dtype)
-        self.max_context = self.decoder.config.max_context
-        self._vocabulary = min(self.tokenizer.vocab_size, self.decoder.config.vocab_size)
-        self._scheduler = Scheduler(self.decoder, max_running=max_running, vocabulary=self._vocabulary)
+        config = load_config(model_dir)
+        self.weights = _choose_weights(weights, config)
+        self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
+        self._native: NativeDecoder | None = None
+        self.max_context = config.max_context
+        if self.weights == "float32":
+            self.decoder = load_model(model_dir).requires_grad_(False)
+            self._scheduler = Scheduler(self.decoder, max_running=max_running, vocabulary=self._vocabulary)
+        else:
+            self.decoder = load_model(model_dir, dtype="stored").requires_grad_(False)
+            blocks = _cache_blocks(config, cache_bytes, max_running)
+            self._native = NativeDecoder(
+                self.decoder, kind=self.weights, blocks=blocks, threads=torch.get_num_threads()
+            )
+            self.max_context = min(self.max_context, blocks * BLOCK)
+            self._scheduler = PagedScheduler(
+                self._native, max_running=max_running, vocabulary=self._vocabulary
+            )
         self._arrivals = itertools.count()
         self._inbox: list[Generation] = []
         self._wake = threading.Condition()
@@ -107,17 +136,23 @@ class LocalEngine:
         if len(ids) < 2:
             return []
         with self._model, torch.inference_mode():
-            hidden_ND, _ = self.decoder(torch.tensor(ids), torch.tensor([0, len(ids)], dtype=torch.int32))
             targets_N = torch.tensor(ids[1:])
             scores: list[float] = []
-            for start in range(0, len(ids) - 1, _ROWS):
-                logits_NV = self.decoder.logits(hidden_ND[:-1][start : start + _ROWS])
-                chosen = logits_NV.log_softmax(-1).gather(1, targets_N[start : start + _ROWS, None])
-                scores += chosen.squeeze(1).tolist()
+            parts = (
+                self._logits(ids[:-1]) if self._native is None else self._native.read(ids[:-1], rows=_ROWS)
+            )
+            for logits_nV, targets_n in zip(parts, targets_N.split(_ROWS), strict=True):
+                scores += logits_nV.log_softmax(-1).gather(1, targets_n[:, None]).squeeze(1).tolist()
         return scores
 
+    def _logits(self, ids: Sequence[int]) -> Iterator[Tensor]:
+        hidden_ND, _ = self.decoder(torch.tensor(ids), torch.tensor([0, len(ids)], dtype=torch.int32))
+        for hidden_nD in hidden_ND.split(_ROWS):
+            yield self.decoder.logits(hidden_nD)
+
     def embed(self, ids: Sequence[int], layer: int) -> Tensor:
-        """Hidden vectors [len(ids), D], float32, after block `layer` (from 0), or after the final norm (-1)."""
+        """Hidden vectors [len(ids), D], float32, after block `layer` (from 0), or after the final norm (-1); of the weights
+        as they are stored, whatever `weights` says."""
         self._check_ids(ids, what="the sequence")
         layers = self.decoder.config.num_layers
         if not -1 <= layer < layers:
@@ -149,7 +184,12 @@ class LocalEngine:
                 )
         with self._model, torch.no_grad():
             for name, tensor in weights.items():
-                mine[name].copy_(tensor)
+                mine[name].data = (
+                    tensor.detach().to(mine[name].dtype).clone()
+                )  # the old one may be a file, mapped
+            if self._native is not None:
+                self._native.refill()
+                self._native.pool.forget_all()
 
     def close(self) -> None:
         """Cancel what is under way and end the thread. The engine takes no more requests."""
@@ -258,6 +298,32 @@ class LocalEngine:
             log.exception("the engine failed; the requests under way are lost")
             for generation in self._scheduler.abandon():
                 generation.failed(error)
+
+
+def _choose_weights(weights: Weights, config: ModelConfig) -> Literal["float32"] | Kind:
+    if weights == "float32":
+        return "float32"
+    why = why_not_native(config)
+    if why is None:
+        return "bf16" if weights == "auto" else weights
+    if weights == "auto":
+        log.info("running in PyTorch, float32: %s", why)
+        return "float32"
+    raise ConfigError(
+        f"weights = {weights}: the native kernels do not run this model, {why}", remedy="use float32"
+    )
+
+
+def _cache_blocks(config: ModelConfig, cache_bytes: int | None, max_running: int) -> int:
+    of_block = block_bytes(config)
+    if cache_bytes is None:
+        tokens = min(max(config.max_context, CACHE_TOKENS), config.max_context * max_running)
+        return max(1, min(-(-tokens // BLOCK), CACHE_BYTES // of_block))
+    if cache_bytes < of_block:
+        raise ConfigError(
+            f"cache_bytes = {cache_bytes:,}", remedy=f"a block of {BLOCK} tokens needs {of_block:,}"
+        )
+    return cache_bytes // of_block
 
 
 def _close(engine: weakref.ref[LocalEngine]) -> None:

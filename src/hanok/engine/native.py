@@ -5,16 +5,15 @@ R rows of a step (tokens of one or several sequences), V vocabulary.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hanok.errors import CapacityError
+from hanok.engine.blocks import BLOCK, BlockPool
 from hanok.kernels.native import address, native, native_available
-from hanok.kernels.packed import Kind, PackedMatrix, aligned, pack
+from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
@@ -22,7 +21,6 @@ from hanok.models.linear import Linear, RMSNorm
 from hanok.models.mlp import GatedMLP
 from hanok.models.rope import Rotary
 
-BLOCK = 64  # tokens of a block of the cache
 _LANES = 16
 
 
@@ -50,29 +48,9 @@ def why_not_native(config: ModelConfig) -> str | None:
     return None
 
 
-class BlockPool:
-    """Blocks of the cache by number, handed out lowest first."""
-
-    def __init__(self, blocks: int) -> None:
-        self.size = blocks
-        self._free = list(range(blocks))
-
-    @property
-    def free(self) -> int:
-        return len(self._free)
-
-    def take(self, count: int) -> list[int]:
-        """Raises CapacityError: there are not so many; none is taken then."""
-        if count > len(self._free):
-            raise CapacityError(
-                f"the cache has {len(self._free)} free blocks of {BLOCK} tokens, {count} are needed",
-                remedy="wait for others to finish, or give the cache more memory",
-            )
-        return [heapq.heappop(self._free) for _ in range(count)]
-
-    def give_back(self, blocks: Sequence[int]) -> None:
-        for block in blocks:
-            heapq.heappush(self._free, block)
+def block_bytes(config: ModelConfig) -> int:
+    """Of a block of the cache in all layers: keys and values in bfloat16."""
+    return config.num_layers * 2 * config.kv_heads * BLOCK * config.dim_of_head * 2
 
 
 class NativeDecoder:
@@ -83,12 +61,9 @@ class NativeDecoder:
         assert why_not_native(config) is None
         self.config, self.pool = config, BlockPool(blocks)
         self._kept: list[Any] = []
-        head = self._pack(decoder.head_weight, kind)
-        embedding = (
-            head
-            if config.tie_embeddings
-            else self._pack(decoder.embed_tokens.weight, "bf16" if kind == "bf16" else kind)
-        )
+        self._refills: list[Callable[[], object]] = []
+        head = self._pack(lambda: decoder.head_weight, kind)
+        embedding = head if config.tie_embeddings else self._pack(lambda: decoder.embed_tokens.weight, kind)
         rotary = Rotary(config.rope_theta or 1.0, config.rope_width, config.max_context, config.rope_scaling)
         frequencies = self._keep(rotary.frequencies(config.max_context).float().contiguous())
         shape = [
@@ -142,6 +117,26 @@ class NativeDecoder:
         )
         return logits
 
+    def read(self, ids: Sequence[int], *, rows: int) -> Iterator[Tensor]:
+        """Logits behind every token of a text, float32, at most `rows` of them at a time.
+
+        Raises:
+            CapacityError: no blocks are free for it.
+        """
+        table = self.pool.take(-(-len(ids) // BLOCK))
+        try:
+            for start in range(0, len(ids), rows):
+                part = list(ids[start : start + rows])
+                places = range(start, start + len(part))
+                yield self.step(part, places, [0] * len(part), [table], range(len(part)))
+        finally:
+            self.pool.give_back(table)
+
+    def refill(self) -> None:
+        """Take the decoder's weights anew, in place."""
+        for refill in self._refills:
+            refill()
+
     @property
     def weight_bytes(self) -> int:
         return sum(kept.nbytes for kept in self._kept if isinstance(kept, PackedMatrix))
@@ -151,35 +146,47 @@ class NativeDecoder:
         assert isinstance(attention, GroupedQueryAttention)
         assert isinstance(mlp, GatedMLP)
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        biases = [p.bias for p in projections if p.bias is not None]
-        qkv = self._pack(
-            torch.cat([p.weight for p in projections]), kind, bias=torch.cat(biases) if biases else None
-        )
-        gate_up = self._pack(_side_by_side(mlp.gate_proj, mlp.up_proj), kind)
+        bias = None if attention.q_proj.bias is None else lambda: torch.cat([_bias(p) for p in projections])
+        qkv = self._pack(lambda: torch.cat([p.weight for p in projections]), kind, bias=bias)
+        gate_up = self._pack(lambda: _side_by_side(mlp.gate_proj, mlp.up_proj), kind)
         size = self.pool.size * config.kv_heads * BLOCK * config.dim_of_head
-        keys, values = (self._keep(aligned(size, torch.bfloat16)) for _ in range(2))
+        keys, values = (self._keep(lazy(size, torch.bfloat16)) for _ in range(2))
         self.cache_bytes += keys.nbytes + values.nbytes
         norms = [
             self._norm(block.input_layernorm), self._norm(block.post_attention_layernorm), self._norm(attention.q_norm),
             self._norm(attention.k_norm),
         ]  # fmt: skip
         self._runner.add_layer(
-            norms, qkv.native, self._pack(attention.o_proj.weight, kind).native, gate_up.native,
-            self._pack(mlp.down_proj.weight, kind).native, address(keys), address(values),
+            norms, qkv.native, self._pack(lambda: attention.o_proj.weight, kind).native, gate_up.native,
+            self._pack(lambda: mlp.down_proj.weight, kind).native, address(keys), address(values),
         )  # fmt: skip
 
-    def _pack(self, weight: Tensor, kind: Kind, *, bias: Tensor | None = None) -> PackedMatrix:
-        return self._keep(pack(weight.detach(), kind, bias_N=None if bias is None else bias.detach()))
+    def _pack(
+        self, weight: Callable[[], Tensor], kind: Kind, *, bias: Callable[[], Tensor] | None = None
+    ) -> PackedMatrix:
+        def make() -> PackedMatrix:
+            return pack(weight().detach(), kind, bias_N=None if bias is None else bias().detach())
+
+        matrix = make()
+        self._refills.append(lambda: matrix.take_over(make()))
+        return self._keep(matrix)
 
     def _norm(self, norm: object) -> int:
         if norm is None:
             return 0
         assert isinstance(norm, RMSNorm)
-        return address(self._keep(norm.weight.detach().float().contiguous()))
+        numbers = self._keep(norm.weight.detach().float().clone())
+        self._refills.append(lambda: numbers.copy_(norm.weight.detach()))
+        return address(numbers)
 
     def _keep(self, item: Any) -> Any:
         self._kept.append(item)
         return item
+
+
+def _bias(linear: Linear) -> Tensor:
+    assert linear.bias is not None
+    return linear.bias
 
 
 def _side_by_side(gate: Linear, up: Linear) -> Tensor:

@@ -6,6 +6,7 @@ N outputs (padded to a multiple of 16), K inputs (padded to one of 32), G groups
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +34,16 @@ class PackedMatrix:
     scales: Tensor | None
     bias: Tensor | None
     native: Any
+
+    def take_over(self, other: PackedMatrix) -> None:
+        """The numbers of another of the same kind and shape, in place."""
+        for mine, theirs in (
+            (self.weights, other.weights),
+            (self.scales, other.scales),
+            (self.bias, other.bias),
+        ):
+            if mine is not None and theirs is not None:
+                mine.copy_(theirs)
 
     @property
     def nbytes(self) -> int:
@@ -100,6 +111,15 @@ def aligned(count: int, dtype: torch.dtype) -> Tensor:
         native().huge_pages(part.data_ptr(), size)
         part.zero_()
     return part.view(dtype)
+
+
+def lazy(count: int, dtype: torch.dtype) -> Tensor:
+    """Zeros on large pages that take memory only once they are written."""
+    size = -(-count * dtype.itemsize // _PAGE) * _PAGE
+    raw = torch.frombuffer(mmap.mmap(-1, size + _PAGE), dtype=torch.uint8)
+    start = -raw.data_ptr() % _PAGE
+    native().huge_pages(raw.data_ptr() + start, size)
+    return raw[start : start + count * dtype.itemsize].view(dtype)
 
 
 def _interleaved(bytes_NB: Tensor, width: int) -> Tensor:

@@ -1,0 +1,101 @@
+"""The engine on the native kernels, by the same calls as on PyTorch."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import torch
+
+from hanok.engine.api import Delta, Request, SamplingParams
+from hanok.engine.generator import LocalEngine
+from hanok.errors import ConfigError, ContextLengthError
+from hanok.kernels.native import native_available
+
+pytestmark = pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
+SHAPE = {"pattern": ("gqa",), "num_heads": 4, "num_kv_heads": 2, "hidden_size": 64, "initializer_range": 0.15}
+GREEDY = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True, logprobs=2)
+
+
+@pytest.fixture(scope="module")
+def llama_dir(tmp_path_factory: pytest.TempPathFactory, tiny) -> Path:
+    return tiny.save_tiny_model(tmp_path_factory.mktemp("llama") / "model", seed=3, **SHAPE)
+
+
+def prompt(length: int) -> list[int]:
+    return [10 + 7 * place % 250 for place in range(length)]
+
+
+def ask(engine: LocalEngine, ids: list[int], params: SamplingParams = GREEDY):
+    return engine.generate([Request(id="one", prompt_ids=ids, params=params)])[0]
+
+
+def test_it_is_chosen_by_itself_and_answers_like_pytorch(llama_dir: Path) -> None:
+    fast, plain = LocalEngine(llama_dir), LocalEngine(llama_dir, weights="float32")
+    assert (fast.weights, plain.weights) == ("bf16", "float32")
+    for length in (1, 64, 65, 600):
+        ours, theirs = ask(fast, prompt(length)), ask(plain, prompt(length))
+        assert ours.logprobs is not None
+        assert theirs.logprobs is not None
+        assert ours.logprobs[0] == pytest.approx(theirs.logprobs[0], abs=0.05)
+    scores, expected = fast.score(prompt(300)), plain.score(prompt(300))
+    assert len(scores) == len(expected) == 299
+    assert torch.tensor(scores).sub(torch.tensor(expected)).abs().mean() < 0.03
+    assert fast.embed(prompt(9), -1).shape == (9, 64)
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
+def test_scores_are_those_of_the_answer(llama_dir: Path, weights) -> None:
+    engine = LocalEngine(llama_dir, weights=weights)
+    completion = ask(engine, prompt(90))
+    assert completion.logprobs is not None
+    again = engine.score([*prompt(90), *completion.ids])[89:]
+    torch.testing.assert_close(torch.tensor(completion.logprobs), torch.tensor(again), atol=1e-5, rtol=1e-5)
+
+
+def test_company_and_streams(llama_dir: Path) -> None:
+    engine = LocalEngine(llama_dir, weights="int8")
+    params = SamplingParams(temperature=0.9, top_p=0.9, max_tokens=12, ignore_eos=True, seed=5)
+    requests = [Request(id=str(n), prompt_ids=prompt(n), params=params) for n in (1, 30, 64, 130, 700)]
+    together = engine.generate(requests)
+    assert [c.ids for c in together] == [engine.generate([request])[0].ids for request in requests]
+
+    async def read() -> list[Delta]:
+        return [delta async for delta in engine.stream(requests[3])]
+
+    deltas = asyncio.run(read())
+    assert tuple(token for delta in deltas for token in delta.ids) == together[3].ids
+    usage = deltas[-1].usage
+    assert usage is not None
+    assert usage.cached_tokens == 128
+
+
+def test_new_weights_take_effect_and_forget_the_past(llama_dir: Path) -> None:
+    engine = LocalEngine(llama_dir, weights="int4")
+    before = ask(engine, prompt(200))
+    assert ask(engine, prompt(200)).usage.cached_tokens == 192
+    kept = {name: p.detach().clone() for name, p in engine.decoder.named_parameters()}
+    engine.update_weights({name: p * 0.5 for name, p in kept.items() if "o_proj" in name})
+    changed = ask(engine, prompt(200))
+    assert changed.usage.cached_tokens == 0
+    assert changed.logprobs != before.logprobs
+    engine.update_weights({name: p for name, p in kept.items() if "o_proj" in name})
+    assert ask(engine, prompt(200)).logprobs == before.logprobs
+
+
+def test_a_small_cache_bounds_the_context(llama_dir: Path) -> None:
+    block = 4 * 2 * 2 * 64 * 16 * 2
+    engine = LocalEngine(llama_dir, weights="int8", cache_bytes=5 * block)
+    assert engine.max_context == 320
+    assert len(ask(engine, prompt(310), SamplingParams(temperature=0.0, ignore_eos=True)).ids) == 11
+    with pytest.raises(ContextLengthError):
+        ask(engine, prompt(321))
+    with pytest.raises(ConfigError, match="needs"):
+        LocalEngine(llama_dir, weights="int8", cache_bytes=block - 1)
+
+
+def test_a_model_that_the_kernels_do_not_know(model_dir: Path) -> None:
+    assert LocalEngine(model_dir).weights == "float32"
+    with pytest.raises(ConfigError, match="layers of kind"):
+        LocalEngine(model_dir, weights="int4")
