@@ -37,7 +37,8 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// Rows ready for a product: bfloat16, or int8 with one scale a row and the sum of each group of 32.
+// Rows ready for a product: bfloat16, or int8 with one scale a row and, of each group of 32, the sum times what the packed weights
+// are too large by.
 struct Rows {
   int cols = 0;
   uint16_t* bf = nullptr;
@@ -123,7 +124,7 @@ void round_row(const float* x, int row, Kind kind, const Rows& rows) {
     }
     int32_t sum = 0;
     for (int i = 0; i < W; ++i) sum += total[i];
-    sums[g] = sum;
+    sums[g] = (kind == kInt4 ? -8 : -128) * sum;
   }
 }
 
@@ -145,22 +146,22 @@ inline void block_int4(const Matrix& a, size_t block, const Rows& x, int row, __
   for (int g = 0; g < groups; ++g) {
     __m512i even[M], odd[M];
     for (int m = 0; m < M; ++m) {
-      even[m] = _mm512_set1_epi32(-8 * sums[(size_t)m * groups + g]);
+      even[m] = four(sums + (size_t)m * groups + g);
       odd[m] = _mm512_setzero_si512();
     }
     for (int j = 0; j < 4; ++j, w += 64) {
       const __m512i v = _mm512_load_si512(w);
-      ahead(w);
+      if (row == 0) ahead(w);
       const __m512i l = _mm512_and_si512(v, low), h = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
       for (int m = 0; m < M; ++m) {
         const int8_t* p = q + (size_t)m * cols + g * 32 + j * 8;
         even[m] = _mm512_dpbusd_epi32(even[m], l, four(p));
-        odd[m] = _mm512_dpbusd_epi32(odd[m], h, four(p + 4));
+        (M < 4 ? odd : even)[m] = _mm512_dpbusd_epi32((M < 4 ? odd : even)[m], h, four(p + 4));
       }
     }
     const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(s + g * 16)));
     for (int m = 0; m < M; ++m)
-      total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(even[m], odd[m])), scale, total[m]);
+      total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(M < 4 ? _mm512_add_epi32(even[m], odd[m]) : even[m]), scale, total[m]);
   }
   for (int m = 0; m < M; ++m) out[m] = _mm512_mul_ps(total[m], _mm512_set1_ps(x.scale[row + m]));
 }
@@ -177,22 +178,21 @@ inline void block_int8(const Matrix& a, size_t block, const Rows& x, int row, __
   for (int g = 0; g < groups; ++g) {
     __m512i even[M], odd[M];
     for (int m = 0; m < M; ++m) {
-      even[m] = _mm512_set1_epi32(-128 * sums[(size_t)m * groups + g]);
+      even[m] = four(sums + (size_t)m * groups + g);
       odd[m] = _mm512_setzero_si512();
     }
     for (int j = 0; j < 4; ++j, w += 128) {
       const __m512i v = _mm512_load_si512(w), u = _mm512_load_si512(w + 64);
-      ahead(w);
-      ahead(w + 64);
+      if (row == 0) ahead(w), ahead(w + 64);
       for (int m = 0; m < M; ++m) {
         const int8_t* p = q + (size_t)m * cols + g * 32 + j * 8;
         even[m] = _mm512_dpbusd_epi32(even[m], v, four(p));
-        odd[m] = _mm512_dpbusd_epi32(odd[m], u, four(p + 4));
+        (M < 4 ? odd : even)[m] = _mm512_dpbusd_epi32((M < 4 ? odd : even)[m], u, four(p + 4));
       }
     }
     const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(s + g * 16)));
     for (int m = 0; m < M; ++m)
-      total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(even[m], odd[m])), scale, total[m]);
+      total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(M < 4 ? _mm512_add_epi32(even[m], odd[m]) : even[m]), scale, total[m]);
   }
   for (int m = 0; m < M; ++m) out[m] = _mm512_mul_ps(total[m], _mm512_set1_ps(x.scale[row + m]));
 }
@@ -268,7 +268,7 @@ inline void block_product(const Matrix& a, size_t block, const Rows& x, int row,
       const uint8_t* w = a.weights + block * cols * (a.kind == kInt4 ? 8 : 16);
       for (int g = 0; g < groups; ++g) {
         int32_t sum[16];
-        for (int n = 0; n < 16; ++n) sum[n] = (a.kind == kInt4 ? -8 : -128) * sums[g];
+        for (int n = 0; n < 16; ++n) sum[n] = sums[g];
         for (int j = 0; j < 4; ++j) {
           const int8_t* p = q + g * 32 + j * 8;
           for (int n = 0; n < 16; ++n)
