@@ -132,102 +132,118 @@ void round_row(const float* x, int row, Kind kind, const Rows& rows) {
 inline __m512i four(const void* p) { return _mm512_set1_epi32(*static_cast<const int32_t*>(p)); }
 inline void ahead(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p) + 1536, _MM_HINT_T0); }
 
-// 16 outputs of each of M rows.
-template <int M>
-inline void block_int4(const Matrix& a, size_t block, const Rows& x, int row, __m512* out) {
+// B blocks of 16 outputs of each of M rows. Sums of integers are exact, so their order is free; those of floats are not: one group
+// after the other, whatever M and B are.
+template <int M, int B>
+inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+  const bool four_bits = a.kind == kInt4;
   const int cols = a.cols, groups = cols / 32;
-  const uint8_t* w = a.weights + block * 8 * cols;
+  const size_t bytes = (four_bits ? 8 : 16) * (size_t)cols;
+  const uint8_t* w = a.weights + block * bytes;
   const uint16_t* s = a.scales + block * groups * 16;
   const int8_t* q = x.q + (size_t)row * cols;
   const int32_t* sums = x.sums + (size_t)row * groups;
   const __m512i low = _mm512_set1_epi8(15);
-  __m512 total[M];
-  for (int m = 0; m < M; ++m) total[m] = _mm512_setzero_ps();
+  __m512 total[B][M];
+  for (int b = 0; b < B; ++b)
+    for (int m = 0; m < M; ++m) total[b][m] = _mm512_setzero_ps();
   for (int g = 0; g < groups; ++g) {
-    __m512i even[M], odd[M];
+    __m512i sum[B][M];
     for (int m = 0; m < M; ++m) {
-      even[m] = four(sums + (size_t)m * groups + g);
-      odd[m] = _mm512_setzero_si512();
+      const __m512i start = four(sums + (size_t)m * groups + g);
+      for (int b = 0; b < B; ++b) sum[b][m] = start;
     }
-    for (int j = 0; j < 4; ++j, w += 64) {
-      const __m512i v = _mm512_load_si512(w);
-      if (row == 0) ahead(w);
-      const __m512i l = _mm512_and_si512(v, low), h = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+    for (int j = 0; j < 4; ++j) {
+      __m512i l[B], h[B];
+      for (int b = 0; b < B; ++b) {
+        if (four_bits) {
+          const uint8_t* from = w + b * bytes + (g * 4 + j) * 64;
+          const __m512i v = _mm512_load_si512(from);
+          if (row == 0) ahead(from);
+          l[b] = _mm512_and_si512(v, low);
+          h[b] = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+        } else {
+          const uint8_t* from = w + b * bytes + (g * 4 + j) * 128;
+          l[b] = _mm512_load_si512(from);
+          h[b] = _mm512_load_si512(from + 64);
+          if (row == 0) ahead(from), ahead(from + 64);
+        }
+      }
       for (int m = 0; m < M; ++m) {
         const int8_t* p = q + (size_t)m * cols + g * 32 + j * 8;
-        even[m] = _mm512_dpbusd_epi32(even[m], l, four(p));
-        (M < 4 ? odd : even)[m] = _mm512_dpbusd_epi32((M < 4 ? odd : even)[m], h, four(p + 4));
+        const __m512i first = four(p), second = four(p + 4);
+        for (int b = 0; b < B; ++b) {
+          sum[b][m] = _mm512_dpbusd_epi32(sum[b][m], l[b], first);
+          sum[b][m] = _mm512_dpbusd_epi32(sum[b][m], h[b], second);
+        }
       }
     }
-    const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(s + g * 16)));
-    for (int m = 0; m < M; ++m)
-      total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(M < 4 ? _mm512_add_epi32(even[m], odd[m]) : even[m]), scale, total[m]);
+    for (int b = 0; b < B; ++b) {
+      const uint16_t* at = s + ((size_t)b * groups + g) * 16;
+      const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+      for (int m = 0; m < M; ++m) total[b][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[b][m]), scale, total[b][m]);
+    }
   }
-  for (int m = 0; m < M; ++m) out[m] = _mm512_mul_ps(total[m], _mm512_set1_ps(x.scale[row + m]));
+  for (int b = 0; b < B; ++b)
+    for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], _mm512_mul_ps(total[b][m], _mm512_set1_ps(x.scale[row + m])));
 }
 
-template <int M>
-inline void block_int8(const Matrix& a, size_t block, const Rows& x, int row, __m512* out) {
-  const int cols = a.cols, groups = cols / 32;
-  const uint8_t* w = a.weights + block * 16 * cols;
-  const uint16_t* s = a.scales + block * groups * 16;
-  const int8_t* q = x.q + (size_t)row * cols;
-  const int32_t* sums = x.sums + (size_t)row * groups;
-  __m512 total[M];
-  for (int m = 0; m < M; ++m) total[m] = _mm512_setzero_ps();
-  for (int g = 0; g < groups; ++g) {
-    __m512i even[M], odd[M];
-    for (int m = 0; m < M; ++m) {
-      even[m] = four(sums + (size_t)m * groups + g);
-      odd[m] = _mm512_setzero_si512();
+template <int M, int B>
+inline void blocks_bf16(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+  const int cols = a.cols;
+  const uint8_t* w = a.weights + block * 32 * cols;
+  const uint16_t* v = x.bf + (size_t)row * cols;
+  __m512 sum[B][M];
+  for (int b = 0; b < B; ++b)
+    for (int m = 0; m < M; ++m) sum[b][m] = _mm512_setzero_ps();
+  for (int k = 0; k < cols; k += 4) {
+    __m512bh l[B], h[B];
+    for (int b = 0; b < B; ++b) {
+      const uint8_t* from = w + (size_t)b * 32 * cols + k * 32;
+      l[b] = (__m512bh)_mm512_load_si512(from);
+      h[b] = (__m512bh)_mm512_load_si512(from + 64);
+      if (row == 0) ahead(from), ahead(from + 64);
     }
-    for (int j = 0; j < 4; ++j, w += 128) {
-      const __m512i v = _mm512_load_si512(w), u = _mm512_load_si512(w + 64);
-      if (row == 0) ahead(w), ahead(w + 64);
-      for (int m = 0; m < M; ++m) {
-        const int8_t* p = q + (size_t)m * cols + g * 32 + j * 8;
-        even[m] = _mm512_dpbusd_epi32(even[m], v, four(p));
-        (M < 4 ? odd : even)[m] = _mm512_dpbusd_epi32((M < 4 ? odd : even)[m], u, four(p + 4));
+    for (int m = 0; m < M; ++m) {
+      const uint16_t* p = v + (size_t)m * cols + k;
+      const __m512bh first = (__m512bh)four(p), second = (__m512bh)four(p + 2);
+      for (int b = 0; b < B; ++b) {
+        sum[b][m] = _mm512_dpbf16_ps(sum[b][m], l[b], first);
+        sum[b][m] = _mm512_dpbf16_ps(sum[b][m], h[b], second);
       }
     }
-    const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(s + g * 16)));
-    for (int m = 0; m < M; ++m)
-      total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(M < 4 ? _mm512_add_epi32(even[m], odd[m]) : even[m]), scale, total[m]);
   }
-  for (int m = 0; m < M; ++m) out[m] = _mm512_mul_ps(total[m], _mm512_set1_ps(x.scale[row + m]));
+  for (int b = 0; b < B; ++b)
+    for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], sum[b][m]);
 }
 
-template <int M>
-inline void block_bf16(const uint8_t* w, int cols, const uint16_t* x, size_t pitch, __m512* out) {
-  __m512 even[M], odd[M];
-  for (int m = 0; m < M; ++m) even[m] = odd[m] = _mm512_setzero_ps();
-  for (int k = 0; k < cols; k += 4, w += 128) {
-    const __m512bh v = (__m512bh)_mm512_load_si512(w), u = (__m512bh)_mm512_load_si512(w + 64);
-    ahead(w);
-    ahead(w + 64);
-    for (int m = 0; m < M; ++m) {
-      even[m] = _mm512_dpbf16_ps(even[m], v, (__m512bh)four(x + m * pitch + k));
-      odd[m] = _mm512_dpbf16_ps(odd[m], u, (__m512bh)four(x + m * pitch + k + 2));
-    }
+template <int M, int B>
+inline void blocks_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+  if (a.kind == kBf16) {
+    blocks_bf16<M, B>(a, block, x, row, out);
+  } else if (M * B <= 8) {
+    blocks_int<M, B>(a, block, x, row, out);
+  } else {  // sums and totals would not fit into the registers
+    for (int b = 0; b < B; ++b) blocks_int<M, 1>(a, block + b, x, row, out + b);
   }
-  for (int m = 0; m < M; ++m) out[m] = _mm512_add_ps(even[m], odd[m]);
-}
-
-template <int M>
-inline void block_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[16]) {
-  __m512 y[M];
-  if (a.kind == kInt4) block_int4<M>(a, block, x, row, y);
-  else if (a.kind == kInt8) block_int8<M>(a, block, x, row, y);
-  else block_bf16<M>(a.weights + block * 32 * a.cols, a.cols, x.bf + (size_t)row * a.cols, a.cols, y);
-  for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[m], y[m]);
 }
 
 // Scores of M queries with a tile of 16 keys.
 template <int M>
 inline void score_tile(const uint16_t* keys, const uint16_t* q, int dim, float* out, size_t pitch) {
-  __m512 y[M];
-  block_bf16<M>(reinterpret_cast<const uint8_t*>(keys), dim, q, dim, y);
-  for (int m = 0; m < M; ++m) _mm512_storeu_ps(out + m * pitch, y[m]);
+  const uint8_t* w = reinterpret_cast<const uint8_t*>(keys);
+  __m512 even[M], odd[M];
+  for (int m = 0; m < M; ++m) even[m] = odd[m] = _mm512_setzero_ps();
+  for (int k = 0; k < dim; k += 4, w += 128) {
+    const __m512bh v = (__m512bh)_mm512_load_si512(w), u = (__m512bh)_mm512_load_si512(w + 64);
+    ahead(w);
+    ahead(w + 64);
+    for (int m = 0; m < M; ++m) {
+      even[m] = _mm512_dpbf16_ps(even[m], v, (__m512bh)four(q + m * dim + k));
+      odd[m] = _mm512_dpbf16_ps(odd[m], u, (__m512bh)four(q + m * dim + k + 2));
+    }
+  }
+  for (int m = 0; m < M; ++m) _mm512_storeu_ps(out + m * pitch, _mm512_add_ps(even[m], odd[m]));
 }
 
 // out[m][0 .. 16 V) += weights of `pairs` pairs of tokens times their values.
@@ -250,7 +266,7 @@ inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p,
 }
 #else
 template <int M>
-inline void block_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[16]) {
+void block_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[16]) {
   const int cols = a.cols, groups = cols / 32;
   for (int m = 0; m < M; ++m) {
     float total[16] = {};
@@ -285,6 +301,10 @@ inline void block_product(const Matrix& a, size_t block, const Rows& x, int row,
     std::memcpy(out[m], total, sizeof total);
   }
 }
+template <int M, int B>
+inline void blocks_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+  for (int b = 0; b < B; ++b) block_product<M>(a, block + b, x, row, out[b]);
+}
 template <int M>
 inline void score_tile(const uint16_t* keys, const uint16_t* q, int dim, float* out, size_t pitch) {
   for (int m = 0; m < M; ++m)
@@ -307,17 +327,32 @@ inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p,
 }
 #endif
 
+// The widest tiles that fit, first of rows, then of blocks: tile(block, row, M, B) for integral constants M and B.
+template <class Tile>
+inline void in_tiles(int first, int last, int rows, const Tile& tile) {
+  const auto some_rows = [&](int block, auto wide) {
+    int row = 0;
+    const auto some = [&](auto tall) {
+      for (; row + tall() <= rows; row += tall()) tile(block, row, tall, wide);
+    };
+    some(std::integral_constant<int, 8>{});
+    some(std::integral_constant<int, 4>{});
+    some(std::integral_constant<int, 2>{});
+    some(std::integral_constant<int, 1>{});
+  };
+  int block = first;
+  for (; block + 2 <= last; block += 2) some_rows(block, std::integral_constant<int, 2>{});
+  if (block < last) some_rows(block, std::integral_constant<int, 1>{});
+}
+
 // Calls use(block, row, M rows of 16 outputs, M) for the blocks of one item.
 template <class Use>
 inline void product_item(const Matrix& a, int first, int last, const Rows& x, int rows, const Use& use) {
-  alignas(64) float out[8][16];
-  for (int block = first; block < last; ++block) {
-    int row = 0;
-    for (; row + 8 <= rows; row += 8) block_product<8>(a, block, x, row, out), use(block, row, out, 8);
-    if (row + 4 <= rows) block_product<4>(a, block, x, row, out), use(block, row, out, 4), row += 4;
-    if (row + 2 <= rows) block_product<2>(a, block, x, row, out), use(block, row, out, 2), row += 2;
-    if (row < rows) block_product<1>(a, block, x, row, out), use(block, row, out, 1);
-  }
+  alignas(64) float out[2][8][16];
+  in_tiles(first, last, rows, [&](int block, int row, auto tall, auto wide) {
+    blocks_product<tall(), wide()>(a, block, x, row, out);
+    for (int b = 0; b < wide(); ++b) use(block + b, row, out[b], tall());
+  });
 }
 
 // Blocks of an item: small enough that the last one is not waited for long, in pairs for gate and up.
@@ -542,31 +577,19 @@ void run_task(const Step& step, int number, const Task& task) {
                   dim * sizeof(float));
 }
 
-// silu(gate) * up of some pairs of blocks, both for some rows at a time, so that the gate is still at hand.
+// silu(gate) * up of some pairs of blocks.
 void gate_and_up(const Step& step, const Matrix& a, int first, int last, const Rows& x) {
-  alignas(64) float gates[8][16], ups[8][16];
-  const int rows = step.args.rows;
-  for (int pair = first; pair < last; pair += 2) {
-    int row = 0;
-    const auto some = [&](auto size) {
-      constexpr int M = decltype(size)::value;
-      for (; row + M <= rows; row += M) {
-        block_product<M>(a, pair, x, row, gates);
-        block_product<M>(a, pair + 1, x, row, ups);
-        for (int m = 0; m < M; ++m) {
-          float* y = step.inner + (size_t)(row + m) * step.deep.cols + pair / 2 * 16;
-          for (int n = 0; n < 16; n += W) {
-            const vf gate = load(gates[m] + n);
-            store(y + n, gate * sigmoid(gate) * load(ups[m] + n));
-          }
-        }
+  alignas(64) float out[2][8][16];
+  in_tiles(first, last, step.args.rows, [&](int block, int row, auto tall, auto wide) {
+    blocks_product<tall(), wide()>(a, block, x, row, out);
+    for (int m = 0; m < tall(); ++m) {
+      float* y = step.inner + (size_t)(row + m) * step.deep.cols + block / 2 * 16;
+      for (int n = 0; n < 16; n += W) {
+        const vf gate = load(out[0][m] + n);
+        store(y + n, gate * sigmoid(gate) * load(out[1][m] + n));
       }
-    };
-    some(std::integral_constant<int, 8>{});
-    some(std::integral_constant<int, 4>{});
-    some(std::integral_constant<int, 2>{});
-    some(std::integral_constant<int, 1>{});
-  }
+    }
+  });
 }
 
 constexpr int kFew = 2;
