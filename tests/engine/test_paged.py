@@ -117,6 +117,31 @@ def test_a_second_turn_reads_only_what_is_new(decoder: Decoder) -> None:
     assert second.ids == other.ids == alone(decoder, second)
 
 
+def test_logits_that_are_no_numbers_end_their_request_alone(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = scheduler_of(decoder, blocks=12)
+    step = scheduler._model.step
+
+    def spoilt(ids, positions, sequences, tables, wanted):
+        logits = step(ids, positions, sequences, tables, wanted)
+        logits[: int(len(wanted) > 1), 3] = float("nan")
+        return logits
+
+    monkeypatch.setattr(scheduler._model, "step", spoilt)
+    errors: list[Exception] = []
+    first, second = generation_of(0, [1, 2, 3], 6), generation_of(2, [4, 5], 6)
+    first.failed = second.failed = errors.append
+    for generation in (first, second):
+        scheduler.add(generation)
+    while scheduler.has_work():
+        scheduler.step()
+        scheduler.check()
+    assert ["not finite" in str(error) for error in errors] == [True]
+    assert len(second.ids) == 6
+    assert scheduler._model.pool.free == 12
+
+
 def test_blocks_are_lent_found_again_and_run_out() -> None:
     pool = BlockPool(4)
     tokens = list(range(3 * BLOCK))
