@@ -27,6 +27,9 @@ MODELS = {
     )},
     "qwen2": {"qkv_bias": True, "tie_embeddings": False},
     "qwen3": {"qk_norm": True, "num_heads": 12, "num_kv_heads": 1, "head_dim": 16},
+    "hybrid": {"pattern": ("kda", "kda", "mla"), "num_heads": 2, "head_dim": 48, "kv_lora_rank": 32, "num_kv_heads": None,
+               "qk_nope_head_dim": 24, "qk_rope_head_dim": 16, "v_head_dim": 16},
+    "bounded gates": {"pattern": ("kda", "gqa"), "kda_gate": "lower_bound", "conv_size": 3, "num_heads": 2, "head_dim": 32},
     "partial": {"rope_fraction": 0.5, "num_kv_heads": 6},
 }  # fmt: skip
 
@@ -64,7 +67,7 @@ def read(model: NativeDecoder, tokens: list[int], pieces: list[int]) -> Tensor:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", MODELS)
 def test_equal_to_the_decoder(name: str, path: str) -> None:
-    """In bfloat16, as far as its rounding goes."""
+    """In bfloat16, as far as its rounding goes; the recurrence is longer than one chunk of the other side's."""
     model, tokens = decoder_of(name), ids(150)
     expected = reference(model, tokens)
     model.set_compute_dtype(torch.bfloat16)
@@ -92,18 +95,19 @@ def test_integers_equal_the_decoder_with_their_weights(kind, bits: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
-def test_the_same_bits_in_pieces_in_company_and_on_any_threads(kind) -> None:
-    model, first, second = decoder_of("llama"), ids(700), ids(130, seed=4)
+@pytest.mark.parametrize("name", ["llama", "hybrid"])
+def test_the_same_bits_in_pieces_in_company_and_on_any_threads(name: str, kind) -> None:
+    model, first, second = decoder_of(name), ids(700), ids(130, seed=4)
     fast = NativeDecoder(model, kind=kind, blocks=24, threads=2)
     whole = read(fast, first, [700])
     assert torch.equal(read(fast, first, [1] * 70 + [300, 13, 317]), whole)
     assert torch.equal(read(NativeDecoder(model, kind=kind, blocks=11, threads=1), first, [700]), whole)
     alone = read(fast, second, [130])
     one, two = fast.pool.take(11), fast.pool.take(3)
-    fast.step(first[:640], list(range(640)), [0] * 640, [one, two], [])
-    fast.step(second[:100], list(range(100)), [0] * 100, [two], [])
+    fast.step(first[:640], list(range(640)), [0] * 640, [one], [], slots=[5])
+    fast.step(second[:100], list(range(100)), [0] * 100, [two], [], slots=[1])
     both = fast.step(
-        [*second[100:], *first[640:]], [*range(100, 130), *range(640, 700)], [1] * 30 + [0] * 60, [one, two], range(90)
+        [*second[100:], *first[640:]], [*range(100, 130), *range(640, 700)], [1] * 30 + [0] * 60, [one, two], range(90), slots=[5, 1]
     )  # fmt: skip
     assert torch.equal(both, torch.cat([alone[100:], whole[640:]]))
 
@@ -119,6 +123,8 @@ def test_blocks_come_back_and_run_out() -> None:
 
 
 def test_what_it_does_not_run_is_named() -> None:
-    assert "kda" in str(why_not_native(ModelConfig(vocab_size=10)))
-    assert why_not_native(ModelConfig(**SHAPE)) is None
+    assert "swa" in str(why_not_native(ModelConfig(vocab_size=10, pattern=("gqa", "swa"))))
+    assert "delta heads" in str(why_not_native(ModelConfig(vocab_size=10, pattern=("kda",), head_dim=24)))
+    for pattern in ("gqa",), ("kda", "kda", "kda", "mla"):
+        assert why_not_native(ModelConfig(**SHAPE | {"pattern": pattern})) is None
     assert "norm = layer" in str(why_not_native(ModelConfig(**SHAPE | {"norm": "layer"})))

@@ -20,15 +20,20 @@ from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
-CONFIG = ModelConfig(
-    vocab_size=90, hidden_size=64, num_layers=2, pattern=("gqa",), num_heads=4, num_kv_heads=2, head_dim=16,
-    intermediate_size=96, max_context=640,
-)  # fmt: skip
+SHAPE = {
+    "vocab_size": 90, "hidden_size": 64, "num_layers": 2, "num_heads": 4, "head_dim": 16, "intermediate_size": 96,
+    "max_context": 640,
+}  # fmt: skip
+PATTERNS = {
+    "full": {"pattern": ("gqa",), "num_kv_heads": 2},
+    "hybrid": {"pattern": ("kda", "mla"), "kv_lora_rank": 16, "v_head_dim": 16},
+}
 
 
-@pytest.fixture(scope="module")
-def decoder() -> Decoder:
-    model = Decoder(CONFIG, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
+@pytest.fixture(scope="module", params=PATTERNS)
+def decoder(request: pytest.FixtureRequest) -> Decoder:
+    config = ModelConfig(**SHAPE | PATTERNS[request.param])
+    model = Decoder(config, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
     for number, parameter in enumerate(model.parameters()):
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
     return model
@@ -97,7 +102,7 @@ def test_any_load_any_cache(decoder: Decoder, seed: int, blocks: int) -> None:
             assert generation.finish_reason in ("cancelled", "length")
         else:
             assert generation.ids == alone(decoder, generation)
-    assert any(generation.cached for generation in everyone)
+    assert any(generation.cached for generation in everyone) == ("kda" not in decoder.config.layers)
 
 
 def test_a_second_turn_reads_only_what_is_new(decoder: Decoder) -> None:
@@ -112,7 +117,8 @@ def test_a_second_turn_reads_only_what_is_new(decoder: Decoder) -> None:
         scheduler.add(generation)
         while scheduler.has_work():
             scheduler.step()
-    assert second.usage.cached_tokens == (330 + 20 - 1) // BLOCK * BLOCK
+    kept = 0 if "kda" in decoder.config.layers else (330 + 20 - 1) // BLOCK * BLOCK
+    assert second.usage.cached_tokens == kept
     assert other.usage.cached_tokens == 0
     assert second.ids == other.ids == alone(decoder, second)
 
@@ -123,8 +129,8 @@ def test_logits_that_are_no_numbers_end_their_request_alone(
     scheduler = scheduler_of(decoder, blocks=12)
     step = scheduler._model.step
 
-    def spoilt(ids, positions, sequences, tables, wanted):
-        logits = step(ids, positions, sequences, tables, wanted)
+    def spoilt(ids, positions, sequences, tables, wanted, slots):
+        logits = step(ids, positions, sequences, tables, wanted, slots)
         logits[: int(len(wanted) > 1), 3] = float("nan")
         return logits
 

@@ -42,13 +42,13 @@ def run(
     *,
     quick: bool = False,
     kinds: tuple[str, ...] = ("int4", "int8", "bf16"),
-    rounds: int = 3,
+    rounds: int | None = None,
     folder: Path = Path("runs/bench"),
 ) -> list[dict[str, Any]]:
     """Rows {case, metric, ours, peer, theirs, ratio, runs, spread}; tokens a second, medians; spread of the rounds."""
     directory = make_model(folder)
     files = make_gguf(directory, folder)
-    rounds = 1 if quick else rounds
+    rounds = rounds or (1 if quick else 3)
     settings = {
         "threads": torch.get_num_threads(), "contexts": [64, 512] if quick else [64, 512, 4096],
         "steps": 12 if quick else 24, "prompts": [512] if quick else [512, 4096], "repeats": 1,
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--kinds", nargs="+", default=["int4", "int8", "bf16"], choices=sorted(PEERS))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, help="default: 3, or 1 with --quick")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     rows = run(quick=options.quick, kinds=tuple(options.kinds), rounds=options.rounds, folder=options.folder)

@@ -74,7 +74,11 @@ class LocalEngine:
             self.decoder = load_model(model_dir, dtype="stored").requires_grad_(False)
             blocks = _cache_blocks(config, cache_bytes, max_running)
             self._native = NativeDecoder(
-                self.decoder, kind=self.weights, blocks=blocks, threads=torch.get_num_threads()
+                self.decoder,
+                kind=self.weights,
+                blocks=blocks,
+                threads=torch.get_num_threads(),
+                slots=max_running,
             )
             self.max_context = min(self.max_context, blocks * BLOCK)
             self._scheduler = PagedScheduler(
@@ -315,7 +319,7 @@ def _choose_weights(weights: Weights, config: ModelConfig) -> Literal["float32"]
 
 
 def _cache_blocks(config: ModelConfig, cache_bytes: int | None, max_running: int) -> int:
-    of_block = block_bytes(config)
+    of_block = max(1, block_bytes(config))
     if cache_bytes is None:
         tokens = min(max(config.max_context, CACHE_TOKENS), config.max_context * max_running)
         return max(1, min(-(-tokens // BLOCK), CACHE_BYTES // of_block))

@@ -17,7 +17,9 @@ from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
+from hanok.models.kda import DeltaAttention
 from hanok.models.linear import Linear, RMSNorm
+from hanok.models.mla import LatentAttention
 from hanok.models.mlp import GatedMLP
 from hanok.models.rope import Rotary
 
@@ -33,60 +35,78 @@ def why_not_native(config: ModelConfig) -> str | None:
     }  # fmt: skip
     if not native_available():
         return "the native kernels are not built"
-    for kind in sorted(set(config.layers)):
-        if kind != "gqa":
-            return f"it has layers of kind {kind}"
     for name, value in plain.items():
         if getattr(config, name) != value:
             return f"{name} = {getattr(config, name)}"
-    if config.rope_theta is None or (
-        config.rope_scaling is not None and config.rope_scaling.kind in ("dynamic", "longrope")
-    ):
-        return "its positions are not of the kind that the kernels turn"
-    if config.dim_of_head % 16 or config.num_heads * config.dim_of_head % 32:
-        return f"heads of {config.dim_of_head} do not fill vectors"
+    for kind in sorted(set(config.layers)):
+        if kind not in _REFUSALS:
+            return f"it has layers of kind {kind}"
+        for what, refused in _REFUSALS[kind]:
+            if refused(config):
+                return what
     return None
+
+
+_STRETCHED = ("dynamic", "longrope")
+_REFUSALS: dict[str, list[tuple[str, Callable[[ModelConfig], bool]]]] = {
+    "gqa": [
+        ("it has no positions", lambda c: c.rope_theta is None),
+        ("its positions stretch with the text", lambda c: c.rope_scaling is not None and c.rope_scaling.kind in _STRETCHED),
+        ("its heads do not fill vectors", lambda c: c.dim_of_head % 16 > 0 or c.num_heads * c.dim_of_head % 32 > 0),
+    ],
+    "mla": [
+        ("its latent queries are of low rank", lambda c: c.q_lora_rank is not None),
+        ("its latent attention has positions", lambda c: c.mla_rope),
+        ("its latents do not fill vectors", lambda c: c.kv_lora_rank % 16 + c.qk_rope_head_dim % 4 > 0),
+        ("its values do not fill vectors", lambda c: c.num_heads * c.v_head_dim % 32 > 0),
+    ],
+    "kda": [
+        ("its delta heads do not fill vectors", lambda c: c.dim_of_head % 16 > 0 or c.num_heads * c.dim_of_head % 32 > 0),
+    ],
+}  # fmt: skip
 
 
 def block_bytes(config: ModelConfig) -> int:
     """Of a block of the cache in all layers: keys and values in bfloat16."""
-    return config.num_layers * 2 * config.kv_heads * BLOCK * config.dim_of_head * 2
+    widths = {
+        "gqa": 2 * config.kv_heads * config.dim_of_head,
+        "mla": 2 * config.kv_lora_rank + config.qk_rope_head_dim,
+        "kda": 0,
+    }
+    return sum(widths[kind] for kind in config.layers) * BLOCK * 2
 
 
 class NativeDecoder:
-    """Args: kind: of the weights. blocks: of the cache. threads: of the kernels' own. path: an instruction set."""
+    """Args:
+    kind: of the weights. blocks: of the cache. slots: sequences at once that have states (delta attention).
+    threads: of the kernels' own. path: an instruction set.
+    """
 
-    def __init__(self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, path: str = "") -> None:
+    def __init__(
+        self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, path: str = ""
+    ) -> None:
         config = decoder.config
         assert why_not_native(config) is None
-        self.config, self.pool = config, BlockPool(blocks)
+        self.config, self.slots = config, slots
+        self.kind: Kind = kind
+        self.pool = BlockPool(
+            blocks, reuse="kda" not in config.layers
+        )  # states are not kept at borders of blocks
         self._kept: list[Any] = []
         self._refills: list[Callable[[], object]] = []
-        head = self._pack(lambda: decoder.head_weight, kind)
-        embedding = head if config.tie_embeddings else self._pack(lambda: decoder.embed_tokens.weight, kind)
+        head = self._pack(lambda: decoder.head_weight)
+        embedding = head if config.tie_embeddings else self._pack(lambda: decoder.embed_tokens.weight)
+        turned = "gqa" in config.layers
         rotary = Rotary(config.rope_theta or 1.0, config.rope_width, config.max_context, config.rope_scaling)
         frequencies = self._keep(rotary.frequencies(config.max_context).float().contiguous())
-        shape = [
-            config.hidden_size, config.num_heads, config.kv_heads, config.dim_of_head, config.mlp_width, config.rope_width,
-            config.vocab_size, blocks,
-        ]  # fmt: skip
-        numbers = [
-            config.norm_eps, config.attention_scale or config.dim_of_head**-0.5, rotary.attention_factor,
-        ]  # fmt: skip
+        shape = [config.hidden_size, config.rope_width if turned else 0, config.vocab_size, blocks]
         self._runner = native().Runner(
-            shape,
-            numbers,
-            address(frequencies),
-            self._norm(decoder.norm),
-            embedding.native,
-            head.native,
-            threads,
-            path,
-        )
-        self.cache_bytes = 0
+            shape, [config.norm_eps, rotary.attention_factor], address(frequencies), self._table(lambda: _weight(decoder.norm)),
+            embedding.native, head.native, threads, path,
+        )  # fmt: skip
         for block in decoder.layers:
             assert isinstance(block, Block)
-            self._add(block, kind)
+            self._add(block)
 
     def step(
         self,
@@ -95,6 +115,7 @@ class NativeDecoder:
         sequences: Sequence[int],
         tables: Sequence[Sequence[int]],
         wanted: Sequence[int],
+        slots: Sequence[int] = (),
     ) -> Tensor:
         """Feed R tokens and return float32 logits [len(wanted), V] behind the rows `wanted`.
 
@@ -102,19 +123,15 @@ class NativeDecoder:
             positions: of each token in its sequence. sequences: which of `tables` each belongs to; the rows of one
                 stand together, in order.
             tables: the blocks of each sequence, enough for its highest position.
+            slots: where the states of each sequence are; a token at position 0 begins anew. Default: 0, 1, ...
         """
         width = max(map(len, tables))
         flat = [block for table in tables for block in (*table, *[0] * (width - len(table)))]
         logits = torch.empty(len(wanted), self.config.vocab_size)
         self._runner.step(
-            list(ids),
-            list(positions),
-            list(sequences),
-            flat,
-            width,
-            list(wanted),
+            list(ids), list(positions), list(sequences), flat, width, list(slots or range(len(tables))), list(wanted),
             address(logits) if wanted else 0,
-        )
+        )  # fmt: skip
         return logits
 
     def read(self, ids: Sequence[int], *, rows: int) -> Iterator[Tensor]:
@@ -128,7 +145,7 @@ class NativeDecoder:
             for start in range(0, len(ids), rows):
                 part = list(ids[start : start + rows])
                 places = range(start, start + len(part))
-                yield self.step(part, places, [0] * len(part), [table], range(len(part)))
+                yield self.step(part, places, [0] * len(part), [table], range(len(part)), [self.slots])
         finally:
             self.pool.give_back(table)
 
@@ -141,47 +158,117 @@ class NativeDecoder:
     def weight_bytes(self) -> int:
         return sum(kept.nbytes for kept in self._kept if isinstance(kept, PackedMatrix))
 
-    def _add(self, block: Block, kind: Kind) -> None:
-        attention, mlp, config = block.self_attn, block.mlp, self.config
-        assert isinstance(attention, GroupedQueryAttention)
+    def _add(self, block: Block) -> None:
+        mixer, mlp = block.self_attn, block.mlp
         assert isinstance(mlp, GatedMLP)
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        bias = None if attention.q_proj.bias is None else lambda: torch.cat([_bias(p) for p in projections])
-        qkv = self._pack(lambda: torch.cat([p.weight for p in projections]), kind, bias=bias)
-        gate_up = self._pack(lambda: _side_by_side(mlp.gate_proj, mlp.up_proj), kind)
-        size = self.pool.size * config.kv_heads * BLOCK * config.dim_of_head
-        keys, values = (self._keep(lazy(size, torch.bfloat16)) for _ in range(2))
-        self.cache_bytes += keys.nbytes + values.nbytes
+        gate_up = self._pack(lambda: _side_by_side(mlp.gate_proj, mlp.up_proj))
+        down = self._pack(lambda: mlp.down_proj.weight)
         norms = [
-            self._norm(block.input_layernorm), self._norm(block.post_attention_layernorm), self._norm(attention.q_norm),
-            self._norm(attention.k_norm),
+            self._table(lambda: _weight(block.input_layernorm)),
+            self._table(lambda: _weight(block.post_attention_layernorm)),
+        ]
+        if isinstance(mixer, GroupedQueryAttention):
+            self._add_full(mixer, norms, gate_up, down)
+        elif isinstance(mixer, LatentAttention):
+            self._add_latent(mixer, norms, gate_up, down)
+        else:
+            assert isinstance(mixer, DeltaAttention)
+            self._add_delta(mixer, norms, gate_up, down)
+
+    def _add_full(
+        self, mixer: GroupedQueryAttention, norms: list[int], gate_up: PackedMatrix, down: PackedMatrix
+    ) -> None:
+        maps = [
+            self._joined(mixer.q_proj, mixer.k_proj, mixer.v_proj),
+            self._pack(lambda: mixer.o_proj.weight),
+            gate_up,
+            down,
+        ]
+        for norm in (mixer.q_norm, mixer.k_norm):
+            norms.append(0 if norm is None else self._table(lambda norm=norm: _weight(norm)))
+        memory = [self._room(mixer.kv_heads * mixer.width) for _ in range(2)]
+        scale = self.config.attention_scale or mixer.width**-0.5
+        widths = [mixer.heads, mixer.kv_heads, mixer.width]
+        self._runner.add_full(norms, [m.native for m in maps], widths, scale, memory)
+
+    def _add_latent(
+        self, mixer: LatentAttention, norms: list[int], gate_up: PackedMatrix, down: PackedMatrix
+    ) -> None:
+        def up(part: int) -> Tensor:
+            weight = mixer.kv_b_proj.weight.view(mixer.heads, mixer.nope + mixer.value, mixer.latent)
+            return weight.split([mixer.nope, mixer.value], dim=1)[part]
+
+        maps = [
+            self._joined(mixer.q_proj, mixer.kv_a_proj_with_mqa),
+            self._pack(lambda: mixer.o_proj.weight),
+            gate_up,
+            down,
+        ]
+        norms = [*norms, self._table(lambda: _weight(mixer.kv_a_layernorm))]
+        widths = [mixer.heads, mixer.nope, mixer.shared, mixer.value, mixer.latent]
+        ups = [self._table(lambda: up(0)), self._table(lambda: up(1))]
+        memory = [self._room(mixer.latent + mixer.shared), self._room(mixer.latent)]
+        self._runner.add_latent(norms, [m.native for m in maps], widths, mixer.scoring.scale, ups, memory)
+
+    def _add_delta(
+        self, mixer: DeltaAttention, norms: list[int], gate_up: PackedMatrix, down: PackedMatrix
+    ) -> None:
+        convs = (mixer.q_conv1d, mixer.k_conv1d, mixer.v_conv1d)
+        inputs = (mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.f_a_proj, mixer.g_a_proj, mixer.b_proj)
+        maps = [
+            self._joined(*inputs), self._pack(lambda: mixer.o_proj.weight), gate_up, down,
+            self._pack(lambda: mixer.f_b_proj.weight), self._pack(lambda: mixer.g_b_proj.weight),
         ]  # fmt: skip
-        self._runner.add_layer(
-            norms, qkv.native, self._pack(lambda: attention.o_proj.weight, kind).native, gate_up.native,
-            self._pack(lambda: mlp.down_proj.weight, kind).native, address(keys), address(values),
-        )  # fmt: skip
+        tables = [
+            self._table(lambda: torch.cat([conv.weight for conv in convs]).squeeze(1)),
+            self._table(lambda: mixer.A_log.float().exp().flatten()), self._table(lambda: mixer.dt_bias),
+            self._table(lambda: _weight(mixer.o_norm)),
+        ]  # fmt: skip
+        inner, taps = mixer.heads * mixer.width, mixer.q_conv1d.weight.shape[2]
+        sequences = self.slots + 1  # one for `read`
+        memory = [
+            address(self._keep(lazy(sequences * inner * mixer.width, torch.float32))),
+            address(self._keep(lazy(max(1, sequences * 3 * inner * (taps - 1)), torch.float32))),
+        ]
+        widths = [mixer.heads, mixer.width, taps]
+        self._runner.add_delta(
+            norms, [m.native for m in maps], widths, mixer.lower_bound or 0.0, tables, memory
+        )
+
+    def _room(self, width: int) -> int:
+        """Of the cache, for `width` numbers a token."""
+        return address(self._keep(lazy(self.pool.size * BLOCK * width, torch.bfloat16)))
+
+    def _joined(self, *maps: Linear) -> PackedMatrix:
+        bias = None
+        if maps[0].bias is not None:
+            bias = lambda: torch.cat([_bias(one) for one in maps])  # noqa: E731
+        return self._pack(lambda: torch.cat([one.weight for one in maps]), bias=bias)
 
     def _pack(
-        self, weight: Callable[[], Tensor], kind: Kind, *, bias: Callable[[], Tensor] | None = None
+        self, weight: Callable[[], Tensor], *, bias: Callable[[], Tensor] | None = None
     ) -> PackedMatrix:
         def make() -> PackedMatrix:
-            return pack(weight().detach(), kind, bias_N=None if bias is None else bias().detach())
+            return pack(weight().detach(), self.kind, bias_N=None if bias is None else bias().detach())
 
         matrix = make()
         self._refills.append(lambda: matrix.take_over(make()))
         return self._keep(matrix)
 
-    def _norm(self, norm: object) -> int:
-        if norm is None:
-            return 0
-        assert isinstance(norm, RMSNorm)
-        numbers = self._keep(norm.weight.detach().float().clone())
-        self._refills.append(lambda: numbers.copy_(norm.weight.detach()))
-        return address(numbers)
+    def _table(self, numbers: Callable[[], Tensor]) -> int:
+        """Numbers as they are, float32."""
+        held = self._keep(numbers().detach().float().clone().contiguous())
+        self._refills.append(lambda: held.copy_(numbers().detach()))
+        return address(held)
 
     def _keep(self, item: Any) -> Any:
         self._kept.append(item)
         return item
+
+
+def _weight(norm: object) -> Tensor:
+    assert isinstance(norm, RMSNorm)
+    return norm.weight
 
 
 def _bias(linear: Linear) -> Tensor:

@@ -25,9 +25,12 @@ STEP_ROWS = 512  # tokens of one step at most: running answers stutter no longer
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """Args: blocks: that hold its keys and values. done: tokens in them. names: of its full blocks so far."""
+    """Args:
+    slot: of its states. blocks: that hold its keys and values. done: tokens read. names: of its full blocks so far.
+    """
 
     generation: Generation
+    slot: int
     blocks: list[int] = field(default_factory=list)
     done: int = 0
     names: list[bytes] = field(default_factory=list)
@@ -54,6 +57,7 @@ class PagedScheduler:
         self._model, self._vocabulary, self._max_running = model, vocabulary, max_running
         self._waiting: list[tuple[tuple[int, int], Generation]] = []
         self._running: list[_Running] = []
+        self._slots = list(range(model.slots))
 
     def add(self, generation: Generation) -> None:
         """Prompt and answer together must fit the cache; the engine's context sees to that."""
@@ -78,7 +82,8 @@ class PagedScheduler:
             if running.done == running.length:
                 wanted.append(len(ids) - 1)
                 ready.append(running)
-        logits_BV = self._model.step(ids, positions, sequences, [r.blocks for r, _ in rows], wanted)
+        tables, slots = [r.blocks for r, _ in rows], [r.slot for r, _ in rows]
+        logits_BV = self._model.step(ids, positions, sequences, tables, wanted, slots)
         for running, _ in rows:
             self._remember(running)
         ready, logits_BV = self._sound(ready, logits_BV)
@@ -104,8 +109,8 @@ class PagedScheduler:
 
     def _admit(self) -> None:
         """Take in what fits: the prompt's blocks and one more, as far as the cache does not have them already."""
-        while self._waiting and len(self._running) < self._max_running:
-            running = _Running(self._waiting[0][1])
+        while self._waiting and self._slots and len(self._running) < self._max_running:
+            running = _Running(self._waiting[0][1], self._slots[-1])
             tokens = running.tokens(0, running.length)
             names = list(block_names(tokens[:-1], running.generation.request.tenant))
             running.blocks = self._model.pool.find(names)
@@ -113,6 +118,7 @@ class PagedScheduler:
                 self._model.pool.give_back(running.blocks)
                 return
             heapq.heappop(self._waiting)
+            self._slots.pop()
             running.names = names[: len(running.blocks)]
             running.done = len(running.blocks) * BLOCK
             running.generation.cached = max(
@@ -180,6 +186,7 @@ class PagedScheduler:
     def _release(self, running: _Running) -> None:
         self._running.remove(running)
         self._model.pool.give_back(running.blocks)
+        self._slots.append(running.slot)
         running.blocks = []
 
     def _drop_cancelled(self) -> None:

@@ -60,33 +60,67 @@ class Runner {
       : model_(std::make_shared<ModelWeights>()), cache_(std::make_shared<Cache>()), crew_(threads), path_(path(isa)),
         scratch_(path_.new_scratch()) {
     auto& m = *model_;
-    m.hidden = shape.at(0), m.heads = shape.at(1), m.kv_heads = shape.at(2), m.head_dim = shape.at(3), m.inner = shape.at(4);
-    m.rotary = shape.at(5), m.vocabulary = shape.at(6), cache_->blocks = shape.at(7);
-    m.eps = numbers.at(0), m.scale = numbers.at(1), m.rope_factor = numbers.at(2);
+    m.hidden = shape.at(0), m.rotary = shape.at(1), m.vocabulary = shape.at(2), cache_->blocks = shape.at(3);
+    m.eps = numbers.at(0), m.rope_factor = numbers.at(1);
     m.frequencies = floats(frequencies), m.final_norm = floats(final_norm);
     m.embedding = embedding, m.head = head;
   }
-  void add_layer(const std::vector<uintptr_t>& norms, const Matrix& qkv, const Matrix& output, const Matrix& gate_up,
-                 const Matrix& down, uintptr_t keys, uintptr_t values) {
-    model_->layers.push_back({floats(norms.at(0)), floats(norms.at(1)), floats(norms.at(2)), floats(norms.at(3)), qkv, output,
-                              gate_up, down});
-    cache_->keys.push_back(reinterpret_cast<uint16_t*>(keys));
-    cache_->values.push_back(reinterpret_cast<uint16_t*>(values));
+  // A layer with grouped-query attention. attention: heads, key heads, width; memory: keys, values.
+  void add_full(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const std::vector<int>& attention,
+                float scale, const std::vector<uintptr_t>& memory) {
+    LayerWeights layer = common(norms, maps);
+    layer.q_norm = floats(norms.at(2)), layer.k_norm = floats(norms.at(3));
+    layer.attention = {attention.at(0), attention.at(1), attention.at(2), attention.at(2), scale};
+    add(layer, memory.at(0), memory.at(1), 0, 0);
+  }
+  // Latent attention. widths: heads, nope, shared, value, latent; ups: to keys, to values; memory: keys, values.
+  void add_latent(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const std::vector<int>& widths,
+                  float scale, const std::vector<uintptr_t>& ups, const std::vector<uintptr_t>& memory) {
+    LayerWeights layer = common(norms, maps);
+    layer.mixer = kLatent;
+    layer.attention = {widths.at(0), 1, widths.at(4) + widths.at(2), widths.at(4), scale};
+    layer.latent = {widths.at(1), widths.at(2), widths.at(3), floats(ups.at(0)), floats(ups.at(1)), floats(norms.at(2))};
+    add(layer, memory.at(0), memory.at(1), 0, 0);
+  }
+  // Delta attention. widths: heads, width, taps; tables: convolution, rate, bias, norm; memory: states, tails.
+  void add_delta(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const std::vector<int>& widths,
+                 float lower_bound, const std::vector<uintptr_t>& tables, const std::vector<uintptr_t>& memory) {
+    LayerWeights layer = common(norms, maps);
+    layer.mixer = kDelta;
+    layer.delta = {widths.at(0), widths.at(1), widths.at(2), lower_bound, floats(tables.at(0)), floats(tables.at(1)),
+                   floats(tables.at(2)), floats(tables.at(3)), maps.at(4), maps.at(5)};
+    add(layer, 0, 0, memory.at(0), memory.at(1));
   }
   void step(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> sequences,
-            std::vector<int32_t> tables, int table_width, std::vector<int32_t> wanted, uintptr_t logits) {
+            std::vector<int32_t> tables, int table_width, std::vector<int32_t> slots, std::vector<int32_t> wanted,
+            uintptr_t logits) {
     StepArgs args;
     args.rows = static_cast<int>(ids.size());
     args.wanted = static_cast<int>(wanted.size());
     args.table_width = table_width;
     args.ids = std::move(ids), args.positions = std::move(positions), args.sequences = std::move(sequences);
-    args.tables = std::move(tables), args.wanted_rows = std::move(wanted);
+    args.tables = std::move(tables), args.slots = std::move(slots), args.wanted_rows = std::move(wanted);
     args.logits = reinterpret_cast<float*>(logits);
     nb::gil_scoped_release released;
     path_.run_step(model_, cache_, scratch_, std::move(args), crew_);
   }
 
  private:
+  // norms: before the mixer, before the feed-forward; maps: input, output, gate and up, down.
+  static LayerWeights common(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps) {
+    LayerWeights layer;
+    layer.attention_norm = floats(norms.at(0)), layer.mlp_norm = floats(norms.at(1));
+    layer.input = maps.at(0), layer.output = maps.at(1), layer.gate_up = maps.at(2), layer.down = maps.at(3);
+    return layer;
+  }
+  void add(const LayerWeights& layer, uintptr_t keys, uintptr_t values, uintptr_t states, uintptr_t tails) {
+    model_->layers.push_back(layer);
+    cache_->keys.push_back(reinterpret_cast<uint16_t*>(keys));
+    cache_->values.push_back(reinterpret_cast<uint16_t*>(values));
+    cache_->states.push_back(reinterpret_cast<float*>(states));
+    cache_->tails.push_back(reinterpret_cast<float*>(tails));
+  }
+
   std::shared_ptr<ModelWeights> model_;
   std::shared_ptr<Cache> cache_;
   Crew crew_;
@@ -120,6 +154,8 @@ void bind_engine(nb::module_& m) {
   nb::class_<Runner>(m, "Runner")
       .def(nb::init<const std::vector<int>&, const std::vector<float>&, uintptr_t, uintptr_t, const Matrix&, const Matrix&, int,
                     const std::string&>())
-      .def("add_layer", &Runner::add_layer)
+      .def("add_full", &Runner::add_full)
+      .def("add_latent", &Runner::add_latent)
+      .def("add_delta", &Runner::add_delta)
       .def("step", &Runner::step);
 }

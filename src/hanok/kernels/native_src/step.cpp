@@ -134,9 +134,8 @@ inline void ahead(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>
 
 // B blocks of 16 outputs of each of M rows. Sums of integers are exact, so their order is free; those of floats are not: one group
 // after the other, whatever M and B are.
-template <int M, int B>
+template <int M, int B, bool four_bits, bool first_rows>
 inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
-  const bool four_bits = a.kind == kInt4;
   const int cols = a.cols, groups = cols / 32;
   const size_t bytes = (four_bits ? 8 : 16) * (size_t)cols;
   const uint8_t* w = a.weights + block * bytes;
@@ -159,14 +158,14 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
         if (four_bits) {
           const uint8_t* from = w + b * bytes + (g * 4 + j) * 64;
           const __m512i v = _mm512_load_si512(from);
-          if (row == 0) ahead(from);
+          if (first_rows) ahead(from);
           l[b] = _mm512_and_si512(v, low);
           h[b] = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
         } else {
           const uint8_t* from = w + b * bytes + (g * 4 + j) * 128;
           l[b] = _mm512_load_si512(from);
           h[b] = _mm512_load_si512(from + 64);
-          if (row == 0) ahead(from), ahead(from + 64);
+          if (first_rows) ahead(from), ahead(from + 64);
         }
       }
       for (int m = 0; m < M; ++m) {
@@ -188,7 +187,7 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
     for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], _mm512_mul_ps(total[b][m], _mm512_set1_ps(x.scale[row + m])));
 }
 
-template <int M, int B>
+template <int M, int B, bool first_rows>
 inline void blocks_bf16(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
   const int cols = a.cols;
   const uint8_t* w = a.weights + block * 32 * cols;
@@ -202,7 +201,7 @@ inline void blocks_bf16(const Matrix& a, size_t block, const Rows& x, int row, f
       const uint8_t* from = w + (size_t)b * 32 * cols + k * 32;
       l[b] = (__m512bh)_mm512_load_si512(from);
       h[b] = (__m512bh)_mm512_load_si512(from + 64);
-      if (row == 0) ahead(from), ahead(from + 64);
+      if (first_rows) ahead(from), ahead(from + 64);
     }
     for (int m = 0; m < M; ++m) {
       const uint16_t* p = v + (size_t)m * cols + k;
@@ -217,15 +216,20 @@ inline void blocks_bf16(const Matrix& a, size_t block, const Rows& x, int row, f
     for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], sum[b][m]);
 }
 
+// `first_rows`: the weights come from memory, not from the cache that rows before left them in.
+template <int M, int B, bool first_rows>
+inline void blocks_of(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+  constexpr int kWide = M * B <= 8 ? B : 1;  // sums and totals of more would not fit into the registers
+  if (a.kind == kBf16) return blocks_bf16<M, B, first_rows>(a, block, x, row, out);
+  for (int b = 0; b < B; b += kWide) {
+    if (a.kind == kInt4) blocks_int<M, kWide, true, first_rows>(a, block + b, x, row, out + b);
+    else blocks_int<M, kWide, false, first_rows>(a, block + b, x, row, out + b);
+  }
+}
 template <int M, int B>
 inline void blocks_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
-  if (a.kind == kBf16) {
-    blocks_bf16<M, B>(a, block, x, row, out);
-  } else if (M * B <= 8) {
-    blocks_int<M, B>(a, block, x, row, out);
-  } else {  // sums and totals would not fit into the registers
-    for (int b = 0; b < B; ++b) blocks_int<M, 1>(a, block + b, x, row, out + b);
-  }
+  if (row == 0) blocks_of<M, B, true>(a, block, x, row, out);
+  else blocks_of<M, B, false>(a, block, x, row, out);
 }
 
 // Scores of M queries with a tile of 16 keys.
@@ -409,21 +413,23 @@ struct AttentionScratch {
 };
 
 template <int M>
-void attend(const ModelWeights& model, int blocks, const uint16_t* keys, const uint16_t* values, const int32_t* table, int kv,
+void attend(const AttentionShape& shape, int blocks, const uint16_t* keys, const uint16_t* values, const int32_t* table, int kv,
             const uint16_t* q, const int* ends, float* out, AttentionScratch& s) {
-  const int dim = model.head_dim;
-  const size_t of_block = (size_t)kBlock * dim, of_head = (size_t)blocks * of_block;
+  const int dim = shape.key_dim, wide = shape.value_dim;
+  const size_t of_keys = (size_t)kBlock * dim, of_values = (size_t)kBlock * wide;
+  keys += kv * blocks * of_keys;
+  values += kv * blocks * of_values;
   int end = 0;
   for (int m = 0; m < M; ++m) {
     s.most[m] = -std::numeric_limits<float>::infinity();
     s.total[m] = 0;
     end = std::max(end, ends[m]);
-    std::memset(out + m * dim, 0, dim * sizeof(float));
+    std::memset(out + m * wide, 0, wide * sizeof(float));
   }
   for (int start = 0; start < end; start += kSegment) {
     const int stop = std::min(end, start + kSegment), padded = (stop - start + kTile - 1) / kTile * kTile;
     for (int t = start; t < start + padded; t += kTile) {
-      const uint16_t* k = keys + table[t / kBlock] * of_block + kv * of_head + (size_t)(t % kBlock) * dim;
+      const uint16_t* k = keys + table[t / kBlock] * of_keys + (size_t)(t % kBlock) * dim;
       score_tile<M>(k, q, dim, &s.scores[0][t - start], kSegment);
     }
     float fade[M];
@@ -432,7 +438,7 @@ void attend(const ModelWeights& model, int blocks, const uint16_t* keys, const u
       const int seen = std::min(std::max(ends[m] - start, 0), padded);
       vf high = splat(s.most[m]);
       for (int t = 0; t < seen; t += W) {
-        vf x = load(row + t, seen - t < W ? seen - t : W) * splat(model.scale);
+        vf x = load(row + t, seen - t < W ? seen - t : W) * splat(shape.scale);
         if (seen - t < W)
           for (int i = seen - t; i < W; ++i) x[i] = -std::numeric_limits<float>::infinity();
         store(row + t, x);
@@ -454,27 +460,27 @@ void attend(const ModelWeights& model, int blocks, const uint16_t* keys, const u
     }
     for (int m = 0; m < M; ++m)
       if (fade[m] != 1.0f)
-        for (int i = 0; i < dim; ++i) out[m * dim + i] *= fade[m];
+        for (int i = 0; i < wide; ++i) out[m * wide + i] *= fade[m];
     constexpr int kWide = M >= 8 ? 2 : M >= 4 ? 4 : 8;  // vectors of the output held in registers
     for (int t = start; t < start + padded; t += kBlock) {
-      const uint16_t* v = values + table[t / kBlock] * of_block + kv * of_head;
+      const uint16_t* v = values + table[t / kBlock] * of_values;
       const uint16_t* p = &s.weights[0][t - start];
       const int pairs = std::min(kBlock, start + padded - t) / 2;
       int d = 0;
-      for (; d + 16 * kWide <= dim; d += 16 * kWide) value_tile<M, kWide>(v + d * 2, 2 * dim, p, kSegment, pairs, out + d, dim);
-      for (; d < dim; d += 16) value_tile<M, 1>(v + d * 2, 2 * dim, p, kSegment, pairs, out + d, dim);
+      for (; d + 16 * kWide <= wide; d += 16 * kWide) value_tile<M, kWide>(v + d * 2, 2 * wide, p, kSegment, pairs, out + d, wide);
+      for (; d < wide; d += 16) value_tile<M, 1>(v + d * 2, 2 * wide, p, kSegment, pairs, out + d, wide);
     }
   }
   for (int m = 0; m < M; ++m) {
     const float inverse = 1.0f / s.total[m];
-    for (int d = 0; d < dim; ++d) out[m * dim + d] *= inverse;
+    for (int d = 0; d < wide; ++d) out[m * wide + d] *= inverse;
   }
 }
 
 struct Buffers : Scratch {
-  Buffer<float> x, normal, qkv, mixed, inner, rotation;
+  Buffer<float> x, normal, input, context, mixed, inner, rotation, decay, gate;
   Buffer<uint16_t> queries;
-  RowBuffers wide, deep, heads, last;
+  RowBuffers wide, deep, heads, last, low_decay, low_gate;
 };
 
 // Buffers and pointers of one step; lives as long as a thread walks through it.
@@ -483,40 +489,74 @@ struct Step {
   std::shared_ptr<Cache> cache;
   std::shared_ptr<Scratch> scratch;
   StepArgs args;
-  std::vector<Task> tasks;
-  float *x, *normal, *qkv, *mixed, *inner, *cosine;
+  std::vector<Task> tasks[2];  // of full and of latent attention
+  std::vector<Task> runs;      // of delta attention: all rows of one sequence, one head
+  float *x, *normal, *input, *context, *mixed, *inner, *cosine, *decay, *gate;
   uint16_t* queries;
-  Rows wide, deep, heads, last;
-  bool apart = true;  // no two rows belong to one sequence
+  Rows wide, deep, heads, last, low_decay, low_gate;
+  bool apart = true;  // no two rows belong to one sequence, and a task has all queries of its key head
 };
 
+const LayerWeights* layer_with(const ModelWeights& model, Mixer mixer) {
+  for (const LayerWeights& layer : model.layers)
+    if (layer.mixer == mixer) return &layer;
+  return nullptr;
+}
+
 void plan_attention(Step& step) {
-  const ModelWeights& model = *step.model;
   const auto& sequences = step.args.sequences;
-  const int shared = model.heads / model.kv_heads, heads = std::min(shared, kQueries);
-  const int tile = std::max(1, kQueries / shared);
-  step.apart = shared <= kQueries;  // a task then has all queries of its key head
-  for (int row = 0; row < step.args.rows;) {
-    int end = row + 1;
-    while (end < step.args.rows && end - row < tile && sequences[end] == sequences[row]) ++end;
-    if (row && sequences[row] == sequences[row - 1]) step.apart = false;
-    if (end - row > 1) step.apart = false;
-    for (int kv = 0; kv < model.kv_heads; ++kv)
-      for (int head = 0; head < shared; head += heads)
-        step.tasks.push_back({row, end - row, kv, kv * shared + head, std::min(heads, shared - head)});
-    row = end;
+  const int rows = step.args.rows;
+  for (int row = 1; row < rows; ++row)
+    if (sequences[row] == sequences[row - 1]) step.apart = false;
+  const LayerWeights* full = layer_with(*step.model, kFull);
+  if (full && full->attention.heads / full->attention.kv_heads > kQueries) step.apart = false;
+  for (const Mixer mixer : {kFull, kLatent}) {
+    const LayerWeights* layer = layer_with(*step.model, mixer);
+    if (!layer) continue;
+    const AttentionShape& shape = layer->attention;
+    const int shared = shape.heads / shape.kv_heads, heads = std::min(shared, kQueries);
+    const int tile = std::max(1, kQueries / shared);
+    for (int row = 0; row < rows;) {
+      int end = row + 1;
+      while (end < rows && end - row < tile && sequences[end] == sequences[row]) ++end;
+      for (int kv = 0; kv < shape.kv_heads; ++kv)
+        for (int head = 0; head < shared; head += heads)
+          step.tasks[mixer].push_back({row, end - row, kv, kv * shared + head, std::min(heads, shared - head)});
+      row = end;
+    }
   }
+  if (const LayerWeights* layer = layer_with(*step.model, kDelta))
+    for (int row = 0; row < rows;) {
+      int end = row + 1;
+      while (end < rows && sequences[end] == sequences[row]) ++end;
+      for (int head = 0; head < layer->delta.heads; ++head) step.runs.push_back({row, end - row, 0, head, 1});
+      row = end;
+    }
+}
+
+// One token's key and value of one key head into the cache.
+void keep(const Step& step, const AttentionShape& shape, int number, int row, int kv, const float* key, const float* value) {
+  const int position = step.args.positions[row], inside = position % kBlock;
+  const int block = step.args.tables[(size_t)step.args.sequences[row] * step.args.table_width + position / kBlock];
+  const size_t place = ((size_t)kv * step.cache->blocks + block) * kBlock;
+  uint16_t* k = step.cache->keys[number] + (place + inside / kTile * kTile) * shape.key_dim + (inside % kTile) * 2;
+  uint16_t* v = step.cache->values[number] + (place + inside / 2 * 2) * shape.value_dim + inside % 2;
+  for (int i = 0; i < shape.key_dim; i += 2) {
+    k[i * kTile] = to_bf16(key[i]);
+    k[i * kTile + 1] = to_bf16(key[i + 1]);
+  }
+  for (int i = 0; i < shape.value_dim; ++i) v[i * 2] = to_bf16(value[i]);
 }
 
 // Normalises and turns a key head of a row and the queries that share it; key and value go into the cache.
 void place_head(const Step& step, const LayerWeights& layer, int number, int row, int kv) {
   const ModelWeights& model = *step.model;
-  const int dim = model.head_dim, half = model.rotary / 2, position = step.args.positions[row];
-  const int heads = model.heads, kv_heads = model.kv_heads, shared = heads / kv_heads;
-  float* qkv = step.qkv + (size_t)row * layer.qkv.rows;
+  const AttentionShape& shape = layer.attention;
+  const int dim = shape.key_dim, half = model.rotary / 2, heads = shape.heads, shared = heads / shape.kv_heads;
+  float* input = step.input + (size_t)row * layer.input.rows;
   const float *cosine = step.cosine + (size_t)row * 2 * half, *sine = cosine + half;
   const auto turn = [&](int head, const float* weight) {
-    float* p = qkv + head * dim;
+    float* p = input + head * dim;
     if (weight) normalise(p, weight, model.eps, dim, p);
     for (int i = 0; i < half; ++i) {
       const float a = p[i], b = p[i + half];
@@ -530,31 +570,136 @@ void place_head(const Step& step, const LayerWeights& layer, int number, int row
     uint16_t* q = step.queries + ((size_t)row * heads + head) * dim;
     for (int i = 0; i < dim; ++i) q[i] = to_bf16(p[i]);
   }
-  const float *key = turn(heads + kv, layer.k_norm), *value = qkv + (heads + kv_heads + kv) * dim;
-  const int block = step.args.tables[(size_t)step.args.sequences[row] * step.args.table_width + position / kBlock];
-  const int inside = position % kBlock;
-  const size_t place = ((size_t)kv * step.cache->blocks + block) * kBlock * dim;
-  uint16_t* k = step.cache->keys[number] + place + (size_t)(inside / kTile) * kTile * dim + (inside % kTile) * 2;
-  uint16_t* v = step.cache->values[number] + place + (size_t)(inside / 2) * 2 * dim + inside % 2;
-  for (int i = 0; i < dim; i += 2) {
-    k[i * kTile] = to_bf16(key[i]);
-    k[i * kTile + 1] = to_bf16(key[i + 1]);
-  }
-  for (int i = 0; i < dim; ++i) v[i * 2] = to_bf16(value[i]);
+  keep(step, shape, number, row, kv, turn(heads + kv, layer.k_norm), input + (heads + shape.kv_heads + kv) * dim);
 }
 
-void run_task(const Step& step, int number, const Task& task) {
-  const ModelWeights& model = *step.model;
-  const int dim = model.head_dim;
+// Latent attention: the up-projection of keys goes into the query, so that all heads look at one latent.
+void place_latent(const Step& step, const LayerWeights& layer, int number, int row) {
+  const AttentionShape& shape = layer.attention;
+  const LatentWeights& w = layer.latent;
+  const int latent = shape.value_dim, own = w.nope + w.shared;
+  float* input = step.input + (size_t)row * layer.input.rows;
+  float* compressed = input + shape.heads * own;
+  normalise(compressed, w.norm, 1e-6f, latent, compressed);
+  keep(step, shape, number, row, 0, compressed, compressed);
+  static thread_local std::vector<float> query;
+  query.resize(shape.key_dim);
+  for (int head = 0; head < shape.heads; ++head) {
+    const float *q = input + head * own, *up = w.to_key + (size_t)head * w.nope * latent;
+    std::fill(query.begin(), query.begin() + latent, 0.0f);
+    for (int i = 0; i < w.nope; ++i)
+      for (int l = 0; l < latent; l += W) store(&query[l], load(&query[l]) + splat(q[i]) * load(up + (size_t)i * latent + l));
+    std::memcpy(&query[latent], q + w.nope, w.shared * sizeof(float));
+    uint16_t* to = step.queries + ((size_t)row * shape.heads + head) * shape.key_dim;
+    for (int i = 0; i < shape.key_dim; ++i) to[i] = to_bf16(query[i]);
+  }
+}
+
+void latent_values(const Step& step, const LayerWeights& layer, int row, int head) {
+  const AttentionShape& shape = layer.attention;
+  const LatentWeights& w = layer.latent;
+  const int latent = shape.value_dim;
+  const float* context = step.context + ((size_t)row * shape.heads + head) * latent;
+  const float* up = w.to_value + (size_t)head * w.value * latent;
+  float* to = step.mixed + (size_t)row * layer.output.cols + head * w.value;
+  for (int i = 0; i < w.value; ++i) {
+    vf total{};
+    for (int l = 0; l < latent; l += W) total += load(context + l) * load(up + (size_t)i * latent + l);
+    to[i] = sum(total);
+  }
+}
+
+inline vf log1p_exp(vf x) {  // softplus: max(x, 0) + log(1 + exp(-|x|))
+  const vf size = select(x < vf{}, -x, x), positive = select(x < vf{}, vf{}, x);
+  return positive + log1p(exp(-size));
+}
+
+// Delta attention of one head over the rows of one sequence, token by token: convolution, decay, error, write, read, gated norm.
+void run_delta(const Step& step, const LayerWeights& layer, int number, const Task& task) {
+  const DeltaWeights& w = layer.delta;
+  const int width = w.width, inner = w.heads * width, head = task.head, kept = w.taps - 1;
+  const int slot = step.args.slots[step.args.sequences[task.row]];
+  float* state = step.cache->states[number] + ((size_t)slot * w.heads + head) * width * width;
+  float* tails = step.cache->tails[number] + (size_t)slot * 3 * inner * kept;
+  static thread_local std::vector<float> space;
+  space.resize(7 * width);
+  float *q = space.data(), *k = q + width, *v = k + width, *decay = v + width, *read = decay + width, *error = read + width;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(width));
+  for (int row = task.row; row < task.row + task.rows; ++row) {
+    const bool fresh = step.args.positions[row] == 0;
+    if (fresh) std::memset(state, 0, (size_t)width * width * sizeof(float));
+    const float* input = step.input + (size_t)row * layer.input.rows;
+    for (int part = 0; part < 3; ++part) {
+      const int first = part * inner + head * width;
+      float* to = q + part * width;
+      for (int i = 0; i < width; ++i) {
+        float* tail = tails + (size_t)(first + i) * kept;
+        if (fresh) std::memset(tail, 0, kept * sizeof(float));
+        const float* taps = w.convolution + (size_t)(first + i) * w.taps;
+        const float x = input[first + i];
+        float total = x * taps[kept];
+        for (int t = 0; t < kept; ++t) total += tail[t] * taps[t];
+        for (int t = 0; t + 1 < kept; ++t) tail[t] = tail[t + 1];
+        if (kept) tail[kept - 1] = x;
+        to[i] = total;
+      }
+      vf squares{};
+      for (int i = 0; i < width; i += W) {
+        const vf x = load(to + i), y = x * sigmoid(x);
+        store(to + i, y);
+        squares += y * y;
+      }
+      if (part == 2) continue;
+      const float factor = (part == 0 ? scale : 1.0f) / std::sqrt(sum(squares) + 1e-6f);
+      for (int i = 0; i < width; i += W) store(to + i, load(to + i) * splat(factor));
+    }
+    const float *raw = step.decay + (size_t)row * layer.delta.decay.rows + head * width, rate = w.rate[head];
+    const float beta = sigmoid(splat(input[3 * inner + 2 * width + head]))[0];
+    for (int i = 0; i < width; i += W) {
+      const vf x = load(raw + i) + load(w.bias + head * width + i);
+      const vf log_decay = w.lower_bound < 0 ? splat(w.lower_bound) * sigmoid(splat(rate) * x) : splat(-rate) * log1p_exp(x);
+      store(decay + i, exp(log_decay));
+      store(read + i, vf{});
+    }
+    for (int i = 0; i < width; ++i) {
+      float* s = state + (size_t)i * width;
+      for (int j = 0; j < width; j += W) {
+        const vf y = load(s + j) * splat(decay[i]);
+        store(s + j, y);
+        store(read + j, load(read + j) + splat(k[i]) * y);
+      }
+    }
+    for (int j = 0; j < width; j += W) {
+      store(error + j, splat(beta) * (load(v + j) - load(read + j)));
+      store(read + j, vf{});
+    }
+    for (int i = 0; i < width; ++i) {
+      float* s = state + (size_t)i * width;
+      for (int j = 0; j < width; j += W) {
+        const vf y = load(s + j) + splat(k[i]) * load(error + j);
+        store(s + j, y);
+        store(read + j, load(read + j) + splat(q[i]) * y);
+      }
+    }
+    float* to = step.mixed + (size_t)row * layer.output.cols + head * width;
+    const float* gate = step.gate + (size_t)row * layer.delta.gate.rows + head * width;
+    normalise(read, w.norm, step.model->eps, width, to);
+    for (int j = 0; j < width; j += W) store(to + j, load(to + j) * sigmoid(load(gate + j)));
+  }
+}
+
+void run_task(const Step& step, const LayerWeights& layer, int number, const Task& task, float* to) {
+  const AttentionShape& shape = layer.attention;
+  const int dim = shape.key_dim, wide = shape.value_dim;
   static thread_local AttentionScratch scratch;
   static thread_local std::vector<uint16_t> q;
   static thread_local std::vector<float> out;
   q.resize((size_t)kQueries * dim + 32);
-  out.resize((size_t)kQueries * dim);
+  out.resize((size_t)kQueries * wide);
   int ends[kQueries], count = 0;
   for (int r = 0; r < task.rows; ++r)
     for (int h = 0; h < task.count; ++h, ++count) {
-      const size_t from = ((size_t)(task.row + r) * model.heads + task.head + h) * dim;
+      const size_t from = ((size_t)(task.row + r) * shape.heads + task.head + h) * dim;
       std::memcpy(q.data() + (size_t)count * dim, step.queries + from, dim * sizeof(uint16_t));
       ends[count] = step.args.positions[task.row + r] + 1;
     }
@@ -564,7 +709,8 @@ void run_task(const Step& step, int number, const Task& task) {
   const auto some = [&](auto size) {
     constexpr int M = decltype(size)::value;
     for (; done + M <= count; done += M)
-      attend<M>(model, step.cache->blocks, keys, values, table, task.kv, q.data() + (size_t)done * dim, ends + done, out.data() + (size_t)done * dim, scratch);
+      attend<M>(shape, step.cache->blocks, keys, values, table, task.kv, q.data() + (size_t)done * dim, ends + done,
+                out.data() + (size_t)done * wide, scratch);
   };
   some(std::integral_constant<int, 8>{});
   some(std::integral_constant<int, 4>{});
@@ -573,8 +719,8 @@ void run_task(const Step& step, int number, const Task& task) {
   count = 0;
   for (int r = 0; r < task.rows; ++r)
     for (int h = 0; h < task.count; ++h, ++count)
-      std::memcpy(step.mixed + ((size_t)(task.row + r) * model.heads + task.head + h) * dim, out.data() + (size_t)count * dim,
-                  dim * sizeof(float));
+      std::memcpy(to + ((size_t)(task.row + r) * shape.heads + task.head + h) * wide, out.data() + (size_t)count * wide,
+                  wide * sizeof(float));
 }
 
 // silu(gate) * up of some pairs of blocks.
@@ -626,7 +772,7 @@ void walk_through(const Step& step, Crew::Walk& walk, int threads) {
       return mine;
     });
   };
-  static thread_local RowBuffers own_wide, own_heads, own_deep;
+  static thread_local RowBuffers own_wide, own_heads, own_deep, own_low;
   const auto normal_of = [&](const float* weight) {
     return [&step, &model, weight, width, hidden](int row, float* space) -> const float* {
       float* to = space ? space : step.normal + (size_t)row * width;
@@ -645,24 +791,56 @@ void walk_through(const Step& step, Crew::Walk& walk, int threads) {
   };
   for (size_t number = 0; number < model.layers.size(); ++number) {
     const LayerWeights& layer = model.layers[number];
-    if (!ready(step.wide, own_wide, rows, layer.qkv.kind, normal_of(layer.attention_norm), [&](const auto& get) {
-          return multiply(walk, threads, layer.qkv, rows, get, [&](int block, int row, float (*out)[16], int count) {
-            for (int m = 0; m < count; ++m) {
-              float* y = step.qkv + (size_t)(row + m) * layer.qkv.rows + block * 16;
-              for (int n = 0; n < 16; ++n) y[n] = out[m][n] + (layer.qkv.bias ? layer.qkv.bias[block * 16 + n] : 0.0f);
-            }
-          });
+    const auto product_to = [&](const Matrix& a, float* to, const auto& get) {
+      return multiply(walk, threads, a, rows, get, [&a, to](int block, int row, float (*out)[16], int count) {
+        for (int m = 0; m < count; ++m) {
+          float* y = to + (size_t)(row + m) * a.rows + block * 16;
+          for (int n = 0; n < 16; ++n) y[n] = out[m][n] + (a.bias ? a.bias[block * 16 + n] : 0.0f);
+        }
+      });
+    };
+    if (!ready(step.wide, own_wide, rows, layer.input.kind, normal_of(layer.attention_norm), [&](const auto& get) {
+          return product_to(layer.input, step.input, get);
         })) return;
-    if (!step.apart && !walk.loop(rows, [&](int row) {
-          for (int kv = 0; kv < model.kv_heads; ++kv) place_head(step, layer, (int)number, row, kv);
-        })) return;
-    if (!walk.loop((int)step.tasks.size(), [&](int item) {
-          const Task& task = step.tasks[item];
-          if (step.apart && task.head == task.kv * (model.heads / model.kv_heads)) place_head(step, layer, (int)number, task.row, task.kv);
-          run_task(step, (int)number, task);
-        })) return;
-    const auto mixed_row = [&](int row, float*) -> const float* { return step.mixed + (size_t)row * step.heads.cols; };
-    if (!ready(step.heads, own_heads, rows, layer.output.kind, mixed_row, [&](const auto& get) { return product_to_x(layer.output, get); })) return;
+    if (layer.mixer == kFull) {
+      if (!step.apart && !walk.loop(rows, [&](int row) {
+            for (int kv = 0; kv < layer.attention.kv_heads; ++kv) place_head(step, layer, (int)number, row, kv);
+          })) return;
+      const auto& tasks = step.tasks[kFull];
+      if (!walk.loop((int)tasks.size(), [&](int item) {
+            const Task& task = tasks[item];
+            if (step.apart) place_head(step, layer, (int)number, task.row, task.kv);
+            run_task(step, layer, (int)number, task, step.mixed);
+          })) return;
+    } else if (layer.mixer == kLatent) {
+      if (!walk.loop(rows, [&](int row) { place_latent(step, layer, (int)number, row); })) return;
+      const auto& tasks = step.tasks[kLatent];
+      if (!walk.loop((int)tasks.size(), [&](int item) {
+            const Task& task = tasks[item];
+            run_task(step, layer, (int)number, task, step.context);
+            for (int row = task.row; row < task.row + task.rows; ++row)
+              for (int head = task.head; head < task.head + task.count; ++head) latent_values(step, layer, row, head);
+          })) return;
+    } else {
+      const DeltaWeights& delta = layer.delta;
+      const auto low = [&](int part) {
+        return [&step, &layer, &delta, part](int row, float* space) -> const float* {
+          static thread_local Buffer<float> together;
+          float* to = space ? space : together.at_least(delta.decay.cols);
+          const float* from = step.input + (size_t)row * layer.input.rows + 3 * delta.heads * delta.width + part * delta.width;
+          std::memcpy(to, from, delta.width * sizeof(float));
+          std::fill(to + delta.width, to + delta.decay.cols, 0.0f);
+          return to;
+        };
+      };
+      if (!ready(step.low_decay, own_low, rows, delta.decay.kind, low(0), [&](const auto& get) { return product_to(delta.decay, step.decay, get); })) return;
+      if (!ready(step.low_gate, own_low, rows, delta.gate.kind, low(1), [&](const auto& get) { return product_to(delta.gate, step.gate, get); })) return;
+      if (!walk.loop((int)step.runs.size(), [&](int item) { run_delta(step, layer, (int)number, step.runs[item]); })) return;
+    }
+    const auto mixed_row = [&](int row, float*) -> const float* { return step.mixed + (size_t)row * layer.output.cols; };
+    Rows heads = step.heads;
+    heads.cols = layer.output.cols;
+    if (!ready(heads, own_heads, rows, layer.output.kind, mixed_row, [&](const auto& get) { return product_to_x(layer.output, get); })) return;
     if (!ready(step.wide, own_wide, rows, layer.gate_up.kind, normal_of(layer.mlp_norm), [&](const auto& get) {
           const int blocks = layer.gate_up.rows / 16, each = blocks_each(blocks, threads);
           return walk.loop((blocks + each - 1) / each, [&](int item) {
@@ -699,22 +877,36 @@ void run_step(const std::shared_ptr<const ModelWeights>& model, const std::share
   step->scratch = scratch;
   const int rows = args.rows;
   const LayerWeights& first = model->layers.front();
-  const int width = first.qkv.cols, mixed = model->heads * model->head_dim;
+  const int width = first.input.cols;
+  int input = 0, mixed = 0, context = 0, queries = 0, low = 32, channels = 16;
+  for (const LayerWeights& layer : model->layers) {
+    input = std::max(input, layer.input.rows);
+    mixed = std::max(mixed, layer.output.cols);
+    context = std::max(context, layer.attention.heads * layer.attention.value_dim);
+    queries = std::max(queries, layer.attention.heads * layer.attention.key_dim);
+    low = std::max(low, layer.delta.decay.cols);
+    channels = std::max(channels, layer.delta.decay.rows);
+  }
   step->wide = buffers.wide.make(rows, width);
-  step->heads = buffers.heads.make(rows, first.output.cols);
+  step->heads = buffers.heads.make(rows, mixed);
   step->deep = buffers.deep.make(rows, first.down.cols);
   step->last = buffers.last.make(std::max(1, args.wanted), width);
+  step->low_decay = buffers.low_decay.make(rows, low);
+  step->low_gate = buffers.low_gate.make(rows, low);
   step->x = buffers.x.at_least((size_t)rows * width);
   step->normal = buffers.normal.at_least((size_t)std::max(rows, args.wanted) * width);
-  step->qkv = buffers.qkv.at_least((size_t)rows * first.qkv.rows);
+  step->input = buffers.input.at_least((size_t)rows * input);
+  step->context = buffers.context.at_least((size_t)rows * context);
   step->mixed = buffers.mixed.at_least((size_t)rows * mixed);
   step->inner = buffers.inner.at_least((size_t)rows * first.down.cols);
   step->cosine = buffers.rotation.at_least((size_t)rows * std::max(2, model->rotary));
-  step->queries = buffers.queries.at_least((size_t)rows * mixed);
+  step->decay = buffers.decay.at_least((size_t)rows * channels);
+  step->gate = buffers.gate.at_least((size_t)rows * channels);
+  step->queries = buffers.queries.at_least((size_t)rows * queries);
   step->args = std::move(args);
   plan_attention(*step);
   const int threads = crew.threads();
-  crew.run(4 + 10 * (int)model->layers.size(), [step, threads](Crew::Walk& walk) { walk_through(*step, walk, threads); });
+  crew.run(4 + 16 * (int)model->layers.size(), [step, threads](Crew::Walk& walk) { walk_through(*step, walk, threads); });
 }
 
 // y [rows, a.rows] = x [rows, a.cols] times the matrix, rounded as a step rounds them.

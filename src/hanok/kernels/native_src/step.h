@@ -23,33 +23,60 @@ struct Matrix {
   const float* bias = nullptr;
 };
 
+// Grouped-query attention; latent attention without positions, absorbed; delta attention (models/gqa.py, mla.py, kda.py).
+enum Mixer : int { kFull = 0, kLatent = 1, kDelta = 2 };
+
+struct AttentionShape {
+  int heads = 0, kv_heads = 0, key_dim = 0, value_dim = 0;
+  float scale = 1;
+};
+
+struct LatentWeights {
+  int nope = 0, shared = 0, value = 0;    // widths of a head's own key part, the part for all heads, a value
+  const float *to_key = nullptr, *to_value = nullptr, *norm = nullptr;  // [head][nope][latent], [head][value][latent], [latent]
+};
+
+struct DeltaWeights {
+  int heads = 0, width = 0, taps = 0;
+  float lower_bound = 0;  // 0: -rate softplus(x + bias)
+  const float *convolution = nullptr, *rate = nullptr, *bias = nullptr, *norm = nullptr;  // [3 heads width][taps], [head], ...
+  Matrix decay, gate;  // from the low ranks to all channels
+};
+
 struct LayerWeights {
   const float *attention_norm = nullptr, *mlp_norm = nullptr, *q_norm = nullptr, *k_norm = nullptr;
-  Matrix qkv, output, gate_up, down;  // gate_up: 16 rows of the gate, 16 rows up, and so on
+  // input: what the mixer takes from a row: [q | k | v], [q | latent | shared key], or [q | k | v | low decay | low gate | beta]
+  Matrix input, output, gate_up, down;  // gate_up: 16 rows of the gate, 16 rows up, and so on
+  Mixer mixer = kFull;
+  AttentionShape attention;
+  LatentWeights latent;
+  DeltaWeights delta;
 };
 
 constexpr int kBlock = 64;  // tokens of a block of the cache
 constexpr int kTile = 16;   // of them scored together
 
 struct ModelWeights {
-  int hidden, heads, kv_heads, head_dim, inner, rotary, vocabulary;
-  float eps, scale, rope_factor;
+  int hidden, rotary, vocabulary;
+  float eps, rope_factor;
   const float* frequencies;  // [rotary / 2]
   const float* final_norm;
   Matrix embedding, head;
   std::vector<LayerWeights> layers;
 };
 
-// Keys: [kv head][block][tile of 16 tokens][head_dim / 2][16][2]; values: [kv head][block][pair of tokens][head_dim][2]; bfloat16.
+// Keys: [kv head][block][tile of 16 tokens][key_dim / 2][16][2]; values: [kv head][block][pair of tokens][value_dim][2]; bfloat16.
 struct Cache {
   int blocks = 0;
   std::vector<uint16_t*> keys, values;  // a pool a layer
+  std::vector<float*> states, tails;    // of delta attention: [slot][head][key][value], [slot][channel][taps - 1], oldest first
 };
 
 struct StepArgs {
   int rows = 0, wanted = 0, table_width = 0;
   std::vector<int32_t> ids, positions, sequences, wanted_rows;  // of one sequence: consecutive rows, rising positions
   std::vector<int32_t> tables;                                  // [sequence][table_width] block numbers
+  std::vector<int32_t> slots;                                   // [sequence] of the states; a row at position 0 begins anew
   float* logits = nullptr;                                      // [wanted][vocabulary]
 };
 
