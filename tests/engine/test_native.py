@@ -107,7 +107,8 @@ def test_the_same_bits_in_pieces_in_company_and_on_any_threads(name: str, kind) 
     fast.step(first[:640], list(range(640)), [0] * 640, [one], [], slots=[5])
     fast.step(second[:100], list(range(100)), [0] * 100, [two], [], slots=[1])
     both = fast.step(
-        [*second[100:], *first[640:]], [*range(100, 130), *range(640, 700)], [1] * 30 + [0] * 60, [one, two], range(90), slots=[5, 1]
+        [*second[100:], *first[640:]], [*range(100, 130), *range(640, 700)], [1] * 30 + [0] * 60, [one, two],
+        range(90), slots=[5, 1],
     )  # fmt: skip
     assert torch.equal(both, torch.cat([alone[100:], whole[640:]]))
 
