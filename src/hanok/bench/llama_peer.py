@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 _UBATCH = 512
@@ -22,8 +23,7 @@ def measure(file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         settings: threads, flash (flash attention), contexts, steps, prompts, streams.
     """
-    import llama_cpp
-
+    llama_cpp: Any = import_module("llama_cpp")
     silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
