@@ -147,10 +147,11 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
   for (int b = 0; b < B; ++b)
     for (int m = 0; m < M; ++m) total[b][m] = _mm512_setzero_ps();
   for (int g = 0; g < groups; ++g) {
-    __m512i sum[B][M];
+    constexpr bool kTwo = M * B < 4;  // chains of sums, where there are few
+    __m512i sum[B][M], odd[B][M];
     for (int m = 0; m < M; ++m) {
       const __m512i start = four(sums + (size_t)m * groups + g);
-      for (int b = 0; b < B; ++b) sum[b][m] = start;
+      for (int b = 0; b < B; ++b) sum[b][m] = start, odd[b][m] = _mm512_setzero_si512();
     }
     for (int j = 0; j < 4; ++j) {
       __m512i l[B], h[B];
@@ -173,14 +174,18 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
         const __m512i first = four(p), second = four(p + 4);
         for (int b = 0; b < B; ++b) {
           sum[b][m] = _mm512_dpbusd_epi32(sum[b][m], l[b], first);
-          sum[b][m] = _mm512_dpbusd_epi32(sum[b][m], h[b], second);
+          auto& other = kTwo ? odd[b][m] : sum[b][m];
+          other = _mm512_dpbusd_epi32(other, h[b], second);
         }
       }
     }
     for (int b = 0; b < B; ++b) {
       const uint16_t* at = s + ((size_t)b * groups + g) * 16;
       const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
-      for (int m = 0; m < M; ++m) total[b][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[b][m]), scale, total[b][m]);
+      for (int m = 0; m < M; ++m) {
+        const __m512i both = kTwo ? _mm512_add_epi32(sum[b][m], odd[b][m]) : sum[b][m];
+        total[b][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), scale, total[b][m]);
+      }
     }
   }
   for (int b = 0; b < B; ++b)
@@ -219,7 +224,7 @@ inline void blocks_bf16(const Matrix& a, size_t block, const Rows& x, int row, f
 // `first_rows`: the weights come from memory, not from the cache that rows before left them in.
 template <int M, int B, bool first_rows>
 inline void blocks_of(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
-  constexpr int kWide = M * B <= 8 ? B : 1;  // sums and totals of more would not fit into the registers
+  constexpr int kWide = M > 1 && M * B <= 8 ? B : 1;  // more would not fit into registers; one row reads one stream faster than two
   if (a.kind == kBf16) return blocks_bf16<M, B, first_rows>(a, block, x, row, out);
   for (int b = 0; b < B; b += kWide) {
     if (a.kind == kInt4) blocks_int<M, kWide, true, first_rows>(a, block + b, x, row, out + b);
