@@ -1,0 +1,408 @@
+// Products of rows with packed matrices: rounding of inputs, tiles for each instruction set, items for threads.
+// Included by step.cpp alone, so compiled once for each instruction set.
+#pragma once
+#include "step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <new>
+
+#include "vec.h"
+#if defined(__AVX512VNNI__) && defined(__AVX512BF16__)
+#define HANOK_VNNI 1
+#include <immintrin.h>
+#endif
+
+namespace HANOK_ISA {
+using namespace hanok;
+
+// A buffer on cache lines that only grows.
+template <class T>
+class Buffer {
+ public:
+  ~Buffer() { operator delete[](data_, std::align_val_t(64)); }
+  T* at_least(size_t count) {
+    if (count > size_) {
+      operator delete[](data_, std::align_val_t(64));
+      data_ = static_cast<T*>(operator new[](count * sizeof(T) + 64, std::align_val_t(64)));
+      std::memset(static_cast<void*>(data_), 0, count * sizeof(T) + 64);
+      size_ = count;
+    }
+    return data_;
+  }
+
+ private:
+  T* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Rows ready for a product: bfloat16, or int8 with one scale a row and, of each group of 32, the sum times what the packed weights
+// are too large by.
+struct Rows {
+  int cols = 0;
+  uint16_t* bf = nullptr;
+  int8_t* q = nullptr;
+  int32_t* sums = nullptr;
+  float* scale = nullptr;
+};
+struct RowBuffers {
+  Buffer<float> space;
+  Buffer<uint16_t> bf;
+  Buffer<int8_t> q;
+  Buffer<int32_t> sums;
+  Buffer<float> scale;
+  Rows make(int rows, int cols) {
+    return {cols, bf.at_least((size_t)rows * cols), q.at_least((size_t)rows * cols), sums.at_least((size_t)rows * (cols / 32)),
+            scale.at_least(rows)};
+  }
+};
+
+inline uint16_t to_bf16(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  return static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+inline float from_bf16(uint16_t x) {
+  const uint32_t u = static_cast<uint32_t>(x) << 16;
+  float y;
+  std::memcpy(&y, &u, 4);
+  return y;
+}
+inline float from_half(uint16_t x) {
+  const uint32_t sign = (x & 0x8000u) << 16, exponent = (x >> 10) & 31, mantissa = x & 1023;
+  uint32_t u;
+  if (exponent == 0) {
+    const float y = std::ldexp(static_cast<float>(mantissa), -24);
+    return sign ? -y : y;
+  }
+  u = exponent == 31 ? sign | 0x7f800000u | mantissa << 13 : sign | (exponent + 112) << 23 | mantissa << 13;
+  float y;
+  std::memcpy(&y, &u, 4);
+  return y;
+}
+
+// To the nearest even; what is too large becomes infinite.
+inline uint16_t to_half(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  const uint16_t sign = (u >> 16) & 0x8000;
+  const float size = std::fabs(x);
+  if (!(size < 65520.0f)) return sign | (size != size ? 0x7e00 : 0x7c00);
+  if (size < 6.103515625e-05f) return sign | static_cast<uint16_t>(std::nearbyint(size * 16777216.0f));
+  u &= 0x7fffffff;
+  u += 0xfff + ((u >> 13) & 1);
+  return sign | static_cast<uint16_t>((u >> 13) - (112 << 10));
+}
+
+void round_row(const float* x, int row, Kind kind, const Rows& rows) {
+  const int cols = rows.cols;
+  if (kind == kBf16) {
+    bf16* to = reinterpret_cast<bf16*>(rows.bf + (size_t)row * cols);
+    for (int k = 0; k < cols; k += W) store(to + k, load(x + k));
+    return;
+  }
+  vf high{};
+  for (int k = 0; k < cols; k += W) {
+    const vf v = load(x + k), size = v < vf{} ? -v : v;
+    high = select(size > high, size, high);
+  }
+  float most = 0;
+  for (int i = 0; i < W; ++i) most = std::max(most, high[i]);
+  const float inverse = most > 0 ? 127.0f / most : 0.0f;
+  rows.scale[row] = most / 127.0f;
+  int8_t* to = rows.q + (size_t)row * cols;
+  int32_t* sums = rows.sums + (size_t)row * (cols / 32);
+  const vf magic = splat(12582912.0f);  // added and taken away: rounds to the nearest even
+  for (int g = 0; g < cols / 32; ++g) {
+    vi total{};
+    for (int k = g * 32; k < g * 32 + 32; k += W) {
+      const vi q = __builtin_convertvector((load(x + k) * splat(inverse) + magic) - magic, vi);
+      total += q;
+      typedef int8_t vb __attribute__((vector_size(W), aligned(1), may_alias));
+      *reinterpret_cast<vb*>(to + k) = __builtin_convertvector(q, vb);
+    }
+    int32_t sum = 0;
+    for (int i = 0; i < W; ++i) sum += total[i];
+    sums[g] = (kind == kInt4 ? -8 : -128) * sum;
+  }
+}
+
+#if HANOK_VNNI
+inline __m512i four(const void* p) { return _mm512_set1_epi32(*static_cast<const int32_t*>(p)); }
+inline void ahead(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p) + 1536, _MM_HINT_T0); }
+
+// B blocks of 16 outputs of each of M rows. Sums of integers are exact, so their order is free; those of floats are not: one group
+// after the other, whatever M and B are.
+template <int M, int B, bool four_bits, bool first_rows>
+inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+  const int cols = a.cols, groups = cols / 32;
+  const size_t bytes = (four_bits ? 8 : 16) * (size_t)cols;
+  const uint8_t* w = a.weights + block * bytes;
+  const uint16_t* s = a.scales + block * groups * 16;
+  const int8_t* q = x.q + (size_t)row * cols;
+  const int32_t* sums = x.sums + (size_t)row * groups;
+  const __m512i low = _mm512_set1_epi8(15);
+  __m512 total[B][M];
+  for (int b = 0; b < B; ++b)
+    for (int m = 0; m < M; ++m) total[b][m] = _mm512_setzero_ps();
+  for (int g = 0; g < groups; ++g) {
+    constexpr bool kTwo = M * B < 4;  // chains of sums, where there are few
+    __m512i sum[B][M], odd[B][M];
+    for (int m = 0; m < M; ++m) {
+      const __m512i start = four(sums + (size_t)m * groups + g);
+      for (int b = 0; b < B; ++b) sum[b][m] = start, odd[b][m] = _mm512_setzero_si512();
+    }
+    for (int j = 0; j < 4; ++j) {
+      __m512i l[B], h[B];
+      for (int b = 0; b < B; ++b) {
+        if (four_bits) {
+          const uint8_t* from = w + b * bytes + (g * 4 + j) * 64;
+          const __m512i v = _mm512_load_si512(from);
+          if (first_rows) ahead(from);
+          l[b] = _mm512_and_si512(v, low);
+          h[b] = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+        } else {
+          const uint8_t* from = w + b * bytes + (g * 4 + j) * 128;
+          l[b] = _mm512_load_si512(from);
+          h[b] = _mm512_load_si512(from + 64);
+          if (first_rows) ahead(from), ahead(from + 64);
+        }
+      }
+      for (int m = 0; m < M; ++m) {
+        const int8_t* p = q + (size_t)m * cols + g * 32 + j * 8;
+        const __m512i first = four(p), second = four(p + 4);
+        for (int b = 0; b < B; ++b) {
+          sum[b][m] = _mm512_dpbusd_epi32(sum[b][m], l[b], first);
+          auto& other = kTwo ? odd[b][m] : sum[b][m];
+          other = _mm512_dpbusd_epi32(other, h[b], second);
+        }
+      }
+    }
+    for (int b = 0; b < B; ++b) {
+      const uint16_t* at = s + ((size_t)b * groups + g) * 16;
+      const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+      for (int m = 0; m < M; ++m) {
+        const __m512i both = kTwo ? _mm512_add_epi32(sum[b][m], odd[b][m]) : sum[b][m];
+        total[b][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), scale, total[b][m]);
+      }
+    }
+  }
+  for (int b = 0; b < B; ++b)
+    for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], _mm512_mul_ps(total[b][m], _mm512_set1_ps(x.scale[row + m])));
+}
+
+template <int M, int B, bool first_rows>
+inline void blocks_bf16(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+  const int cols = a.cols;
+  const uint8_t* w = a.weights + block * 32 * cols;
+  const uint16_t* v = x.bf + (size_t)row * cols;
+  __m512 sum[B][M];
+  for (int b = 0; b < B; ++b)
+    for (int m = 0; m < M; ++m) sum[b][m] = _mm512_setzero_ps();
+  for (int k = 0; k < cols; k += 4) {
+    __m512bh l[B], h[B];
+    for (int b = 0; b < B; ++b) {
+      const uint8_t* from = w + (size_t)b * 32 * cols + k * 32;
+      l[b] = (__m512bh)_mm512_load_si512(from);
+      h[b] = (__m512bh)_mm512_load_si512(from + 64);
+      if (first_rows) ahead(from), ahead(from + 64);
+    }
+    for (int m = 0; m < M; ++m) {
+      const uint16_t* p = v + (size_t)m * cols + k;
+      const __m512bh first = (__m512bh)four(p), second = (__m512bh)four(p + 2);
+      for (int b = 0; b < B; ++b) {
+        sum[b][m] = _mm512_dpbf16_ps(sum[b][m], l[b], first);
+        sum[b][m] = _mm512_dpbf16_ps(sum[b][m], h[b], second);
+      }
+    }
+  }
+  for (int b = 0; b < B; ++b)
+    for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], sum[b][m]);
+}
+
+// `first_rows`: the weights come from memory, not from the cache that rows before left them in.
+template <int M, int B, bool first_rows>
+inline void blocks_of(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+  constexpr int kWide = M > 1 && M * B <= 8 ? B : 1;  // more would not fit into registers; one row reads one stream faster than two
+  if (a.kind == kBf16) return blocks_bf16<M, B, first_rows>(a, block, x, row, out);
+  for (int b = 0; b < B; b += kWide) {
+    if (a.kind == kInt4) blocks_int<M, kWide, true, first_rows>(a, block + b, x, row, out + b);
+    else blocks_int<M, kWide, false, first_rows>(a, block + b, x, row, out + b);
+  }
+}
+template <int M, int B>
+inline void blocks_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+  if (row == 0) blocks_of<M, B, true>(a, block, x, row, out);
+  else blocks_of<M, B, false>(a, block, x, row, out);
+}
+
+// Scores of M queries with a tile of 16 keys.
+template <int M>
+inline void score_tile(const uint16_t* keys, const uint16_t* q, int dim, float* out, size_t pitch) {
+  const uint8_t* w = reinterpret_cast<const uint8_t*>(keys);
+  __m512 even[M], odd[M];
+  for (int m = 0; m < M; ++m) even[m] = odd[m] = _mm512_setzero_ps();
+  for (int k = 0; k < dim; k += 4, w += 128) {
+    const __m512bh v = (__m512bh)_mm512_load_si512(w), u = (__m512bh)_mm512_load_si512(w + 64);
+    ahead(w);
+    ahead(w + 64);
+    for (int m = 0; m < M; ++m) {
+      even[m] = _mm512_dpbf16_ps(even[m], v, (__m512bh)four(q + m * dim + k));
+      odd[m] = _mm512_dpbf16_ps(odd[m], u, (__m512bh)four(q + m * dim + k + 2));
+    }
+  }
+  for (int m = 0; m < M; ++m) _mm512_storeu_ps(out + m * pitch, _mm512_add_ps(even[m], odd[m]));
+}
+
+// out[m][0 .. 16 V) += weights of `pairs` pairs of tokens times their values.
+template <int M, int V>
+inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p, size_t pitch, int pairs, float* out, int dim) {
+  __m512 y[M][V];
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < V; ++v) y[m][v] = _mm512_loadu_ps(out + m * dim + v * 16);
+  for (int t = 0; t < pairs; ++t, values += stride) {
+    __m512bh x[V];
+    for (int v = 0; v < V; ++v) x[v] = (__m512bh)_mm512_loadu_si512(values + v * 32);
+    for (int v = 0; v < V; ++v) _mm_prefetch(reinterpret_cast<const char*>(values + 4 * stride + v * 32), _MM_HINT_T0);
+    for (int m = 0; m < M; ++m) {
+      const __m512bh w = (__m512bh)four(p + m * pitch + 2 * t);
+      for (int v = 0; v < V; ++v) y[m][v] = _mm512_dpbf16_ps(y[m][v], x[v], w);
+    }
+  }
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + m * dim + v * 16, y[m][v]);
+}
+#else
+template <int M>
+void block_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[16]) {
+  const int cols = a.cols, groups = cols / 32;
+  for (int m = 0; m < M; ++m) {
+    float total[16] = {};
+    if (a.kind == kBf16) {
+      const uint16_t* w = reinterpret_cast<const uint16_t*>(a.weights) + block * 16 * cols;
+      const uint16_t* v = x.bf + (size_t)(row + m) * cols;
+      for (int k = 0; k < cols; k += 2, w += 32) {
+        const float a0 = from_bf16(v[k]), a1 = from_bf16(v[k + 1]);
+        for (int n = 0; n < 16; ++n) total[n] += from_bf16(w[2 * n]) * a0 + from_bf16(w[2 * n + 1]) * a1;
+      }
+    } else {
+      const int8_t* q = x.q + (size_t)(row + m) * cols;
+      const int32_t* sums = x.sums + (size_t)(row + m) * groups;
+      const uint16_t* s = a.scales + block * groups * 16;
+      const uint8_t* w = a.weights + block * cols * (a.kind == kInt4 ? 8 : 16);
+      for (int g = 0; g < groups; ++g) {
+        int32_t sum[16];
+        for (int n = 0; n < 16; ++n) sum[n] = sums[g];
+        for (int j = 0; j < 4; ++j) {
+          const int8_t* p = q + g * 32 + j * 8;
+          for (int n = 0; n < 16; ++n)
+            for (int i = 0; i < 4; ++i) {
+              if (a.kind == kInt4) sum[n] += (w[n * 4 + i] & 15) * p[i] + (w[n * 4 + i] >> 4) * p[4 + i];
+              else sum[n] += w[n * 4 + i] * p[i] + w[64 + n * 4 + i] * p[4 + i];
+            }
+          w += a.kind == kInt4 ? 64 : 128;
+        }
+        for (int n = 0; n < 16; ++n) total[n] += static_cast<float>(sum[n]) * from_half(s[g * 16 + n]);
+      }
+      for (int n = 0; n < 16; ++n) total[n] *= x.scale[row + m];
+    }
+    std::memcpy(out[m], total, sizeof total);
+  }
+}
+template <int M, int B>
+inline void blocks_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+  for (int b = 0; b < B; ++b) block_product<M>(a, block + b, x, row, out[b]);
+}
+template <int M>
+inline void score_tile(const uint16_t* keys, const uint16_t* q, int dim, float* out, size_t pitch) {
+  for (int m = 0; m < M; ++m)
+    for (int n = 0; n < 16; ++n) {
+      float total = 0;
+      for (int k = 0; k < dim; k += 2)
+        total += from_bf16(keys[k * 16 + n * 2]) * from_bf16(q[m * dim + k]) +
+                 from_bf16(keys[k * 16 + n * 2 + 1]) * from_bf16(q[m * dim + k + 1]);
+      out[m * pitch + n] = total;
+    }
+}
+template <int M, int V>
+inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p, size_t pitch, int pairs, float* out, int dim) {
+  for (int m = 0; m < M; ++m)
+    for (int t = 0; t < pairs; ++t) {
+      const float a0 = from_bf16(p[m * pitch + 2 * t]), a1 = from_bf16(p[m * pitch + 2 * t + 1]);
+      for (int n = 0; n < 16 * V; ++n)
+        out[m * dim + n] += from_bf16(values[t * stride + 2 * n]) * a0 + from_bf16(values[t * stride + 2 * n + 1]) * a1;
+    }
+}
+#endif
+
+// The widest tiles that fit, first of rows, then of blocks: tile(block, row, M, B) for integral constants M and B.
+template <class Tile>
+inline void in_tiles(int first, int last, int rows, const Tile& tile) {
+  const auto some_rows = [&](int block, auto wide) {
+    int row = 0;
+    const auto some = [&](auto tall) {
+      for (; row + tall() <= rows; row += tall()) tile(block, row, tall, wide);
+    };
+    some(std::integral_constant<int, 8>{});
+    some(std::integral_constant<int, 4>{});
+    some(std::integral_constant<int, 2>{});
+    some(std::integral_constant<int, 1>{});
+  };
+  int block = first;
+  for (; block + 2 <= last; block += 2) some_rows(block, std::integral_constant<int, 2>{});
+  if (block < last) some_rows(block, std::integral_constant<int, 1>{});
+}
+
+// Calls use(block, row, M rows of 16 outputs, M) for the blocks of one item.
+template <class Use>
+inline void product_item(const Matrix& a, int first, int last, const Rows& x, int rows, const Use& use) {
+  alignas(64) float out[2][8][16];
+  in_tiles(first, last, rows, [&](int block, int row, auto tall, auto wide) {
+    blocks_product<tall(), wide()>(a, block, x, row, out);
+    for (int b = 0; b < wide(); ++b) use(block + b, row, out[b], tall());
+  });
+}
+
+// Blocks of an item: small enough that the last one is not waited for long, in pairs for gate and up.
+inline int blocks_each(int blocks, int threads) { return std::max(2, blocks / (threads * 8) / 2 * 2); }
+
+template <class Get, class Use>
+inline bool multiply(Crew::Walk& walk, int threads, const Matrix& a, int rows, const Get& get, const Use& use) {
+  const int blocks = a.rows / 16, each = blocks_each(blocks, threads);
+  return walk.loop((blocks + each - 1) / each, [&](int item) {
+    product_item(a, item * each, std::min(blocks, (item + 1) * each), get(), rows, use);
+  });
+}
+
+void unpack_row(const Matrix& a, int row, int cols, float* out) {
+  const size_t block = row / 16;
+  const int n = row % 16;
+  for (int k = 0; k < cols; ++k) {
+    if (a.kind == kBf16) {
+      out[k] = from_bf16(reinterpret_cast<const uint16_t*>(a.weights)[block * 16 * a.cols + (k / 2) * 32 + n * 2 + k % 2]);
+      continue;
+    }
+    const float scale = from_half(a.scales[(block * (a.cols / 32) + k / 32) * 16 + n]);
+    if (a.kind == kInt8) {
+      out[k] = scale * (a.weights[block * 16 * a.cols + (k / 4) * 64 + n * 4 + k % 4] - 128);
+    } else {
+      const uint8_t both = a.weights[block * 8 * a.cols + (k / 8) * 64 + n * 4 + k % 4];
+      out[k] = scale * ((k % 8 < 4 ? both & 15 : both >> 4) - 8);
+    }
+  }
+}
+
+void normalise(const float* x, const float* weight, float eps, int n, float* out) {
+  vf squares{};
+  int i = 0;
+  for (; i + W <= n; i += W) squares += load(x + i) * load(x + i);
+  float total = sum(squares);
+  for (; i < n; ++i) total += x[i] * x[i];
+  const float factor = 1.0f / std::sqrt(total / n + eps);
+  for (i = 0; i + W <= n; i += W) store(out + i, load(x + i) * splat(factor) * load(weight + i));
+  for (; i < n; ++i) out[i] = x[i] * factor * weight[i];
+}
+
+}  // namespace HANOK_ISA
