@@ -98,7 +98,7 @@ def test_one_goes_on_where_two_were_stopped(shards: Path, tmp_path: Path) -> Non
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "straight"), abs=1e-3)
 
 
-def test_adapters_stay_in_one_process(shards: Path, tmp_path: Path) -> None:
+def test_compiled_training_stays_in_one_process(shards: Path, tmp_path: Path) -> None:
     process = start(shards, tmp_path / "run", processes=2, compile=True)
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0

@@ -89,9 +89,8 @@ class NativeDecoder:
         assert why_not_native(config) is None
         self.config, self.slots = config, slots
         self.kind: Kind = kind
-        self.pool = BlockPool(
-            blocks, reuse="kda" not in config.layers
-        )  # states are not kept at borders of blocks
+        recurrent = "kda" in config.layers  # states are not kept at borders of blocks
+        self.pool = BlockPool(blocks, reuse=not recurrent)
         self._kept: list[Any] = []
         self._refills: list[Callable[[], object]] = []
         head = self._pack(lambda: decoder.head_weight)

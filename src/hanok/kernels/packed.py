@@ -55,13 +55,8 @@ def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> Pack
     padding = (0, -weight_NK.shape[1] % GROUP, 0, -weight_NK.shape[0] % _LANES)
     weight_NK = F.pad(weight_NK, padding) if any(padding) else weight_NK
     if kind == "bf16":
-        return _image(
-            _interleaved(weight_NK.to(torch.bfloat16).contiguous().view(torch.uint8), 4),
-            None,
-            kind,
-            weight_NK,
-            bias_N,
-        )
+        numbers = weight_NK.to(torch.bfloat16).contiguous().view(torch.uint8)
+        return _image(_interleaved(numbers), None, kind, weight_NK, bias_N)
     return pack_quantised(quantise(weight_NK, 8 if kind == "int8" else 4), bias_N=bias_N)
 
 
@@ -70,10 +65,10 @@ def pack_quantised(weight: Quantised, *, bias_N: Tensor | None = None) -> Packed
     q_NK, groups = weight.q_NK, weight.scales_NG.shape[1]
     scales = weight.scales_NG.view(-1, _LANES, groups).permute(0, 2, 1).contiguous()
     if weight.bits == 8:
-        return _image(_interleaved((q_NK ^ -128).view(torch.uint8), 4), scales, "int8", q_NK, bias_N)
+        return _image(_interleaved((q_NK ^ -128).view(torch.uint8)), scales, "int8", q_NK, bias_N)
     halves = (q_NK + 8).view(torch.uint8).unflatten(1, (-1, 2, 4))
     both = (halves[:, :, 0] | (halves[:, :, 1] << 4)).flatten(1)
-    return _image(_interleaved(both, 4), scales, "int4", q_NK, bias_N)
+    return _image(_interleaved(both), scales, "int4", q_NK, bias_N)
 
 
 def product(matrix: PackedMatrix, x_MK: Tensor, *, threads: int = 1, path: str = "") -> Tensor:
@@ -96,25 +91,8 @@ def reference_product(matrix_NK: Quantised | Tensor, x_MK: Tensor) -> Tensor:
     return (q_MK @ matrix_NK.dequantised().mT) * (most_M1 / 127)
 
 
-def aligned(count: int, dtype: torch.dtype) -> Tensor:
-    """Zeros that begin on a cache line, on large pages where they fill some."""
-    size = count * dtype.itemsize
-    step = _PAGE if size >= _PAGE else _LINE
-    raw = (
-        torch.zeros(size + step, dtype=torch.uint8)
-        if size < _PAGE
-        else torch.empty(size + step, dtype=torch.uint8)
-    )
-    start = -raw.data_ptr() % step
-    part = raw[start : start + size]
-    if step == _PAGE:
-        native().huge_pages(part.data_ptr(), size)
-        part.zero_()
-    return part.view(dtype)
-
-
 def lazy(count: int, dtype: torch.dtype) -> Tensor:
-    """Zeros on large pages that take memory only once they are written."""
+    """Zeros on large pages that take memory only once they are written; they begin on a page."""
     size = -(-count * dtype.itemsize // _PAGE) * _PAGE
     raw = torch.frombuffer(mmap.mmap(-1, size + _PAGE), dtype=torch.uint8)
     start = -raw.data_ptr() % _PAGE
@@ -122,16 +100,25 @@ def lazy(count: int, dtype: torch.dtype) -> Tensor:
     return raw[start : start + count * dtype.itemsize].view(dtype)
 
 
-def _interleaved(bytes_NB: Tensor, width: int) -> Tensor:
-    """[N, B] to [N / 16, B / width, 16, width]."""
-    return bytes_NB.view(-1, _LANES, bytes_NB.shape[1] // width, width).permute(0, 2, 1, 3)
+def _aligned(size: int) -> Tensor:
+    """Bytes that begin on a cache line, on large pages where they fill some."""
+    if size >= _PAGE:
+        return lazy(size, torch.uint8)
+    raw = torch.empty(size + _LINE, dtype=torch.uint8)
+    start = -raw.data_ptr() % _LINE
+    return raw[start : start + size]
+
+
+def _interleaved(bytes_NB: Tensor) -> Tensor:
+    """[N, B] to [N / 16, B / 4, 16, 4]."""
+    return bytes_NB.view(-1, _LANES, bytes_NB.shape[1] // 4, 4).permute(0, 2, 1, 3)
 
 
 def _image(
     weights: Tensor, scales: Tensor | None, kind: Kind, shape_of: Tensor, bias_N: Tensor | None
 ) -> PackedMatrix:
     rows, cols = shape_of.shape
-    image = aligned(weights.numel(), torch.uint8)
+    image = _aligned(weights.numel())
     image.view(weights.shape).copy_(weights)
     bias = None if bias_N is None else F.pad(bias_N.float(), (0, rows - len(bias_N))).contiguous()
     matrix = native().matrix(KINDS.index(kind), rows, cols, address(image), address(scales), address(bias))
