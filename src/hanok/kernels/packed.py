@@ -72,7 +72,7 @@ def pack_quantised(weight: Quantised, *, bias_N: Tensor | None = None) -> Packed
 
 
 def product(matrix: PackedMatrix, x_MK: Tensor, *, threads: int = 1, path: str = "") -> Tensor:
-    """float32 [M, rows]; inputs are rounded to bfloat16, or to int8 with one scale a row.
+    """float32 [M, rows]; inputs are rounded to bfloat16, or to int8 with one scale for 32 of them.
 
     Args:
         x_MK: float32 [M, cols]. path: an instruction set of `native().step_paths()`; "" = the best.
@@ -86,9 +86,10 @@ def reference_product(matrix_NK: Quantised | Tensor, x_MK: Tensor) -> Tensor:
     """What `product` computes, in PyTorch: [M, N] float32."""
     if isinstance(matrix_NK, Tensor):
         return x_MK.bfloat16().float() @ matrix_NK.bfloat16().float().mT
-    most_M1 = x_MK.abs().amax(1, keepdim=True)
-    q_MK = (x_MK * torch.where(most_M1 > 0, 127 / most_M1, 0.0)).round()
-    return (q_MK @ matrix_NK.dequantised().mT) * (most_M1 / 127)
+    x_MGK = x_MK.unflatten(1, (-1, GROUP))
+    most_MG1 = x_MGK.abs().amax(2, keepdim=True)
+    q_MGK = (x_MGK * torch.where(most_MG1 > 0, 127 / most_MG1, 0.0)).round()
+    return (q_MGK * (most_MG1 / 127)).flatten(1) @ matrix_NK.dequantised().mT
 
 
 def lazy(count: int, dtype: torch.dtype) -> Tensor:
