@@ -91,6 +91,7 @@ class NativeDecoder:
         self.kind: Kind = kind
         recurrent = "kda" in config.layers  # states are not kept at borders of blocks
         self.pool = BlockPool(blocks, reuse=not recurrent)
+        self.caches: list[Tensor] = []  # keys and values of each layer that has them
         self._kept: list[Any] = []
         self._refills: list[Callable[[], object]] = []
         head = self._pack(lambda: decoder.head_weight)
@@ -236,7 +237,8 @@ class NativeDecoder:
 
     def _room(self, width: int) -> int:
         """Of the cache, for `width` numbers a token."""
-        return address(self._keep(lazy(self.pool.size * BLOCK * width, torch.bfloat16)))
+        self.caches.append(lazy(self.pool.size * BLOCK * width, torch.bfloat16))
+        return address(self.caches[-1])
 
     def _joined(self, *maps: Linear) -> PackedMatrix:
         bias = None
