@@ -18,12 +18,15 @@ from torch import Tensor
 from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.blocks import BLOCK
 from hanok.engine.generation import Generation, new_generation
+from hanok.engine.images import images_of
 from hanok.engine.native import NativeDecoder, block_bytes, why_not_native
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
 from hanok.errors import ConfigError, ContextLengthError, InputError
+from hanok.kernels.memory import give_back
 from hanok.kernels.packed import Kind
 from hanok.models.checkpoint import load_config, load_model, load_stored_bits
+from hanok.models.coded import stored_parts
 from hanok.models.config import ModelConfig
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
@@ -63,11 +66,11 @@ class LocalEngine:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer.load(model_dir)
         config = load_config(model_dir)
-        self.weights = _choose_weights(weights, config, load_stored_bits(model_dir))
+        kind = self.weights = _choose_weights(weights, config, load_stored_bits(model_dir))
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
         self._native: NativeDecoder | None = None
         self.max_context = config.max_context
-        if self.weights == "float32":
+        if kind == "float32":
             self.decoder = load_model(model_dir).requires_grad_(False)
             self._scheduler = Scheduler(self.decoder, max_running=max_running, vocabulary=self._vocabulary)
         else:
@@ -75,11 +78,13 @@ class LocalEngine:
             blocks = _cache_blocks(config, cache_bytes, max_running)
             self._native = NativeDecoder(
                 self.decoder,
-                kind=self.weights,
+                kind=kind,
                 blocks=blocks,
                 threads=torch.get_num_threads(),
                 slots=max_running,
+                images=images_of(model_dir, kind),
             )
+            give_back(stored_parts(self.decoder))
             self.max_context = min(self.max_context, blocks * BLOCK)
             self._scheduler = PagedScheduler(
                 self._native, max_running=max_running, vocabulary=self._vocabulary

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hanok.engine.blocks import BLOCK, BlockPool
+from hanok.engine.images import Images
 from hanok.kernels.formats import Quantised
 from hanok.kernels.native import address, native, native_available
 from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack, pack_quantised
@@ -82,12 +83,13 @@ def block_bytes(config: ModelConfig) -> int:
 class NativeDecoder:
     """Args:
     kind: of the weights. blocks: of the cache. slots: sequences at once that have states (delta attention).
-    threads: of the kernels' own. path: an instruction set.
+    threads: of the kernels' own. path: an instruction set. images: packed weights of an earlier start.
     """
 
     def __init__(
-        self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, path: str = ""
-    ) -> None:
+        self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, path: str = "",
+        images: Images | None = None,
+    ) -> None:  # fmt: skip
         config = decoder.config
         assert why_not_native(config) is None
         self.config, self.slots = config, slots
@@ -95,6 +97,7 @@ class NativeDecoder:
         recurrent = "kda" in config.layers  # states are not kept at borders of blocks
         self.pool = BlockPool(blocks, reuse=not recurrent)
         self.caches: list[Tensor] = []  # keys and values of each layer that has them
+        self._images = images
         self._kept: list[Any] = []
         self._refills: list[Callable[[], object]] = []
         head = self._pack(lambda: decoder.head_weight)
@@ -110,6 +113,8 @@ class NativeDecoder:
         for block in decoder.layers:
             assert isinstance(block, Block)
             self._add(block)
+        if images is not None:
+            images.finish()
 
     def step(
         self,
@@ -255,7 +260,11 @@ class NativeDecoder:
         def make() -> PackedMatrix:
             return _image(weight(), self.kind, None if bias is None else bias().detach())
 
-        matrix = make()
+        matrix = None if self._images is None else self._images.take()
+        if matrix is None:
+            matrix = make()
+            if self._images is not None:
+                self._images.keep(matrix)
         self._refills.append(lambda: matrix.take_over(make()))
         return self._keep(matrix)
 

@@ -6,7 +6,7 @@ merged in) finds the dequantised weight in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,3 +76,13 @@ def as_quantised(weight: Tensor, bits: int) -> Quantised:
     if stored is not None and stored.bits == bits:
         return stored.quantised()
     return quantise(F.pad(weight.detach(), (0, -weight.shape[1] % GROUP)), bits)
+
+
+def stored_parts(model: nn.Module) -> Iterator[Tensor]:
+    """What a model just read holds of its file: parameters, or their codes and scales."""
+    for parameter in model.parameters():
+        if isinstance(parameter, CodedParameter):
+            yield parameter.stored.codes
+            yield parameter.stored.scales_NG
+        else:
+            yield parameter.detach()
