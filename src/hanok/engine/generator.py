@@ -23,7 +23,7 @@ from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
 from hanok.errors import ConfigError, ContextLengthError, InputError
 from hanok.kernels.packed import Kind
-from hanok.models.checkpoint import load_config, load_model
+from hanok.models.checkpoint import load_config, load_model, load_stored_bits
 from hanok.models.config import ModelConfig
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
@@ -44,8 +44,8 @@ class LocalEngine:
 
     Args:
         threads: for torch and the kernels, in the whole process; None leaves it alone.
-        weights: "bf16", "int8" or "int4" run on the native kernels, "float32" on PyTorch. "auto": bf16 where the kernels
-            know the model's layers, else float32.
+        weights: "bf16", "int8" or "int4" run on the native kernels, "float32" on PyTorch. "auto": where the kernels know
+            the model's layers, the width that its file has codes of, or bf16; else float32.
         max_running: sequences that decode together at most.
         cache_bytes: for keys and values of the native kernels; None: 2 GiB, or less where `CACHE_TOKENS` need less.
 
@@ -63,7 +63,7 @@ class LocalEngine:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer.load(model_dir)
         config = load_config(model_dir)
-        self.weights = _choose_weights(weights, config)
+        self.weights = _choose_weights(weights, config, load_stored_bits(model_dir))
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
         self._native: NativeDecoder | None = None
         self.max_context = config.max_context
@@ -304,12 +304,16 @@ class LocalEngine:
                 generation.failed(error)
 
 
-def _choose_weights(weights: Weights, config: ModelConfig) -> Literal["float32"] | Kind:
+def _choose_weights(
+    weights: Weights, config: ModelConfig, stored_bits: int | None
+) -> Literal["float32"] | Kind:
     if weights == "float32":
         return "float32"
     why = why_not_native(config)
     if why is None:
-        return "bf16" if weights == "auto" else weights
+        if weights == "auto":
+            return "bf16" if stored_bits is None else "int4" if stored_bits == 4 else "int8"
+        return weights
     if weights == "auto":
         log.info("running in PyTorch, float32: %s", why)
         return "float32"

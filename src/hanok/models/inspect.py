@@ -40,7 +40,8 @@ def inspect(path: Path) -> dict[str, Any]:
         config = load_config(path)
         tensors = describe_weights(path)
         types = dict(Counter(dtype for dtype, _ in tensors.values()))
-        parameters = sum(math.prod(shape) for _, shape in tensors.values())
+        packed = any(name.endswith((".qweight", ".weight_packed")) for name in tensors)
+        parameters = _parameters(config) if packed else sum(math.prod(shape) for _, shape in tensors.values())
         size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
         tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").is_file() else None
     return {
