@@ -15,7 +15,7 @@ from hanok.engine.blocks import BLOCK, BlockPool
 from hanok.kernels.formats import Quantised
 from hanok.kernels.native import address, native, native_available
 from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack, pack_quantised
-from hanok.models.coded import as_quantised, stored_codes
+from hanok.models.coded import as_quantised, has_codes
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
@@ -281,7 +281,7 @@ def _bias(linear: Linear) -> Tensor:
 def _image(weight: Tensor | Quantised, kind: Kind, bias_N: Tensor | None) -> PackedMatrix:
     """Codes that a file has in this kind's width go in as they are."""
     if isinstance(weight, Tensor):
-        if kind == "bf16" or stored_codes(weight) is None:
+        if kind == "bf16" or not has_codes(weight, _BITS[kind]):
             return pack(weight.detach(), kind, bias_N=bias_N)
         weight = as_quantised(weight, _BITS[kind])
     return pack_quantised(_by_part(weight, lambda part: _filled_up(part, _LANES)), bias_N=bias_N)

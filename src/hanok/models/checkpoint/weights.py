@@ -104,7 +104,7 @@ def describe_weights(directory: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """dtype and shape of every tensor of a model directory, from the headers alone."""
     files = [directory / "model.safetensors"]
     if (directory / "model.safetensors.index.json").is_file():
-        files = sorted(directory.glob("model-*.safetensors"))
+        files = sorted(directory.glob("model-*.safetensors")) or files
     return {name: entry for file in files for name, entry in check_header(file).items()}
 
 
