@@ -17,6 +17,7 @@ from hanok.models.decoder import Decoder
 from hanok.models.lora import Merged, load_adapter
 from hanok.models.merge import MergeConfig, merge
 from hanok.reporting import log
+from hanok.tokens.tokenizer import Tokenizer
 
 _GGUF = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "q8_0": "Q8_0"}
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -119,4 +120,6 @@ def _tokenizer_files(path: Path) -> dict[str, str]:
             log.warning("%s", error)
             return {}
     files = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
+    if "tokenizer.json" not in files and (path / "tokenizer.model").is_file():
+        return Tokenizer.load(path).files
     return {name: file.read_text(encoding="utf-8") for name, file in files.items()}

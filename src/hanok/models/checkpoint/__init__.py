@@ -184,7 +184,6 @@ def _check(model: Decoder, tensors: dict[str, Tensor], where: str) -> None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Piece by piece: a mask of a whole embedding would take as much memory as the embedding."""
-    if not tensor.is_contiguous():
-        return bool(torch.isfinite(tensor).all())
-    return all(bool(torch.isfinite(part).all()) for part in tensor.view(-1).split(_FINITE_CHUNK))
+    """Piece by piece, by the extremes (a NaN is one): a mask of a whole embedding would take as much memory as it does."""
+    parts = tensor.reshape(-1).split(_FINITE_CHUNK) if tensor.numel() else ()
+    return all(bool(torch.stack(part.aminmax()).isfinite().all()) for part in parts)
