@@ -216,7 +216,7 @@ def test_new_weights_take_effect(model_dir: Path) -> None:
 
 
 def test_an_error_reaches_those_who_wait(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = LocalEngine(model_dir)
+    engine = LocalEngine(model_dir, weights="float32")
 
     def broken(*_args: object) -> None:
         raise RuntimeError("broken on purpose")

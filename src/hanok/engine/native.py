@@ -13,31 +13,25 @@ from torch import Tensor
 
 from hanok.engine.blocks import BLOCK, BlockPool
 from hanok.kernels.native import address, native, native_available
-from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack
+from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack, pack_stacked
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.kda import DeltaAttention
-from hanok.models.linear import Linear, RMSNorm
+from hanok.models.linear import LayerNorm, Linear, Norm, RMSNorm
 from hanok.models.mla import LatentAttention
-from hanok.models.mlp import GatedMLP
+from hanok.models.mlp import GatedMLP, MixtureOfExperts, PlainMLP
 from hanok.models.rope import Rotary
 
 _LANES = 16
+_ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
+_ROUTINGS = ("softmax", "sigmoid", "top_softmax")
 
 
 def why_not_native(config: ModelConfig) -> str | None:
     """What keeps a model from running this way; None if nothing does."""
-    plain = {
-        "norm": "rms", "norm_placement": "pre", "qk_norm_whole": False, "o_bias": False, "mlp_bias": False, "moe": None,
-        "activation": "silu", "gated_mlp": True, "attention_softcap": None, "logit_softcap": None,
-        "attention_sinks": False, "attention_gate": False, "embedding_scale": 1.0, "learned_positions": False,
-    }  # fmt: skip
     if not native_available():
         return "the native kernels are not built"
-    for name, value in plain.items():
-        if getattr(config, name) != value:
-            return f"{name} = {getattr(config, name)}"
     for kind in sorted(set(config.layers)):
         if kind not in _REFUSALS:
             return f"it has layers of kind {kind}"
@@ -47,32 +41,31 @@ def why_not_native(config: ModelConfig) -> str | None:
     return None
 
 
-_STRETCHED = ("dynamic", "longrope")
+def _stretched(config: ModelConfig) -> bool:
+    """Positions that depend on the text's length. ("dynamic" does only beyond the model's context, which nobody may pass.)"""
+    turned = config.rope_theta is not None and config.rope_scaling is not None
+    return turned and config.rope_scaling.kind == "longrope"  # type: ignore[union-attr]
+
+
+_FULL: list[tuple[str, Callable[[ModelConfig], bool]]] = [
+    ("its positions stretch with the text", _stretched),
+    ("its heads do not fill vectors", lambda c: c.dim_of_head % _LANES > 0),
+]
 _REFUSALS: dict[str, list[tuple[str, Callable[[ModelConfig], bool]]]] = {
-    "gqa": [
-        ("it has no positions", lambda c: c.rope_theta is None),
-        ("its positions stretch with the text", lambda c: c.rope_scaling is not None and c.rope_scaling.kind in _STRETCHED),
-        ("its heads do not fill vectors", lambda c: c.dim_of_head % 16 > 0 or c.num_heads * c.dim_of_head % 32 > 0),
-    ],
+    "gqa": _FULL,
+    "swa": _FULL,
     "mla": [
-        ("its latent queries are of low rank", lambda c: c.q_lora_rank is not None),
-        ("its latent attention has positions", lambda c: c.mla_rope),
-        ("its latents do not fill vectors", lambda c: c.kv_lora_rank % 16 + c.qk_rope_head_dim % 4 > 0),
-        ("its values do not fill vectors", lambda c: c.num_heads * c.v_head_dim % 32 > 0),
+        ("its latent positions stretch with the text", lambda c: c.mla_rope and _stretched(c)),
+        ("its latents do not fill vectors", lambda c: c.kv_lora_rank % _LANES + c.qk_rope_head_dim % 4 > 0),
     ],
-    "kda": [
-        ("its delta heads do not fill vectors", lambda c: c.dim_of_head % 16 > 0 or c.num_heads * c.dim_of_head % 32 > 0),
-    ],
-}  # fmt: skip
+    "kda": [("its delta heads do not fill vectors", lambda c: c.dim_of_head % _LANES > 0)],
+}
 
 
 def block_bytes(config: ModelConfig) -> int:
     """Of a block of the cache in all layers: keys and values in bfloat16."""
-    widths = {
-        "gqa": 2 * config.kv_heads * config.dim_of_head,
-        "mla": 2 * config.kv_lora_rank + config.qk_rope_head_dim,
-        "kda": 0,
-    }
+    full = 2 * config.kv_heads * config.dim_of_head
+    widths = {"gqa": full, "swa": full, "mla": 2 * config.kv_lora_rank + config.qk_rope_head_dim, "kda": 0}
     return sum(widths[kind] for kind in config.layers) * BLOCK * 2
 
 
@@ -95,13 +88,12 @@ class NativeDecoder:
         self._refills: list[Callable[[], object]] = []
         head = self._pack(lambda: decoder.head_weight)
         embedding = head if config.tie_embeddings else self._pack(lambda: decoder.embed_tokens.weight)
-        turned = "gqa" in config.layers
-        rotary = Rotary(config.rope_theta or 1.0, config.rope_width, config.max_context, config.rope_scaling)
-        frequencies = self._keep(rotary.frequencies(config.max_context).float().contiguous())
-        shape = [config.hidden_size, config.rope_width if turned else 0, config.vocab_size, blocks]
+        positions = self._table(lambda: decoder.embed_positions.weight) if config.learned_positions else 0
+        scale = torch.tensor(config.embedding_scale, dtype=decoder.embed_tokens.weight.dtype).item()
+        self._rotaries: dict[Rotary, int] = {}
         self._runner = native().Runner(
-            shape, [config.norm_eps, rotary.attention_factor], address(frequencies), self._table(lambda: _weight(decoder.norm)),
-            embedding.native, head.native, threads, path,
+            [config.hidden_size, config.vocab_size, blocks], [config.norm_eps, scale, config.logit_softcap or 0.0],
+            [*self._norm(decoder.norm), positions], embedding.native, head.native, threads, path,
         )  # fmt: skip
         for block in decoder.layers:
             assert isinstance(block, Block)
@@ -195,66 +187,79 @@ class NativeDecoder:
         return sum(kept.nbytes for kept in self._kept if isinstance(kept, PackedMatrix))
 
     def _add(self, block: Block) -> None:
-        mixer, mlp = block.self_attn, block.mlp
-        assert isinstance(mlp, GatedMLP)
-        gate_up = self._pack(lambda: _side_by_side(mlp.gate_proj, mlp.up_proj))
-        down = self._pack(lambda: mlp.down_proj.weight)
+        mixer, placement = block.self_attn, block.placement
+        before, behind = block.post_attention_layernorm, None
+        if placement == "post":
+            before, behind = None, block.post_attention_layernorm
+        elif placement == "both":
+            before, behind = block.pre_feedforward_layernorm, block.post_attention_layernorm
         norms = [
-            self._table(lambda: _weight(block.input_layernorm)),
-            self._table(lambda: _weight(block.post_attention_layernorm)),
-        ]
+            *self._norm(block.input_layernorm if placement != "post" else None), *self._norm(behind), *self._norm(before),
+            *self._norm(block.post_feedforward_layernorm if placement != "pre" else None),
+        ]  # fmt: skip
+        if isinstance(block.mlp, MixtureOfExperts):
+            shared = block.mlp.shared_experts
+            dense = native().Dense() if shared is None else self._dense(shared)
+            parts = (dense, self._experts(block.mlp))
+        else:
+            assert isinstance(block.mlp, (GatedMLP, PlainMLP))
+            parts = (self._dense(block.mlp), native().Experts())
         if isinstance(mixer, GroupedQueryAttention):
-            self._add_full(mixer, norms, gate_up, down)
+            self._add_full(mixer, norms, parts)
         elif isinstance(mixer, LatentAttention):
-            self._add_latent(mixer, norms, gate_up, down)
+            self._add_latent(mixer, norms, parts)
         else:
             assert isinstance(mixer, DeltaAttention)
-            self._add_delta(mixer, norms, gate_up, down)
+            self._add_delta(mixer, norms, parts)
 
-    def _add_full(
-        self, mixer: GroupedQueryAttention, norms: list[int], gate_up: PackedMatrix, down: PackedMatrix
-    ) -> None:
-        maps = [
-            self._joined(mixer.q_proj, mixer.k_proj, mixer.v_proj),
-            self._pack(lambda: mixer.o_proj.weight),
-            gate_up,
-            down,
-        ]
-        for norm in (mixer.q_norm, mixer.k_norm):
-            norms.append(0 if norm is None else self._table(lambda norm=norm: _weight(norm)))
+    def _add_full(self, mixer: GroupedQueryAttention, norms: list[int], mlp: tuple[Any, Any]) -> None:
+        gated = self.config.attention_gate
+        projections = (mixer.q_proj, mixer.k_proj, mixer.v_proj)
+        if gated:
+            bias = (
+                None
+                if mixer.q_proj.bias is None
+                else lambda: _gate_last(mixer, [_bias(p) for p in projections])
+            )
+            inputs = self._pack(lambda: _gate_last(mixer, [p.weight for p in projections]), bias=bias)
+        else:
+            inputs = self._joined(*projections)
+        maps = [inputs.native, self._joined(mixer.o_proj).native]
+        norms = [*norms, *self._norm(mixer.q_norm), *self._norm(mixer.k_norm)]
+        widths = [
+            mixer.heads, mixer.kv_heads, mixer.width, mixer.window or 0, self._rotary(mixer.rotary),
+            int(mixer.q_norm is not None and self.config.qk_norm_whole), int(gated),
+        ]  # fmt: skip
+        numbers = [self.config.attention_scale or mixer.width**-0.5, self.config.attention_softcap or 0.0]
+        sinks = 0 if mixer.sinks is None else self._table(lambda: _present(mixer.sinks))
         memory = [self._room(mixer.kv_heads * mixer.width) for _ in range(2)]
-        scale = self.config.attention_scale or mixer.width**-0.5
-        widths = [mixer.heads, mixer.kv_heads, mixer.width]
-        self._runner.add_full(norms, [m.native for m in maps], widths, scale, memory)
+        self._runner.add_full(norms, maps, *mlp, widths, numbers, sinks, memory)
 
-    def _add_latent(
-        self, mixer: LatentAttention, norms: list[int], gate_up: PackedMatrix, down: PackedMatrix
-    ) -> None:
+    def _add_latent(self, mixer: LatentAttention, norms: list[int], mlp: tuple[Any, Any]) -> None:
         def up(part: int) -> Tensor:
             weight = mixer.kv_b_proj.weight.view(mixer.heads, mixer.nope + mixer.value, mixer.latent)
             return weight.split([mixer.nope, mixer.value], dim=1)[part]
 
+        rank = self.config.q_lora_rank or 0
+        queries = mixer.q_a_proj if rank else mixer.q_proj
         maps = [
-            self._joined(mixer.q_proj, mixer.kv_a_proj_with_mqa),
-            self._pack(lambda: mixer.o_proj.weight),
-            gate_up,
-            down,
-        ]
-        norms = [*norms, self._table(lambda: _weight(mixer.kv_a_layernorm))]
-        widths = [mixer.heads, mixer.nope, mixer.shared, mixer.value, mixer.latent]
-        ups = [self._table(lambda: up(0)), self._table(lambda: up(1))]
+            self._joined(queries, mixer.kv_a_proj_with_mqa).native, self._joined(mixer.o_proj).native,
+            self._joined(mixer.q_b_proj).native if rank else native().Matrix(),
+        ]  # fmt: skip
+        tables = [self._table(lambda: up(0)), self._table(lambda: up(1)), self._norm(mixer.kv_a_layernorm)[0]]
+        tables.append(self._norm(mixer.q_a_layernorm)[0] if rank else 0)
+        widths = [
+            mixer.heads, mixer.nope, mixer.shared, mixer.value, mixer.latent, rank, self._rotary(mixer.rotary),
+        ]  # fmt: skip
         memory = [self._room(mixer.latent + mixer.shared), self._room(mixer.latent)]
-        self._runner.add_latent(norms, [m.native for m in maps], widths, mixer.scoring.scale, ups, memory)
+        self._runner.add_latent(norms, maps, *mlp, widths, mixer.scoring.scale, tables, memory)
 
-    def _add_delta(
-        self, mixer: DeltaAttention, norms: list[int], gate_up: PackedMatrix, down: PackedMatrix
-    ) -> None:
+    def _add_delta(self, mixer: DeltaAttention, norms: list[int], mlp: tuple[Any, Any]) -> None:
         convs = (mixer.q_conv1d, mixer.k_conv1d, mixer.v_conv1d)
         inputs = (mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.f_a_proj, mixer.g_a_proj, mixer.b_proj)
         maps = [
-            self._joined(*inputs), self._pack(lambda: mixer.o_proj.weight), gate_up, down,
-            self._pack(lambda: mixer.f_b_proj.weight), self._pack(lambda: mixer.g_b_proj.weight),
-        ]  # fmt: skip
+            self._joined(*maps) for maps in (inputs, (mixer.o_proj,), (mixer.f_b_proj,), (mixer.g_b_proj,))
+        ]
         tables = [
             self._table(lambda: torch.cat([conv.weight for conv in convs]).squeeze(1)),
             self._table(lambda: mixer.A_log.float().exp().flatten()), self._table(lambda: mixer.dt_bias),
@@ -268,8 +273,62 @@ class NativeDecoder:
         ]
         widths = [mixer.heads, mixer.width, taps]
         self._runner.add_delta(
-            norms, [m.native for m in maps], widths, mixer.lower_bound or 0.0, tables, memory
+            norms, [m.native for m in maps], *mlp, widths, mixer.lower_bound or 0.0, tables, memory
         )
+
+    def _dense(self, mlp: GatedMLP | PlainMLP) -> Any:
+        down, up = self._joined(mlp.down_proj), mlp.up_proj
+        activation = _ACTIVATIONS.index(mlp.activation)
+        if isinstance(mlp, PlainMLP):
+            bias = None if up.bias is None else lambda: _padded(_bias(up))
+            inner = self._pack(lambda: _padded(up.weight), bias=bias)
+            return native().dense(inner.native, down.native, False, activation)
+        gate = mlp.gate_proj
+        bias = None if up.bias is None else lambda: _in_turns(_bias(gate), _bias(up))
+        inner = self._pack(lambda: _side_by_side(gate, up), bias=bias)
+        return native().dense(inner.native, down.native, True, activation)
+
+    def _experts(self, mlp: MixtureOfExperts) -> Any:
+        config, router, experts = mlp.gate.config, mlp.gate, mlp.experts
+        biases = config.biases
+        gate_up = self._stacked(
+            lambda e: _in_turns(*experts.gate_up_proj[e].chunk(2)), config.experts,
+            bias=(lambda e: _in_turns(*experts.gate_up_proj_bias[e].chunk(2))) if biases else None,
+        )  # fmt: skip
+        down = self._stacked(
+            lambda e: experts.down_proj[e], config.experts,
+            bias=(lambda e: experts.down_proj_bias[e]) if biases else None,
+        )  # fmt: skip
+        corrected, shared = config.router == "sigmoid", mlp.shared_gate
+        tables = [
+            self._table(lambda: router.weight),
+            self._table(lambda: _present(router.bias)) if router.bias is not None else 0,
+            self._table(lambda: _present(router.e_score_correction_bias)) if corrected else 0,
+            self._table(lambda: shared.weight) if shared is not None else 0,
+        ]
+        widths = [
+            config.experts, config.per_token, config.groups, config.top_groups, _ROUTINGS.index(config.router),
+            int(config.renormalise),
+        ]  # fmt: skip
+        numbers = [config.scaling, config.swiglu_limit or 0.0, config.swiglu_alpha]
+        return native().experts(widths, numbers, tables, gate_up.native, down.native)
+
+    def _rotary(self, rotary: Rotary | None) -> int:
+        """Its number, one for all layers that turn alike; -1 for none."""
+        if rotary is None:
+            return -1
+        if rotary not in self._rotaries:
+            frequencies = self._keep(rotary.frequencies(rotary.context).float().contiguous())
+            self._runner.add_rotary(rotary.width, rotary.attention_factor, address(frequencies))
+            self._rotaries[rotary] = len(self._rotaries)
+        return self._rotaries[rotary]
+
+    def _norm(self, norm: Norm | None) -> list[int]:
+        """Weight and bias."""
+        if norm is None:
+            return [0, 0]
+        bias = self._table(lambda: norm.bias) if isinstance(norm, LayerNorm) else 0
+        return [self._table(lambda: _weight(norm)), bias]
 
     def _room(self, width: int) -> int:
         """Of the cache, for `width` numbers a token."""
@@ -277,9 +336,20 @@ class NativeDecoder:
 
     def _joined(self, *maps: Linear) -> PackedMatrix:
         bias = None
-        if maps[0].bias is not None:
+        if any(one.bias is not None for one in maps):
             bias = lambda: torch.cat([_bias(one) for one in maps])  # noqa: E731
         return self._pack(lambda: torch.cat([one.weight for one in maps]), bias=bias)
+
+    def _stacked(
+        self, weight: Callable[[int], Tensor], count: int, *, bias: Callable[[int], Tensor] | None
+    ) -> PackedMatrix:
+        @torch.no_grad()
+        def make() -> PackedMatrix:
+            return pack_stacked(weight, count, self.kind, bias=bias)
+
+        matrix = make()
+        self._refills.append(lambda: matrix.take_over(make()))
+        return self._keep(matrix)
 
     def _pack(
         self, weight: Callable[[], Tensor], *, bias: Callable[[], Tensor] | None = None
@@ -302,20 +372,37 @@ class NativeDecoder:
         return item
 
 
-def _weight(norm: object) -> Tensor:
-    assert isinstance(norm, RMSNorm)
-    return norm.weight
+def _weight(norm: Norm) -> Tensor:
+    offset = norm.offset if isinstance(norm, RMSNorm) else 0.0
+    return norm.weight.float() + offset if offset else norm.weight
 
 
 def _bias(linear: Linear) -> Tensor:
-    assert linear.bias is not None
-    return linear.bias
+    return linear.weight.new_zeros(linear.weight.shape[0]) if linear.bias is None else linear.bias
+
+
+def _present(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
+
+
+def _gate_last(mixer: GroupedQueryAttention, parts: Sequence[Tensor]) -> Tensor:
+    """[q | k | v | gate]; the query's map makes [query, gate] of each head in turn."""
+    queries, keys, values = parts
+    query, gate = queries.unflatten(0, (mixer.heads, 2, mixer.width)).unbind(1)
+    return torch.cat([query.flatten(0, 1), keys, values, gate.flatten(0, 1)])
 
 
 def _side_by_side(gate: Linear, up: Linear) -> Tensor:
+    return _in_turns(gate.weight.detach(), up.weight.detach())
+
+
+def _in_turns(gate: Tensor, up: Tensor) -> Tensor:
     """16 rows of the gate, 16 rows up, and so on; both padded to whole blocks."""
-    padding = (0, 0, 0, -gate.weight.shape[0] % (2 * _LANES))
-    blocks = [
-        torch.nn.functional.pad(w.weight.detach(), padding).unflatten(0, (-1, _LANES)) for w in (gate, up)
-    ]
+    blocks = [_padded(part).unflatten(0, (-1, _LANES)) for part in (gate, up)]
     return torch.stack(blocks, dim=1).flatten(0, 2)
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """With rows of zeros up to a multiple of 32, the columns of the map behind it."""
+    return torch.nn.functional.pad(rows, (0, 0) * (rows.dim() - 1) + (0, -rows.shape[0] % (2 * _LANES)))
