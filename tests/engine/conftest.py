@@ -30,4 +30,4 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(model_dir: Path) -> LocalEngine:
-    return LocalEngine(model_dir, weights="float32")
+    return LocalEngine(model_dir)

@@ -19,6 +19,11 @@ from hanok.errors import ContextLengthError, InputError
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True, logprobs=3)
 
 
+@pytest.fixture(scope="module")
+def engine(model_dir: Path) -> LocalEngine:
+    return LocalEngine(model_dir, weights="float32")
+
+
 def prompt(length: int, seed: int = 0) -> list[int]:
     return random.Random(seed).choices(range(10, 266), k=length)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hanok.engine.native import BLOCK, BlockPool, NativeDecoder, why_not_native
+from hanok.engine.native import BLOCK, BlockPool, NativeDecoder, block_bytes, why_not_native
 from hanok.errors import CapacityError
 from hanok.kernels.formats import quantise
 from hanok.kernels.native import native, native_available
@@ -203,6 +203,57 @@ def test_the_same_bits_in_pieces_in_company_and_on_any_threads(name: str, kind) 
         range(90), slots=[5, 1],
     )  # fmt: skip
     assert torch.equal(both, torch.cat([alone[100:], whole[640:]]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ["llama", "hybrid", "gemma2", "gpt-oss", "deepseek v3"])
+def test_a_cache_in_int8(name: str, path: str) -> None:
+    """A token's scale is coarser than bfloat16: the whole error is less than twice as large. Bits do not depend on pieces."""
+    model, tokens = decoder_of(name), ids(300)
+    expected = reference(model, tokens)
+    plain = read(NativeDecoder(model, kind="bf16", blocks=8, threads=2, path=path), tokens, [300])
+    fast = NativeDecoder(model, kind="bf16", blocks=8, threads=2, path=path, cache="int8")
+    found = read(fast, tokens, [300])
+    assert not torch.equal(found, plain)
+    ours, theirs = ((x - expected).abs().amax(1) / expected.std() for x in (found, plain))
+    assert ours.median() < 2 * theirs.median()
+    assert torch.equal(read(fast, tokens, [1, 1, 70, 5, 200, 23]), found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", PATHS)
+def test_what_int8_keeps_is_near(path: str) -> None:
+    """Scores are all equal, so attention gives the mean of the values: each number is off by half a step of its token's
+    and head's scale at most, and by the rounding of the weights to bfloat16 (2^-9 of it)."""
+    config = ModelConfig(
+        **SHAPE
+        | {"num_layers": 1, "rope_theta": None, "num_heads": 3, "num_kv_heads": 3, "tie_embeddings": False}
+    )
+    model, tokens = filled(config), ids(64)
+    attention = model.layers[0].self_attn
+    for zero in (attention.q_proj.weight, model.layers[0].mlp.down_proj.weight):
+        zero.zero_()
+    attention.o_proj.weight.copy_(torch.eye(96))
+    x = model.embed_tokens.weight.bfloat16().float()[tokens]
+    normed = model.layers[0].input_layernorm(x).bfloat16().float()
+    v = (normed @ attention.v_proj.weight.bfloat16().float().mT).view(64, 3, 32)
+    fast = NativeDecoder(model, kind="bf16", blocks=1, threads=1, path=path, cache="int8")
+    hidden = torch.cat(list(fast.read_hidden(tokens, rows=64)))[-1]
+    step = v.abs().amax(-1, keepdim=True) / 127
+    mean, bound = v.mean(0).flatten(), (0.5 * step + 2**-8 * v.abs()).mean(0).expand(3, 32).flatten()
+    factor = model.norm.weight * torch.rsqrt((x[-1] + mean).square().mean() + config.norm_eps)
+    off = (hidden / factor - x[-1] - mean).abs()
+    assert (off < bound + 1e-2 * mean.abs() + 2**-8 * x[-1].abs()).all()
+    assert off.max() > 0
+
+
+def test_blocks_of_the_cache_take_what_was_said() -> None:
+    for name in ("llama", "hybrid", "deepseek v3"):
+        model = decoder_of(name)
+        for cache in ("bf16", "int8"):
+            fast = NativeDecoder(model, kind="int8", blocks=5, threads=1, cache=cache)
+            assert fast.cache_bytes == 5 * block_bytes(model.config, cache)
 
 
 def test_blocks_come_back_and_run_out() -> None:

@@ -6,7 +6,7 @@ R rows of a step (tokens of one or several sequences), V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from hanok.models.mla import LatentAttention
 from hanok.models.mlp import GatedMLP, MixtureOfExperts, PlainMLP
 from hanok.models.rope import Rotary
 
+CacheKind = Literal["bf16", "int8"]
 _LANES = 16
 _ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 _ROUTINGS = ("softmax", "sigmoid", "top_softmax")
@@ -62,26 +63,32 @@ _REFUSALS: dict[str, list[tuple[str, Callable[[ModelConfig], bool]]]] = {
 }
 
 
-def block_bytes(config: ModelConfig) -> int:
-    """Of a block of the cache in all layers: keys and values in bfloat16."""
-    full = 2 * config.kv_heads * config.dim_of_head
-    widths = {"gqa": full, "swa": full, "mla": 2 * config.kv_lora_rank + config.qk_rope_head_dim, "kda": 0}
-    return sum(widths[kind] for kind in config.layers) * BLOCK * 2
+def block_bytes(config: ModelConfig, cache: CacheKind = "bf16") -> int:
+    """Of a block of the cache in all layers."""
+    number, scale = (2, 0) if cache == "bf16" else (1, 4)
+    full = 2 * config.kv_heads * (config.dim_of_head * number + scale)
+    latent = (2 * config.kv_lora_rank + config.qk_rope_head_dim) * number + 2 * scale
+    widths = {"gqa": full, "swa": full, "mla": latent, "kda": 0}
+    return sum(widths[kind] for kind in config.layers) * BLOCK
 
 
 class NativeDecoder:
     """Args:
     kind: of the weights. blocks: of the cache. slots: sequences at once that have states (delta attention).
     threads: of the kernels' own. path: an instruction set.
+    cache: of keys and values; int8 with a scale for each token and head.
     """
 
     def __init__(
-        self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, path: str = ""
-    ) -> None:
+        self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, path: str = "",
+        cache: CacheKind = "bf16",
+    ) -> None:  # fmt: skip
         config = decoder.config
         assert why_not_native(config) is None
         self.config, self.slots = config, slots
         self.kind: Kind = kind
+        self.cache: CacheKind = cache
+        self.cache_bytes = 0
         recurrent = "kda" in config.layers  # states are not kept at borders of blocks
         self.pool = BlockPool(blocks, reuse=not recurrent)
         self._kept: list[Any] = []
@@ -232,7 +239,7 @@ class NativeDecoder:
         ]  # fmt: skip
         numbers = [self.config.attention_scale or mixer.width**-0.5, self.config.attention_softcap or 0.0]
         sinks = 0 if mixer.sinks is None else self._table(lambda: _present(mixer.sinks))
-        memory = [self._room(mixer.kv_heads * mixer.width) for _ in range(2)]
+        memory = self._memory(mixer.kv_heads, mixer.width, mixer.width)
         self._runner.add_full(norms, maps, *mlp, widths, numbers, sinks, memory)
 
     def _add_latent(self, mixer: LatentAttention, norms: list[int], mlp: tuple[Any, Any]) -> None:
@@ -251,7 +258,7 @@ class NativeDecoder:
         widths = [
             mixer.heads, mixer.nope, mixer.shared, mixer.value, mixer.latent, rank, self._rotary(mixer.rotary),
         ]  # fmt: skip
-        memory = [self._room(mixer.latent + mixer.shared), self._room(mixer.latent)]
+        memory = self._memory(1, mixer.latent + mixer.shared, mixer.latent)
         self._runner.add_latent(norms, maps, *mlp, widths, mixer.scoring.scale, tables, memory)
 
     def _add_delta(self, mixer: DeltaAttention, norms: list[int], mlp: tuple[Any, Any]) -> None:
@@ -330,9 +337,14 @@ class NativeDecoder:
         bias = self._table(lambda: norm.bias) if isinstance(norm, LayerNorm) else 0
         return [self._table(lambda: _weight(norm)), bias]
 
-    def _room(self, width: int) -> int:
-        """Of the cache, for `width` numbers a token."""
-        return address(self._keep(lazy(self.pool.size * BLOCK * width, torch.bfloat16)))
+    def _memory(self, heads: int, key: int, value: int) -> list[int]:
+        """Of the cache: keys, values, and of int8 their scales."""
+        tokens, dtype = self.pool.size * BLOCK * heads, torch.int8 if self.cache == "int8" else torch.bfloat16
+        parts = [lazy(tokens * key, dtype), lazy(tokens * value, dtype)]
+        if self.cache == "int8":
+            parts += [lazy(tokens, torch.float32) for _ in range(2)]
+        self.cache_bytes += sum(part.nbytes for part in parts)
+        return [address(self._keep(part)) for part in parts]
 
     def _joined(self, *maps: Linear) -> PackedMatrix:
         bias = None

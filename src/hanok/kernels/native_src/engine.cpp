@@ -87,17 +87,19 @@ class Runner {
   void add_rotary(int width, float factor, uintptr_t frequencies) { model_->rotaries.push_back({width, factor, floats(frequencies)}); }
 
   // A layer with grouped-query attention. norms: as in `common`, of queries, of keys; maps: input, output; widths: heads, key heads,
-  // width, window, rotary, whether norms are over all heads, whether there is a gate; numbers: scale, cap; memory: keys, values.
+  // width, window, rotary, whether norms are over all heads, whether there is a gate; numbers: scale, cap;
+  // memory: keys, values, and of int8 their scales.
   void add_full(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const Dense& dense, const Experts& experts,
                 const std::vector<int>& widths, const std::vector<float>& numbers, uintptr_t sinks, const std::vector<uintptr_t>& memory) {
     LayerWeights layer = common(norms, maps, dense, experts);
     layer.q_norm = norm(norms, 4), layer.k_norm = norm(norms, 5);
     layer.attention = {widths.at(0), widths.at(1), widths.at(2), widths.at(2), numbers.at(0), numbers.at(1), widths.at(3), floats(sinks)};
     layer.rotary = widths.at(4), layer.norm_whole = widths.at(5) != 0, layer.gated = widths.at(6) != 0;
-    add(layer, memory.at(0), memory.at(1), 0, 0);
+    add(layer, memory);
   }
   // Latent attention. maps: input, output, low-rank queries; widths: heads, nope, shared, value, latent, rank, rotary; tables: up to
-  // keys, up to values, norm of latents, norm of the rank; memory: keys, values.
+  // keys, up to values, norm of latents, norm of the rank; memory: keys, values, and
+  // of int8 their scales.
   void add_latent(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const Dense& dense, const Experts& experts,
                   const std::vector<int>& widths, float scale, const std::vector<uintptr_t>& tables, const std::vector<uintptr_t>& memory) {
     LayerWeights layer = common(norms, maps, dense, experts);
@@ -107,7 +109,7 @@ class Runner {
     layer.latent = {widths.at(1), widths.at(2), widths.at(3), floats(tables.at(0)), floats(tables.at(1)), floats(tables.at(2)),
                     widths.at(5), floats(tables.at(3)), maps.at(2)};
     layer.rotary = widths.at(6);
-    add(layer, memory.at(0), memory.at(1), 0, 0);
+    add(layer, memory);
   }
   // Delta attention. maps: input, output, decay, gate; widths: heads, width, taps; tables: convolution, rate, bias, norm; memory:
   // states, tails.
@@ -117,7 +119,7 @@ class Runner {
     layer.mixer = kDelta;
     layer.delta = {widths.at(0), widths.at(1), widths.at(2), lower_bound, floats(tables.at(0)), floats(tables.at(1)),
                    floats(tables.at(2)), floats(tables.at(3)), maps.at(2), maps.at(3)};
-    add(layer, 0, 0, memory.at(0), memory.at(1));
+    add(layer, {0, 0, 0, 0, memory.at(0), memory.at(1)});
   }
   void step(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> sequences,
             std::vector<int32_t> tables, int table_width, std::vector<int32_t> slots, std::vector<int32_t> wanted,
@@ -143,12 +145,12 @@ class Runner {
     layer.mlp = {dense, experts};
     return layer;
   }
-  void add(const LayerWeights& layer, uintptr_t keys, uintptr_t values, uintptr_t states, uintptr_t tails) {
+  void add(const LayerWeights& layer, std::vector<uintptr_t> memory) {
+    memory.resize(6, 0);
+    const auto numbers = [&](int i) { return reinterpret_cast<float*>(memory[i]); };
     model_->layers.push_back(layer);
-    cache_->keys.push_back(reinterpret_cast<uint16_t*>(keys));
-    cache_->values.push_back(reinterpret_cast<uint16_t*>(values));
-    cache_->states.push_back(reinterpret_cast<float*>(states));
-    cache_->tails.push_back(reinterpret_cast<float*>(tails));
+    cache_->layers.push_back({reinterpret_cast<uint16_t*>(memory[0]), reinterpret_cast<uint16_t*>(memory[1]), numbers(2), numbers(3),
+                              numbers(4), numbers(5)});
   }
 
   std::shared_ptr<ModelWeights> model_;

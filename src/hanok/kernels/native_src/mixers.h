@@ -75,18 +75,31 @@ void plan_attention(Step& step) {
     }
 }
 
+// To int8 with one scale, n numbers: to[place(i)]. What is not finite shows in the scale.
+template <class Place>
+inline float keep_bytes(const float* x, int n, int8_t* to, const Place& place) {
+  float most = 0, total = 0;
+  for (int i = 0; i < n; ++i) most = std::max(most, std::fabs(x[i])), total += x[i] * 0.0f;
+  const float inverse = most > 0 ? 127.0f / most : 0.0f;
+  for (int i = 0; i < n; ++i) to[place(i)] = static_cast<int8_t>(total == 0 ? std::nearbyint(x[i] * inverse) : 0.0f);
+  return most / 127.0f + total;
+}
+
 // One token's key and value of one key head into the cache.
 void keep(const Step& step, const AttentionShape& shape, int number, int row, int kv, const float* key, const float* value) {
-  const int position = step.args.positions[row], inside = position % kBlock;
+  const CacheLayer& cache = step.cache->layers[number];
+  const int position = step.args.positions[row], inside = position % kBlock, column = inside % kTile;
   const int block = step.args.tables[(size_t)step.args.sequences[row] * step.args.table_width + position / kBlock];
-  const size_t place = ((size_t)kv * step.cache->blocks + block) * kBlock;
-  uint16_t* k = step.cache->keys[number] + (place + inside / kTile * kTile) * shape.key_dim + (inside % kTile) * 2;
-  uint16_t* v = step.cache->values[number] + (place + inside / 2 * 2) * shape.value_dim + inside % 2;
-  for (int i = 0; i < shape.key_dim; i += 2) {
-    k[i * kTile] = to_bf16(key[i]);
-    k[i * kTile + 1] = to_bf16(key[i + 1]);
+  const size_t place = ((size_t)kv * step.cache->blocks + block) * kBlock, tile = place + inside - column, pair = place + inside / 2 * 2;
+  const auto key_place = [&](int i) { return tile * shape.key_dim + i / 2 * (2 * kTile) + column * 2 + i % 2; };
+  const auto value_place = [&](int i) { return pair * shape.value_dim + i * 2 + inside % 2; };
+  if (cache.key_scales) {
+    cache.key_scales[place + inside] = keep_bytes(key, shape.key_dim, reinterpret_cast<int8_t*>(cache.keys), key_place);
+    cache.value_scales[place + inside] = keep_bytes(value, shape.value_dim, reinterpret_cast<int8_t*>(cache.values), value_place);
+    return;
   }
-  for (int i = 0; i < shape.value_dim; ++i) v[i * 2] = to_bf16(value[i]);
+  for (int i = 0; i < shape.key_dim; ++i) cache.keys[key_place(i)] = to_bf16(key[i]);
+  for (int i = 0; i < shape.value_dim; ++i) cache.values[value_place(i)] = to_bf16(value[i]);
 }
 
 // Turns pairs of channels: half the rotating width apart, or, `neighbours`, side by side.
@@ -188,8 +201,8 @@ void run_delta(const Step& step, const LayerWeights& layer, int number, const Ta
   const DeltaWeights& w = layer.delta;
   const int width = w.width, inner = w.heads * width, head = task.head, kept = w.taps - 1;
   const int slot = step.args.slots[step.args.sequences[task.row]];
-  float* state = step.cache->states[number] + ((size_t)slot * w.heads + head) * width * width;
-  float* tails = step.cache->tails[number] + (size_t)slot * 3 * inner * kept;
+  float* state = step.cache->layers[number].states + ((size_t)slot * w.heads + head) * width * width;
+  float* tails = step.cache->layers[number].tails + (size_t)slot * 3 * inner * kept;
   static thread_local std::vector<float> space;
   space.resize(7 * width);
   float *q = space.data(), *k = q + width, *v = k + width, *decay = v + width, *read = decay + width, *error = read + width;
@@ -276,13 +289,12 @@ void run_task(const Step& step, const LayerWeights& layer, int number, const Tas
       ends[count] = step.args.positions[task.row + r] + 1;
       sinks[count] = shape.sinks ? shape.sinks[task.head + h] : -std::numeric_limits<float>::infinity();
     }
-  const uint16_t *keys = step.cache->keys[number], *values = step.cache->values[number];
   const int32_t* table = step.args.tables.data() + (size_t)step.args.sequences[task.row] * step.args.table_width;
   int done = 0;
   const auto some = [&](auto size) {
     constexpr int M = decltype(size)::value;
     for (; done + M <= count; done += M)
-      attend<M>(shape, step.cache->blocks, keys, values, table, task.kv, q.data() + (size_t)done * dim, ends + done, sinks + done,
+      attend<M>(shape, step.cache->blocks, step.cache->layers[number], table, task.kv, q.data() + (size_t)done * dim, ends + done, sinks + done,
                 out.data() + (size_t)done * wide, scratch);
   };
   some(std::integral_constant<int, 8>{});

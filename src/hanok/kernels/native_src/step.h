@@ -111,11 +111,17 @@ struct ModelWeights {
   std::vector<LayerWeights> layers;
 };
 
-// Keys: [kv head][block][tile of 16 tokens][key_dim / 2][16][2]; values: [kv head][block][pair of tokens][value_dim][2]; bfloat16.
+// Keys: [kv head][block][tile of 16 tokens][key_dim / 2][16][2]; values: [kv head][block][pair of tokens][value_dim][2]; bfloat16,
+// or, with scales, int8 in the same order. Scales: [kv head][block][token].
+struct CacheLayer {
+  uint16_t *keys = nullptr, *values = nullptr;
+  float *key_scales = nullptr, *value_scales = nullptr;
+  float *states = nullptr, *tails = nullptr;  // of delta attention: [slot][head][key][value], [slot][channel][taps - 1], oldest first
+};
+
 struct Cache {
   int blocks = 0;
-  std::vector<uint16_t*> keys, values;  // a pool a layer
-  std::vector<float*> states, tails;    // of delta attention: [slot][head][key][value], [slot][channel][taps - 1], oldest first
+  std::vector<CacheLayer> layers;
 };
 
 struct StepArgs {
