@@ -19,9 +19,10 @@ from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.blocks import BLOCK
 from hanok.engine.generation import Generation, new_generation
 from hanok.engine.images import images_of
-from hanok.engine.native import NativeDecoder, block_bytes, why_not_native
+from hanok.engine.native import NativeDecoder
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
+from hanok.engine.support import CacheKind, block_bytes, why_not_native
 from hanok.errors import ConfigError, ContextLengthError, InputError
 from hanok.kernels.memory import give_back
 from hanok.kernels.packed import Kind
@@ -51,6 +52,7 @@ class LocalEngine:
             the model's layers, the width that its file has codes of, or bf16; else float32.
         max_running: sequences that decode together at most.
         cache_bytes: for keys and values of the native kernels; None: 2 GiB, or less where `CACHE_TOKENS` need less.
+        cache_type: of those keys and values; "int8" takes about half the memory of "bf16".
 
     Raises:
         ConfigError: weights of a kind that this model does not run with here.
@@ -58,7 +60,7 @@ class LocalEngine:
 
     def __init__(
         self, model_dir: Path, *, threads: int | None = None, weights: Weights = "auto", max_running: int = 128,
-        cache_bytes: int | None = None,
+        cache_bytes: int | None = None, cache_type: CacheKind = "bf16",
     ) -> None:  # fmt: skip
         if max_running < 1:
             raise ConfigError(f"max_running = {max_running}", remedy="it must be at least 1")
@@ -71,11 +73,16 @@ class LocalEngine:
         self._native: NativeDecoder | None = None
         self.max_context = config.max_context
         if kind == "float32":
+            if cache_type != "bf16":
+                raise ConfigError(
+                    f"cache_type = {cache_type}: the cache of PyTorch's layers is float32",
+                    remedy="take weights that run on the native kernels, or leave cache_type out",
+                )
             self.decoder = load_model(model_dir).requires_grad_(False)
             self._scheduler = Scheduler(self.decoder, max_running=max_running, vocabulary=self._vocabulary)
         else:
             self.decoder = load_model(model_dir, dtype="stored").requires_grad_(False)
-            blocks = _cache_blocks(config, cache_bytes, max_running)
+            blocks = _cache_blocks(config, cache_bytes, max_running, cache_type)
             self._native = NativeDecoder(
                 self.decoder,
                 kind=kind,
@@ -83,6 +90,7 @@ class LocalEngine:
                 threads=torch.get_num_threads(),
                 slots=max_running,
                 images=images_of(model_dir, kind),
+                cache=cache_type,
             )
             give_back(stored_parts(self.decoder))
             self.max_context = min(self.max_context, blocks * BLOCK)
@@ -327,8 +335,10 @@ def _choose_weights(
     )
 
 
-def _cache_blocks(config: ModelConfig, cache_bytes: int | None, max_running: int) -> int:
-    of_block = max(1, block_bytes(config))
+def _cache_blocks(
+    config: ModelConfig, cache_bytes: int | None, max_running: int, cache_type: CacheKind
+) -> int:
+    of_block = max(1, block_bytes(config, cache_type))
     if cache_bytes is None:
         tokens = min(max(config.max_context, CACHE_TOKENS), config.max_context * max_running)
         return max(1, min(-(-tokens // BLOCK), CACHE_BYTES // of_block))
