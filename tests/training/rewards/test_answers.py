@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,25 +107,19 @@ def test_numeric() -> None:
         given(reward, "3", answer="three")
 
 
-def test_gsm8k_labels_of_four_models(shared_data: Any) -> None:
-    """The published labels of model solutions, reproduced one by one."""
-    files = sorted(shared_data.rglob("example_model_solutions.jsonl"))
-    if not files:
-        pytest.skip("needs example_model_solutions.jsonl of grade-school-math")
-    import json
-
-    reward, right, count = numeric_answer(), {}, 0
-    for line in files[0].read_text().splitlines():
-        row = json.loads(line)
-        truth = row["ground_truth"] if "ground_truth" in row else row["answer"]
-        for name, solution in row.items():
-            if isinstance(solution, dict) and "is_correct" in solution:
-                verdict = given(reward, solution["solution"], answer=final_answer(truth))
-                assert verdict == float(solution["is_correct"])
-                right[name] = right.get(name, 0) + int(verdict or 0)
-                count += 1
-    assert count == 5276
-    assert sorted(right.values()) == [286, 458, 515, 742]
+@pytest.mark.data
+def test_solutions_of_gsm8k(shared_data: Path) -> None:
+    """Every published solution is right for its own problem, and for another one only where the numbers are equal."""
+    with gzip.open(shared_data / "gsm8k" / "train.jsonl.gz", "rt") as file:
+        solutions = [json.loads(line)["answer"] for line in file]
+    assert len(solutions) == 7473
+    reward, truths = numeric_answer(), [solution.rsplit("#### ", 1)[1] for solution in solutions]
+    assert all(given(reward, s, answer=t) == 1.0 for s, t in zip(solutions, truths, strict=True))
+    others = truths[1:] + truths[:1]
+    equal = [
+        float(a.replace(",", "")) == float(b.replace(",", "")) for a, b in zip(truths, others, strict=True)
+    ]
+    assert [given(reward, s, answer=t) == 1.0 for s, t in zip(solutions, others, strict=True)] == equal
 
 
 def test_patterns() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -263,3 +265,17 @@ def test_programs_against_input_and_output() -> None:
     assert score(code_tests(), rows(DOUBLER, tests=tests)).totals == [pytest.approx(2 / 3)]
     with pytest.raises(ConfigError, match="stdout"):
         score(code_tests(), rows(DOUBLER, tests=[{"stdin": "1"}]))
+
+
+@needs_isolation
+@pytest.mark.data
+def test_programs_of_humaneval(shared_data: Path) -> None:
+    """The published solutions pass their tests; with an early return put in their place they do not."""
+    lines = (shared_data / "humaneval" / "HumanEval_even.jsonl").read_text().splitlines()[:6]
+    judged_rows = []
+    for problem in map(json.loads, lines):
+        tests = f"{problem['test']}\ncheck({problem['entry_point']})"
+        for body in (problem["canonical_solution"], "    return None\n"):
+            program = f"```python\n{problem['prompt']}{body}```"
+            judged_rows.append(Row(problem["prompt"], program, {"tests": tests}))
+    assert score(code_tests(), judged_rows, concurrency=2).totals == [1.0, 0.0] * 6
