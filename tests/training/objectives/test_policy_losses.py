@@ -20,6 +20,7 @@ from hanok.training.objectives.importance import (
 )
 from hanok.training.objectives.policy import (
     PolicyLoss,
+    adapted_kl_weight,
     add_entropy_bonus,
     add_reference_kl,
     kl_estimate,
@@ -320,6 +321,13 @@ def test_reference_and_entropy_terms_weigh_as_the_loss_does() -> None:
     )
     assert with_bonus.objective.item() == pytest.approx((loss.objective - 0.1 * expected.mean()).item())
     assert step_metrics([with_bonus])["entropy"] == pytest.approx(entropy_N[batch.mask_N].mean().item())
+
+
+def test_kl_weight_follows_its_target() -> None:
+    settings = {"target": 6.0, "sequences": 64, "horizon": 10_000}
+    assert adapted_kl_weight(0.2, 6.3, **settings) == pytest.approx(0.2 * (1 + 0.05 * 0.0064))
+    assert adapted_kl_weight(0.2, 60.0, **settings) == pytest.approx(0.2 * (1 + 0.2 * 0.0064))
+    assert adapted_kl_weight(0.2, 0.0, **settings) == pytest.approx(0.2 * (1 - 0.2 * 0.0064))
 
 
 def test_clip_metrics_count_what_lost_its_gradient() -> None:

@@ -61,6 +61,7 @@ def test_every_failure_is_counted_and_none_is_zero(caplog: pytest.LogCaptureFixt
         "scored": 1, "not a number": 3, "raised ValueError": 2, "unjudgeable": 1, "not applicable": 1,
     }  # fmt: skip
     assert batch.skipped == 6
+    assert [value for value in batch.with_nan() if value == value] == [5.0, 4.0]
     assert batch.metrics()["reward.broken.skipped"] == 6 / 8
     assert batch.metrics()["reward.skipped"] == 6 / 8
     assert "reward broken skipped 2 of 8 rows (raised ValueError): no such thing" in caplog.text
