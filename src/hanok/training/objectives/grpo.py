@@ -8,7 +8,7 @@
 
 Advantages come from `advantages.group_advantages`: divided by the standard deviation for grpo, dapo and gspo, not for
 dr_grpo. dapo also draws groups again whose rewards are all equal (`advantages.informative`) and shapes the reward of
-overlong answers (`rewards.overlong`).
+overlong answers (`rewards.shape.overlong`).
 """
 
 from __future__ import annotations
