@@ -135,6 +135,8 @@ def test_reward_model() -> None:
         ("Good.\nScore: 7", 7.0),
         ("Score: 3\nNo, wait.\n**Score: 8.5**", 8.5),
         ("좋은 답입니다.\n점수: 9", 9.0),
+        ("**Score:** 4", 4.0),
+        ("Score: -3", -3.0),
         ("I would say 7.", None),
         ("Score: seven", None),
         ("Score: 7 out of 10, or maybe 3", None),
