@@ -388,3 +388,12 @@ def test_value_loss_is_clipped_the_pessimistic_way() -> None:
     metrics = step_metrics([loss])
     residual, total = (1 + 0 + 1.69) / 3, 1 - (1 / 3) ** 2
     assert explained_variance(metrics) == pytest.approx(1 - residual / total)
+
+
+def test_value_gradient_is_a_finite_difference() -> None:
+    generator = torch.Generator().manual_seed(2)
+    values, old, returns = torch.randn(3, 9, generator=generator, dtype=torch.float64)
+    mask = torch.arange(9) % 4 > 0
+    assert torch.autograd.gradcheck(
+        lambda v: value_loss(v, old, returns, mask, step_tokens=20).objective, (values.requires_grad_(),)
+    )
