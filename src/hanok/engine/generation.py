@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hanok.engine.api import Completion, Delta, FinishReason, Request, Usage
+from hanok.engine.api import Completion, Delta, FinishReason, Request, SamplingParams, Usage
 from hanok.engine.grammar import Grammars, Mask, Matcher
 from hanok.engine.sampler import Choice, Draw
 from hanok.engine.text import StopCutter
@@ -155,7 +155,6 @@ def new_generation(
     grammars: Grammars | None = None,
 ) -> Generation:  # fmt: skip
     params = request.params
-    assert params.structure is None or grammars is not None
     room = context - len(request.prompt_ids) + 1  # the last token is never fed back
     ends = () if params.ignore_eos else tokenizer.stop_ids
     stop_ids = frozenset((*ends, *params.stop_ids))
@@ -168,5 +167,12 @@ def new_generation(
         listener=listener,
         failed=failed,
         stops=_StopStrings(tokenizer, params.stop) if params.stop else None,
-        matcher=grammars.matcher(params, stop_ids) if grammars is not None else None,
+        matcher=_matcher(params, stop_ids, grammars),
     )
+
+
+def _matcher(params: SamplingParams, stop_ids: frozenset[int], grammars: Grammars | None) -> Matcher | None:
+    if params.structure is None:
+        return None
+    assert grammars is not None
+    return grammars.matcher(params.structure, stop_ids)

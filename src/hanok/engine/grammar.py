@@ -13,7 +13,6 @@ V vocabulary, W = ceil(V / 32) words of a mask.
 from __future__ import annotations
 
 import importlib
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hanok.engine.api import SamplingParams, Structure
+from hanok.engine.api import Structure
 from hanok.engine.lark import lark_of
 from hanok.errors import StructureError
 from hanok.tokens.control import TOOL_CALL, TOOL_CALL_END
@@ -50,19 +49,17 @@ class Grammars:
         """Raises StructureError if no answer can be held to it."""
         self._compile(structure)
 
-    def matcher(self, params: SamplingParams, ends: Collection[int]) -> Matcher | None:
-        """For one answer; None where it is free.
+    def matcher(self, structure: Structure, ends: Collection[int]) -> Matcher:
+        """For one answer.
 
         Args:
             ends: ids that end the answer.
         """
-        if params.structure is None:
-            return None
-        compiled = self._compile(params.structure)
+        compiled = self._compile(structure)
         assert self._vocab is not None
         special = self._tokenizer.special
-        never = {*special.values(), *ends, *(t for t, bias in params.logit_bias.items() if bias == -math.inf)}
-        if params.structure.kind == "tool_calls":
+        never = {*special.values(), *ends}
+        if structure.kind == "tool_calls":
             never -= {special[TOOL_CALL], special[TOOL_CALL_END]}
         return Matcher(compiled.deep_copy(), self._vocab, never, ends)
 
@@ -165,7 +162,7 @@ class Matcher:
             allowed_W |= self._ends_W
         if not allowed_W.any():
             raise StructureError(
-                "no token is left that the structure, min_tokens, stop ids and logit_bias all allow",
+                "no token is left that the structure, min_tokens and stop ids all allow",
                 remedy="relax one",
             )
         return allowed_W
