@@ -75,9 +75,11 @@ class _Walk:
         self._count(schema, place)
         for part, name in _parts(schema):
             self.visit(part, f"{place}/{name}", depth + 1)
-        if "$ref" in schema and schema["$ref"] not in self._seen:
-            self._seen.add(schema["$ref"])
-            self.visit(self._resolved(schema["$ref"], place), schema["$ref"], depth + 1)
+        if "$ref" in schema:
+            target = self._resolved(schema["$ref"], place)
+            if schema["$ref"] not in self._seen:
+                self._seen.add(schema["$ref"])
+                self.visit(target, schema["$ref"], depth + 1)
 
     def _count(self, schema: Mapping[str, Any], place: str) -> None:
         together = len(schema.get("allOf", ())) + len(_MEETS & set(schema) - {"allOf"})

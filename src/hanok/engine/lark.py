@@ -36,29 +36,34 @@ def lark_of(structure: Structure, special: Mapping[str, int]) -> str:
     Raises:
         StructureError: what `structure` says cannot be followed, and why.
     """
-    if len(structure.value) > MOST_CHARACTERS:
-        raise StructureError(
-            f"{structure.kind} of {len(structure.value):,} characters", remedy=f"at most {MOST_CHARACTERS:,}"
-        )
+    kind, value = structure.kind, structure.value
+    if len(value) > MOST_CHARACTERS:
+        raise StructureError(f"{kind} of {len(value):,} characters", remedy=f"at most {MOST_CHARACTERS:,}")
     try:
-        structure.value.encode()
+        value.encode()
+        text = _text(structure, special)
+        text.encode()
     except UnicodeEncodeError as error:
-        raise StructureError(
-            f"{structure.kind} holds half a surrogate pair", remedy="give Unicode text"
-        ) from error
+        raise StructureError(f"{kind} holds half a surrogate pair", remedy="give Unicode text") from error
+    except RecursionError as error:
+        raise StructureError(f"{kind} is nested too deep", remedy="flatten it") from error
+    return _HEAD + text
+
+
+def _text(structure: Structure, special: Mapping[str, int]) -> str:
     match structure.kind:
         case "json_schema":
-            return f"{_HEAD}start: {_json(checked_schema(structure.value))}\n"
+            return f"start: {_json(checked_schema(structure.value))}\n"
         case "json_object":
-            return f"{_HEAD}start: {_json({'type': 'object'})}\n"
+            return f"start: {_json({'type': 'object'})}\n"
         case "regex":
-            return _HEAD + _regex(structure.value)
+            return _regex(structure.value)
         case "choice":
-            return f"{_HEAD}start: {' | '.join(map(_literal, _choices(structure.value)))}\n"
+            return f"start: {' | '.join(map(_literal, _choices(structure.value)))}\n"
         case "lark":
-            return _HEAD + _own(structure.value)
+            return _own(structure.value)
         case "tool_calls":
-            return _HEAD + _calls(json.loads(structure.value), special)
+            return _calls(json.loads(structure.value), special)
 
 
 def _json(schema: Mapping[str, Any]) -> str:
