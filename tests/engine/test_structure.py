@@ -322,6 +322,8 @@ def test_a_first_space_that_decoding_drops_fits(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
     tokenizer = Tokenizer.load(tmp_path)
     found = Grammars(tokenizer, vocabulary=tokenizer.vocab_size)
+    with pytest.raises(StructureError, match="has no <tool_call>"):
+        found.check(Structure(kind="tool_calls", value='{"functions": [{"name": "f"}], "several": false}'))
     structure = Structure(kind="regex", value=r' ?\{( "a")*\}')
     byte, piece = (lambda character: 3 + ord(character)), names.index
     matcher = found.matcher(structure, tokenizer.stop_ids)
