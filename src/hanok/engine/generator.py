@@ -18,6 +18,7 @@ from torch import Tensor
 from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.blocks import BLOCK
 from hanok.engine.generation import Generation, new_generation
+from hanok.engine.grammar import Grammars
 from hanok.engine.images import images_of
 from hanok.engine.native import NativeDecoder
 from hanok.engine.paged import PagedScheduler
@@ -70,6 +71,7 @@ class LocalEngine:
         config = load_config(model_dir)
         kind = self.weights = _choose_weights(weights, config, load_stored_bits(model_dir))
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
+        self._grammars = Grammars(self.tokenizer, vocabulary=self._vocabulary)
         self._native: NativeDecoder | None = None
         self.max_context = config.max_context
         if kind == "float32":
@@ -218,7 +220,7 @@ class LocalEngine:
             thread.join()
 
     def check(self, request: Request) -> None:
-        """Raises InputError or ContextLengthError if the request cannot run."""
+        """Raises InputError (StructureError where its structure is at fault) or ContextLengthError if the request cannot run."""
         self._check_ids(request.prompt_ids, what="the prompt")
         if request.adapter is not None:
             raise InputError(
@@ -230,6 +232,8 @@ class LocalEngine:
                 f"logit_bias names token {unknown[0]}",
                 remedy=f"ids go up to {self._vocabulary - 1}",
             )
+        if request.params.structure is not None:
+            self._grammars.check(request.params.structure)
 
     def _check_ids(self, ids: Sequence[int], *, what: str) -> None:
         if not ids:
@@ -269,7 +273,7 @@ class LocalEngine:
     ) -> Generation:
         return new_generation(
             request, arrival=next(self._arrivals), tokenizer=self.tokenizer, context=self.max_context,
-            listener=listen, failed=fail,
+            listener=listen, failed=fail, grammars=self._grammars,
         )  # fmt: skip
 
     def _submit(self, generations: Sequence[Generation]) -> None:
