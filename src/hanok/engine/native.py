@@ -6,15 +6,17 @@ R rows of a step (tokens of one or several sequences), V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hanok.engine.blocks import BLOCK, BlockPool
-from hanok.kernels.native import address, native, native_available
+from hanok.engine.coverage import LANES as _LANES
+from hanok.engine.coverage import CacheKind, why_not_native
+from hanok.errors import CheckpointError
+from hanok.kernels.native import address, native
 from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack, pack_stacked
-from hanok.models.config import ModelConfig
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.kda import DeltaAttention
@@ -23,53 +25,8 @@ from hanok.models.mla import LatentAttention
 from hanok.models.mlp import GatedMLP, MixtureOfExperts, PlainMLP
 from hanok.models.rope import Rotary
 
-CacheKind = Literal["bf16", "int8"]
-_LANES = 16
 _ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 _ROUTINGS = ("softmax", "sigmoid", "top_softmax")
-
-
-def why_not_native(config: ModelConfig) -> str | None:
-    """What keeps a model from running this way; None if nothing does."""
-    if not native_available():
-        return "the native kernels are not built"
-    for kind in sorted(set(config.layers)):
-        if kind not in _REFUSALS:
-            return f"it has layers of kind {kind}"
-        for what, refused in _REFUSALS[kind]:
-            if refused(config):
-                return what
-    return None
-
-
-def _stretched(config: ModelConfig) -> bool:
-    """Positions that depend on the text's length. ("dynamic" does only beyond the model's context, which nobody may pass.)"""
-    turned = config.rope_theta is not None and config.rope_scaling is not None
-    return turned and config.rope_scaling.kind == "longrope"  # type: ignore[union-attr]
-
-
-_FULL: list[tuple[str, Callable[[ModelConfig], bool]]] = [
-    ("its positions stretch with the text", _stretched),
-    ("its heads do not fill vectors", lambda c: c.dim_of_head % _LANES > 0),
-]
-_REFUSALS: dict[str, list[tuple[str, Callable[[ModelConfig], bool]]]] = {
-    "gqa": _FULL,
-    "swa": _FULL,
-    "mla": [
-        ("its latent positions stretch with the text", lambda c: c.mla_rope and _stretched(c)),
-        ("its latents do not fill vectors", lambda c: c.kv_lora_rank % _LANES + c.qk_rope_head_dim % 4 > 0),
-    ],
-    "kda": [("its delta heads do not fill vectors", lambda c: c.dim_of_head % _LANES > 0)],
-}
-
-
-def block_bytes(config: ModelConfig, cache: CacheKind = "bf16") -> int:
-    """Of a block of the cache in all layers."""
-    number, scale = (2, 0) if cache == "bf16" else (1, 4)
-    full = 2 * config.kv_heads * (config.dim_of_head * number + scale)
-    latent = (2 * config.kv_lora_rank + config.qk_rope_head_dim) * number + 2 * scale
-    widths = {"gqa": full, "swa": full, "mla": latent, "kda": 0}
-    return sum(widths[kind] for kind in config.layers) * BLOCK
 
 
 class NativeDecoder:
@@ -105,6 +62,7 @@ class NativeDecoder:
         for block in decoder.layers:
             assert isinstance(block, Block)
             self._add(block)
+        self._check_scales(decoder)
 
     def step(
         self,
@@ -192,6 +150,17 @@ class NativeDecoder:
     @property
     def weight_bytes(self) -> int:
         return sum(kept.nbytes for kept in self._kept if isinstance(kept, PackedMatrix))
+
+    def _check_scales(self, decoder: Decoder) -> None:
+        packed = [kept for kept in self._kept if isinstance(kept, PackedMatrix) and kept.scales is not None]
+        if all(bool(torch.isfinite(_present(matrix.scales)).all()) for matrix in packed):
+            return
+        most = {name: float(p.detach().abs().max()) for name, p in decoder.named_parameters()}
+        name = max(most, key=most.__getitem__)
+        raise CheckpointError(
+            f"{name} holds {most[name]:.3g}, too large for a float16 scale of {self.kind} weights",
+            remedy="take bf16, or an earlier checkpoint",
+        )
 
     def _add(self, block: Block) -> None:
         mixer, placement = block.self_attn, block.placement
