@@ -10,7 +10,7 @@ import torch
 
 from hanok.engine.api import Delta, Request, SamplingParams
 from hanok.engine.generator import LocalEngine
-from hanok.errors import ConfigError, ContextLengthError
+from hanok.errors import ConfigError, ContextLengthError, InputError
 from hanok.kernels.native import native_available
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
@@ -81,6 +81,10 @@ def test_new_weights_take_effect_and_forget_the_past(llama_dir: Path) -> None:
     assert changed.usage.cached_tokens == 0
     assert changed.logprobs != before.logprobs
     engine.update_weights({name: p for name, p in kept.items() if "o_proj" in name})
+    assert ask(engine, prompt(200)).logprobs == before.logprobs
+    spoilt = {"norm.weight": torch.full((64,), float("nan"))}
+    with pytest.raises(InputError, match=r"norm\.weight holds NaN"):
+        engine.update_weights(spoilt)
     assert ask(engine, prompt(200)).logprobs == before.logprobs
 
 

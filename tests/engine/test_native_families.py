@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hanok.engine.native import BLOCK, NativeDecoder
-from hanok.engine.support import why_not_native
+from hanok.engine.blocks import BLOCK
+from hanok.engine.coverage import why_not_native
+from hanok.engine.native import NativeDecoder
 from hanok.kernels.native import native_available
 from hanok.models.checkpoint import load_config, load_model
 from hanok.models.decoder import Decoder

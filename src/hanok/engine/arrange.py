@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hanok.engine.coverage import LANES
 from hanok.kernels.formats import Quantised
 from hanok.kernels.packed import Kind, PackedMatrix, pack, pack_quantised
 from hanok.models.coded import as_quantised, stored_codes
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.linear import Linear, Norm, RMSNorm
 
-LANES = 16
 _BITS = {"int8": 8, "int4": 4}
 
 

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.blocks import BLOCK
+from hanok.engine.coverage import CacheKind, block_bytes, why_not_native
 from hanok.engine.generation import Generation, new_generation
 from hanok.engine.grammar import Grammars
 from hanok.engine.images import images_of
 from hanok.engine.native import NativeDecoder
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
-from hanok.engine.support import CacheKind, block_bytes, why_not_native
 from hanok.errors import ConfigError, ContextLengthError, InputError
 from hanok.kernels.memory import give_back
 from hanok.kernels.packed import Kind
@@ -200,6 +200,10 @@ class LocalEngine:
                 known = tuple(mine[name].shape) if name in mine else "no such tensor"
                 raise InputError(
                     f"{name} of shape {tuple(tensor.shape)}: the model has {known}", remedy="give its tensors"
+                )
+            if not torch.isfinite(tensor).all():
+                raise InputError(
+                    f"{name} holds NaN or infinity", remedy="the weights stay as they are: give sound ones"
                 )
         with self._model, torch.no_grad():
             for name, tensor in weights.items():

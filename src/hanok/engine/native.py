@@ -23,8 +23,9 @@ from hanok.engine.arrange import (
     stacked,
 )
 from hanok.engine.blocks import BLOCK, BlockPool
+from hanok.engine.coverage import CacheKind, why_not_native
 from hanok.engine.images import Images
-from hanok.engine.support import CacheKind, why_not_native
+from hanok.errors import CheckpointError
 from hanok.kernels.formats import Quantised
 from hanok.kernels.native import address, native
 from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack_stacked
@@ -75,6 +76,7 @@ class NativeDecoder:
         for block in decoder.layers:
             assert isinstance(block, Block)
             self._add(block)
+        self._check_scales(decoder)
         if images is not None:
             images.finish()
 
@@ -168,6 +170,17 @@ class NativeDecoder:
     @property
     def weight_bytes(self) -> int:
         return sum(kept.nbytes for kept in self._kept if isinstance(kept, PackedMatrix))
+
+    def _check_scales(self, decoder: Decoder) -> None:
+        packed = [kept for kept in self._kept if isinstance(kept, PackedMatrix) and kept.scales is not None]
+        if all(bool(torch.isfinite(present(matrix.scales)).all()) for matrix in packed):
+            return
+        most = {name: float(p.detach().abs().max()) for name, p in decoder.named_parameters()}
+        name = max(most, key=most.__getitem__)
+        raise CheckpointError(
+            f"{name} holds {most[name]:.3g}, too large for a float16 scale of {self.kind} weights",
+            remedy="take bf16, or an earlier checkpoint",
+        )
 
     def _add(self, block: Block) -> None:
         mixer, placement = block.self_attn, block.placement

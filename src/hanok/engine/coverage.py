@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from hanok.engine.arrange import LANES
 from hanok.engine.blocks import BLOCK
 from hanok.kernels.native import native_available
 from hanok.models.config import ModelConfig
 
 CacheKind = Literal["bf16", "int8"]
+LANES = 16  # outputs of a packed matrix side by side; widths that fill vectors are multiples of it
 
 
 def why_not_native(config: ModelConfig) -> str | None:
