@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hanok.errors import ConfigError
+from hanok.errors import CheckpointError, ConfigError
 from hanok.kernels.formats import Quantised, Stored, pack_words, quantise, unpack_words
 from hanok.models.checkpoint import load_model, load_stored_bits, save_model, save_quantised
 from hanok.models.checkpoint.weights import write_file, write_weights
@@ -131,6 +131,10 @@ def test_codes_beside_the_embedding_hold_while_it_is_theirs(
     write_file(other, tmp_path / "codes.safetensors")
     assert not has_codes(load_model(tmp_path, dtype="stored").embed_tokens.weight, 4)
     assert "not its own" in caplog.text
+    other["embed_tokens.weight.words"] = other["embed_tokens.weight.words"][:, :-1].contiguous()
+    write_file(other, tmp_path / "codes.safetensors")
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_model(tmp_path, dtype="stored")
 
 
 def test_plain_again_with_an_adapter_and_in_a_copy(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hanok.errors import ConfigError
+from hanok.errors import CheckpointError, ConfigError
 from hanok.kernels.formats import GROUP, Quantised, Stored, pack_words
 from hanok.models.coded import as_quantised, put_beside
 from hanok.models.config import ModelConfig
@@ -79,12 +79,24 @@ def beside_tensors(model: Decoder, bits: int, plain: torch.dtype | None) -> dict
 
 
 def read_beside(model: Decoder, tensors: Mapping[str, Tensor], bits: int) -> None:
-    """Put them beside the weights of a model that has just been read."""
+    """Put them beside the weights of a model that has just been read.
+
+    Raises:
+        CheckpointError: codes of another shape or type, or scales that are not finite.
+    """
     for name, weight in _ends(model).items():
-        if f"{name}.words" in tensors and f"{name}.scales" in tensors:
-            put_beside(
-                weight, Stored(tensors[f"{name}.words"], tensors[f"{name}.scales"], bits, weight.shape[1])
+        words, scales = tensors.get(f"{name}.words"), tensors.get(f"{name}.scales")
+        if words is None or scales is None:
+            continue
+        rows, cols = weight.shape
+        described = (words.dtype, tuple(words.shape), scales.dtype, tuple(scales.shape))
+        expected = (torch.int32, (rows, cols * bits // 32), torch.float16, (rows, cols // GROUP))
+        if described != expected or not bool(scales.isfinite().all()):
+            raise CheckpointError(
+                f"codes beside {name} do not fit it: {described}, expected {expected}, finite",
+                remedy="delete the file of codes; it is made anew by hanok model convert",
             )
+        put_beside(weight, Stored(words, scales, bits, cols))
 
 
 def _ends(model: Decoder) -> dict[str, Tensor]:
