@@ -18,12 +18,17 @@ from torch import Tensor
 from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.blocks import BLOCK
 from hanok.engine.generation import Generation, new_generation
-from hanok.engine.native import NativeDecoder, block_bytes, why_not_native
+from hanok.engine.grammar import Grammars
+from hanok.engine.images import images_of
+from hanok.engine.native import NativeDecoder
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
+from hanok.engine.support import CacheKind, block_bytes, why_not_native
 from hanok.errors import ConfigError, ContextLengthError, InputError
+from hanok.kernels.memory import give_back
 from hanok.kernels.packed import Kind
 from hanok.models.checkpoint import load_config, load_model, load_stored_bits
+from hanok.models.coded import stored_parts
 from hanok.models.config import ModelConfig
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
@@ -48,6 +53,7 @@ class LocalEngine:
             the model's layers, the width that its file has codes of, or bf16; else float32.
         max_running: sequences that decode together at most.
         cache_bytes: for keys and values of the native kernels; None: 2 GiB, or less where `CACHE_TOKENS` need less.
+        cache_type: of those keys and values; "int8" takes about half the memory of "bf16".
 
     Raises:
         ConfigError: weights of a kind that this model does not run with here.
@@ -55,7 +61,7 @@ class LocalEngine:
 
     def __init__(
         self, model_dir: Path, *, threads: int | None = None, weights: Weights = "auto", max_running: int = 128,
-        cache_bytes: int | None = None,
+        cache_bytes: int | None = None, cache_type: CacheKind = "bf16",
     ) -> None:  # fmt: skip
         if max_running < 1:
             raise ConfigError(f"max_running = {max_running}", remedy="it must be at least 1")
@@ -63,23 +69,32 @@ class LocalEngine:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer.load(model_dir)
         config = load_config(model_dir)
-        self.weights = _choose_weights(weights, config, load_stored_bits(model_dir))
+        kind = self.weights = _choose_weights(weights, config, load_stored_bits(model_dir))
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
+        self._grammars = Grammars(self.tokenizer, vocabulary=self._vocabulary)
         self._native: NativeDecoder | None = None
         self.max_context = config.max_context
-        if self.weights == "float32":
+        if kind == "float32":
+            if cache_type != "bf16":
+                raise ConfigError(
+                    f"cache_type = {cache_type}: the cache of PyTorch's layers is float32",
+                    remedy="take weights that run on the native kernels, or leave cache_type out",
+                )
             self.decoder = load_model(model_dir).requires_grad_(False)
             self._scheduler = Scheduler(self.decoder, max_running=max_running, vocabulary=self._vocabulary)
         else:
             self.decoder = load_model(model_dir, dtype="stored").requires_grad_(False)
-            blocks = _cache_blocks(config, cache_bytes, max_running)
+            blocks = _cache_blocks(config, cache_bytes, max_running, cache_type)
             self._native = NativeDecoder(
                 self.decoder,
-                kind=self.weights,
+                kind=kind,
                 blocks=blocks,
                 threads=torch.get_num_threads(),
                 slots=max_running,
+                images=images_of(model_dir, kind),
+                cache=cache_type,
             )
+            give_back(stored_parts(self.decoder))
             self.max_context = min(self.max_context, blocks * BLOCK)
             self._scheduler = PagedScheduler(
                 self._native, max_running=max_running, vocabulary=self._vocabulary
@@ -205,7 +220,7 @@ class LocalEngine:
             thread.join()
 
     def check(self, request: Request) -> None:
-        """Raises InputError or ContextLengthError if the request cannot run."""
+        """Raises InputError (StructureError where its structure is at fault) or ContextLengthError if the request cannot run."""
         self._check_ids(request.prompt_ids, what="the prompt")
         if request.adapter is not None:
             raise InputError(
@@ -217,6 +232,8 @@ class LocalEngine:
                 f"logit_bias names token {unknown[0]}",
                 remedy=f"ids go up to {self._vocabulary - 1}",
             )
+        if request.params.structure is not None:
+            self._grammars.check(request.params.structure)
 
     def _check_ids(self, ids: Sequence[int], *, what: str) -> None:
         if not ids:
@@ -256,7 +273,7 @@ class LocalEngine:
     ) -> Generation:
         return new_generation(
             request, arrival=next(self._arrivals), tokenizer=self.tokenizer, context=self.max_context,
-            listener=listen, failed=fail,
+            listener=listen, failed=fail, grammars=self._grammars,
         )  # fmt: skip
 
     def _submit(self, generations: Sequence[Generation]) -> None:
@@ -322,8 +339,10 @@ def _choose_weights(
     )
 
 
-def _cache_blocks(config: ModelConfig, cache_bytes: int | None, max_running: int) -> int:
-    of_block = max(1, block_bytes(config))
+def _cache_blocks(
+    config: ModelConfig, cache_bytes: int | None, max_running: int, cache_type: CacheKind
+) -> int:
+    of_block = max(1, block_bytes(config, cache_type))
     if cache_bytes is None:
         tokens = min(max(config.max_context, CACHE_TOKENS), config.max_context * max_running)
         return max(1, min(-(-tokens // BLOCK), CACHE_BYTES // of_block))

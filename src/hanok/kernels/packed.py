@@ -1,12 +1,13 @@
 """Matrices as the processor reads them: 16 outputs side by side, a group's scales with them (`native_src/step.h`).
 
-The image is made from a model's weights when it is loaded; it is never a file.
+The image is made from a model's weights when it is loaded; on disk it is a cache at most (`engine/images.py`).
 N outputs (padded to a multiple of 16), K inputs (padded to one of 32), G groups of 32, M rows of input.
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,6 +51,17 @@ class PackedMatrix:
         return self.weights.numel() + (0 if self.scales is None else 2 * self.scales.numel())
 
 
+def restore(
+    kind: Kind, rows: int, cols: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None
+) -> PackedMatrix:
+    """A matrix from its own parts, copied."""
+    image = _aligned(weights.numel())
+    image.copy_(weights.flatten())
+    scales, bias = (None if part is None else part.clone() for part in (scales, bias))
+    matrix = native().matrix(KINDS.index(kind), rows, cols, address(image), address(scales), address(bias))
+    return PackedMatrix(kind, rows, cols, image, scales, bias, matrix)
+
+
 def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> PackedMatrix:
     """Quantise, if the kind is of integers, and lay out."""
     padding = (0, -weight_NK.shape[1] % GROUP, 0, -weight_NK.shape[0] % _LANES)
@@ -58,6 +70,26 @@ def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> Pack
         numbers = weight_NK.to(torch.bfloat16).contiguous().view(torch.uint8)
         return _image(_interleaved(numbers), None, kind, weight_NK, bias_N)
     return pack_quantised(quantise(weight_NK, 8 if kind == "int8" else 4), bias_N=bias_N)
+
+
+def pack_stacked(
+    weight: Callable[[int], Tensor], count: int, kind: Kind, *, bias: Callable[[int], Tensor] | None = None
+) -> PackedMatrix:
+    """`count` maps of one shape, each padded by itself, one behind the other; only one at a time is in memory twice."""
+    first = pack(weight(0), kind, bias_N=None if bias is None else bias(0))
+    image = _aligned(count * first.weights.numel())
+    scales = None if first.scales is None else first.scales.new_empty(count, *first.scales.shape)
+    biases = None if first.bias is None else first.bias.new_empty(count, first.rows)
+    for number in range(count):
+        one = pack(weight(number), kind, bias_N=None if bias is None else bias(number)) if number else first
+        for whole, part in ((image.view(count, -1), one.weights), (scales, one.scales), (biases, one.bias)):
+            if whole is not None and part is not None:
+                whole[number] = part
+    rows = count * first.rows
+    matrix = native().matrix(
+        KINDS.index(kind), rows, first.cols, address(image), address(scales), address(biases)
+    )
+    return PackedMatrix(kind, rows, first.cols, image, scales, biases, matrix)
 
 
 def pack_quantised(weight: Quantised, *, bias_N: Tensor | None = None) -> PackedMatrix:
@@ -72,7 +104,7 @@ def pack_quantised(weight: Quantised, *, bias_N: Tensor | None = None) -> Packed
 
 
 def product(matrix: PackedMatrix, x_MK: Tensor, *, threads: int = 1, path: str = "") -> Tensor:
-    """float32 [M, rows]; inputs are rounded to bfloat16, or to int8 with one scale a row.
+    """float32 [M, rows]; inputs are rounded to bfloat16, or to int8 with one scale for 32 of them.
 
     Args:
         x_MK: float32 [M, cols]. path: an instruction set of `native().step_paths()`; "" = the best.
@@ -86,9 +118,10 @@ def reference_product(matrix_NK: Quantised | Tensor, x_MK: Tensor) -> Tensor:
     """What `product` computes, in PyTorch: [M, N] float32."""
     if isinstance(matrix_NK, Tensor):
         return x_MK.bfloat16().float() @ matrix_NK.bfloat16().float().mT
-    most_M1 = x_MK.abs().amax(1, keepdim=True)
-    q_MK = (x_MK * torch.where(most_M1 > 0, 127 / most_M1, 0.0)).round()
-    return (q_MK @ matrix_NK.dequantised().mT) * (most_M1 / 127)
+    x_MGK = x_MK.unflatten(1, (-1, GROUP))
+    most_MG1 = x_MGK.abs().amax(2, keepdim=True)
+    q_MGK = (x_MGK * torch.where(most_MG1 > 0, 127 / most_MG1, 0.0)).round()
+    return (q_MGK * (most_MG1 / 127)).flatten(1) @ matrix_NK.dequantised().mT
 
 
 def lazy(count: int, dtype: torch.dtype) -> Tensor:

@@ -38,14 +38,17 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// Rows ready for a product: bfloat16, or int8 with one scale a row and, of each group of 32, the sum times what the packed weights
-// are too large by.
+// Rows ready for a product: bfloat16, or int8 with, for each group of 32, a scale and the sum times what the packed weights are too
+// large by.
 struct Rows {
   int cols = 0;
   uint16_t* bf = nullptr;
   int8_t* q = nullptr;
   int32_t* sums = nullptr;
   float* scale = nullptr;
+  Rows from(int row) const {
+    return {cols, bf + (size_t)row * cols, q + (size_t)row * cols, sums + (size_t)row * (cols / 32), scale + (size_t)row * (cols / 32)};
+  }
 };
 struct RowBuffers {
   Buffer<float> space;
@@ -55,7 +58,7 @@ struct RowBuffers {
   Buffer<float> scale;
   Rows make(int rows, int cols) {
     return {cols, bf.at_least((size_t)rows * cols), q.at_least((size_t)rows * cols), sums.at_least((size_t)rows * (cols / 32)),
-            scale.at_least(rows)};
+            scale.at_least((size_t)rows * (cols / 32))};
   }
 };
 
@@ -103,19 +106,20 @@ void round_row(const float* x, int row, Kind kind, const Rows& rows) {
     for (int k = 0; k < cols; k += W) store(to + k, load(x + k));
     return;
   }
-  vf high{};
-  for (int k = 0; k < cols; k += W) {
-    const vf v = load(x + k), size = v < vf{} ? -v : v;
-    high = select(size > high, size, high);
-  }
-  float most = 0;
-  for (int i = 0; i < W; ++i) most = std::max(most, high[i]);
-  const float inverse = most > 0 ? 127.0f / most : 0.0f;
-  rows.scale[row] = most / 127.0f;
   int8_t* to = rows.q + (size_t)row * cols;
   int32_t* sums = rows.sums + (size_t)row * (cols / 32);
+  float* scales = rows.scale + (size_t)row * (cols / 32);
   const vf magic = splat(12582912.0f);  // added and taken away: rounds to the nearest even
   for (int g = 0; g < cols / 32; ++g) {
+    vf high{};
+    for (int k = g * 32; k < g * 32 + 32; k += W) {
+      const vf v = load(x + k), size = v < vf{} ? -v : v;
+      high = select(size > high, size, high);
+    }
+    float most = 0;
+    for (int i = 0; i < W; ++i) most = std::max(most, high[i]);
+    const float inverse = most > 0 ? 127.0f / most : 0.0f;
+    scales[g] = most / 127.0f;
     vi total{};
     for (int k = g * 32; k < g * 32 + 32; k += W) {
       const vi q = __builtin_convertvector((load(x + k) * splat(inverse) + magic) - magic, vi);
@@ -143,6 +147,7 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
   const uint16_t* s = a.scales + block * groups * 16;
   const int8_t* q = x.q + (size_t)row * cols;
   const int32_t* sums = x.sums + (size_t)row * groups;
+  const float* scales = x.scale + (size_t)row * groups;
   const __m512i low = _mm512_set1_epi8(15);
   __m512 total[B][M];
   for (int b = 0; b < B; ++b)
@@ -185,12 +190,13 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
       const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
       for (int m = 0; m < M; ++m) {
         const __m512i both = kTwo ? _mm512_add_epi32(sum[b][m], odd[b][m]) : sum[b][m];
-        total[b][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), scale, total[b][m]);
+        const __m512 product = _mm512_mul_ps(scale, _mm512_set1_ps(scales[(size_t)m * groups + g]));
+        total[b][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), product, total[b][m]);
       }
     }
   }
   for (int b = 0; b < B; ++b)
-    for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], _mm512_mul_ps(total[b][m], _mm512_set1_ps(x.scale[row + m])));
+    for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], total[b][m]);
 }
 
 template <int M, int B, bool first_rows>
@@ -304,9 +310,9 @@ void block_product(const Matrix& a, size_t block, const Rows& x, int row, float 
             }
           w += a.kind == kInt4 ? 64 : 128;
         }
-        for (int n = 0; n < 16; ++n) total[n] += static_cast<float>(sum[n]) * from_half(s[g * 16 + n]);
+        const float scale = x.scale[(size_t)(row + m) * groups + g];
+        for (int n = 0; n < 16; ++n) total[n] += static_cast<float>(sum[n]) * (from_half(s[g * 16 + n]) * scale);
       }
-      for (int n = 0; n < 16; ++n) total[n] *= x.scale[row + m];
     }
     std::memcpy(out[m], total, sizeof total);
   }
@@ -403,6 +409,16 @@ void normalise(const float* x, const float* weight, float eps, int n, float* out
   const float factor = 1.0f / std::sqrt(total / n + eps);
   for (i = 0; i + W <= n; i += W) store(out + i, load(x + i) * splat(factor) * load(weight + i));
   for (; i < n; ++i) out[i] = x[i] * factor * weight[i];
+}
+
+void normalise(const float* x, const Norm& norm, float eps, int n, float* out) {
+  if (!norm.bias) return normalise(x, norm.weight, eps, n, out);
+  double total = 0, squares = 0;
+  for (int i = 0; i < n; ++i) total += x[i];
+  const float mean = static_cast<float>(total / n);
+  for (int i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const float factor = 1.0f / std::sqrt(static_cast<float>(squares / n) + eps);
+  for (int i = 0; i < n; ++i) out[i] = (x[i] - mean) * factor * norm.weight[i] + norm.bias[i];
 }
 
 }  // namespace HANOK_ISA

@@ -20,7 +20,7 @@ from hanok.errors import CheckpointError
 from hanok.models.checkpoint.packed import dequantise, fitting
 from hanok.models.checkpoint.stored import incoming_stored, split_stored, stored_bits
 from hanok.models.checkpoint.weights import SHARD_BYTES, read_file, read_weights, write_file, write_weights
-from hanok.models.checkpoint.write_codes import beside_tensors, coded_tensors, read_beside
+from hanok.models.checkpoint.write_codes import coded_tensors
 from hanok.models.coded import CodedParameter, finite_codes
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
@@ -29,7 +29,6 @@ from hanok.models.families import family_of, read_config, write_config
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
 )  # fmt: skip
-BESIDE = "codes.safetensors"  # of a quantised directory; no part of the model, so that others do not read it
 _FINITE_CHUNK = 1 << 24  # numbers looked at together
 
 
@@ -63,14 +62,6 @@ def save_quantised(
     # float16 is the type of the scales: read as anything else by others, they would be rounded
     values = write_config(model.config, dtype="float16") | {"quantization_config": settings}
     _write(model, theirs, values, directory, shard_bytes)
-    index = directory / "model.safetensors.index.json"
-    if not index.is_file():  # says which of the files the model is
-        total = sum(tensor.nbytes for tensor in theirs.values())
-        places = dict.fromkeys(sorted(theirs), "model.safetensors")
-        write_json(index, {"metadata": {"total_size": total}, "weight_map": places})
-    beside = beside_tensors(model, bits, plain)
-    if beside:
-        write_file(beside, directory / BESIDE)
     _copy_tokenizer(tokenizer_dir, directory)
 
 
@@ -137,9 +128,6 @@ def load_model(
         tensors |= read_file(directory / "mtp.safetensors")
     wanted = None if dtype == "stored" else dtype or torch.float32
     model = assemble(config, {n: _converted(t, wanted) for n, t in tensors.items()}, where=str(directory))
-    bits = stored_bits(settings.get("quantization_config") or {})
-    if wanted is None and bits is not None and (directory / BESIDE).is_file():
-        read_beside(model, read_file(directory / BESIDE), bits)
     return model if device == "cpu" else model.to(device)
 
 

@@ -1,21 +1,19 @@
 """Quantised model directories: `compressed-tensors` names and settings around the codes of `hanok.kernels.formats`.
 
 The linear maps of the layers become int4 or int8 in groups of 32 along the input, symmetric, with float16 scales, in the
-layout "pack-quantized". Embedding and head stay as they are, since `transformers` cannot look a row up in codes; what the
-engine makes of them lies in a file beside, which spares it the search.
+layout "pack-quantized". Embedding and head stay as they are, since `transformers` cannot look a row up in codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hanok.errors import CheckpointError, ConfigError
-from hanok.kernels.formats import GROUP, Quantised, Stored, pack_words
-from hanok.models.coded import as_quantised, put_beside
+from hanok.errors import ConfigError
+from hanok.kernels.formats import GROUP, Quantised, pack_words
+from hanok.models.coded import as_quantised
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
 from hanok.models.families import family_of
@@ -66,42 +64,6 @@ def coded_tensors(
             f"{base}.weight_shape": torch.tensor(q_NK.shape),
         }
     return written, _settings(bits, left_out)
-
-
-def beside_tensors(model: Decoder, bits: int, plain: torch.dtype | None) -> dict[str, Tensor]:
-    """Codes of the embedding and of a head of its own, by our names with `.words` and `.scales` behind them."""
-    found: dict[str, Tensor] = {}
-    for name, weight in _ends(model).items():
-        if weight.shape[1] % GROUP == 0:
-            codes = as_quantised(weight.detach() if plain is None else weight.detach().to(plain), bits)
-            found |= {f"{name}.words": pack_words(codes.q_NK, bits), f"{name}.scales": codes.scales_NG}
-    return found
-
-
-def read_beside(model: Decoder, tensors: Mapping[str, Tensor], bits: int) -> None:
-    """Put them beside the weights of a model that has just been read.
-
-    Raises:
-        CheckpointError: codes of another shape or type, or scales that are not finite.
-    """
-    for name, weight in _ends(model).items():
-        words, scales = tensors.get(f"{name}.words"), tensors.get(f"{name}.scales")
-        if words is None or scales is None:
-            continue
-        rows, cols = weight.shape
-        described = (words.dtype, tuple(words.shape), scales.dtype, tuple(scales.shape))
-        expected = (torch.int32, (rows, cols * bits // 32), torch.float16, (rows, cols // GROUP))
-        if described != expected or not bool(scales.isfinite().all()):
-            raise CheckpointError(
-                f"codes beside {name} do not fit it: {described}, expected {expected}, finite",
-                remedy="delete the file of codes; it is made anew by hanok model convert",
-            )
-        put_beside(weight, Stored(words, scales, bits, cols))
-
-
-def _ends(model: Decoder) -> dict[str, Tensor]:
-    head = {} if model.lm_head is None else {"lm_head.weight": model.lm_head.weight}
-    return {"embed_tokens.weight": model.embed_tokens.weight} | head
 
 
 def _maps(model: Decoder, bits: int) -> dict[str, Quantised]:
