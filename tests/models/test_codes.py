@@ -249,6 +249,26 @@ def test_other_codes_are_dequantised_and_the_log_says_why(
         assert torch.equal(lazy.state_dict()[name].float(), tensor)
 
 
+@pytest.mark.parametrize("method", ["int8", "pack"])
+def test_the_lowest_code_of_eight_bits_is_not_kept(
+    method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if method == "int8":
+        symmetric("int8", tmp_path, 32)
+    else:
+        save_quantised(model_of("llama"), tmp_path, bits=8)
+    tensors = load_file(tmp_path / "model.safetensors")
+    key = next(
+        key for key in sorted(tensors) if key.endswith(("down_proj.weight", "down_proj.weight_packed"))
+    )
+    tensors[key].view(torch.int8)[3, 5] = -128 if method == "int8" else 0
+    write_weights(tensors, tmp_path)
+    with caplog.at_level("INFO"):
+        lazy = load_model(tmp_path, dtype="stored")
+    assert "1 maps (down_proj) do not keep their codes and are dequantised: codes of -128" in caplog.text
+    assert len(coded(lazy)) == 13
+
+
 def test_what_has_no_such_directory() -> None:
     from hanok.models.checkpoint.write_codes import check_codable
     from hanok.models.config import MoEConfig

@@ -47,8 +47,8 @@ def reference_conv(
     """The same as shifts and sums."""
     taps = weight_DW.shape[1]
     lengths_B = cu_seqlens[1:] - cu_seqlens[:-1]
-    sequence_N = torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B.long())
-    position_N = torch.arange(x_ND.shape[0]) - cu_seqlens[:-1].long()[sequence_N]
+    sequence_N = torch.repeat_interleave(torch.arange(len(lengths_B), device=x_ND.device), lengths_B.long())
+    position_N = torch.arange(x_ND.shape[0], device=x_ND.device) - cu_seqlens[:-1].long()[sequence_N]
     y_ND = x_ND * weight_DW[:, -1]
     for back in range(1, taps):
         shifted = F.pad(x_ND, (0, 0, back, 0))[: x_ND.shape[0]]
@@ -89,7 +89,7 @@ class _Conv(torch.autograd.Function):
 
 def _last_inputs(x_ND: Tensor, cu_seqlens: Tensor, initial_BDW1: Tensor | None, taps: int) -> Tensor:
     starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
-    index_BW = ends[:, None] + torch.arange(1 - taps, 0)
+    index_BW = ends[:, None] + torch.arange(1 - taps, 0, device=x_ND.device)
     inside = index_BW >= starts[:, None]
     state = x_ND[index_BW.clamp(min=0)] if x_ND.shape[0] else x_ND.new_zeros(*index_BW.shape, x_ND.shape[1])
     if initial_BDW1 is None:

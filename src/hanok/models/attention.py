@@ -52,7 +52,8 @@ def ragged_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGV: Tensor, ragged: Ragged
     window = scoring.window
     for bucket in ragged.buckets:
         q, k, v = (_gathered(x, bucket.slots_nL).transpose(1, 2) for x in (q_NHK, k_NGK, v_NGV))
-        mask = _causal_mask(0, q.shape[2], window) if window is not None and q.shape[2] > window else None
+        cut = window is not None and q.shape[2] > window
+        mask = _causal_mask(0, q.shape[2], window, q.device) if cut else None
         o = _attend(q, k, v, mask, scoring)
         real = o.transpose(1, 2).reshape(-1, *output.shape[1:])[bucket.cells_T]
         output = output.index_copy(0, bucket.tokens_T, real)
@@ -77,7 +78,7 @@ def cached_attention(
         start, seen = ragged.bounds[b], int(ragged.offsets_B[b])
         q = q_NHK[start : start + length].transpose(0, 1)[None]
         k, v = (x[b, : seen + length].transpose(0, 1)[None] for x in (k_BTGK, v_BTGV))
-        o = _attend(q, k, v, _causal_mask(seen, length, scoring.window), scoring)
+        o = _attend(q, k, v, _causal_mask(seen, length, scoring.window, q.device), scoring)
         outputs.append(o[0].transpose(0, 1))
     return torch.cat(outputs)
 
@@ -95,7 +96,7 @@ def _attend(
             enable_gqa=group > 1,
         )  # fmt: skip
     if mask_LT is None:
-        mask_LT = _causal_mask(0, q_BHLK.shape[2], None)
+        mask_LT = _causal_mask(0, q_BHLK.shape[2], None, q_BHLK.device)
     k, v = (x.repeat_interleave(group, dim=1) for x in (k_BGTK, v_BGTV))
     return scoring.weights(q_BHLK @ k.transpose(2, 3), mask_LT).to(v.dtype) @ v
 
@@ -127,7 +128,7 @@ class _Blocked(torch.autograd.Function):
         for start in range(0, length, _QUERY_BLOCK):
             end = min(length, start + _QUERY_BLOCK)
             scores = q_BGRLK[:, :, :, start:end] @ k_BGLK[:, :, None, :end].transpose(3, 4)
-            later = torch.ones(end - start, end - start, dtype=torch.bool).triu(1)
+            later = torch.ones(end - start, end - start, dtype=torch.bool, device=scores.device).triu(1)
             scores[..., start:].masked_fill_(later, -torch.inf)
             weights.append(scores.softmax(-1))
             o_BGRLV[:, :, :, start:end] = weights[-1] @ v_BGLV[:, :, None, :end]
@@ -162,7 +163,7 @@ def _decode(q_BHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, ragged: Ragged, scori
     longest = int(ragged.offsets_B.max()) + 1
     blocks = -(-longest // CACHE_BLOCK)
     k_BGTK, v_BGTV = (x[:, : blocks * CACHE_BLOCK].transpose(1, 2) for x in (k_BTGK, v_BTGV))
-    column_T, last_B1 = torch.arange(blocks * CACHE_BLOCK), ragged.offsets_B[:, None]
+    column_T, last_B1 = torch.arange(blocks * CACHE_BLOCK, device=q_BHK.device), ragged.offsets_B[:, None]
     seen_BT = column_T <= last_B1
     if scoring.window is not None:
         seen_BT = seen_BT & (column_T > last_B1 - scoring.window)
@@ -177,16 +178,17 @@ def _decode(q_BHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, ragged: Ragged, scori
     return o_BGHV.flatten(1, 2)
 
 
-def _causal_mask(seen: int, length: int, window: int | None) -> Tensor:
+def _causal_mask(seen: int, length: int, window: int | None, device: torch.device) -> Tensor:
     """Which of `seen + length` tokens each of the last `length` sees."""
-    row, column = torch.arange(seen, seen + length)[:, None], torch.arange(seen + length)
+    column = torch.arange(seen + length, device=device)
+    row = column[seen:, None]
     return column <= row if window is None else (column <= row) & (column > row - window)
 
 
 def write_cache(cache_BTx: Tensor, new_Nx: Tensor, ragged: Ragged) -> Tensor:
     """Append each sequence's new rows behind its offset, in place where they fit; grows by doubling, in whole blocks."""
     assert ragged.offsets_B is not None
-    needed = int((ragged.offsets_B + torch.tensor(ragged.lengths)).max()) if ragged.lengths else 0
+    needed = int(ragged.ends.max()) if ragged.lengths else 0
     if needed > cache_BTx.shape[1]:
         room = -(-max(needed, 2 * cache_BTx.shape[1]) // CACHE_BLOCK) * CACHE_BLOCK
         grown = cache_BTx.new_zeros(cache_BTx.shape[0], room, *cache_BTx.shape[2:])

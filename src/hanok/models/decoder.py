@@ -110,7 +110,9 @@ class Decoder(nn.Module):
         for i, block in enumerate(self.layers):
             x_ND = block(x_ND, ragged, None if states is None else states.layers[i])
         if states is not None:
-            states.lengths_B = states.lengths_B + torch.tensor(ragged.lengths, dtype=torch.long)
+            states.lengths_B = states.lengths_B + torch.tensor(
+                ragged.lengths, dtype=torch.long, device=ragged.device
+            )
         return self.norm(x_ND), states
 
     def future_hidden(self, hidden_ND: Tensor, ids_N: Tensor, cu_seqlens: Tensor, depth: int) -> Tensor:
@@ -125,7 +127,7 @@ class Decoder(nn.Module):
     def _embed(self, ids_N: Tensor, ragged: Ragged) -> Tensor:
         x_ND = self.embed_tokens(ids_N)
         if self.config.embedding_scale != 1.0:
-            scale = torch.tensor(self.config.embedding_scale, dtype=self.embed_tokens.weight.dtype)
+            scale = torch.tensor(self.config.embedding_scale, dtype=x_ND.dtype, device=x_ND.device)
             x_ND = x_ND * scale  # in the type of the table, as Gemma rounds it
         if self.config.learned_positions:
             x_ND = x_ND + self.embed_positions(ragged.positions_N)
@@ -144,7 +146,8 @@ class Decoder(nn.Module):
 
     def new_state(self, batch: int) -> DecoderState:
         layers = [mixer.new_state(batch) for mixer in self._mixers()]
-        return DecoderState(torch.zeros(batch, dtype=torch.long), layers)
+        lengths_B = torch.zeros(batch, dtype=torch.long, device=self.embed_tokens.weight.device)
+        return DecoderState(lengths_B, layers)
 
     def aux_loss(self) -> Tensor | None:
         """The routers' balance loss of the last forward in training, mean over layers, times its coefficient."""

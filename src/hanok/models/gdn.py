@@ -54,10 +54,11 @@ class GatedDeltaNet(nn.Module):
         return self.out_proj(o_NHV.to(x_ND.dtype).reshape(n, self.heads * self.width))
 
     def new_state(self, batch: int) -> LayerState:
+        device = self.out_proj.weight.device
         taps = self.conv1d.weight.shape[2]
         return {
-            "recurrent": torch.zeros(batch, self.heads, self.key_width, self.width),
-            "conv": torch.zeros(batch, sum(self.parts), taps - 1),
+            "recurrent": torch.zeros(batch, self.heads, self.key_width, self.width, device=device),
+            "conv": torch.zeros(batch, sum(self.parts), taps - 1, device=device),
         }
 
     def _unit(self, x_NGK: Tensor) -> Tensor:

@@ -67,7 +67,8 @@ class GroupedQueryAttention(nn.Module):
         return self.o_proj(o_NHK.reshape(n, self.heads * self.width))
 
     def new_state(self, batch: int) -> LayerState:
-        empty = torch.zeros(batch, 0, self.kv_heads, self.width)
+        device = self.o_proj.weight.device
+        empty = torch.zeros(batch, 0, self.kv_heads, self.width, device=device)
         return {"k": empty, "v": empty.clone()}
 
     def _normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

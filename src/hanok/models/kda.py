@@ -56,8 +56,9 @@ class DeltaAttention(nn.Module):
         return self.o_proj(o_NHK.reshape(n, heads * width))
 
     def new_state(self, batch: int) -> LayerState:
+        device = self.o_proj.weight.device
         inner, taps = self.heads * self.width, self.q_conv1d.weight.shape[2]
         return {
-            "recurrent": torch.zeros(batch, self.heads, self.width, self.width),
-            "conv": torch.zeros(batch, 3 * inner, taps - 1),
+            "recurrent": torch.zeros(batch, self.heads, self.width, self.width, device=device),
+            "conv": torch.zeros(batch, 3 * inner, taps - 1, device=device),
         }

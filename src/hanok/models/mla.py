@@ -65,7 +65,8 @@ class LatentAttention(nn.Module):
         return self.o_proj(o_NHV.reshape(n, self.heads * self.value))
 
     def new_state(self, batch: int) -> LayerState:
-        return {"latent": torch.zeros(batch, 0, self.latent + self.shared)}
+        device = self.o_proj.weight.device
+        return {"latent": torch.zeros(batch, 0, self.latent + self.shared, device=device)}
 
     def _project(self, x_ND: Tensor) -> tuple[Tensor, ...]:
         """Queries of all heads, and [latent | shared key]."""

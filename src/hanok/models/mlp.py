@@ -104,7 +104,7 @@ class Router(nn.Module):
         grouped = choice_NE.view(len(choice_NE), groups, -1)
         counted = 1 if self.config.router == "softmax" else min(2, grouped.shape[-1])
         best = grouped.topk(counted, dim=-1).values.sum(-1).topk(kept, dim=-1).indices
-        keep = torch.zeros(len(choice_NE), groups, dtype=torch.bool).scatter_(1, best, True)
+        keep = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter_(1, best, True)
         return grouped.masked_fill(~keep[..., None], float("-inf")).view_as(choice_NE)
 
     def _record(self, scores_NE: Tensor, chosen: Tensor) -> None:

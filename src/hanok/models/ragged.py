@@ -34,6 +34,10 @@ class Ragged:
         self.offsets_B = offsets_B
         self._remembered: dict[Hashable, Any] = {}
 
+    @property
+    def device(self) -> torch.device:
+        return self.cu_seqlens.device
+
     def remember(self, key: Hashable, make: Callable[[Ragged], Any]) -> Any:
         """What one layer computed from the layout alone, for the others."""
         if key not in self._remembered:
@@ -43,16 +47,19 @@ class Ragged:
     @property
     def ends(self) -> Tensor:
         """Tokens of each sequence once this batch is in, int64 [B]."""
-        lengths = torch.tensor(self.lengths)
+        lengths = torch.tensor(self.lengths, device=self.device)
         return lengths if self.offsets_B is None else lengths + self.offsets_B
 
     @cached_property
     def sequence_N(self) -> Tensor:
-        return torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths))
+        numbers = torch.arange(len(self.lengths), device=self.device)
+        return torch.repeat_interleave(numbers, torch.tensor(self.lengths, device=self.device))
 
     @cached_property
     def positions_N(self) -> Tensor:
-        positions = torch.arange(self.bounds[-1]) - self.cu_seqlens[:-1].long()[self.sequence_N]
+        positions = (
+            torch.arange(self.bounds[-1], device=self.device) - self.cu_seqlens[:-1].long()[self.sequence_N]
+        )
         return positions if self.offsets_B is None else positions + self.offsets_B[self.sequence_N]
 
     @cached_property
@@ -70,9 +77,9 @@ class Ragged:
 
     def _bucket(self, members: list[int]) -> Bucket:
         width = self.lengths[members[0]]
-        starts = torch.tensor([self.bounds[b] for b in members])
-        lengths = torch.tensor([self.lengths[b] for b in members])
-        column_L = torch.arange(width)
+        starts = torch.tensor([self.bounds[b] for b in members], device=self.device)
+        lengths = torch.tensor([self.lengths[b] for b in members], device=self.device)
+        column_L = torch.arange(width, device=self.device)
         real_nL = column_L < lengths[:, None]
         slots_nL = torch.where(real_nL, starts[:, None] + column_L, 0)
         cells_T = real_nL.flatten().nonzero().squeeze(1)

@@ -46,15 +46,18 @@ class Rotary:
         """Cosines and sines [N, 1, F], times the attention factor."""
         if self.scaling is not None and self.scaling.kind in ("dynamic", "longrope"):
             ends = ragged.ends.tolist()
-            frequency = torch.stack([self.frequencies(end) for end in ends])[ragged.sequence_N]
+            frequency = torch.stack([self.frequencies(end) for end in ends]).to(ragged.device)[
+                ragged.sequence_N
+            ]
         else:
-            frequency = self.frequencies(self.context)
+            frequency = self.frequencies(self.context).to(ragged.device)
         angle = (ragged.positions_N[:, None].float() * frequency)[:, None]
         factor = self.attention_factor
         return angle.cos() * factor, angle.sin() * factor
 
     def frequencies(self, length: int) -> Tensor:
-        """Radians a token [F], float32, for a sequence of `length` tokens (dynamic and longrope depend on it)."""
+        """Radians a token [F], float32, for a sequence of `length` tokens (dynamic and longrope depend on it);
+        computed on the CPU, so that they are the same everywhere."""
         scaling = self.scaling
         if scaling is None:
             return _inverse(self.theta, self.width)
@@ -68,7 +71,7 @@ class Rotary:
         if scaling.kind == "yarn":
             return self._yarn(scaling)
         factors = scaling.long_factor if length > scaling.original_context else scaling.short_factor
-        return _inverse(self.theta, self.width) / torch.tensor(factors)
+        return _inverse(self.theta, self.width) / torch.tensor(factors, device="cpu")
 
     @property
     def attention_factor(self) -> float:
@@ -99,7 +102,7 @@ class Rotary:
         if scaling.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, self.width - 1)
-        step = torch.arange(self.width // 2, dtype=torch.float32)
+        step = torch.arange(self.width // 2, dtype=torch.float32, device="cpu")
         ramp = ((step - low) / (high - low if high != low else 0.001)).clamp(0, 1)
         plain = _inverse(self.theta, self.width)
         return plain / scaling.factor * ramp + plain * (1 - ramp)
@@ -111,7 +114,7 @@ def yarn_mscale(factor: float, weight: float) -> float:
 
 
 def _inverse(theta: float, width: int) -> Tensor:
-    return 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+    return 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32, device="cpu") / width)
 
 
 def _llama3(plain: Tensor, scaling: RopeScaling) -> Tensor:

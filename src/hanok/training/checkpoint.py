@@ -76,7 +76,7 @@ class Checkpoints:
             write_model(draft.path)
             (draft.path / "training").mkdir()
             save_file(
-                {name: tensor.detach().clone() for name, tensor in tensors.items()},
+                {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()},
                 draft.path / "training" / "state.safetensors",
             )
             write_json(draft.path / "training" / "state.json", state)

@@ -67,6 +67,8 @@ class TrainConfig:
     """Last parts of the names of the maps to adapt, for example q_proj; empty: every map in the layers."""
     lora_dropout: float = 0.0
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if PyTorch finds one for each process. A resumed run stays where it began."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     compile: bool = False
     threads: int = 0

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hanok.artefacts import Artefact
@@ -25,6 +24,7 @@ from hanok.reporting.console import Progress
 from hanok.training.average import WeightAverage
 from hanok.training.checkpoint import Checkpoint, Checkpoints, disk_full_is_resumable
 from hanok.training.config import TrainConfig
+from hanok.training.device import random_state, set_random_state
 from hanok.training.metrics import MetricsLog
 from hanok.training.objectives.next_token import next_token_loss
 from hanok.training.optim import Optimiser
@@ -147,7 +147,7 @@ class Trainer:
     def _step(self) -> bool:
         """One update; False if a stop request came in its middle (the step is then as if never begun)."""
         start = time.perf_counter()
-        cursor, drawn = self._sampler.state(), torch.get_rng_state()
+        cursor, drawn = self._sampler.state(), random_state(self.team.device)
         sequences = self._sampler.draw_step()
         assert sequences, "the schedule is longer than the data"
         learnt = max(1, sum(int(sequence.mask.sum()) for sequence in sequences))
@@ -156,7 +156,7 @@ class Trainer:
             self._optimiser.clear()
             self.decoder.forget_step()
             self._sampler.restore(cursor)
-            torch.set_rng_state(drawn)
+            set_random_state(drawn, self.team.device)
             return False
         factor = self.plan.schedule.factor(self.position.step)
         grad_norm = self._optimiser.gradient_norm()
@@ -189,7 +189,7 @@ class Trainer:
             if self._stop and self.team.alone:
                 return None
             loss = next_token_loss(
-                self.decoder, pack(group), step_tokens=learnt, dtype=self.plan.dtype,
+                self.decoder, pack(group).to(self.team.device), step_tokens=learnt, dtype=self.plan.dtype,
                 mtp_weight=self.config.mtp_weight,
             )  # fmt: skip
             (loss.objective * self.team.size).backward()  # sharded gradients come as the mean over the team
@@ -274,7 +274,7 @@ class Trainer:
         if self.team.first:
             self.metrics.flush()
         self._tick()
-        tensors = {**self._optimiser.state(), "rng": torch.get_rng_state()}
+        tensors = {**self._optimiser.state(), **random_state(self.team.device)}
         if self.average is not None:
             tensors |= self.average.state()
         tensors = {name: whole(tensor) for name, tensor in tensors.items()}
@@ -312,7 +312,7 @@ class Trainer:
         self._around.read_model(checkpoint.path)
         tensors: dict[str, Tensor] = checkpoint.tensors()
         self._optimiser.restore(tensors)
-        torch.set_rng_state(tensors["rng"])
+        set_random_state(tensors, self.team.device)
         if self.average is not None:
             self.average.restore(tensors)
 

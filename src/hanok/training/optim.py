@@ -67,7 +67,7 @@ class Muon:
         self._stacks = []
         for names in by_shape.values():
             held = [local(parameters[name].detach()) for name in names]
-            zeros_SOI = torch.zeros(sum(map(_matrices, held)), *held[0].shape[-2:])
+            zeros_SOI = held[0].new_zeros(sum(map(_matrices, held)), *held[0].shape[-2:], dtype=torch.float32)
             self._stacks.append(_Stack(names, [parameters[name] for name in names], zeros_SOI))
 
     @torch.no_grad()
@@ -143,7 +143,7 @@ class AdamW:
         )
         for parameter in self._parameters.values():
             self._adamw.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32),
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }

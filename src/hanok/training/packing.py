@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -69,6 +69,11 @@ class RaggedBatch:
     targets_N: Tensor
     loss_mask_N: Tensor
     cu_seqlens: Tensor
+
+    def to(self, device: torch.device) -> RaggedBatch:
+        if device == self.ids_N.device:
+            return self
+        return RaggedBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def read_sequence(

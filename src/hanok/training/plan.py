@@ -17,6 +17,7 @@ from hanok.errors import ArtefactError, ConfigError
 from hanok.kernels import native
 from hanok.reporting import log
 from hanok.training.config import TrainConfig
+from hanok.training.device import DeviceKind, choose_device
 from hanok.training.precision import choose_precision
 from hanok.training.schedule import Schedule
 
@@ -32,6 +33,8 @@ class Plan:
     precision_reason: str
     threads: int
     schedule: Schedule
+    device: DeviceKind = "cpu"
+    device_reason: str = ""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,21 +51,26 @@ class Plan:
                 "precision": self.precision,
                 "precision_reason": self.precision_reason,
                 "threads": self.threads,
+                "device": self.device,
+                "device_reason": self.device_reason,
                 "schedule": self.schedule.to_json(),
             },
         )
 
 
-def new_plan(config: TrainConfig, identity: dict[str, Any]) -> Plan:
-    """Decide precision and threads; the length of the schedule is set by the loop."""
+def new_plan(config: TrainConfig, identity: dict[str, Any], *, processes: int = 1) -> Plan:
+    """Decide device, precision and threads; the length of the schedule is set by the loop."""
     threads = config.threads or torch.get_num_threads()
     use_threads(threads)
-    dtype, reason = choose_precision(config.precision)
+    device, device_reason = choose_device(config.device, processes=processes)
+    dtype, reason = choose_precision(config.precision, device)
     return Plan(
         identity=identity,
         precision="bfloat16" if dtype == torch.bfloat16 else "float32",
         precision_reason=reason,
         threads=threads,
+        device=device,
+        device_reason=device_reason,
         schedule=Schedule(warmup_steps=config.warmup_steps, final_lr=config.final_lr),
     )
 

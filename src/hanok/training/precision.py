@@ -10,12 +10,16 @@ _SHAPE = (2048, 512, 1024)
 _WORTH_IT = 0.8  # bfloat16 must take at most this share of float32's time
 
 
-def choose_precision(setting: str) -> tuple[torch.dtype, str]:
+def choose_precision(setting: str, device: str = "cpu") -> tuple[torch.dtype, str]:
     """The dtype of matrix products and the reason for it. Parameters stay float32 in either case."""
     if setting == "float32":
         return torch.float32, "float32: as configured"
     if setting == "bfloat16":
         return torch.bfloat16, "bfloat16: as configured"
+    if device == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "bfloat16: the GPU has it"
+        return torch.float32, "float32: the GPU has no bfloat16"
     feature = _bfloat16_feature()
     if feature is None:
         return torch.float32, "float32: the processor has neither avx512_bf16 nor amx_bf16"

@@ -84,12 +84,13 @@ def _train(
     if not resume and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty", remedy="resume, or give another output directory")
     with sole_user(out, "training") if team.first else nullcontext():
-        plan = team.agree(_plan(config, identity, out) if team.first else None)
+        plan = team.agree(_plan(config, identity, out, team) if team.first else None)
         if plan is None:
             return open_artefact(out / "model", kind="model")
         use_threads(plan.threads)
+        team.settle_on(plan.device)
         if team.first:
-            log.info("%s; %d threads", plan.precision_reason, plan.threads)
+            log.info("%s; %s; %d threads", plan.device_reason, plan.precision_reason, plan.threads)
         trainer = _prepare(
             config, plan, team, shards=shards, out=out, model=model, init_from=init_from, parents=parents
         )
@@ -99,13 +100,13 @@ def _train(
             return _finish(trainer, shards=shards, out=out, parents=parents)
 
 
-def _plan(config: TrainConfig, identity: dict[str, Any], out: Path) -> Plan | None:
+def _plan(config: TrainConfig, identity: dict[str, Any], out: Path, team: Team) -> Plan | None:
     """The plan of the run that began in `out`, or a new one; None if that run is done."""
     plan = read_plan(out, identity)
     if plan is not None and (out / "model").exists():
         return None
     if plan is None:
-        plan = new_plan(config, identity)
+        plan = new_plan(config, identity, processes=team.size)
         with disk_full_is_resumable(out):
             plan.write(out)
     return plan
@@ -124,6 +125,7 @@ def _prepare(
     decoder = _make_decoder(config, opened, model=model, init_from=init_from)
     decoder.set_compute_dtype(plan.dtype)
     write_model, read_model = _files_of(config, decoder, shards=shards, init_from=init_from)
+    decoder.to(team.device)  # drawn on the CPU: a new model is the same everywhere
     team.shard(decoder)
     sampler = Sampler(config, opened.splits)
     for name, count in sampler.documents_left_out.items():

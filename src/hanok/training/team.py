@@ -26,6 +26,13 @@ class Team:
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
+        self.device = torch.device("cpu")
+
+    def settle_on(self, kind: str) -> None:
+        """Take this process's device of a kind, "cpu" or "cuda"."""
+        self.device = torch.device(kind, self.rank) if kind == "cuda" else torch.device(kind)
+        if kind == "cuda":
+            torch.cuda.set_device(self.device)
 
     @property
     def first(self) -> bool:
@@ -43,7 +50,7 @@ class Team:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh("cpu", (self.size,))
+        mesh = init_device_mesh(self.device.type, (self.size,))
         for part in (*decoder.layers, *decoder.mtp):
             fully_shard(part, mesh=mesh)
         fully_shard(decoder, mesh=mesh, reshard_after_forward=False)  # the loss needs the head behind forward
@@ -122,7 +129,8 @@ def join_team() -> Iterator[Team]:
         return
     if int(os.environ.get("LOCAL_WORLD_SIZE", size)) != size:
         raise ConfigError("processes on several hosts", remedy="start them on one: torchrun --nproc-per-node")
-    torch.distributed.init_process_group("gloo")
+    # what is said between processes goes by gloo; tensors of a GPU by nccl, should the run be on some
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield Team(torch.distributed.get_rank(), size)
     finally:

@@ -49,7 +49,8 @@ def validate(
     stopped: Callable[[], bool],
 ) -> dict[str, float] | None:
     """Metrics by name, or None if `stopped()` became true before the end."""
-    special = torch.tensor(sorted(special_ids), dtype=torch.long)
+    device = decoder.embed_tokens.weight.device
+    special = torch.tensor(sorted(special_ids), dtype=torch.long, device=device)
     metrics: dict[str, float] = {}
     decoder.eval()
     try:
@@ -58,7 +59,7 @@ def validate(
             for group in micro_batches(data.sequences, max_tokens=max_tokens):
                 if stopped():
                     return None
-                batch = pack(group)
+                batch = pack(group).to(device)
                 counted_N = batch.loss_mask_N & ~torch.isin(batch.targets_N, special)
                 nats += float(token_nats(decoder, batch)[counted_N].double().sum())
                 count += int(counted_N.sum())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from hanok.kernels.kda.chunked import chunked_kda
+from hanok.kernels.kda.gpu import fla_agrees, fla_kda
 from hanok.kernels.kda.native import native_kda, native_kda_step
 from hanok.kernels.kda.reference import kda_step as reference_step
 from hanok.kernels.kda.reference import recurrent_kda
@@ -29,11 +33,17 @@ def chunk_kda(
     Returns:
         o_NHV in the dtype of `v`, and the float32 state behind each sequence if asked for.
     """
-    path = native_kda if native_available() and q_NHK.device.type == "cpu" else chunked_kda
+    path = _path(q_NHK.shape[2], v_NHV.shape[2], q_NHK.device)
     return path(
         q_NHK, k_NHK, v_NHV, g_NHK, beta_NH, cu_seqlens=cu_seqlens, scale=scale,
         initial_state_BHKV=initial_state_BHKV, output_final_state=output_final_state,
     )  # fmt: skip
+
+
+def _path(key: int, value: int, device: torch.device) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    if device.type == "cpu" and native_available():
+        return native_kda
+    return fla_kda if device.type == "cuda" and fla_agrees(key, value, device) else chunked_kda
 
 
 def kda_step(

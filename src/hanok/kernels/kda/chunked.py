@@ -25,7 +25,7 @@ def chunked_kda(
     heads, key, value = q_NHK.shape[1], q_NHK.shape[2], v_NHV.shape[2]
     lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).tolist()
     chunks = [-(-length // CHUNK) for length in lengths]
-    slots_N, first_chunk = _slots(lengths, chunks)
+    slots_N, first_chunk = _slots(lengths, chunks, q_NHK.device)
     total = sum(chunks)
 
     def into_chunks(x: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def chunked_kda(
     q = q * factor
     gate = g.double().cumsum(2).float()
     a_kk, a_qk = _decayed_products(q, k, gate)
-    system = torch.eye(CHUNK) + beta[..., None] * a_kk
+    system = torch.eye(CHUNK, device=q.device) + beta[..., None] * a_kk
     decayed_k = k * gate.exp()
     right = beta[..., None] * torch.cat([decayed_k, v], dim=-1)
     w, u = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split(
@@ -58,7 +58,7 @@ def chunked_kda(
     states = list(state.unbind(0))
     for step in range(max(chunks, default=0)):
         active = [b for b in order if chunks[b] > step]
-        m = torch.tensor([first_chunk[b] + step for b in active])
+        m = torch.tensor([first_chunk[b] + step for b in active], device=q.device)
         before = torch.stack([states[b] for b in active])
         pseudo = u[m] - w[m] @ before
         output = output.index_copy(0, m, decayed_q[m] @ before + a_qk[m] @ pseudo)
@@ -69,21 +69,21 @@ def chunked_kda(
     return o_NHV.to(v_NHV.dtype), torch.stack(states) if output_final_state else None
 
 
-def _slots(lengths: list[int], chunks: list[int]) -> tuple[Tensor, list[int]]:
+def _slots(lengths: list[int], chunks: list[int], device: torch.device) -> tuple[Tensor, list[int]]:
     """Where each token lies in the padded layout, and each sequence's first chunk."""
     first, parts, total = [], [], 0
     for length, count in zip(lengths, chunks, strict=True):
         first.append(total)
-        parts.append(torch.arange(length) + total * CHUNK)
+        parts.append(torch.arange(length, device=device) + total * CHUNK)
         total += count
-    return (torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)), first
+    return (torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long, device=device)), first
 
 
 def _decayed_products(q: Tensor, k: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
     """sum_d x_id k_jd exp(G_id - G_jd): strictly lower for x = k, lower with the diagonal for x = q."""
     blocks = CHUNK // BLOCK
     rows_k, rows_q = [], []
-    above = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu(1)
+    above = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=q.device).triu(1)
     for i in range(blocks):
         rows = slice(i * BLOCK, (i + 1) * BLOCK)
         g_i, k_i, q_i = gate[:, :, rows], k[:, :, rows], q[:, :, rows]

@@ -163,9 +163,17 @@ def _checked(found: Stored | str) -> Stored | str:
         return f"groups of {inputs / scales.shape[1]:g} inputs"
     if not bool((scales.half().float() == scales.float()).all()):  # NaN is not equal to itself
         return "scales that float16 does not have"
-    if found.bits == 8 and bool((found.integers() == -128).any()):
+    if found.bits == 8 and _has_lowest(found.codes):
         return "codes of -128"
     return found
+
+
+def _has_lowest(codes: Tensor) -> bool:
+    """Whether -128 is among codes of 8 bits: in words, 128 higher, it is a byte of zero."""
+    if codes.dtype == torch.int8:
+        return int(codes.min()) == -128
+    straight = codes if codes.is_contiguous() else codes.t().contiguous()  # GPTQ's are views of the turned
+    return int(straight.view(torch.uint8).min()) == 0
 
 
 def _kinds(bases: Iterable[str]) -> str:

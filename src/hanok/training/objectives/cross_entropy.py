@@ -66,7 +66,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight = weight_VD.detach().to(dtype)
         grad_hidden = torch.empty_like(hidden_ND)
         grad_weight = torch.zeros_like(weight_VD)
-        total = torch.zeros((), dtype=torch.float32)
+        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, len(targets_N), _CHUNK):
             rows = slice(start, start + _CHUNK)
             hidden = hidden_ND[rows].detach().to(dtype)

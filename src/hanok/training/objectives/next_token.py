@@ -57,7 +57,7 @@ def _further_ahead(batch: RaggedBatch, distance: int) -> tuple[Tensor, Tensor]:
     """Targets `distance` further on, and which positions have one within their sequence that is learnt."""
     lengths = batch.cu_seqlens.diff().long()
     ends_N = batch.cu_seqlens[1:].long().repeat_interleave(lengths)
-    inside_N = torch.arange(len(ends_N)) + distance < ends_N
+    inside_N = torch.arange(len(ends_N), device=ends_N.device) + distance < ends_N
     return batch.targets_N.roll(-distance), batch.loss_mask_N.roll(-distance) & inside_N
 
 
