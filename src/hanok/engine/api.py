@@ -6,6 +6,7 @@ Token ids stay ids end to end; text and chat templates live above. A request's r
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -25,7 +26,7 @@ class SamplingParams:
     Args:
         max_tokens: completion tokens at most; None = up to the model's context.
         temperature: 0 is greedy (ties go to the lowest id).
-        top_k: 0 keeps all. top_p, min_p: 1.0 and 0.0 keep all.
+        top_k: 0 keeps all. top_p, typical_p: 1.0 keeps all. min_p: 0.0 keeps all.
         seed: with the sample index and the position, the only source of randomness; None draws one per request.
         stop_ids: ids that end the completion (not part of it). stop: strings that end it (cut off).
         logprobs: number of alternatives reported per position beside the chosen one; None = no logprobs.
@@ -37,6 +38,7 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -56,9 +58,11 @@ class SamplingParams:
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
             ("min_p", 0.0 <= self.min_p < 1.0, "at least 0 and below 1"),
+            ("typical_p", 0.0 < self.typical_p <= 1.0, "above 0 and at most 1"),
             ("repetition_penalty", self.repetition_penalty > 0.0, "above 0"),
             ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "between -2 and 2"),
             ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "between -2 and 2"),
+            ("logit_bias", all(map(math.isfinite, self.logit_bias.values())), "finite numbers"),
             ("min_tokens", self.min_tokens >= 0, "0 or more"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "between 0 and 20"),
             ("n", 1 <= self.n <= 128, "between 1 and 128"),

@@ -6,11 +6,12 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hanok.engine.api import Completion, Delta, FinishReason, Request, Usage
-from hanok.engine.sampler import Choice, Draw
+from hanok.engine.sampler import Choice, Draw, new_memory
 from hanok.engine.text import StopCutter
+from hanok.errors import HanokError
 from hanok.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Generation:
     listener: told every delta, in the engine's thread. failed: told of an error that ended the request.
     limit: completion tokens at most. cached: prompt tokens that were read before.
     prefilled: prompt tokens that the state has seen. state: while prefilling.
+    memory: of the sampler, told of every id.
     """
 
     request: Request
@@ -35,6 +37,7 @@ class Generation:
     stops: _StopStrings | None
     prefilled: int = 0
     state: DecoderState | None = None
+    memory: Any = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tops: list[dict[int, float]] = field(default_factory=list)
@@ -52,7 +55,7 @@ class Generation:
         early = len(self.ids) < self.request.params.min_tokens
         return Draw(
             self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, self.ids,
-            tuple(self.stop_ids) if early else (),
+            tuple(self.stop_ids) if early else (), self.memory,
         )  # fmt: skip
 
     def is_over(self) -> bool:
@@ -60,12 +63,18 @@ class Generation:
         deadline = self.request.deadline
         return self.cancelled or (deadline is not None and time.monotonic() >= deadline)
 
-    def take(self, choice: Choice) -> None:
-        """Append a token, decide whether it is the last, and tell the listener."""
+    def take(self, choice: Choice | HanokError) -> bool:
+        """Append a token, decide whether it is the last, and tell the listener. True: the request is over."""
+        if isinstance(choice, HanokError):
+            self.finish_reason = "error"
+            self.failed(choice)
+            return True
         if choice.token in self.stop_ids:
             self.finish("stop")
-            return
+            return True
         self.ids.append(choice.token)
+        if self.memory is not None:
+            self.memory.push(choice.token)
         with_logprobs = choice.logprob is not None
         if choice.logprob is not None:
             self.logprobs.append(choice.logprob)
@@ -83,6 +92,7 @@ class Generation:
                 usage=self.usage if self.finish_reason else None,
             )
         )
+        return self.finish_reason is not None
 
     def finish(self, reason: FinishReason) -> None:
         self.finish_reason = reason
@@ -137,5 +147,6 @@ def new_generation(
         limit=min(room, params.max_tokens or room),
         listener=listener,
         failed=failed,
+        memory=new_memory(params, request.prompt_ids),
         stops=_StopStrings(tokenizer, params.stop) if params.stop else None,
     )

@@ -11,14 +11,10 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from hanok.engine.blocks import BLOCK, block_names
 from hanok.engine.generation import Generation
 from hanok.engine.native import NativeDecoder
 from hanok.engine.sampler import choose
-from hanok.errors import HanokError
 
 STEP_ROWS = 512  # tokens of one step at most: running answers stutter no longer than this takes
 
@@ -86,13 +82,11 @@ class PagedScheduler:
         logits_BV = self._model.step(ids, positions, sequences, tables, wanted, slots)
         for running, _ in rows:
             self._remember(running)
-        ready, logits_BV = self._sound(ready, logits_BV)
-        if ready:
-            drawn = choose(logits_BV[:, : self._vocabulary], [running.generation.draw for running in ready])
-            for running, choice in zip(ready, drawn, strict=True):
-                running.generation.take(choice)
-        for running in ready:
-            if running.generation.finish_reason is not None:
+        if not ready:
+            return
+        drawn = choose(logits_BV[:, : self._vocabulary], [running.generation.draw for running in ready])
+        for running, choice in zip(ready, drawn, strict=True):
+            if running.generation.take(choice):
                 self._release(running)
 
     def abandon(self) -> list[Generation]:
@@ -168,20 +162,6 @@ class PagedScheduler:
             for name in block_names(tokens, running.generation.request.tenant, after=before):
                 self._model.pool.remember(running.blocks[len(running.names)], name)
                 running.names.append(name)
-
-    def _sound(self, ready: list[_Running], logits_BV: Tensor) -> tuple[list[_Running], Tensor]:
-        """Without those whose logits are no numbers; their requests end with an error."""
-        finite = torch.isfinite(logits_BV.sum(dim=-1)).tolist()
-        if all(finite):
-            return ready, logits_BV
-        for running in [r for r, good in zip(ready, finite, strict=True) if not good]:
-            running.generation.failed(
-                HanokError(
-                    "the model's logits are not finite", remedy="its weights are damaged, or take bf16"
-                )
-            )
-            self._release(running)
-        return [r for r, good in zip(ready, finite, strict=True) if good], logits_BV[torch.tensor(finite)]
 
     def _release(self, running: _Running) -> None:
         self._running.remove(running)
