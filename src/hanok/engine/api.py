@@ -29,8 +29,10 @@ class SamplingParams:
         top_k: 0 keeps all. top_p, typical_p: 1.0 keeps all. min_p: 0.0 keeps all.
         seed: with the sample index and the position, the only source of randomness; None draws one per request.
         stop_ids: ids that end the completion (not part of it). stop: strings that end it (cut off).
+        bad_words: words that the answer may not contain (see `engine/words.py` for what that finds).
         logprobs: number of alternatives reported per position beside the chosen one; None = no logprobs.
-        n: samples of one prompt.
+        prompt_logprobs: the same of the prompt's own tokens.
+        n: samples of one prompt. best_of: the n with the highest mean logprob of so many (`engine/samples.py` does both).
     """
 
     max_tokens: int | None = None
@@ -46,10 +48,13 @@ class SamplingParams:
     seed: int | None = None
     stop_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
+    bad_words: tuple[str, ...] = ()
     min_tokens: int = 0
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     n: int = 1
+    best_of: int | None = None
 
     def __post_init__(self) -> None:
         rules = (
@@ -65,7 +70,14 @@ class SamplingParams:
             ("logit_bias", all(map(math.isfinite, self.logit_bias.values())), "finite numbers"),
             ("min_tokens", self.min_tokens >= 0, "0 or more"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "between 0 and 20"),
+            (
+                "prompt_logprobs",
+                self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= 20,
+                "between 0 and 20",
+            ),
+            ("bad_words", all(word.strip() for word in self.bad_words), "words of at least one character"),
             ("n", 1 <= self.n <= 128, "between 1 and 128"),
+            ("best_of", self.best_of is None or self.n <= self.best_of <= 128, "between n and 128"),
         )
         for name, holds, rule in rules:
             if not holds:
@@ -95,13 +107,16 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """`ids` without the stop id; `logprobs` one per id; `top_logprobs` one mapping id -> logprob per id."""
+    """`ids` without the stop id; `logprobs` one per id; `top_logprobs` one mapping id -> logprob per id.
+    `prompt_logprobs`, `prompt_top_logprobs`: one a prompt token; nothing foretells the first, so None stands there."""
 
     ids: tuple[int, ...]
     finish_reason: FinishReason
     usage: Usage
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[Mapping[int, float], ...] | None = None
+    prompt_logprobs: tuple[float | None, ...] | None = None
+    prompt_top_logprobs: tuple[Mapping[int, float] | None, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

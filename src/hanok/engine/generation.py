@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hanok.engine.api import Completion, Delta, FinishReason, Request, Usage
+from hanok.engine.echo import PromptEcho
 from hanok.engine.sampler import Choice, Draw, new_memory
 from hanok.engine.text import StopCutter
+from hanok.engine.words import BannedWords
 from hanok.errors import HanokError
 from hanok.tokens.tokenizer import Tokenizer
 
@@ -24,7 +26,7 @@ class Generation:
     listener: told every delta, in the engine's thread. failed: told of an error that ended the request.
     limit: completion tokens at most. cached: prompt tokens that were read before.
     prefilled: prompt tokens that the state has seen. state: while prefilling.
-    memory: of the sampler, told of every id.
+    memory: of the sampler, told of every id. words: that are banned. echo: collects the prompt's own logprobs.
     """
 
     request: Request
@@ -38,6 +40,8 @@ class Generation:
     prefilled: int = 0
     state: DecoderState | None = None
     memory: Any = None
+    words: BannedWords | None = None
+    echo: PromptEcho | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tops: list[dict[int, float]] = field(default_factory=list)
@@ -52,10 +56,12 @@ class Generation:
 
     @property
     def draw(self) -> Draw:
-        early = len(self.ids) < self.request.params.min_tokens
+        banned = self.words.after(self.ids) if self.words is not None else ()
+        if len(self.ids) < self.request.params.min_tokens:
+            banned = (*banned, *self.stop_ids)
         return Draw(
-            self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, self.ids,
-            tuple(self.stop_ids) if early else (), self.memory,
+            self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, self.ids, banned,
+            self.memory,
         )  # fmt: skip
 
     def is_over(self) -> bool:
@@ -112,6 +118,8 @@ class Generation:
             ids=tuple(self.ids), finish_reason=self.finish_reason, usage=self.usage,
             logprobs=tuple(self.logprobs) if reported else None,
             top_logprobs=tuple(self.tops) if reported else None,
+            prompt_logprobs=None if self.echo is None else self.echo.logprobs,
+            prompt_top_logprobs=None if self.echo is None else self.echo.tops,
         )  # fmt: skip
 
     @property
@@ -148,5 +156,9 @@ def new_generation(
         listener=listener,
         failed=failed,
         memory=new_memory(params, request.prompt_ids),
+        words=BannedWords(tokenizer, params.bad_words) if params.bad_words else None,
+        echo=None
+        if params.prompt_logprobs is None
+        else PromptEcho(request.prompt_ids, params.prompt_logprobs),
         stops=_StopStrings(tokenizer, params.stop) if params.stop else None,
     )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hanok.engine.blocks import BLOCK, block_names
+from hanok.engine.echo import ECHO_ROWS, PromptEcho
 from hanok.engine.generation import Generation
 from hanok.engine.native import NativeDecoder
 from hanok.engine.sampler import choose
@@ -70,7 +71,13 @@ class PagedScheduler:
         if not rows:
             return
         ids, positions, sequences, wanted, ready = [], [], [], [], []
+        echoes: list[tuple[PromptEcho, range]] = []
+        echo_rows: list[int] = []
         for number, (running, count) in enumerate(rows):
+            if (echo := running.generation.echo) is not None:
+                places = echo.rows(running.done, running.done + count)
+                echoes.append((echo, places))
+                echo_rows += range(len(ids), len(ids) + len(places))
             ids += running.tokens(running.done, running.done + count)
             positions += range(running.done, running.done + count)
             sequences += [number] * count
@@ -79,12 +86,18 @@ class PagedScheduler:
                 wanted.append(len(ids) - 1)
                 ready.append(running)
         tables, slots = [r.blocks for r, _ in rows], [r.slot for r, _ in rows]
-        logits_BV = self._model.step(ids, positions, sequences, tables, wanted, slots)
+        logits_BV = self._model.step(ids, positions, sequences, tables, [*wanted, *echo_rows], slots)
         for running, _ in rows:
             self._remember(running)
+        start = len(ready)
+        for echo, places in echoes:
+            echo.take(places.start, logits_BV[start : start + len(places)])
+            start += len(places)
         if not ready:
             return
-        drawn = choose(logits_BV[:, : self._vocabulary], [running.generation.draw for running in ready])
+        drawn = choose(
+            logits_BV[: len(ready), : self._vocabulary], [running.generation.draw for running in ready]
+        )
         for running, choice in zip(ready, drawn, strict=True):
             if running.generation.take(choice):
                 self._release(running)
@@ -107,7 +120,8 @@ class PagedScheduler:
             running = _Running(self._waiting[0][1], self._slots[-1])
             tokens = running.tokens(0, running.length)
             names = list(block_names(tokens[:-1], running.generation.request.tenant))
-            running.blocks = self._model.pool.find(names)
+            echo = running.generation.echo  # what is not read is not scored
+            running.blocks = self._model.pool.find(names) if echo is None or echo.complete else []
             if -(-running.length // BLOCK) - len(running.blocks) > self._model.pool.free and self._running:
                 self._model.pool.give_back(running.blocks)
                 return
@@ -129,6 +143,8 @@ class PagedScheduler:
             if running not in self._running:
                 continue  # gave its blocks to somebody before it
             count = min(running.length - running.done, room)
+            if running.generation.echo is not None:
+                count = min(count, ECHO_ROWS)
             if count and self._provide(running, running.done + count, [r for r, _ in rows]):
                 rows.append((running, count))
                 room -= count

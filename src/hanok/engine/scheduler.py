@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hanok.engine.batch import ROW_MULTIPLE, DecodeBatch
+from hanok.engine.echo import ECHO_ROWS
 from hanok.engine.generation import Generation
 from hanok.engine.sampler import choose
 from hanok.models.decoder import Decoder
@@ -96,6 +97,7 @@ class Scheduler:
         bounds = torch.tensor([0, *lengths, *company]).cumsum(0).to(torch.int32)
         hidden_ND, _ = self._decoder(torch.tensor([*ids, *[0] * spare]), bounds, state)
         through = []
+        self._echo(group, lengths, hidden_ND)
         for b, (generation, length) in enumerate(zip(group, lengths, strict=True)):
             generation.prefilled += length
             if generation.prefilled == len(generation.request.prompt_ids):
@@ -109,6 +111,18 @@ class Scheduler:
         alive = [b for b in through if group[b].finish_reason is None]
         if alive:
             self._batch.admit([group[b] for b in alive], state.select(alive))
+
+    def _echo(self, group: Sequence[Generation], lengths: Sequence[int], hidden_ND: Tensor) -> None:
+        """Logprobs of these pieces of prompts, for those who want them; slices lie at absolute places, as pieces do."""
+        first = 0
+        for generation, length in zip(group, lengths, strict=True):
+            if (echo := generation.echo) is not None:
+                places = echo.rows(generation.prefilled, generation.prefilled + length)
+                for start in range(0, len(places), ECHO_ROWS):
+                    rows = list(range(first + start, first + min(start + ECHO_ROWS, len(places))))
+                    padded = rows + rows[:1] * (-len(rows) % ROW_MULTIPLE)
+                    echo.take(places.start + start, self._decoder.logits(hidden_ND[padded])[: len(rows)])
+            first += length
 
     def _last_logits(self, hidden_ND: Tensor, bounds: Tensor, sequences: Sequence[int]) -> Tensor:
         last = [int(bounds[b + 1]) - 1 for b in sequences]
