@@ -139,7 +139,7 @@ def test_an_empty_answer_is_the_last_choice() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"best_of": 1, "n": 2}, {"bad_words": (" ",)}, {"prompt_logprobs": 21}, {"logit_bias": {1: float("nan")}}]
+    "fields", [{"best_of": 1, "n": 2}, {"bad_words": (" ",)}, {"prompt_logprobs": 257}, {"logit_bias": {1: float("nan")}}]
 )  # fmt: skip
 def test_settings_have_bounds(fields: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):

@@ -16,6 +16,8 @@ from hanok.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOST_ALTERNATIVES = 256  # reported a token
+
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
@@ -57,6 +59,7 @@ class SamplingParams:
     best_of: int | None = None
 
     def __post_init__(self) -> None:
+        reported = range(MOST_ALTERNATIVES + 1)
         rules = (
             ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
             ("temperature", 0.0 <= self.temperature <= 100.0, "between 0 and 100"),
@@ -69,11 +72,11 @@ class SamplingParams:
             ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "between -2 and 2"),
             ("logit_bias", all(map(math.isfinite, self.logit_bias.values())), "finite numbers"),
             ("min_tokens", self.min_tokens >= 0, "0 or more"),
-            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "between 0 and 20"),
+            ("logprobs", (self.logprobs or 0) in reported, f"between 0 and {MOST_ALTERNATIVES}"),
             (
                 "prompt_logprobs",
-                self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= 20,
-                "between 0 and 20",
+                (self.prompt_logprobs or 0) in reported,
+                f"between 0 and {MOST_ALTERNATIVES}",
             ),
             ("bad_words", all(word.strip() for word in self.bad_words), "words of at least one character"),
             ("n", 1 <= self.n <= 128, "between 1 and 128"),
