@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import dataclasses
 import itertools
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch import Tensor
 from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.blocks import BLOCK
 from hanok.engine.generation import Generation, new_generation
+from hanok.engine.metrics import Counters, EngineMetrics, release_memory
 from hanok.engine.native import NativeDecoder, block_bytes, why_not_native
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
@@ -28,6 +31,7 @@ from hanok.models.config import ModelConfig
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 
+WATCH_SECONDS = 0.1  # between looks at the deadlines of those who wait for a sleeping engine
 IDLE_SECONDS = 5.0  # the thread ends when nobody has asked for this long, and starts again by itself
 CACHE_TOKENS = 32_768
 CACHE_BYTES = 2 << 30
@@ -62,9 +66,26 @@ class LocalEngine:
         if threads is not None:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer.load(model_dir)
-        config = load_config(model_dir)
-        self.weights = _choose_weights(weights, config)
+        self.config = config = load_config(model_dir)
+        self.weights: Literal["float32"] | Kind = _choose_weights(weights, config)
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
+        self._arrivals = itertools.count()
+        self._inbox: list[Generation] = []
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._model = threading.Lock()  # held while the weights are read
+        self._closed = False
+        self._resting = self._asleep = self._updated = False
+        self._change = threading.Lock()  # one `sleep` or `wake` at a time
+        self._counters = Counters()
+        self._built_from = (model_dir, config, max_running, cache_bytes)
+        self._build(*self._built_from)
+        atexit.register(
+            _close, weakref.ref(self)
+        )  # a thread inside torch must not meet the end of the interpreter
+
+    def _build(self, model_dir: Path, config: ModelConfig, max_running: int, cache_bytes: int | None) -> None:
+        """Weights, cache and scheduler: what sleeping gives up."""
         self._native: NativeDecoder | None = None
         self.max_context = config.max_context
         if self.weights == "float32":
@@ -84,15 +105,7 @@ class LocalEngine:
             self._scheduler = PagedScheduler(
                 self._native, max_running=max_running, vocabulary=self._vocabulary
             )
-        self._arrivals = itertools.count()
-        self._inbox: list[Generation] = []
-        self._wake = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._model = threading.Lock()  # held while the weights are read
-        self._closed = False
-        atexit.register(
-            _close, weakref.ref(self)
-        )  # a thread inside torch must not meet the end of the interpreter
+        self._scheduler.counters = self._counters
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, batched; results in the order given.
@@ -140,6 +153,7 @@ class LocalEngine:
         if len(ids) < 2:
             return []
         with self._model, torch.inference_mode():
+            self._check_awake()
             targets_N = torch.tensor(ids[1:])
             scores: list[float] = []
             parts = (
@@ -158,13 +172,14 @@ class LocalEngine:
         """Hidden vectors [len(ids), D], float32, after block `layer` (from 0), or after the final norm (-1); of the weights
         as they are stored, whatever `weights` says."""
         self._check_ids(ids, what="the sequence")
-        layers = self.decoder.config.num_layers
+        layers = self.config.num_layers
         if not -1 <= layer < layers:
             raise InputError(
                 f"layer = {layer} of a model with {layers} layers", remedy=f"choose -1 to {layers - 1}"
             )
         kept: list[Tensor] = []
         with self._model, torch.inference_mode():
+            self._check_awake()
             module = self.decoder.norm if layer == -1 else self.decoder.layers[layer]
 
             def keep(_module: object, _inputs: object, output: Tensor) -> None:
@@ -179,6 +194,7 @@ class LocalEngine:
 
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace named tensors in place, between two steps; running requests go on with the new weights."""
+        self._check_awake()
         mine = dict(self.decoder.named_parameters())
         for name, tensor in weights.items():
             if name not in mine or mine[name].shape != tensor.shape:
@@ -187,6 +203,8 @@ class LocalEngine:
                     f"{name} of shape {tuple(tensor.shape)}: the model has {known}", remedy="give its tensors"
                 )
         with self._model, torch.no_grad():
+            self._check_awake()
+            self._updated = True
             for name, tensor in weights.items():
                 mine[name].data = (
                     tensor.detach().to(mine[name].dtype).clone()
@@ -194,6 +212,58 @@ class LocalEngine:
             if self._native is not None:
                 self._native.refill()
                 self._native.pool.forget_all()
+
+    def sleep(self, *, forget_updates: bool = False) -> None:
+        """Give up the weights and the cache, until `wake`. Answers under way are finished first; requests that come
+        meanwhile wait for `wake`.
+
+        Args:
+            forget_updates: even if `update_weights` gave the model tensors that its directory does not have.
+
+        Raises:
+            ConfigError: there are such tensors.
+        """
+        if self._updated and not forget_updates:
+            raise ConfigError(
+                "the weights in memory are not those of the directory",
+                remedy="save them there, or sleep(forget_updates=True)",
+            )
+        with self._change:
+            with self._wake:
+                self._resting = True
+                self._wake.wait_for(lambda: self._asleep or self._closed or not self._scheduler.has_work())
+                if self._asleep or self._closed:
+                    return
+                self._asleep = True
+            with self._model:
+                del self.decoder, self._native, self._scheduler
+                self._updated = False
+            release_memory()
+
+    def wake(self) -> None:
+        """Read the weights again and go on with what waits."""
+        with self._change:
+            if self._asleep:
+                with self._model:
+                    self._build(*self._built_from)
+            with self._wake:
+                self._resting = self._asleep = False
+                self._wake.notify_all()
+
+    def metrics(self) -> EngineMetrics:
+        """What the engine has done so far and what it holds now."""
+        with self._wake:
+            waiting, running, pool = len(self._inbox), 0, None
+            if not self._asleep:
+                waiting, running = waiting + self._scheduler.waiting, self._scheduler.running
+                pool = None if self._native is None else self._native.pool
+            sums = dataclasses.asdict(self._counters)
+            return EngineMetrics(
+                requests_running=running, requests_waiting=waiting, asleep=self._asleep,
+                blocks_held=0 if pool is None else pool.size - pool.free, blocks_idle=0 if pool is None else pool.idle,
+                blocks_free=0 if pool is None else pool.free - pool.idle,
+                scheduler_seconds=max(0.0, sums.pop("step_seconds") - sums["model_seconds"]), **sums,
+            )  # fmt: skip
 
     def close(self) -> None:
         """Cancel what is under way and end the thread. The engine takes no more requests."""
@@ -223,7 +293,7 @@ class LocalEngine:
             raise InputError(f"{what} is empty", remedy="give at least one token")
         if len(ids) > self.max_context:
             raise ContextLengthError(prompt=len(ids), limit=self.max_context)
-        vocabulary = self.decoder.config.vocab_size
+        vocabulary = self.config.vocab_size
         if not 0 <= min(ids) <= max(ids) < vocabulary:
             raise InputError(
                 f"{what} holds a token outside 0 to {vocabulary - 1}",
@@ -280,28 +350,49 @@ class LocalEngine:
     def _take_in(self) -> bool:
         """Hand what has arrived to the scheduler, waiting for it if need be; False when the thread is to end."""
         with self._wake:
-            if not (self._inbox or self._scheduler.has_work() or self._closed):
-                self._wake.wait(IDLE_SECONDS)
+            if not (self._has_work() or (self._inbox and not self._resting) or self._closed):
+                self._wake.notify_all()  # `sleep` waits for this
+                self._wake.wait(WATCH_SECONDS if self._inbox else IDLE_SECONDS)
             if self._closed:
-                for generation in [*self._scheduler.abandon(), *self._inbox]:
+                for generation in [*([] if self._asleep else self._scheduler.abandon()), *self._inbox]:
                     generation.finish("cancelled")
+                self._wake.notify_all()
                 return False
-            if not (self._inbox or self._scheduler.has_work()):
+            if not (self._inbox or self._has_work()):
                 self._thread = None
                 return False
+            if self._resting:
+                over = [generation for generation in self._inbox if generation.is_over()]
+                self._inbox = [generation for generation in self._inbox if generation not in over]
+                for generation in over:
+                    generation.finish("cancelled")
+                return True
             arrived, self._inbox = self._inbox, []
-        for generation in arrived:
-            self._scheduler.add(generation)
+            for generation in arrived:
+                self._scheduler.add(generation)
         return True
 
+    def _has_work(self) -> bool:
+        return not self._asleep and self._scheduler.has_work()
+
     def _step(self) -> None:
-        try:
-            with self._model, torch.inference_mode():
-                self._scheduler.step()
-        except Exception as error:
-            log.exception("the engine failed; the requests under way are lost")
-            for generation in self._scheduler.abandon():
-                generation.failed(error)
+        with self._model:
+            if not self._has_work():
+                return
+            began = time.perf_counter()
+            try:
+                with torch.inference_mode():
+                    self._scheduler.step()
+            except Exception as error:
+                log.exception("the engine failed; the requests under way are lost")
+                for generation in self._scheduler.abandon():
+                    generation.failed(error)
+            self._counters.steps += 1
+            self._counters.step_seconds += time.perf_counter() - began
+
+    def _check_awake(self) -> None:
+        if self._asleep:
+            raise InputError("the engine is asleep", remedy="call wake() first")
 
 
 def _choose_weights(weights: Weights, config: ModelConfig) -> Literal["float32"] | Kind:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from hanok.engine.blocks import BLOCK, block_names
 from hanok.engine.echo import ECHO_ROWS, PromptEcho
 from hanok.engine.generation import Generation
+from hanok.engine.metrics import Counters
 from hanok.engine.native import NativeDecoder
 from hanok.engine.sampler import choose
 
@@ -55,6 +56,7 @@ class PagedScheduler:
         self._waiting: list[tuple[tuple[int, int], Generation]] = []
         self._running: list[_Running] = []
         self._slots = list(range(model.slots))
+        self.counters = Counters()
 
     def add(self, generation: Generation) -> None:
         """Prompt and answer together must fit the cache; the engine's context sees to that."""
@@ -62,6 +64,14 @@ class PagedScheduler:
 
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
 
     def step(self) -> None:
         """Some rows through the model, and a token for everyone whose last row was among them."""
@@ -86,7 +96,10 @@ class PagedScheduler:
                 wanted.append(len(ids) - 1)
                 ready.append(running)
         tables, slots = [r.blocks for r, _ in rows], [r.slot for r, _ in rows]
-        logits_BV = self._model.step(ids, positions, sequences, tables, [*wanted, *echo_rows], slots)
+        with self.counters.model():
+            logits_BV = self._model.step(ids, positions, sequences, tables, [*wanted, *echo_rows], slots)
+        self.counters.prefilled_tokens += len(ids) - sum(bool(running.generation.ids) for running in ready)
+        self.counters.generated_tokens += len(ready)
         for running, _ in rows:
             self._remember(running)
         start = len(ready)
@@ -129,9 +142,9 @@ class PagedScheduler:
             self._slots.pop()
             running.names = names[: len(running.blocks)]
             running.done = len(running.blocks) * BLOCK
-            running.generation.cached = max(
-                running.generation.cached, min(running.done, len(running.generation.request.prompt_ids))
-            )
+            cached = min(running.done, len(running.generation.request.prompt_ids))
+            self.counters.cached_tokens += cached
+            running.generation.cached = max(running.generation.cached, cached)
             self._running.append(running)
 
     def _plan(self) -> list[tuple[_Running, int]]:
@@ -166,6 +179,7 @@ class PagedScheduler:
 
     def _preempt(self, running: _Running) -> None:
         """Back to the waiting; what it had is read again when there is room."""
+        self.counters.preemptions += 1
         self._release(running)
         heapq.heappush(self._waiting, (running.generation.order, running.generation))
 
