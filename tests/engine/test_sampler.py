@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -84,7 +86,7 @@ def assert_same(ours: list[Choice | HanokError], theirs: list[Choice | HanokErro
 
 
 @needs_native
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(rows())
 def test_native_chooses_as_pytorch_does(batch: tuple[Tensor, list[Draw]]) -> None:
     logits_BV, draws = batch
@@ -113,7 +115,9 @@ def test_native_chooses_as_pytorch_does_from_many(changes: dict[str, Any]) -> No
 @needs_native
 def test_a_memory_that_is_told_every_token_changes_nothing() -> None:
     params = SamplingParams(repetition_penalty=1.4, presence_penalty=0.5, frequency_penalty=0.2, seed=3)
-    memory, ids = new_memory(params, [1, 2]), []
+    memory, ids = new_memory(params, [1, 2]), list[int]()
+    assert memory is not None
+    greedy = SamplingParams(temperature=0.0)  # a memory of other params is not used
     logits_BV = torch.randn(1, 40, generator=torch.Generator().manual_seed(2)) * 2
     for _ in range(60):
         (fresh,) = choose(logits_BV, [Draw(params, 3, 0, [1, 2], ids)])
@@ -122,6 +126,7 @@ def test_a_memory_that_is_told_every_token_changes_nothing() -> None:
         assert isinstance(fresh, Choice)
         stale = choose(logits_BV, [Draw(params, 3, 0, [1, 2], [*ids, 7], (), memory)])
         assert stale == choose(logits_BV, [Draw(params, 3, 0, [1, 2], [*ids, 7])])
+        assert choose(logits_BV, [Draw(greedy, 3, 0, [1, 2], ids, (), memory)])[0].token == logits_BV.argmax()  # type: ignore[union-attr]
         ids.append(fresh.token)
         memory.push(fresh.token)
 
@@ -197,6 +202,35 @@ class TestBothForms:
         assert "not finite" in str(broken)
         assert isinstance(empty, InputError)
         assert isinstance(fine, Choice)
+
+
+HELD_AT_THE_END = """
+import threading, time
+from hanok.engine.api import SamplingParams
+from hanok.engine.sampler import new_memory
+def hold():
+    memory = new_memory(SamplingParams(), [1])
+    held.set()
+    time.sleep(100)
+held = threading.Event()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+"""
+
+
+@needs_native
+def test_what_a_daemon_thread_holds_at_the_end_is_no_news() -> None:
+    done = subprocess.run([sys.executable, "-c", HELD_AT_THE_END], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_kernels_the_plain_form_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanok.engine.sampler.native", lambda: None)
+    params = SamplingParams(top_p=0.9, repetition_penalty=1.2, logprobs=1)
+    assert new_memory(params, [1]) is None
+    logits_BV = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    draws = [Draw(params, 1, b, [1], [2, 3]) for b in range(3)]
+    assert choose(logits_BV, draws) == choose_plain(logits_BV, draws)
 
 
 @needs_native

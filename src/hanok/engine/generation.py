@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hanok.engine.api import Completion, Delta, FinishReason, Request, Usage
 from hanok.engine.echo import PromptEcho
-from hanok.engine.sampler import Choice, Draw, new_memory
+from hanok.engine.sampler import Choice, Draw, Memory, new_memory
 from hanok.engine.text import StopCutter
 from hanok.engine.words import BannedWords
 from hanok.errors import HanokError
@@ -39,7 +39,7 @@ class Generation:
     stops: _StopStrings | None
     prefilled: int = 0
     state: DecoderState | None = None
-    memory: Any = None
+    memory: Memory | None = None
     words: BannedWords | None = None
     echo: PromptEcho | None = None
     ids: list[int] = field(default_factory=list)
@@ -56,12 +56,16 @@ class Generation:
 
     @property
     def draw(self) -> Draw:
-        banned = self.words.after(self.ids) if self.words is not None else ()
-        if len(self.ids) < self.request.params.min_tokens:
+        return self.draw_after(())
+
+    def draw_after(self, guesses: Sequence[int]) -> Draw:
+        """What decides the token behind so many guesses, should they hold."""
+        ids = [*self.ids, *guesses] if guesses else self.ids
+        banned = self.words.after(ids) if self.words is not None else ()
+        if len(ids) < self.request.params.min_tokens:
             banned = (*banned, *self.stop_ids)
         return Draw(
-            self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, self.ids, banned,
-            self.memory,
+            self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, ids, banned, self.memory
         )  # fmt: skip
 
     def is_over(self) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hanok.engine.api import SamplingParams
@@ -29,7 +30,7 @@ class Draw(NamedTuple):
 
     Args:
         prompt_ids, ids: the prompt and what was generated so far. banned: ids that may not come now.
-        memory: `new_memory` of the sequence, told of every id in `ids`; None: made for this draw. Only the native form reads it.
+        memory: of this sequence; one that is not of these params and as many ids is passed over. Only the native form reads it.
         allowed: uint32 [ceil(V / 32)]; bit i % 32 of word i // 32 set = token i may come. None: all may.
     """
 
@@ -39,8 +40,8 @@ class Draw(NamedTuple):
     prompt_ids: Sequence[int]
     ids: Sequence[int]
     banned: Sequence[int] = ()
-    memory: Any = None
-    allowed: np.ndarray | None = None
+    memory: Memory | None = None
+    allowed: NDArray[np.uint32] | None = None
 
 
 class Choice(NamedTuple):
@@ -66,9 +67,10 @@ def choose_native(
     memories, banned, allowed, points = [], [], [], []
     for draw in draws:
         memory = draw.memory
-        if memory is None or (memory.penalises and memory.length != len(draw.ids)):
+        if memory is None or not memory.fits(draw):
             memory = new_memory(draw.params, draw.prompt_ids, draw.ids)
-        memories.append(memory)
+            assert memory is not None
+        memories.append(memory.native)
         banned.append(draw.banned)
         allowed.append(draw.allowed)
         points.append(
@@ -80,18 +82,34 @@ def choose_native(
     return [Choice(*one) if one[0] >= 0 else _error(one[0]) for one in found]
 
 
-def new_memory(params: SamplingParams, prompt_ids: Sequence[int], ids: Sequence[int] = ()) -> Any:
-    """What the native form keeps of a sequence between steps; tell it new ids with `push`. None where it is not built."""
+class Memory(NamedTuple):
+    """What the native form keeps of a sequence between steps."""
+
+    params: SamplingParams
+    native: Any
+
+    def push(self, token: int) -> None:
+        """The sequence has a new id."""
+        self.native.push(token)
+
+    def fits(self, draw: Draw) -> bool:
+        native = self.native
+        return self.params is draw.params and (not native.penalises or native.length == len(draw.ids))
+
+
+def new_memory(params: SamplingParams, prompt_ids: Sequence[int], ids: Sequence[int] = ()) -> Memory | None:
+    """None where the native form is not built."""
     module = native()
     if module is None:
         return None
     penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
-    return module.SamplerMemory(
+    kept = module.SamplerMemory(
         [params.temperature, params.top_p, params.min_p, params.typical_p, *penalties],
         [params.top_k, -1 if params.logprobs is None else params.logprobs],
         list(params.logit_bias), list(params.logit_bias.values()),
         list(prompt_ids) if params.repetition_penalty != 1.0 else [], list(ids),
     )  # fmt: skip
+    return Memory(params, kept)
 
 
 _NOT_FINITE, _NOTHING_LEFT = -1, -2  # as in sampling.h

@@ -83,6 +83,7 @@ void bind_engine(nb::module_& m);   // engine.cpp
 void bind_sampler(nb::module_& m);  // sampler.cpp
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // what a daemon thread still holds when the interpreter ends is no leak
   bind_engine(m);
   bind_sampler(m);
   using Release = nb::call_guard<nb::gil_scoped_release>;
