@@ -111,6 +111,26 @@ def test_logprobs(server: Any) -> None:
     assert answer(server).choices[0].logprobs is None
 
 
+def test_further_settings_of_sampling_arrive(server: Any) -> None:
+    options = {"temperature": 0, "logit_bias": letters(server)}
+    free = answer(server, **options).choices[0].message.content
+    without = (
+        answer(server, **options, extra_body={"bad_words": [free[0], free[-1]]}).choices[0].message.content
+    )
+    assert without
+    assert not {free[0], free[-1]} & set(without)
+    end = server.engine.tokenizer.stop_ids[0]
+    ending = {"temperature": 0, "logit_bias": {str(end): 100.0}, "max_tokens": 9}
+    assert answer(server, **ending).usage.completion_tokens == 0
+    assert answer(server, **ending, extra_body={"min_tokens": 5}).usage.completion_tokens == 5
+    assert answer(server, **ending, extra_body={"ignore_eos": True}).usage.completion_tokens == 9
+    likely, typical = (
+        answer(server, seed=3, temperature=2, extra_body={"typical_p": mass}).choices[0].message.content
+        for mass in (1.0, 0.01)
+    )
+    assert likely != typical
+
+
 def test_a_taught_model_greets(taught: Any) -> None:
     done = answer(taught, messages=[{"role": "user", "content": "hi"}], temperature=0)
     assert done.choices[0].message.content == "안녕하세요, 한옥이에요. 🏡"
@@ -167,6 +187,8 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(server: A
         ({"tool_choice": "perhaps"}, "tool_choice.literal['auto','none','required']", "'required'"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
         ({"logit_bias": {"99999": 1}}, None, "token 99999"),
+        ({"typical_p": 0}, "typical_p", "greater than 0"),
+        ({"bad_words": [" "]}, "bad_words.0", "pattern"),
         ({"seed": 2**64}, "seed", "less than 9223372036854775808"),
     ],
 )

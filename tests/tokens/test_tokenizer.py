@@ -16,7 +16,24 @@ from hanok.tokens.control import CONTROL_TOKENS
 
 texts = st.text() | st.lists(
     st.sampled_from(
-        [*CONTROL_TOKENS, "한옥", "뷁", " ", "\n", "😀", "12", "it's", "ㅋㅋ", "é", "漢", "\x00", "가"]
+        [
+            *CONTROL_TOKENS,
+            "한옥",
+            "뷁",
+            " ",
+            "\n",
+            "😀",
+            "12",
+            "it's",
+            "ㅋㅋ",
+            "é",
+            "漢",
+            "\x00",
+            "가",
+            "👩‍👩‍👧",
+            "🇰🇷",
+            "\u1112\u1161\u11ab",
+        ]
     )
 ).map("".join)
 

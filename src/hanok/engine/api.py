@@ -6,6 +6,7 @@ Token ids stay ids end to end; text and chat templates live above. A request's r
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -14,6 +15,8 @@ from hanok.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MOST_ALTERNATIVES = 256  # reported a token
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 StructureKind = Literal["json_schema", "json_object", "regex", "lark", "choice", "tool_calls"]
@@ -40,11 +43,13 @@ class SamplingParams:
     Args:
         max_tokens: completion tokens at most; None = up to the model's context.
         temperature: 0 is greedy (ties go to the lowest id).
-        top_k: 0 keeps all. top_p, min_p: 1.0 and 0.0 keep all.
+        top_k: 0 keeps all. top_p, typical_p: 1.0 keeps all. min_p: 0.0 keeps all.
         seed: with the sample index and the position, the only source of randomness; None draws one per request.
         stop_ids: ids that end the completion (not part of it). stop: strings that end it (cut off).
+        bad_words: words that the answer may not contain (see `engine/words.py` for what that finds).
         logprobs: number of alternatives reported per position beside the chosen one; None = no logprobs.
-        n: samples of one prompt.
+        prompt_logprobs: the same of the prompt's own tokens.
+        n: samples of one prompt. best_of: the n with the highest mean logprob of so many (`engine/samples.py` does both).
         structure: what the completion must be; None leaves it free.
     """
 
@@ -53,6 +58,7 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -60,25 +66,38 @@ class SamplingParams:
     seed: int | None = None
     stop_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
+    bad_words: tuple[str, ...] = ()
     min_tokens: int = 0
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     n: int = 1
+    best_of: int | None = None
     structure: Structure | None = None
 
     def __post_init__(self) -> None:
+        reported = range(MOST_ALTERNATIVES + 1)
         rules = (
             ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
             ("temperature", 0.0 <= self.temperature <= 100.0, "between 0 and 100"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
             ("min_p", 0.0 <= self.min_p < 1.0, "at least 0 and below 1"),
+            ("typical_p", 0.0 < self.typical_p <= 1.0, "above 0 and at most 1"),
             ("repetition_penalty", self.repetition_penalty > 0.0, "above 0"),
             ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "between -2 and 2"),
             ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "between -2 and 2"),
+            ("logit_bias", all(map(math.isfinite, self.logit_bias.values())), "finite numbers"),
             ("min_tokens", self.min_tokens >= 0, "0 or more"),
-            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "between 0 and 20"),
+            ("logprobs", (self.logprobs or 0) in reported, f"between 0 and {MOST_ALTERNATIVES}"),
+            (
+                "prompt_logprobs",
+                (self.prompt_logprobs or 0) in reported,
+                f"between 0 and {MOST_ALTERNATIVES}",
+            ),
+            ("bad_words", all(word.strip() for word in self.bad_words), "words of at least one character"),
             ("n", 1 <= self.n <= 128, "between 1 and 128"),
+            ("best_of", self.best_of is None or self.n <= self.best_of <= 128, "between n and 128"),
         )
         for name, holds, rule in rules:
             if not holds:
@@ -108,13 +127,16 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """`ids` without the stop id; `logprobs` one per id; `top_logprobs` one mapping id -> logprob per id."""
+    """`ids` without the stop id; `logprobs` one per id; `top_logprobs` one mapping id -> logprob per id.
+    `prompt_logprobs`, `prompt_top_logprobs`: one a prompt token; nothing foretells the first, so None stands there."""
 
     ids: tuple[int, ...]
     finish_reason: FinishReason
     usage: Usage
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[Mapping[int, float], ...] | None = None
+    prompt_logprobs: tuple[float | None, ...] | None = None
+    prompt_top_logprobs: tuple[Mapping[int, float] | None, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

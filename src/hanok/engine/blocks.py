@@ -35,6 +35,11 @@ class BlockPool:
         """Blocks that `take` can give."""
         return len(self._unused) + len(self._idle)
 
+    @property
+    def idle(self) -> int:
+        """Blocks that nobody holds and that a prompt may find again."""
+        return len(self._idle)
+
     def take(self, count: int) -> list[int]:
         """Raises CapacityError: there are not so many; none is taken then."""
         if count > self.free:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hanok.engine.api import Completion, Delta, FinishReason, Request, SamplingParams, Usage
+from hanok.engine.echo import PromptEcho
 from hanok.engine.grammar import Grammars, Mask, Matcher
-from hanok.engine.sampler import Choice, Draw
+from hanok.engine.sampler import Choice, Draw, Memory, new_memory
 from hanok.engine.text import StopCutter
-from hanok.errors import StructureError
+from hanok.engine.words import BannedWords
+from hanok.errors import HanokError, StructureError
 from hanok.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ class Generation:
     limit: completion tokens at most. cached: prompt tokens that were read before.
     prefilled: prompt tokens that the state has seen. state: while prefilling.
     matcher: of a structured answer; it moves with `ids`, so that a prompt that is read again changes nothing.
+    memory: of the sampler, told of every id. words: that are banned. echo: collects the prompt's own logprobs.
     """
 
     request: Request
@@ -38,6 +41,9 @@ class Generation:
     stops: _StopStrings | None
     prefilled: int = 0
     state: DecoderState | None = None
+    memory: Memory | None = None
+    words: BannedWords | None = None
+    echo: PromptEcho | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tops: list[dict[int, float]] = field(default_factory=list)
@@ -54,10 +60,17 @@ class Generation:
 
     @property
     def draw(self) -> Draw:
-        early = len(self.ids) < self.request.params.min_tokens
+        return self.draw_after(())
+
+    def draw_after(self, guesses: Sequence[int]) -> Draw:
+        """What decides the token behind so many guesses, should they hold."""
+        ids = [*self.ids, *guesses] if guesses else self.ids
+        banned = self.words.after(ids) if self.words is not None else ()
+        if len(ids) < self.request.params.min_tokens:
+            banned = (*banned, *self.stop_ids)
         return Draw(
-            self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, self.ids,
-            tuple(self.stop_ids) if early else (), allowed=self._allowed(may_end=not early),
+            self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, ids, banned, self.memory,
+            self._allowed(may_end=len(ids) >= self.request.params.min_tokens),
         )  # fmt: skip
 
     def _allowed(self, *, may_end: bool) -> Mask | None:
@@ -74,20 +87,22 @@ class Generation:
         deadline = self.request.deadline
         return self.cancelled or (deadline is not None and time.monotonic() >= deadline)
 
-    def take(self, choice: Choice) -> None:
-        """Append a token, decide whether it is the last, and tell the listener."""
+    def take(self, choice: Choice | HanokError) -> bool:
+        """Append a token, decide whether it is the last, and tell the listener. True: the request is over."""
         if self.stuck is not None:
-            self._fail(self.stuck)
-            return
+            return self._fail(self.stuck)
+        if isinstance(choice, HanokError):
+            return self._fail(choice)
         if choice.token in self.stop_ids:
             self.finish("stop")
-            return
+            return True
         try:
             complete = self.matcher is not None and self.matcher.advance(choice.token)
         except StructureError as error:
-            self._fail(error)
-            return
+            return self._fail(error)
         self.ids.append(choice.token)
+        if self.memory is not None:
+            self.memory.push(choice.token)
         with_logprobs = choice.logprob is not None
         if choice.logprob is not None:
             self.logprobs.append(choice.logprob)
@@ -106,14 +121,16 @@ class Generation:
                 usage=self.usage if self.finish_reason else None,
             )
         )
+        return self.finish_reason is not None
 
     def finish(self, reason: FinishReason) -> None:
         self.finish_reason = reason
         self.listener(Delta(ids=(), finish_reason=reason, usage=self.usage))
 
-    def _fail(self, error: StructureError) -> None:
+    def _fail(self, error: HanokError) -> bool:
         self.finish_reason = "error"
         self.failed(error)
+        return True
 
     @property
     def usage(self) -> Usage:
@@ -129,6 +146,8 @@ class Generation:
             ids=tuple(self.ids), finish_reason=self.finish_reason, usage=self.usage,
             logprobs=tuple(self.logprobs) if reported else None,
             top_logprobs=tuple(self.tops) if reported else None,
+            prompt_logprobs=None if self.echo is None else self.echo.logprobs,
+            prompt_top_logprobs=None if self.echo is None else self.echo.tops,
         )  # fmt: skip
 
     @property
@@ -166,6 +185,11 @@ def new_generation(
         limit=min(room, params.max_tokens or room),
         listener=listener,
         failed=failed,
+        memory=new_memory(params, request.prompt_ids),
+        words=BannedWords(tokenizer, params.bad_words) if params.bad_words else None,
+        echo=None
+        if params.prompt_logprobs is None
+        else PromptEcho(request.prompt_ids, params.prompt_logprobs),
         stops=_StopStrings(tokenizer, params.stop) if params.stop else None,
         matcher=_matcher(params, stop_ids, grammars),
     )

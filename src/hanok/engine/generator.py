@@ -5,40 +5,31 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import dataclasses
 import itertools
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hanok.engine.api import Completion, Delta, Request
-from hanok.engine.blocks import BLOCK
-from hanok.engine.coverage import CacheKind, block_bytes, why_not_native
+from hanok.engine.backend import BackendOptions, Weights, build_backend, choose_weights
+from hanok.engine.coverage import CacheKind
 from hanok.engine.generation import Generation, new_generation
 from hanok.engine.grammar import Grammars
-from hanok.engine.images import images_of
-from hanok.engine.native import NativeDecoder
-from hanok.engine.paged import PagedScheduler
-from hanok.engine.scheduler import Scheduler
+from hanok.engine.metrics import Counters, EngineMetrics, release_memory
 from hanok.errors import ConfigError, ContextLengthError, InputError
-from hanok.kernels.memory import give_back
-from hanok.kernels.packed import Kind
-from hanok.models.checkpoint import load_config, load_model, load_stored_bits
-from hanok.models.coded import stored_parts
-from hanok.models.config import ModelConfig
+from hanok.models.checkpoint import load_config
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 
+WATCH_SECONDS = 0.1  # between looks at the deadlines of those who wait for a sleeping engine
 IDLE_SECONDS = 5.0  # the thread ends when nobody has asked for this long, and starts again by itself
-CACHE_TOKENS = 32_768
-CACHE_BYTES = 2 << 30
 _ROWS = 128  # logits computed at a time when scoring
-
-Weights = Literal["auto", "float32", "bf16", "int8", "int4"]
 
 
 class LocalEngine:
@@ -68,46 +59,34 @@ class LocalEngine:
         if threads is not None:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer.load(model_dir)
-        config = load_config(model_dir)
-        kind = self.weights = _choose_weights(weights, config, load_stored_bits(model_dir))
+        self.config = config = load_config(model_dir)
+        self.weights = choose_weights(weights, cache_type, config, model_dir)
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
         self._grammars = Grammars(self.tokenizer, vocabulary=self._vocabulary)
-        self._native: NativeDecoder | None = None
-        self.max_context = config.max_context
-        if kind == "float32":
-            if cache_type != "bf16":
-                raise ConfigError(
-                    f"cache_type = {cache_type}: the cache of PyTorch's layers is float32",
-                    remedy="take weights that run on the native kernels, or leave cache_type out",
-                )
-            self.decoder = load_model(model_dir).requires_grad_(False)
-            self._scheduler = Scheduler(self.decoder, max_running=max_running, vocabulary=self._vocabulary)
-        else:
-            self.decoder = load_model(model_dir, dtype="stored").requires_grad_(False)
-            blocks = _cache_blocks(config, cache_bytes, max_running, cache_type)
-            self._native = NativeDecoder(
-                self.decoder,
-                kind=kind,
-                blocks=blocks,
-                threads=torch.get_num_threads(),
-                slots=max_running,
-                images=images_of(model_dir, kind),
-                cache=cache_type,
-            )
-            give_back(stored_parts(self.decoder))
-            self.max_context = min(self.max_context, blocks * BLOCK)
-            self._scheduler = PagedScheduler(
-                self._native, max_running=max_running, vocabulary=self._vocabulary
-            )
         self._arrivals = itertools.count()
         self._inbox: list[Generation] = []
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._model = threading.Lock()  # held while the weights are read
         self._closed = False
+        self._resting = self._asleep = self._updated = False
+        self._change = threading.Lock()  # one `sleep` or `wake` at a time
+        self._counters = Counters()
+        self._options = BackendOptions(
+            model_dir=model_dir, config=config, weights=self.weights, vocabulary=self._vocabulary,
+            max_running=max_running, cache_bytes=cache_bytes, cache_type=cache_type,
+        )  # fmt: skip
+        self._build()
         atexit.register(
             _close, weakref.ref(self)
         )  # a thread inside torch must not meet the end of the interpreter
+
+    def _build(self) -> None:
+        """Weights, cache and scheduler: what sleeping gives up."""
+        backend = build_backend(self._options)
+        self.decoder, self._native, self._scheduler = backend.decoder, backend.native, backend.scheduler
+        self.max_context = backend.max_context
+        self._scheduler.counters = self._counters
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, batched; results in the order given.
@@ -155,6 +134,7 @@ class LocalEngine:
         if len(ids) < 2:
             return []
         with self._model, torch.inference_mode():
+            self._check_awake()
             targets_N = torch.tensor(ids[1:])
             scores: list[float] = []
             parts = (
@@ -173,13 +153,14 @@ class LocalEngine:
         """Hidden vectors [len(ids), D], float32, after block `layer` (from 0), or after the final norm (-1); of the weights
         as they are stored, whatever `weights` says."""
         self._check_ids(ids, what="the sequence")
-        layers = self.decoder.config.num_layers
+        layers = self.config.num_layers
         if not -1 <= layer < layers:
             raise InputError(
                 f"layer = {layer} of a model with {layers} layers", remedy=f"choose -1 to {layers - 1}"
             )
         kept: list[Tensor] = []
         with self._model, torch.inference_mode():
+            self._check_awake()
             module = self.decoder.norm if layer == -1 else self.decoder.layers[layer]
 
             def keep(_module: object, _inputs: object, output: Tensor) -> None:
@@ -194,6 +175,7 @@ class LocalEngine:
 
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace named tensors in place, between two steps; running requests go on with the new weights."""
+        self._check_awake()
         mine = dict(self.decoder.named_parameters())
         for name, tensor in weights.items():
             if name not in mine or mine[name].shape != tensor.shape:
@@ -206,6 +188,8 @@ class LocalEngine:
                     f"{name} holds NaN or infinity", remedy="the weights stay as they are: give sound ones"
                 )
         with self._model, torch.no_grad():
+            self._check_awake()
+            self._updated = True
             for name, tensor in weights.items():
                 mine[name].data = (
                     tensor.detach().to(mine[name].dtype).clone()
@@ -213,6 +197,58 @@ class LocalEngine:
             if self._native is not None:
                 self._native.refill()
                 self._native.pool.forget_all()
+
+    def sleep(self, *, forget_updates: bool = False) -> None:
+        """Give up the weights and the cache, until `wake`. Answers under way are finished first; requests that come
+        meanwhile wait for `wake`.
+
+        Args:
+            forget_updates: even if `update_weights` gave the model tensors that its directory does not have.
+
+        Raises:
+            ConfigError: there are such tensors.
+        """
+        if self._updated and not forget_updates:
+            raise ConfigError(
+                "the weights in memory are not those of the directory",
+                remedy="save them there, or sleep(forget_updates=True)",
+            )
+        with self._change:
+            with self._wake:
+                self._resting = True
+                self._wake.wait_for(lambda: self._asleep or self._closed or not self._scheduler.has_work())
+                if self._asleep or self._closed:
+                    return
+                self._asleep = True
+            with self._model:
+                del self.decoder, self._native, self._scheduler
+                self._updated = False
+            release_memory()
+
+    def wake(self) -> None:
+        """Read the weights again and go on with what waits."""
+        with self._change:
+            if self._asleep:
+                with self._model:
+                    self._build()
+            with self._wake:
+                self._resting = self._asleep = False
+                self._wake.notify_all()
+
+    def metrics(self) -> EngineMetrics:
+        """What the engine has done so far and what it holds now."""
+        with self._wake:
+            waiting, running, pool = len(self._inbox), 0, None
+            if not self._asleep:
+                waiting, running = waiting + self._scheduler.waiting, self._scheduler.running
+                pool = None if self._native is None else self._native.pool
+            sums = dataclasses.asdict(self._counters)
+            return EngineMetrics(
+                requests_running=running, requests_waiting=waiting, asleep=self._asleep,
+                blocks_held=0 if pool is None else pool.size - pool.free, blocks_idle=0 if pool is None else pool.idle,
+                blocks_free=0 if pool is None else pool.free - pool.idle,
+                scheduler_seconds=max(0.0, sums.pop("step_seconds") - sums["model_seconds"]), **sums,
+            )  # fmt: skip
 
     def close(self) -> None:
         """Cancel what is under way and end the thread. The engine takes no more requests."""
@@ -244,7 +280,7 @@ class LocalEngine:
             raise InputError(f"{what} is empty", remedy="give at least one token")
         if len(ids) > self.max_context:
             raise ContextLengthError(prompt=len(ids), limit=self.max_context)
-        vocabulary = self.decoder.config.vocab_size
+        vocabulary = self.config.vocab_size
         if not 0 <= min(ids) <= max(ids) < vocabulary:
             raise InputError(
                 f"{what} holds a token outside 0 to {vocabulary - 1}",
@@ -301,60 +337,49 @@ class LocalEngine:
     def _take_in(self) -> bool:
         """Hand what has arrived to the scheduler, waiting for it if need be; False when the thread is to end."""
         with self._wake:
-            if not (self._inbox or self._scheduler.has_work() or self._closed):
-                self._wake.wait(IDLE_SECONDS)
+            if not (self._has_work() or (self._inbox and not self._resting) or self._closed):
+                self._wake.notify_all()  # `sleep` waits for this
+                self._wake.wait(WATCH_SECONDS if self._inbox else IDLE_SECONDS)
             if self._closed:
-                for generation in [*self._scheduler.abandon(), *self._inbox]:
+                for generation in [*([] if self._asleep else self._scheduler.abandon()), *self._inbox]:
                     generation.finish("cancelled")
+                self._wake.notify_all()
                 return False
-            if not (self._inbox or self._scheduler.has_work()):
+            if not (self._inbox or self._has_work()):
                 self._thread = None
                 return False
+            if self._resting:
+                over = [generation for generation in self._inbox if generation.is_over()]
+                self._inbox = [generation for generation in self._inbox if generation not in over]
+                for generation in over:
+                    generation.finish("cancelled")
+                return True
             arrived, self._inbox = self._inbox, []
-        for generation in arrived:
-            self._scheduler.add(generation)
+            for generation in arrived:
+                self._scheduler.add(generation)
         return True
 
+    def _has_work(self) -> bool:
+        return not self._asleep and self._scheduler.has_work()
+
     def _step(self) -> None:
-        try:
-            with self._model, torch.inference_mode():
-                self._scheduler.step()
-        except Exception as error:
-            log.exception("the engine failed; the requests under way are lost")
-            for generation in self._scheduler.abandon():
-                generation.failed(error)
+        with self._model:
+            if not self._has_work():
+                return
+            began = time.perf_counter()
+            try:
+                with torch.inference_mode():
+                    self._scheduler.step()
+            except Exception as error:
+                log.exception("the engine failed; the requests under way are lost")
+                for generation in self._scheduler.abandon():
+                    generation.failed(error)
+            self._counters.steps += 1
+            self._counters.step_seconds += time.perf_counter() - began
 
-
-def _choose_weights(
-    weights: Weights, config: ModelConfig, stored_bits: int | None
-) -> Literal["float32"] | Kind:
-    if weights == "float32":
-        return "float32"
-    why = why_not_native(config)
-    if why is None:
-        if weights == "auto":
-            return "bf16" if stored_bits is None else "int4" if stored_bits == 4 else "int8"
-        return weights
-    if weights == "auto":
-        log.info("running in PyTorch, float32: %s", why)
-        return "float32"
-    raise ConfigError(
-        f"weights = {weights}: the native kernels do not run this model, {why}", remedy="use float32"
-    )
-
-
-def _cache_blocks(
-    config: ModelConfig, cache_bytes: int | None, max_running: int, cache_type: CacheKind
-) -> int:
-    of_block = max(1, block_bytes(config, cache_type))
-    if cache_bytes is None:
-        tokens = min(max(config.max_context, CACHE_TOKENS), config.max_context * max_running)
-        return max(1, min(-(-tokens // BLOCK), CACHE_BYTES // of_block))
-    if cache_bytes < of_block:
-        raise ConfigError(
-            f"cache_bytes = {cache_bytes:,}", remedy=f"a block of {BLOCK} tokens needs {of_block:,}"
-        )
-    return cache_bytes // of_block
+    def _check_awake(self) -> None:
+        if self._asleep:
+            raise InputError("the engine is asleep", remedy="call wake() first")
 
 
 def _close(engine: weakref.ref[LocalEngine]) -> None:

@@ -11,14 +11,12 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from hanok.engine.blocks import BLOCK, block_names
+from hanok.engine.echo import ECHO_ROWS, PromptEcho
 from hanok.engine.generation import Generation
+from hanok.engine.metrics import Counters
 from hanok.engine.native import NativeDecoder
 from hanok.engine.sampler import choose
-from hanok.errors import HanokError
 
 STEP_ROWS = 512  # tokens of one step at most: running answers stutter no longer than this takes
 
@@ -58,6 +56,7 @@ class PagedScheduler:
         self._waiting: list[tuple[tuple[int, int], Generation]] = []
         self._running: list[_Running] = []
         self._slots = list(range(model.slots))
+        self.counters = Counters()
 
     def add(self, generation: Generation) -> None:
         """Prompt and answer together must fit the cache; the engine's context sees to that."""
@@ -65,6 +64,14 @@ class PagedScheduler:
 
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
 
     def step(self) -> None:
         """Some rows through the model, and a token for everyone whose last row was among them."""
@@ -74,7 +81,13 @@ class PagedScheduler:
         if not rows:
             return
         ids, positions, sequences, wanted, ready = [], [], [], [], []
+        echoes: list[tuple[PromptEcho, range]] = []
+        echo_rows: list[int] = []
         for number, (running, count) in enumerate(rows):
+            if (echo := running.generation.echo) is not None:
+                places = echo.rows(running.done, running.done + count)
+                echoes.append((echo, places))
+                echo_rows += range(len(ids), len(ids) + len(places))
             ids += running.tokens(running.done, running.done + count)
             positions += range(running.done, running.done + count)
             sequences += [number] * count
@@ -83,16 +96,23 @@ class PagedScheduler:
                 wanted.append(len(ids) - 1)
                 ready.append(running)
         tables, slots = [r.blocks for r, _ in rows], [r.slot for r, _ in rows]
-        logits_BV = self._model.step(ids, positions, sequences, tables, wanted, slots)
+        with self.counters.model():
+            logits_BV = self._model.step(ids, positions, sequences, tables, [*wanted, *echo_rows], slots)
+        self.counters.prefilled_tokens += len(ids) - sum(bool(running.generation.ids) for running in ready)
+        self.counters.generated_tokens += len(ready)
         for running, _ in rows:
             self._remember(running)
-        ready, logits_BV = self._sound(ready, logits_BV)
-        if ready:
-            drawn = choose(logits_BV[:, : self._vocabulary], [running.generation.draw for running in ready])
-            for running, choice in zip(ready, drawn, strict=True):
-                running.generation.take(choice)
-        for running in ready:
-            if running.generation.finish_reason is not None:
+        start = len(ready)
+        for echo, places in echoes:
+            echo.take(places.start, logits_BV[start : start + len(places)])
+            start += len(places)
+        if not ready:
+            return
+        drawn = choose(
+            logits_BV[: len(ready), : self._vocabulary], [running.generation.draw for running in ready]
+        )
+        for running, choice in zip(ready, drawn, strict=True):
+            if running.generation.take(choice):
                 self._release(running)
 
     def abandon(self) -> list[Generation]:
@@ -113,7 +133,8 @@ class PagedScheduler:
             running = _Running(self._waiting[0][1], self._slots[-1])
             tokens = running.tokens(0, running.length)
             names = list(block_names(tokens[:-1], running.generation.request.tenant))
-            running.blocks = self._model.pool.find(names)
+            echo = running.generation.echo  # what is not read is not scored
+            running.blocks = self._model.pool.find(names) if echo is None or echo.complete else []
             if -(-running.length // BLOCK) - len(running.blocks) > self._model.pool.free and self._running:
                 self._model.pool.give_back(running.blocks)
                 return
@@ -121,9 +142,9 @@ class PagedScheduler:
             self._slots.pop()
             running.names = names[: len(running.blocks)]
             running.done = len(running.blocks) * BLOCK
-            running.generation.cached = max(
-                running.generation.cached, min(running.done, len(running.generation.request.prompt_ids))
-            )
+            cached = min(running.done, len(running.generation.request.prompt_ids))
+            self.counters.cached_tokens += cached
+            running.generation.cached = max(running.generation.cached, cached)
             self._running.append(running)
 
     def _plan(self) -> list[tuple[_Running, int]]:
@@ -135,6 +156,8 @@ class PagedScheduler:
             if running not in self._running:
                 continue  # gave its blocks to somebody before it
             count = min(running.length - running.done, room)
+            if running.generation.echo is not None:
+                count = min(count, ECHO_ROWS)
             if count and self._provide(running, running.done + count, [r for r, _ in rows]):
                 rows.append((running, count))
                 room -= count
@@ -156,6 +179,7 @@ class PagedScheduler:
 
     def _preempt(self, running: _Running) -> None:
         """Back to the waiting; what it had is read again when there is room."""
+        self.counters.preemptions += 1
         self._release(running)
         heapq.heappush(self._waiting, (running.generation.order, running.generation))
 
@@ -168,20 +192,6 @@ class PagedScheduler:
             for name in block_names(tokens, running.generation.request.tenant, after=before):
                 self._model.pool.remember(running.blocks[len(running.names)], name)
                 running.names.append(name)
-
-    def _sound(self, ready: list[_Running], logits_BV: Tensor) -> tuple[list[_Running], Tensor]:
-        """Without those whose logits are no numbers; their requests end with an error."""
-        finite = torch.isfinite(logits_BV.sum(dim=-1)).tolist()
-        if all(finite):
-            return ready, logits_BV
-        for running in [r for r, good in zip(ready, finite, strict=True) if not good]:
-            running.generation.failed(
-                HanokError(
-                    "the model's logits are not finite", remedy="its weights are damaged, or take bf16"
-                )
-            )
-            self._release(running)
-        return [r for r, good in zip(ready, finite, strict=True) if good], logits_BV[torch.tensor(finite)]
 
     def _release(self, running: _Running) -> None:
         self._running.remove(running)

@@ -1,9 +1,10 @@
-"""Choosing the next token of each sequence.
+"""Choosing the next token of each sequence: natively where the kernels are built, else in PyTorch, which is the specification
+of both (`choose_plain`).
 
 Every choice depends on its own row alone: randomness is a hash of (seed, sample index, position), and rows whose
 settings differ are never treated by a path that another row picked.
 
-B sequences, V vocabulary.
+Order: penalties, bias, bans; temperature; top-k, top-p, min-p, typical-p. B sequences, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hanok.engine.api import SamplingParams
+from hanok.errors import HanokError, InputError
+from hanok.kernels.native import native
 
 
 class Draw(NamedTuple):
@@ -27,7 +30,8 @@ class Draw(NamedTuple):
 
     Args:
         prompt_ids, ids: the prompt and what was generated so far. banned: ids that may not come now.
-        allowed: [ceil(V / 32)], bit i % 32 of word i // 32 set where token i may come; None = all.
+        memory: of this sequence; one that is not of these params and as many ids is passed over. Only the native form reads it.
+        allowed: uint32 [ceil(V / 32)]; bit i % 32 of word i // 32 set = token i may come. None: all may.
     """
 
     params: SamplingParams
@@ -36,6 +40,7 @@ class Draw(NamedTuple):
     prompt_ids: Sequence[int]
     ids: Sequence[int]
     banned: Sequence[int] = ()
+    memory: Memory | None = None
     allowed: NDArray[np.uint32] | None = None
 
 
@@ -47,21 +52,105 @@ class Choice(NamedTuple):
     top: Mapping[int, float] | None
 
 
-def choose(logits_BV: Tensor, draws: Sequence[Draw]) -> list[Choice]:
-    """One token a row of float32 logits."""
+def choose(logits_BV: Tensor, draws: Sequence[Draw]) -> list[Choice | HanokError]:
+    """One token a row of float32 logits, or the error that ends its request."""
+    module = native()
+    if module is None or logits_BV.device.type != "cpu" or logits_BV.stride(1) != 1:
+        return choose_plain(logits_BV, draws)
+    return choose_native(module, logits_BV, draws)
+
+
+def choose_native(
+    module: Any, logits_BV: Tensor, draws: Sequence[Draw], path: str = ""
+) -> list[Choice | HanokError]:
+    """Args: path: an instruction set of `sample_paths()`; the best by default."""
+    memories, banned, allowed, points = [], [], [], []
+    for draw in draws:
+        memory = draw.memory
+        if memory is None or not memory.fits(draw):
+            memory = new_memory(draw.params, draw.prompt_ids, draw.ids)
+            assert memory is not None
+        memories.append(memory.native)
+        banned.append(draw.banned)
+        allowed.append(draw.allowed)
+        points.append(
+            uniform(draw.seed, draw.sample_index, len(draw.ids)) if draw.params.temperature else 0.0
+        )
+    found = module.sample(
+        logits_BV.data_ptr(), logits_BV.stride(0), logits_BV.shape[1], memories, banned, allowed, points, path
+    )
+    return [Choice(*one) if one[0] >= 0 else _error(one[0]) for one in found]
+
+
+class Memory(NamedTuple):
+    """What the native form keeps of a sequence between steps."""
+
+    params: SamplingParams
+    native: Any
+
+    def push(self, token: int) -> None:
+        """The sequence has a new id."""
+        self.native.push(token)
+
+    def fits(self, draw: Draw) -> bool:
+        native = self.native
+        return self.params is draw.params and (not native.penalises or native.length == len(draw.ids))
+
+
+def new_memory(params: SamplingParams, prompt_ids: Sequence[int], ids: Sequence[int] = ()) -> Memory | None:
+    """None where the native form is not built."""
+    module = native()
+    if module is None:
+        return None
+    penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
+    kept = module.SamplerMemory(
+        [params.temperature, params.top_p, params.min_p, params.typical_p, *penalties],
+        [params.top_k, -1 if params.logprobs is None else params.logprobs],
+        list(params.logit_bias), list(params.logit_bias.values()),
+        list(prompt_ids) if params.repetition_penalty != 1.0 else [], list(ids),
+    )  # fmt: skip
+    return Memory(params, kept)
+
+
+_NOT_FINITE, _NOTHING_LEFT = -1, -2  # as in sampling.h
+
+
+def _error(code: int) -> HanokError:
+    if code == _NOT_FINITE:
+        return HanokError("the model's logits are not finite", remedy="its weights are damaged, or take bf16")
+    return InputError("no token may come here", remedy="allow more: bias, banned words and format forbid all")
+
+
+def choose_plain(logits_BV: Tensor, draws: Sequence[Draw]) -> list[Choice | HanokError]:
+    """The same in PyTorch."""
     steered_BV = _steer(logits_BV, draws)
     tokens = steered_BV.argmax(dim=-1).tolist()  # the first of equal maxima: greedy ties go to the lowest id
-    plain = [b for b, draw in enumerate(draws) if draw.params.temperature > 0 and not _filters(draw.params)]
-    filtered = [b for b, draw in enumerate(draws) if draw.params.temperature > 0 and _filters(draw.params)]
+    failed = _failures(logits_BV, steered_BV)
+    drawn = [b for b, draw in enumerate(draws) if draw.params.temperature > 0 and b not in failed]
+    plain = [b for b in drawn if not _filters(draws[b].params)]
+    filtered = [b for b in drawn if _filters(draws[b].params)]
     for rows, sample in ((plain, _sample_plain), (filtered, _sample_filtered)):
         if rows:
             chosen = sample(steered_BV[rows].double(), [draws[b] for b in rows])
             for b, token in zip(rows, chosen, strict=True):
                 tokens[b] = token
     return [
-        Choice(token, *_report(logits_BV[b], token, draw.params.logprobs))
+        failed.get(b) or Choice(token, *_report(logits_BV[b], token, draw.params.logprobs))
         for b, (token, draw) in enumerate(zip(tokens, draws, strict=True))
     ]
+
+
+def _failures(logits_BV: Tensor, steered_BV: Tensor) -> dict[int, HanokError]:
+    finite_B, left_B = (
+        logits_BV.isfinite().all(dim=-1).tolist(),
+        (steered_BV.amax(dim=-1) > -torch.inf).tolist(),
+    )
+    pairs = enumerate(zip(finite_B, left_B, strict=True))
+    return {
+        b: _error(_NOTHING_LEFT if finite else _NOT_FINITE)
+        for b, (finite, left) in pairs
+        if not (finite and left)
+    }
 
 
 def uniform(seed: int, sample_index: int, position: int) -> float:
@@ -72,7 +161,7 @@ def uniform(seed: int, sample_index: int, position: int) -> float:
 
 
 def _filters(params: SamplingParams) -> bool:
-    return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
+    return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or params.typical_p < 1.0
 
 
 def _sample_plain(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
@@ -81,25 +170,41 @@ def _sample_plain(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
 
 
 def _sample_filtered(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """top-k, then top-p, then min-p, on the tempered distribution."""
+    """top-k, then top-p, then min-p, then typical-p, on the tempered distribution."""
     sorted_BV, ids_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
     weights_BV = _weights(sorted_BV, draws)
     rank_V = torch.arange(weights_BV.shape[1])
     top_k_B1 = torch.tensor([[draw.params.top_k or len(rank_V)] for draw in draws])
-    top_p_B1 = torch.tensor([[draw.params.top_p] for draw in draws], dtype=torch.float64)
-    min_p_B1 = torch.tensor([[draw.params.min_p] for draw in draws], dtype=torch.float64)
     weights_BV = weights_BV * (rank_V < top_k_B1)
     weights_BV = weights_BV / weights_BV.sum(dim=-1, keepdim=True)
     before_BV = weights_BV.cumsum(dim=-1) - weights_BV
-    kept_BV = (before_BV < top_p_B1) & (weights_BV >= min_p_B1 * weights_BV[:, :1])
+    kept_BV = before_BV < _column(draws, "top_p")
+    kept_BV &= weights_BV >= _column(draws, "min_p") * weights_BV[:, :1]
     kept_BV[:, 0] = True
-    return ids_BV.gather(1, _invert(weights_BV * kept_BV, draws)[:, None]).squeeze(1).tolist()
+    weights_BV = weights_BV * kept_BV
+    weights_BV = weights_BV * _typical(weights_BV, _column(draws, "typical_p"))
+    return ids_BV.gather(1, _invert(weights_BV, draws)[:, None]).squeeze(1).tolist()
+
+
+def _column(draws: Sequence[Draw], name: str) -> Tensor:
+    return torch.tensor([[getattr(draw.params, name)] for draw in draws], dtype=torch.float64)
+
+
+def _typical(weights_BV: Tensor, mass_B1: Tensor) -> Tensor:
+    """Locally typical sampling (arXiv 2202.00666): keeps those whose surprise is nearest to the entropy, up to the mass."""
+    shares_BV = weights_BV / weights_BV.sum(dim=-1, keepdim=True)
+    surprise_BV = -shares_BV.log()
+    entropy_B1 = (shares_BV * surprise_BV).nan_to_num(nan=0.0, posinf=0.0).sum(dim=-1, keepdim=True)
+    order_BV = (surprise_BV - entropy_B1).abs().argsort(dim=-1, stable=True)
+    sorted_BV = shares_BV.gather(1, order_BV)
+    kept_BV = (sorted_BV.cumsum(dim=-1) - sorted_BV < mass_B1) | (mass_B1 >= 1.0)
+    kept_BV[:, 0] = True
+    return torch.zeros_like(kept_BV).scatter(1, order_BV, kept_BV)
 
 
 def _weights(logits_BV: Tensor, draws: Sequence[Draw]) -> Tensor:
-    temperature_B1 = torch.tensor([[draw.params.temperature] for draw in draws], dtype=torch.float64)
     highest_B1 = logits_BV.amax(dim=-1, keepdim=True)  # subtracted first: a tiny temperature cannot overflow
-    return ((logits_BV - highest_B1) / temperature_B1).exp()
+    return ((logits_BV - highest_B1) / _column(draws, "temperature")).exp()
 
 
 def _invert(weights_BV: Tensor, draws: Sequence[Draw]) -> Tensor:
@@ -129,14 +234,17 @@ def _steer(logits_BV: Tensor, draws: Sequence[Draw]) -> Tensor:
 def _steered(draw: Draw) -> bool:
     params = draw.params
     penalised = params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
-    return bool(penalised or params.logit_bias or draw.banned) or draw.allowed is not None
+    return bool(penalised or params.logit_bias or draw.banned or draw.allowed is not None)
 
 
 def _steer_row(logits_V: Tensor, draw: Draw) -> None:
-    """Repetition looks at prompt and answer (CTRL, arXiv 1909.05858, section 4.1); presence and frequency at the answer."""
-    params = draw.params
+    """Repetition looks at prompt and answer (CTRL, arXiv 1909.05858, section 4.1); presence and frequency at the answer.
+    Ids beyond V, which prompts may hold, are left out."""
+    params, vocabulary = draw.params, len(logits_V)
     if params.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted({*draw.prompt_ids, *draw.ids}))
+        seen = torch.tensor(
+            [n for n in sorted({*draw.prompt_ids, *draw.ids}) if n < vocabulary], dtype=torch.long
+        )
         values = logits_V[seen]
         factor = params.repetition_penalty
         logits_V[seen] = torch.where(values > 0, values / factor, values * factor)
@@ -146,11 +254,12 @@ def _steer_row(logits_V: Tensor, draw: Draw) -> None:
         logits_V[ids] -= params.presence_penalty + params.frequency_penalty * numbers
     for token, bias in params.logit_bias.items():
         logits_V[token] += bias
-    if draw.banned:
-        logits_V[torch.tensor(list(draw.banned))] = -torch.inf
+    banned = [token for token in draw.banned if token < vocabulary]
+    if banned:
+        logits_V[torch.tensor(banned)] = -torch.inf
     if draw.allowed is not None:
-        bits_V = np.unpackbits(draw.allowed.view(np.uint8), count=len(logits_V), bitorder="little")
-        logits_V.masked_fill_(torch.from_numpy(bits_V) == 0, -torch.inf)
+        bits = np.unpackbits(draw.allowed.view(np.uint8), bitorder="little")[:vocabulary]
+        logits_V[torch.from_numpy(bits == 0)] = -torch.inf
 
 
 def _report(
@@ -158,6 +267,6 @@ def _report(
 ) -> tuple[float | None, Mapping[int, float] | None]:
     if alternatives is None:
         return None, None
-    logprobs_V = logits_V.log_softmax(dim=-1)
-    best = logprobs_V.topk(min(alternatives, len(logprobs_V)))
-    return float(logprobs_V[token]), dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    logprobs_V = logits_V.double().log_softmax(dim=-1)
+    ids = logits_V.argsort(descending=True, stable=True)[:alternatives]
+    return float(logprobs_V[token]), dict(zip(ids.tolist(), logprobs_V[ids].tolist(), strict=True))

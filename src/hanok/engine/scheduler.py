@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from hanok.engine.batch import ROW_MULTIPLE, DecodeBatch
+from hanok.engine.echo import ECHO_ROWS
 from hanok.engine.generation import Generation
+from hanok.engine.metrics import Counters
 from hanok.engine.sampler import choose
 from hanok.models.decoder import Decoder
 from hanok.models.state import DecoderState
@@ -38,12 +40,21 @@ class Scheduler:
         self._waiting: list[tuple[tuple[int, int], Generation]] = []
         self._prefilling: list[Generation] = []
         self._batch = DecodeBatch(decoder)
+        self.counters = Counters()
 
     def add(self, generation: Generation) -> None:
         heapq.heappush(self._waiting, (generation.order, generation))
 
     def has_work(self) -> bool:
         return bool(self._waiting or self._prefilling or self._batch.active)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._prefilling) + len(self._batch.active)
 
     def step(self) -> None:
         """Some prompt pieces, then one token for every running sequence."""
@@ -53,7 +64,9 @@ class Scheduler:
         if self._prefilling:
             self._prefill()
         if self._batch.active:
-            self._take(*self._batch.step())
+            with self.counters.model():
+                generations, logits_BV = self._batch.step()
+            self._take(generations, logits_BV)
             self._batch.release()
 
     def abandon(self) -> list[Generation]:
@@ -94,8 +107,11 @@ class Scheduler:
         states = [g.state or self._decoder.new_state(1) for g in group]
         state = DecoderState.concatenate([*states, self._decoder.new_state(len(company))])
         bounds = torch.tensor([0, *lengths, *company]).cumsum(0).to(torch.int32)
-        hidden_ND, _ = self._decoder(torch.tensor([*ids, *[0] * spare]), bounds, state)
+        with self.counters.model():
+            hidden_ND, _ = self._decoder(torch.tensor([*ids, *[0] * spare]), bounds, state)
+        self.counters.prefilled_tokens += len(ids)
         through = []
+        self._echo(group, lengths, hidden_ND)
         for b, (generation, length) in enumerate(zip(group, lengths, strict=True)):
             generation.prefilled += length
             if generation.prefilled == len(generation.request.prompt_ids):
@@ -110,12 +126,26 @@ class Scheduler:
         if alive:
             self._batch.admit([group[b] for b in alive], state.select(alive))
 
+    def _echo(self, group: Sequence[Generation], lengths: Sequence[int], hidden_ND: Tensor) -> None:
+        """Logprobs of these pieces of prompts, for those who want them; slices lie at absolute places, as pieces do."""
+        first = 0
+        for generation, length in zip(group, lengths, strict=True):
+            if (echo := generation.echo) is not None:
+                places = echo.rows(generation.prefilled, generation.prefilled + length)
+                for start in range(0, len(places), ECHO_ROWS):
+                    rows = list(range(first + start, first + min(start + ECHO_ROWS, len(places))))
+                    padded = rows + rows[:1] * (-len(rows) % ROW_MULTIPLE)
+                    echo.take(places.start + start, self._decoder.logits(hidden_ND[padded])[: len(rows)])
+            first += length
+
     def _last_logits(self, hidden_ND: Tensor, bounds: Tensor, sequences: Sequence[int]) -> Tensor:
         last = [int(bounds[b + 1]) - 1 for b in sequences]
         padded = last + last[:1] * (-len(last) % ROW_MULTIPLE)
-        return self._decoder.logits(hidden_ND[padded])[: len(last)]
+        with self.counters.model():
+            return self._decoder.logits(hidden_ND[padded])[: len(last)]
 
     def _take(self, generations: Sequence[Generation], logits_BV: Tensor) -> None:
+        self.counters.generated_tokens += len(generations)
         for generation, choice in zip(
             generations, choose(logits_BV[:, : self._vocabulary], [g.draw for g in generations]), strict=True
         ):

@@ -15,7 +15,8 @@ from typing import Any, TextIO
 
 from hanok.artefacts import append_jsonl
 from hanok.engine.api import Request, SamplingParams
-from hanok.engine.generator import LocalEngine, Weights
+from hanok.engine.backend import Weights
+from hanok.engine.generator import LocalEngine
 from hanok.engine.text import AnswerStream, chat_prompt
 from hanok.errors import ContextLengthError, HanokError, InputError
 

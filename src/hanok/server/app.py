@@ -18,8 +18,9 @@ from fastapi.staticfiles import StaticFiles
 from sse_starlette import EventSourceResponse
 
 from hanok.artefacts import open_artefact
+from hanok.engine.backend import Weights
 from hanok.engine.coverage import CacheKind
-from hanok.engine.generator import LocalEngine, Weights
+from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError
 from hanok.reporting import log
 from hanok.server.chat import Chat, Message

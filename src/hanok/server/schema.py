@@ -90,10 +90,16 @@ class ChatRequest(StructureFields):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] = 0
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    typical_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    bad_words: Annotated[
+        list[Annotated[str, Field(pattern=r"\S", max_length=200)]], Field(max_length=256)
+    ] = []
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    ignore_eos: bool = False
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
@@ -162,12 +168,16 @@ class ChatRequest(StructureFields):
             top_k=self.top_k,
             top_p=1.0 if self.top_p is None else self.top_p,
             min_p=self.min_p,
+            typical_p=self.typical_p,
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             logit_bias=self.logit_bias or {},
             seed=self.seed,
             stop=self.stops,
+            bad_words=tuple(self.bad_words),
+            min_tokens=self.min_tokens,
+            ignore_eos=self.ignore_eos,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             n=self.n or 1,
             structure=self.format() or self._forced_calls(),

@@ -1,0 +1,120 @@
+"""What an engine runs on: the model's layers in PyTorch, or the native kernels with their cache; and who schedules it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from hanok.engine.blocks import BLOCK
+from hanok.engine.coverage import CacheKind, block_bytes, why_not_native
+from hanok.engine.images import images_of
+from hanok.engine.native import NativeDecoder
+from hanok.engine.paged import PagedScheduler
+from hanok.engine.scheduler import Scheduler
+from hanok.errors import ConfigError
+from hanok.kernels.memory import give_back
+from hanok.kernels.packed import Kind
+from hanok.models.checkpoint import load_model, load_stored_bits
+from hanok.models.coded import stored_parts
+from hanok.models.config import ModelConfig
+from hanok.models.decoder import Decoder
+from hanok.reporting import log
+
+CACHE_TOKENS = 32_768
+CACHE_BYTES = 2 << 30
+
+Weights = Literal["auto", "float32", "bf16", "int8", "int4"]
+RunningWeights = Literal["float32"] | Kind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackendOptions:
+    """What it is built from, again after a sleep. Fields as the arguments of `LocalEngine`.
+
+    Args:
+        vocabulary: ids from here on are never chosen.
+    """
+
+    model_dir: Path
+    config: ModelConfig
+    weights: RunningWeights
+    vocabulary: int
+    max_running: int
+    cache_bytes: int | None
+    cache_type: CacheKind
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """`native` is None where PyTorch runs the model."""
+
+    decoder: Decoder
+    native: NativeDecoder | None
+    scheduler: Scheduler | PagedScheduler
+    max_context: int
+
+
+def build_backend(options: BackendOptions) -> Backend:
+    """Read the weights and make cache and scheduler.
+
+    Raises:
+        ConfigError: a cache that holds no block.
+    """
+    kind, config = options.weights, options.config
+    if kind == "float32":
+        decoder = load_model(options.model_dir).requires_grad_(False)
+        scheduler = Scheduler(decoder, max_running=options.max_running, vocabulary=options.vocabulary)
+        return Backend(decoder, None, scheduler, config.max_context)
+    decoder = load_model(options.model_dir, dtype="stored").requires_grad_(False)
+    blocks = _cache_blocks(options)
+    native = NativeDecoder(
+        decoder, kind=kind, blocks=blocks, threads=torch.get_num_threads(), slots=options.max_running,
+        images=images_of(options.model_dir, kind), cache=options.cache_type,
+    )  # fmt: skip
+    give_back(stored_parts(decoder))
+    scheduler = PagedScheduler(native, max_running=options.max_running, vocabulary=options.vocabulary)
+    return Backend(decoder, native, scheduler, min(config.max_context, blocks * BLOCK))
+
+
+def choose_weights(
+    weights: Weights, cache_type: CacheKind, config: ModelConfig, model_dir: Path
+) -> RunningWeights:
+    """What "auto" means for a model here.
+
+    Raises:
+        ConfigError: a kind that the native kernels do not run this model with, or a cache that PyTorch's layers have not.
+    """
+    why = why_not_native(config)
+    if weights not in ("auto", "float32"):
+        if why is not None:
+            raise ConfigError(
+                f"weights = {weights}: the native kernels do not run this model, {why}", remedy="use float32"
+            )
+        return weights
+    if weights == "auto" and why is None:
+        bits = load_stored_bits(model_dir)
+        return "bf16" if bits is None else "int4" if bits == 4 else "int8"
+    if weights == "auto":
+        log.info("running in PyTorch, float32: %s", why)
+    if cache_type != "bf16":
+        raise ConfigError(
+            f"cache_type = {cache_type}: the cache of PyTorch's layers is float32",
+            remedy="take weights that run on the native kernels, or leave cache_type out",
+        )
+    return "float32"
+
+
+def _cache_blocks(options: BackendOptions) -> int:
+    config, cache_bytes = options.config, options.cache_bytes
+    of_block = max(1, block_bytes(config, options.cache_type))
+    if cache_bytes is None:
+        tokens = min(max(config.max_context, CACHE_TOKENS), config.max_context * options.max_running)
+        return max(1, min(-(-tokens // BLOCK), CACHE_BYTES // of_block))
+    if cache_bytes < of_block:
+        raise ConfigError(
+            f"cache_bytes = {cache_bytes:,}", remedy=f"a block of {BLOCK} tokens needs {of_block:,}"
+        )
+    return cache_bytes // of_block

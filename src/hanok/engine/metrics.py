@@ -1,0 +1,68 @@
+"""What an engine has done and what it holds, in numbers that only the engine's own thread writes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineMetrics:
+    """One moment. Tokens, steps, preemptions and seconds are sums since the engine was made.
+
+    Args:
+        requests_running: that have a place in the model's batch. requests_waiting: for one.
+        prefilled_tokens: read by the model, prompts and what a preemption made it read again.
+        generated_tokens: chosen, ends among them. cached_tokens: of prompts, found in the cache instead of read.
+        blocks_held: of the cache, by running requests. blocks_idle: keep a past for prompts that begin alike, until
+            room is needed. blocks_free: hold nothing. All 0 where the cache has no blocks.
+        model_seconds: in the model's steps. scheduler_seconds: in all else that a step does.
+        asleep: the weights are put away (`LocalEngine.sleep`).
+    """
+
+    requests_running: int
+    requests_waiting: int
+    prefilled_tokens: int
+    generated_tokens: int
+    cached_tokens: int
+    preemptions: int
+    blocks_held: int
+    blocks_idle: int
+    blocks_free: int
+    steps: int
+    model_seconds: float
+    scheduler_seconds: float
+    asleep: bool
+
+
+@dataclass(slots=True)
+class Counters:
+    """The sums of `EngineMetrics`, while they grow."""
+
+    prefilled_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    model_seconds: float = 0.0
+    step_seconds: float = 0.0
+
+    @contextlib.contextmanager
+    def model(self) -> Iterator[None]:
+        """Around what the model computes."""
+        began = time.perf_counter()
+        yield
+        self.model_seconds += time.perf_counter() - began
+
+
+def release_memory() -> None:
+    """Give back what nobody refers to any more: objects in circles, and free pages that the allocator keeps for later."""
+    gc.collect()
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
