@@ -90,16 +90,20 @@ void keep(const Step& step, const AttentionShape& shape, int number, int row, in
   const CacheLayer& cache = step.cache->layers[number];
   const int position = step.args.positions[row], inside = position % kBlock, column = inside % kTile;
   const int block = step.args.tables[(size_t)step.args.sequences[row] * step.args.table_width + position / kBlock];
-  const size_t place = ((size_t)kv * step.cache->blocks + block) * kBlock, tile = place + inside - column, pair = place + inside / 2 * 2;
-  const auto key_place = [&](int i) { return tile * shape.key_dim + i / 2 * (2 * kTile) + column * 2 + i % 2; };
-  const auto value_place = [&](int i) { return pair * shape.value_dim + i * 2 + inside % 2; };
+  const size_t place = ((size_t)kv * step.cache->blocks + block) * kBlock;
+  const size_t key_at = (place + inside - column) * shape.key_dim + column * 2, value_at = (place + inside / 2 * 2) * shape.value_dim + inside % 2;
   if (cache.key_scales) {
-    cache.key_scales[place + inside] = keep_bytes(key, shape.key_dim, reinterpret_cast<int8_t*>(cache.keys), key_place);
-    cache.value_scales[place + inside] = keep_bytes(value, shape.value_dim, reinterpret_cast<int8_t*>(cache.values), value_place);
+    int8_t *k = reinterpret_cast<int8_t*>(cache.keys) + key_at, *v = reinterpret_cast<int8_t*>(cache.values) + value_at;
+    cache.key_scales[place + inside] = keep_bytes(key, shape.key_dim, k, [](int i) { return i / 2 * (2 * kTile) + i % 2; });
+    cache.value_scales[place + inside] = keep_bytes(value, shape.value_dim, v, [](int i) { return i * 2; });
     return;
   }
-  for (int i = 0; i < shape.key_dim; ++i) cache.keys[key_place(i)] = to_bf16(key[i]);
-  for (int i = 0; i < shape.value_dim; ++i) cache.values[value_place(i)] = to_bf16(value[i]);
+  uint16_t *k = cache.keys + key_at, *v = cache.values + value_at;
+  for (int i = 0; i < shape.key_dim; i += 2) {
+    k[i * kTile] = to_bf16(key[i]);
+    k[i * kTile + 1] = to_bf16(key[i + 1]);
+  }
+  for (int i = 0; i < shape.value_dim; ++i) v[i * 2] = to_bf16(value[i]);
 }
 
 // Turns pairs of channels: half the rotating width apart, or, `neighbours`, side by side.
