@@ -99,3 +99,18 @@ def test_a_model_that_the_kernels_do_not_know(model_dir: Path) -> None:
     assert LocalEngine(model_dir).weights == "float32"
     with pytest.raises(ConfigError, match="layers of kind"):
         LocalEngine(model_dir, weights="int4")
+
+
+@pytest.mark.parametrize("pattern", [("kda", "kda", "gqa"), ("kda",)])
+def test_hybrids_reuse_the_past_too(tmp_path: Path, tiny, pattern) -> None:
+    settings = SHAPE | {"pattern": pattern, "num_layers": 3}
+    model = tiny.save_tiny_model(tmp_path / "model", seed=3, **settings)
+    engine = LocalEngine(model, weights="int8")
+    first = ask(engine, prompt(300))
+    turn = [*prompt(300), *first.ids, *prompt(40)]
+    second = ask(engine, turn)
+    assert second.usage.cached_tokens == 256
+    fresh = ask(LocalEngine(model, weights="int8"), turn)
+    assert (second.ids, second.logprobs) == (fresh.ids, fresh.logprobs)
+    engine.update_weights({})
+    assert ask(engine, turn).usage.cached_tokens == 0

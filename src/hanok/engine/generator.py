@@ -17,8 +17,9 @@ from torch import Tensor
 
 from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.blocks import BLOCK
+from hanok.engine.budget import divide
 from hanok.engine.generation import Generation, new_generation
-from hanok.engine.native import NativeDecoder, block_bytes, why_not_native
+from hanok.engine.native import NativeDecoder, why_not_native
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
 from hanok.errors import ConfigError, ContextLengthError, InputError
@@ -29,8 +30,6 @@ from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 
 IDLE_SECONDS = 5.0  # the thread ends when nobody has asked for this long, and starts again by itself
-CACHE_TOKENS = 32_768
-CACHE_BYTES = 2 << 30
 _ROWS = 128  # logits computed at a time when scoring
 
 Weights = Literal["auto", "float32", "bf16", "int8", "int4"]
@@ -47,7 +46,8 @@ class LocalEngine:
         weights: "bf16", "int8" or "int4" run on the native kernels, "float32" on PyTorch. "auto": bf16 where the kernels
             know the model's layers, else float32.
         max_running: sequences that decode together at most.
-        cache_bytes: for keys and values of the native kernels; None: 2 GiB, or less where `CACHE_TOKENS` need less.
+        cache_bytes: for keys, values and snapshots of states of the native kernels (`hanok.engine.budget`); None: 2 GiB at
+            most.
 
     Raises:
         ConfigError: weights of a kind that this model does not run with here.
@@ -72,15 +72,12 @@ class LocalEngine:
             self._scheduler = Scheduler(self.decoder, max_running=max_running, vocabulary=self._vocabulary)
         else:
             self.decoder = load_model(model_dir, dtype="stored").requires_grad_(False)
-            blocks = _cache_blocks(config, cache_bytes, max_running)
+            budget = divide(config, cache_bytes, max_running)
             self._native = NativeDecoder(
-                self.decoder,
-                kind=self.weights,
-                blocks=blocks,
-                threads=torch.get_num_threads(),
-                slots=max_running,
-            )
-            self.max_context = min(self.max_context, blocks * BLOCK)
+                self.decoder, kind=self.weights, blocks=budget.blocks, threads=torch.get_num_threads(),
+                slots=max_running, snapshots=budget.snapshots,
+            )  # fmt: skip
+            self.max_context = min(self.max_context, budget.blocks * BLOCK)
             self._scheduler = PagedScheduler(
                 self._native, max_running=max_running, vocabulary=self._vocabulary
             )
@@ -193,7 +190,7 @@ class LocalEngine:
                 )  # the old one may be a file, mapped
             if self._native is not None:
                 self._native.refill()
-                self._native.pool.forget_all()
+                self._scheduler.forget_past()
 
     def close(self) -> None:
         """Cancel what is under way and end the thread. The engine takes no more requests."""
@@ -316,18 +313,6 @@ def _choose_weights(weights: Weights, config: ModelConfig) -> Literal["float32"]
     raise ConfigError(
         f"weights = {weights}: the native kernels do not run this model, {why}", remedy="use float32"
     )
-
-
-def _cache_blocks(config: ModelConfig, cache_bytes: int | None, max_running: int) -> int:
-    of_block = max(1, block_bytes(config))
-    if cache_bytes is None:
-        tokens = min(max(config.max_context, CACHE_TOKENS), config.max_context * max_running)
-        return max(1, min(-(-tokens // BLOCK), CACHE_BYTES // of_block))
-    if cache_bytes < of_block:
-        raise ConfigError(
-            f"cache_bytes = {cache_bytes:,}", remedy=f"a block of {BLOCK} tokens needs {of_block:,}"
-        )
-    return cache_bytes // of_block
 
 
 def _close(engine: weakref.ref[LocalEngine]) -> None:

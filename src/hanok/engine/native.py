@@ -5,13 +5,14 @@ R rows of a step (tokens of one or several sequences), V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hanok.engine.blocks import BLOCK, BlockPool
+from hanok.engine.snapshots import SnapshotPool
 from hanok.kernels.native import address, native, native_available
 from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack
 from hanok.models.config import ModelConfig
@@ -76,21 +77,33 @@ def block_bytes(config: ModelConfig) -> int:
     return sum(widths[kind] for kind in config.layers) * BLOCK * 2
 
 
+def state_bytes(config: ModelConfig) -> int:
+    """Of one sequence's states in all layers of delta attention: a matrix a head and the convolutions' inputs, float32."""
+    inner = config.num_heads * config.dim_of_head
+    return config.layers.count("kda") * inner * (config.dim_of_head + 3 * (config.conv_size - 1)) * 4
+
+
 class NativeDecoder:
     """Args:
     kind: of the weights. blocks: of the cache. slots: sequences at once that have states (delta attention).
+    spares: second places for states of sequences that may have to go back. snapshots: of states, to be used again.
     threads: of the kernels' own. path: an instruction set.
     """
 
     def __init__(
-        self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, path: str = ""
-    ) -> None:
+        self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, spares: int = 0,
+        snapshots: int = 0, path: str = "",
+    ) -> None:  # fmt: skip
         config = decoder.config
         assert why_not_native(config) is None
         self.config, self.slots = config, slots
         self.kind: Kind = kind
-        recurrent = "kda" in config.layers  # states are not kept at borders of blocks
-        self.pool = BlockPool(blocks, reuse=not recurrent)
+        self.recurrent = "kda" in config.layers
+        self._states: list[Tensor] = []  # of a layer: [place, numbers]
+        self._places = slots + 1 + spares + snapshots  # running, one for `read`, second places, snapshots
+        self.spares = list(range(slots + 1, slots + 1 + spares))
+        self.snapshots = SnapshotPool(range(self._places - snapshots, self._places), self.copy_states)
+        self.pool = BlockPool(blocks, reuse=not self.recurrent or snapshots > 0)
         self._kept: list[Any] = []
         self._refills: list[Callable[[], object]] = []
         head = self._pack(lambda: decoder.head_weight)
@@ -115,6 +128,7 @@ class NativeDecoder:
         tables: Sequence[Sequence[int]],
         wanted: Sequence[int],
         slots: Sequence[int] = (),
+        saves: Mapping[int, int] = {},
     ) -> Tensor:
         """Feed R tokens and return float32 logits [len(wanted), V] behind the rows `wanted`.
 
@@ -123,13 +137,14 @@ class NativeDecoder:
                 stand together, in order.
             tables: the blocks of each sequence, enough for its highest position.
             slots: where the states of each sequence are; a token at position 0 begins anew. Default: 0, 1, ...
+            saves: row to the place that gets a copy of its sequence's states behind it.
         """
         width = max(map(len, tables))
         flat = [block for table in tables for block in (*table, *[0] * (width - len(table)))]
         logits = torch.empty(len(wanted), self.config.vocab_size)
         self._runner.step(
-            list(ids), list(positions), list(sequences), flat, width, list(slots or range(len(tables))), list(wanted),
-            address(logits) if wanted else 0,
+            list(ids), list(positions), list(sequences), flat, width, list(slots or range(len(tables))),
+            [saves.get(row, -1) for row in range(len(ids))] if saves else [], list(wanted), address(logits) if wanted else 0,
         )  # fmt: skip
         return logits
 
@@ -147,6 +162,11 @@ class NativeDecoder:
                 yield self.step(part, places, [0] * len(part), [table], range(len(part)), [self.slots])
         finally:
             self.pool.give_back(table)
+
+    def copy_states(self, source: int, target: int) -> None:
+        """What one place holds over another, in all layers."""
+        for states in self._states:
+            states[target].copy_(states[source])
 
     def refill(self) -> None:
         """Take the decoder's weights anew, in place."""
@@ -224,11 +244,7 @@ class NativeDecoder:
             self._table(lambda: _weight(mixer.o_norm)),
         ]  # fmt: skip
         inner, taps = mixer.heads * mixer.width, mixer.q_conv1d.weight.shape[2]
-        sequences = self.slots + 1  # one for `read`
-        memory = [
-            address(self._keep(lazy(sequences * inner * mixer.width, torch.float32))),
-            address(self._keep(lazy(max(1, sequences * 3 * inner * (taps - 1)), torch.float32))),
-        ]
+        memory = [self._state_room(inner * mixer.width), self._state_room(3 * inner * (taps - 1))]
         widths = [mixer.heads, mixer.width, taps]
         self._runner.add_delta(
             norms, [m.native for m in maps], widths, mixer.lower_bound or 0.0, tables, memory
@@ -237,6 +253,13 @@ class NativeDecoder:
     def _room(self, width: int) -> int:
         """Of the cache, for `width` numbers a token."""
         return address(self._keep(lazy(self.pool.size * BLOCK * width, torch.bfloat16)))
+
+    def _state_room(self, width: int) -> int:
+        """`width` numbers for each place of states."""
+        numbers = self._keep(lazy(max(1, self._places * width), torch.float32))
+        if width:
+            self._states.append(numbers.view(self._places, width))
+        return address(numbers)
 
     def _joined(self, *maps: Linear) -> PackedMatrix:
         bias = None

@@ -2,14 +2,14 @@
 prompts together, within the cache's blocks.
 
 A row's numbers do not depend on its company or on how its prompt was cut, so scheduling is free: answers are the same bits
-whoever else is there. When the blocks run out, the last in order gives its own back and is read again later.
+whoever else is there. When the blocks run out, the last in order gives its own back and is read again later, from where the
+cache still has its beginning.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,33 +17,11 @@ from torch import Tensor
 from hanok.engine.blocks import BLOCK, block_names
 from hanok.engine.generation import Generation
 from hanok.engine.native import NativeDecoder
-from hanok.engine.sampler import choose
+from hanok.engine.running import Part, Running, last_border, rows_of
+from hanok.engine.sampler import Choice, choose
 from hanok.errors import HanokError
 
 STEP_ROWS = 512  # tokens of one step at most: running answers stutter no longer than this takes
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    """Args:
-    slot: of its states. blocks: that hold its keys and values. done: tokens read. names: of its full blocks so far.
-    """
-
-    generation: Generation
-    slot: int
-    blocks: list[int] = field(default_factory=list)
-    done: int = 0
-    names: list[bytes] = field(default_factory=list)
-
-    @property
-    def length(self) -> int:
-        return len(self.generation.request.prompt_ids) + len(self.generation.ids)
-
-    def tokens(self, start: int, end: int) -> list[int]:
-        prompt = self.generation.request.prompt_ids
-        if end <= len(prompt):
-            return list(prompt[start:end])
-        return [*prompt[start:], *self.generation.ids[max(0, start - len(prompt)) : end - len(prompt)]]
 
 
 class PagedScheduler:
@@ -55,8 +33,9 @@ class PagedScheduler:
 
     def __init__(self, model: NativeDecoder, *, max_running: int, vocabulary: int) -> None:
         self._model, self._vocabulary, self._max_running = model, vocabulary, max_running
+        self._pool, self._snapshots = model.pool, model.snapshots
         self._waiting: list[tuple[tuple[int, int], Generation]] = []
-        self._running: list[_Running] = []
+        self._running: list[Running] = []
         self._slots = list(range(model.slots))
 
     def add(self, generation: Generation) -> None:
@@ -70,30 +49,18 @@ class PagedScheduler:
         """Some rows through the model, and a token for everyone whose last row was among them."""
         self._drop_cancelled()
         self._admit()
-        rows = self._plan()
-        if not rows:
+        parts = self._plan()
+        if not parts:
             return
-        ids, positions, sequences, wanted, ready = [], [], [], [], []
-        for number, (running, count) in enumerate(rows):
-            ids += running.tokens(running.done, running.done + count)
-            positions += range(running.done, running.done + count)
-            sequences += [number] * count
-            running.done += count
-            if running.done == running.length:
-                wanted.append(len(ids) - 1)
-                ready.append(running)
-        tables, slots = [r.blocks for r, _ in rows], [r.slot for r, _ in rows]
-        logits_BV = self._model.step(ids, positions, sequences, tables, wanted, slots)
-        for running, _ in rows:
-            self._remember(running)
-        ready, logits_BV = self._sound(ready, logits_BV)
-        if ready:
-            drawn = choose(logits_BV[:, : self._vocabulary], [running.generation.draw for running in ready])
-            for running, choice in zip(ready, drawn, strict=True):
-                running.generation.take(choice)
-        for running in ready:
-            if running.generation.finish_reason is not None:
-                self._release(running)
+        rows = rows_of(parts)
+        logits_BV = self._model.step(
+            rows.ids, rows.positions, rows.sequences, rows.tables, rows.wanted, rows.slots, rows.saves
+        )
+        for part in parts:
+            part.running.done = part.end
+            self._remember(part.running)
+            self._keep_snapshots(part)
+        self._answer([part for part in parts if part.answers], logits_BV)
 
     def abandon(self) -> list[Generation]:
         """Forget everything (after an error); returns what was under way."""
@@ -101,49 +68,76 @@ class PagedScheduler:
         for running in list(self._running):
             self._release(running)
         self._waiting = []
+        self._snapshots.cancel_all()
         return lost
 
+    def forget_past(self) -> None:
+        """The weights changed: nothing that was computed before may be found again."""
+        self._pool.forget_all()
+        self._snapshots.forget_all()
+        for running in self._running:
+            running.stale, running.trail = True, None
+
     def check(self) -> None:
-        """No block is lost or held twice. For tests."""
-        self._model.pool.check([running.blocks for running in self._running])
+        """No block, place or snapshot is lost or held twice. For tests."""
+        self._pool.check([running.blocks for running in self._running])
+        self._snapshots.check()
+        slots = [*self._slots, *(running.slot for running in self._running)]
+        assert sorted(slots) == list(range(self._model.slots))
 
     def _admit(self) -> None:
         """Take in what fits: the prompt's blocks and one more, as far as the cache does not have them already."""
         while self._waiting and self._slots and len(self._running) < self._max_running:
-            running = _Running(self._waiting[0][1], self._slots[-1])
-            tokens = running.tokens(0, running.length)
-            names = list(block_names(tokens[:-1], running.generation.request.tenant))
-            running.blocks = self._model.pool.find(names)
-            if -(-running.length // BLOCK) - len(running.blocks) > self._model.pool.free and self._running:
-                self._model.pool.give_back(running.blocks)
+            running = self._arrived(self._waiting[0][1], self._slots[-1])
+            if -(-running.length // BLOCK) - len(running.blocks) > self._pool.free and self._running:
+                self._pool.give_back(running.blocks)
                 return
             heapq.heappop(self._waiting)
             self._slots.pop()
-            running.names = names[: len(running.blocks)]
-            running.done = len(running.blocks) * BLOCK
-            running.generation.cached = max(
-                running.generation.cached, min(running.done, len(running.generation.request.prompt_ids))
-            )
+            if running.done and self._model.recurrent:
+                self._snapshots.restore(running.names[-1], running.slot)
+            generation = running.generation
+            generation.cached = max(generation.cached, min(running.done, len(generation.request.prompt_ids)))
             self._running.append(running)
 
-    def _plan(self) -> list[tuple[_Running, int]]:
+    def _arrived(self, generation: Generation, slot: int) -> Running:
+        """With what the cache has of its beginning."""
+        running = Running(generation, slot, len(generation.request.prompt_ids) + len(generation.ids))
+        names = list(block_names(running.tokens(0, running.length - 1), generation.request.tenant))
+        running.blocks = self._pool.find(names)
+        if self._model.recurrent:
+            known, usable = len(running.blocks), self._snapshots.longest(names[: len(running.blocks)])
+            self._pool.give_back(running.blocks[usable:])
+            del running.blocks[usable:]
+            borders = {last_border(running.length)}
+            if known > usable:  # somebody else's text goes on differently from here: a third may come
+                borders.add(known * BLOCK)
+            running.borders = frozenset(borders)
+        running.names = names[: len(running.blocks)]
+        running.done = len(running.blocks) * BLOCK
+        return running
+
+    def _plan(self) -> list[Part]:
         """Rows of this step: answers under way first, then prompts in order; each with the blocks it needs."""
         order = sorted(self._running, key=lambda r: (r.length - r.done > 1, r.generation.order))
-        rows: list[tuple[_Running, int]] = []
+        counts: dict[Running, int] = {}
         room = STEP_ROWS
         for running in order:
             if running not in self._running:
                 continue  # gave its blocks to somebody before it
             count = min(running.length - running.done, room)
-            if count and self._provide(running, running.done + count, [r for r, _ in rows]):
-                rows.append((running, count))
+            if count and self._provide(running, running.done + count, counts):
+                counts[running] = count
                 room -= count
-        return rows
+        return [
+            Part(running, running.done, count, saves=self._saves(running, running.done + count))
+            for running, count in counts.items()
+        ]
 
-    def _provide(self, running: _Running, tokens: int, settled: Sequence[_Running]) -> bool:
+    def _provide(self, running: Running, tokens: int, settled: dict[Running, int]) -> bool:
         """Blocks for so many tokens, from those that come last in order if need be; False if there are none to take."""
         missing = -(-tokens // BLOCK) - len(running.blocks)
-        while missing > self._model.pool.free:
+        while missing > self._pool.free:
             others = [r for r in self._running if r is not running and r not in settled and r.blocks]
             last = max(others, key=lambda r: r.generation.order, default=None)
             if last is None or last.generation.order < running.generation.order:
@@ -151,41 +145,87 @@ class PagedScheduler:
                 return False
             self._preempt(last)
         if missing > 0:
-            running.blocks += self._model.pool.take(missing)
+            running.blocks += self._pool.take(missing)
         return True
 
-    def _preempt(self, running: _Running) -> None:
+    def _preempt(self, running: Running) -> None:
         """Back to the waiting; what it had is read again when there is room."""
         self._release(running)
         heapq.heappush(self._waiting, (running.generation.order, running.generation))
 
-    def _remember(self, running: _Running) -> None:
+    def _saves(self, running: Running, end: int) -> dict[int, int]:
+        """Places for the snapshots of the borders up to `end`."""
+        if not self._snapshots.size or not self._model.recurrent or running.stale:
+            return {}
+        saves: dict[int, int] = {}
+        spacing = self._snapshots.spacing(running.entered)
+        for border in range((running.done // BLOCK + 1) * BLOCK, end + 1, BLOCK):
+            if border > running.entered:
+                if not self._clear_trail(running):
+                    continue
+            elif border % spacing and border not in running.borders:
+                continue
+            place = self._snapshots.reserve()
+            if place is None:
+                break
+            saves[border] = place
+        return saves
+
+    def _clear_trail(self, running: Running) -> bool:
+        """Make room for the next snapshot of a growing answer: it takes the place of the one before. False if others'
+        answers have half of all places already."""
+        if running.trail is not None:
+            self._snapshots.drop(running.trail)
+            running.trail = None
+            return True
+        trails = sum(other.trail is not None for other in self._running)
+        return trails < max(1, self._snapshots.size // 2)
+
+    def _keep_snapshots(self, part: Part) -> None:
+        for border, place in part.saves.items():
+            name = part.running.names[border // BLOCK - 1]
+            self._snapshots.commit(place, name)
+            if border > part.running.entered:
+                part.running.trail = name
+
+    def _remember(self, running: Running) -> None:
         full = running.done // BLOCK
         if full > len(running.names):
             start = len(running.names) * BLOCK
             tokens = running.tokens(start, full * BLOCK)
             before = running.names[-1] if running.names else b""
             for name in block_names(tokens, running.generation.request.tenant, after=before):
-                self._model.pool.remember(running.blocks[len(running.names)], name)
+                if not running.stale:
+                    self._pool.remember(running.blocks[len(running.names)], name)
                 running.names.append(name)
 
-    def _sound(self, ready: list[_Running], logits_BV: Tensor) -> tuple[list[_Running], Tensor]:
-        """Without those whose logits are no numbers; their requests end with an error."""
-        finite = torch.isfinite(logits_BV.sum(dim=-1)).tolist()
-        if all(finite):
-            return ready, logits_BV
-        for running in [r for r, good in zip(ready, finite, strict=True) if not good]:
-            running.generation.failed(
-                HanokError(
-                    "the model's logits are not finite", remedy="its weights are damaged, or take bf16"
-                )
-            )
-            self._release(running)
-        return [r for r, good in zip(ready, finite, strict=True) if good], logits_BV[torch.tensor(finite)]
+    def _answer(self, parts: Sequence[Part], logits_BV: Tensor) -> None:
+        for part, choice in self._choices(parts, logits_BV):
+            part.running.generation.take(choice)
+            if part.running.generation.finish_reason is not None:
+                self._release(part.running)
 
-    def _release(self, running: _Running) -> None:
+    def _choices(self, parts: Sequence[Part], logits_BV: Tensor) -> Iterator[tuple[Part, Choice]]:
+        """A token for each part, but for those whose logits are no numbers: their requests end with an error."""
+        finite = torch.isfinite(logits_BV.sum(dim=-1)).tolist()
+        for part, good in zip(parts, finite, strict=True):
+            if not good:
+                part.running.generation.failed(
+                    HanokError(
+                        "the model's logits are not finite", remedy="its weights are damaged, or take bf16"
+                    )
+                )
+                self._release(part.running)
+        sound = [part for part, good in zip(parts, finite, strict=True) if good]
+        if len(sound) < len(parts):
+            logits_BV = logits_BV[torch.tensor(finite)]
+        if sound:
+            drawn = choose(logits_BV[:, : self._vocabulary], [part.running.generation.draw for part in sound])
+            yield from zip(sound, drawn, strict=True)
+
+    def _release(self, running: Running) -> None:
         self._running.remove(running)
-        self._model.pool.give_back(running.blocks)
+        self._pool.give_back(running.blocks)
         self._slots.append(running.slot)
         running.blocks = []
 

@@ -62,6 +62,9 @@ class Scheduler:
         self._waiting, self._prefilling, self._batch = [], [], DecodeBatch(self._decoder)
         return lost
 
+    def forget_past(self) -> None:
+        """The weights changed; nothing of the past is kept here anyway."""
+
     def _prefill(self) -> None:
         pieces: list[Generation] = []
         room = PREFILL_BUDGET
