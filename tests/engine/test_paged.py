@@ -3,77 +3,33 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
 
-from hanok.engine.api import Delta, Request, SamplingParams
 from hanok.engine.blocks import BLOCK, BlockPool, block_names
-from hanok.engine.generation import Generation, new_generation
+from hanok.engine.generation import Generation
 from hanok.engine.native import NativeDecoder
-from hanok.engine.paged import PagedScheduler
 from hanok.engine.snapshots import SnapshotPool
 from hanok.errors import CapacityError
 from hanok.kernels.native import native_available
-from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
-SHAPE = {
-    "vocab_size": 90, "hidden_size": 64, "num_layers": 2, "num_heads": 4, "head_dim": 16, "intermediate_size": 96,
-    "max_context": 640,
-}  # fmt: skip
-PATTERNS = {
-    "full": {"pattern": ("gqa",), "num_kv_heads": 2},
-    "hybrid": {"pattern": ("kda", "mla"), "kv_lora_rank": 16, "v_head_dim": 16},
-    "recurrent": {"pattern": ("kda",)},
-}
 
 
-@pytest.fixture(scope="module", params=PATTERNS)
-def decoder(request: pytest.FixtureRequest) -> Decoder:
-    config = ModelConfig(**SHAPE | PATTERNS[request.param])
-    model = Decoder(config, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
-    for number, parameter in enumerate(model.parameters()):
-        parameter.data += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
-    return model
-
-
-def scheduler_of(decoder: Decoder, blocks: int, max_running: int = 16, snapshots: int = 6) -> PagedScheduler:
-    recurrent = "kda" in decoder.config.layers
-    model = NativeDecoder(
-        decoder, kind="int8", blocks=blocks, threads=2, snapshots=snapshots if recurrent else 0
-    )
-    return PagedScheduler(model, max_running=max_running, vocabulary=90)
-
-
-def generation_of(number: int, prompt: list[int], tokens: int, *, tenant: str = "", priority: int = 0,
-                  listener: Callable[[Delta], None] = lambda delta: None) -> Generation:  # fmt: skip
-    params = SamplingParams(max_tokens=tokens, temperature=0.7 if number % 2 else 0.0, seed=number)
-    request = Request(id=str(number), prompt_ids=prompt, params=params, tenant=tenant, priority=priority)
-    return new_generation(
-        request, arrival=number, tokenizer=SimpleNamespace(stop_ids=()), context=640, listener=listener,
-        failed=lambda error: None,
-    )  # fmt: skip
-
-
-def alone(decoder: Decoder, generation: Generation) -> list[int]:
-    scheduler = scheduler_of(decoder, blocks=12)
-    again = generation_of(
-        generation.arrival, list(generation.request.prompt_ids), generation.request.params.max_tokens or 1
-    )
-    scheduler.add(again)
-    while scheduler.has_work():
-        scheduler.step()
-    return again.ids
+@pytest.fixture(scope="module", params=["full", "hybrid", "recurrent"])
+def decoder(request: pytest.FixtureRequest, small: ModuleType) -> Decoder:
+    return small.decoder_of(request.param)
 
 
 @pytest.mark.parametrize(("seed", "blocks", "snapshots"), [(1, 11, 1), (2, 14, 3), (3, 40, 12), (4, 13, 0)])
-def test_any_load_any_cache(decoder: Decoder, seed: int, blocks: int, snapshots: int) -> None:
+def test_any_load_any_cache(
+    small: ModuleType, decoder: Decoder, seed: int, blocks: int, snapshots: int
+) -> None:
     draw = random.Random(seed)
-    scheduler = scheduler_of(decoder, blocks, draw.choice([2, 5, 9]), snapshots)
+    scheduler = small.scheduler_of(decoder, blocks, draw.choice([2, 5, 9]), snapshots)
     openings = [[draw.randrange(90) for _ in range(200)] for _ in range(2)]
     everyone: list[Generation] = []
     cancelled = set()
@@ -89,7 +45,7 @@ def test_any_load_any_cache(decoder: Decoder, seed: int, blocks: int, snapshots:
             tenant = before.request.tenant
         elif draw.random() < 0.5:
             prompt = [*draw.choice(openings)[: draw.choice([64, 130, 200])], *prompt]
-        return generation_of(
+        return small.generation_of(
             len(everyone), prompt, draw.choice([1, 3, 70]), priority=draw.choice([0, 0, 1]), tenant=tenant
         )
 
@@ -110,65 +66,59 @@ def test_any_load_any_cache(decoder: Decoder, seed: int, blocks: int, snapshots:
         if generation.arrival in cancelled:
             assert generation.finish_reason in ("cancelled", "length")
         else:
-            assert generation.ids == alone(decoder, generation)
+            assert generation.ids == small.alone(decoder, generation)
     if blocks == 40:
         assert any(generation.cached for generation in everyone)
     assert snapshots or not scheduler._snapshots.restored
 
 
-def test_a_second_turn_reads_only_what_is_new(decoder: Decoder) -> None:
-    scheduler = scheduler_of(decoder, blocks=20)
-    first = generation_of(0, [n % 90 for n in range(330)], 20)
+def test_a_second_turn_reads_only_what_is_new(small: ModuleType, decoder: Decoder) -> None:
+    scheduler = small.scheduler_of(decoder, blocks=20)
+    first = small.generation_of(0, [n % 90 for n in range(330)], 20)
     scheduler.add(first)
     while scheduler.has_work():
         scheduler.step()
-    second = generation_of(2, [*first.request.prompt_ids, *first.ids, 5, 6, 7], 5)
-    other = generation_of(4, list(second.request.prompt_ids), 5, tenant="another")
+    second = small.generation_of(2, [*first.request.prompt_ids, *first.ids, 5, 6, 7], 5)
+    other = small.generation_of(4, list(second.request.prompt_ids), 5, tenant="another")
     for generation in (second, other):
         scheduler.add(generation)
         while scheduler.has_work():
             scheduler.step()
     assert second.usage.cached_tokens == (330 + 20 - 1) // BLOCK * BLOCK
     assert other.usage.cached_tokens == 0
-    assert second.ids == other.ids == alone(decoder, second)
+    assert second.ids == other.ids == small.alone(decoder, second)
 
 
-def run(scheduler: PagedScheduler, *generations: Generation) -> None:
-    for generation in generations:
-        scheduler.add(generation)
-    while scheduler.has_work():
-        scheduler.step()
-        scheduler.check()
-
-
-def test_a_third_text_with_the_same_beginning_goes_on_where_two_parted(decoder: Decoder) -> None:
+def test_a_third_text_with_the_same_beginning_goes_on_where_two_parted(
+    small: ModuleType, decoder: Decoder
+) -> None:
     """Of a recurrent model, the first text left no snapshot there; the second, which is read anew, does."""
-    scheduler = scheduler_of(decoder, blocks=30)
+    scheduler = small.scheduler_of(decoder, blocks=30)
     beginning = [7 * n % 90 for n in range(200)]
-    texts = [generation_of(n, [*beginning, *[n] * 100], 3) for n in range(3)]
+    texts = [small.generation_of(n, [*beginning, *[n] * 100], 3) for n in range(3)]
     for generation in texts:
-        run(scheduler, generation)
-        assert generation.ids == alone(decoder, generation)
+        small.run(scheduler, generation)
+        assert generation.ids == small.alone(decoder, generation)
     recurrent = "kda" in decoder.config.layers
     assert [g.cached for g in texts] == [0, 0 if recurrent else 192, 192]
 
 
-def test_long_prompts_are_kept_at_some_borders(decoder: Decoder) -> None:
+def test_long_prompts_are_kept_at_some_borders(small: ModuleType, decoder: Decoder) -> None:
     """So a text that parts anywhere from a long one loses a bounded number of tokens."""
     if "kda" not in decoder.config.layers:
         pytest.skip("keys and values are there at every border")
-    scheduler = scheduler_of(decoder, blocks=30, snapshots=8)
+    scheduler = small.scheduler_of(decoder, blocks=30, snapshots=8)
     text = [11 * n % 90 for n in range(630)]
-    run(scheduler, generation_of(0, text, 1))
-    parted = generation_of(2, [*text[:550], 1, 2, 3], 4)
-    run(scheduler, parted)
+    small.run(scheduler, small.generation_of(0, text, 1))
+    parted = small.generation_of(2, [*text[:550], 1, 2, 3], 4)
+    small.run(scheduler, parted)
     assert parted.cached == 512
-    assert parted.ids == alone(decoder, parted)
+    assert parted.ids == small.alone(decoder, parted)
 
 
-def test_answers_pushed_out_go_on_from_their_last_snapshot(decoder: Decoder) -> None:
+def test_answers_pushed_out_go_on_from_their_last_snapshot(small: ModuleType, decoder: Decoder) -> None:
     """Two answers that do not fit together: what the later one had read is mostly found again."""
-    scheduler = scheduler_of(decoder, blocks=8, max_running=2, snapshots=4)
+    scheduler = small.scheduler_of(decoder, blocks=8, max_running=2, snapshots=4)
     rows = []
     step = scheduler._model.step
 
@@ -177,31 +127,31 @@ def test_answers_pushed_out_go_on_from_their_last_snapshot(decoder: Decoder) -> 
         return step(ids, *rest)
 
     scheduler._model.step = counted  # type: ignore[method-assign]
-    pair = [generation_of(n, [(n + 3) * k % 90 for k in range(200 - 60 * n)], 160) for n in range(2)]
-    run(scheduler, *pair)
-    assert [g.ids for g in pair] == [alone(decoder, g) for g in pair]
+    pair = [small.generation_of(n, [(n + 3) * k % 90 for k in range(200 - 60 * n)], 160) for n in range(2)]
+    small.run(scheduler, *pair)
+    assert [g.ids for g in pair] == [small.alone(decoder, g) for g in pair]
     needed = sum(len(g.request.prompt_ids) + 160 - 1 for g in pair)
     assert needed < sum(rows) <= needed + 3 * BLOCK
 
 
-def test_new_weights_forget_what_running_answers_read(decoder: Decoder) -> None:
+def test_new_weights_forget_what_running_answers_read(small: ModuleType, decoder: Decoder) -> None:
     """An answer under way keeps what it read with the old weights; nobody else may find its blocks or states."""
-    scheduler = scheduler_of(decoder, blocks=30)
+    scheduler = small.scheduler_of(decoder, blocks=30)
     text = [13 * n % 90 for n in range(200)]
-    first = generation_of(0, text, 100)
+    first = small.generation_of(0, text, 100)
     scheduler.add(first)
     for _ in range(5):
         scheduler.step()
     scheduler.forget_past()
-    again = generation_of(2, text, 3)
-    run(scheduler, again)
+    again = small.generation_of(2, text, 3)
+    small.run(scheduler, again)
     assert again.cached == 0
-    longer = generation_of(4, [*text, *first.ids, 1, 2], 3)
-    run(scheduler, longer)
+    longer = small.generation_of(4, [*text, *first.ids, 1, 2], 3)
+    small.run(scheduler, longer)
     assert longer.cached == 192
 
 
-def test_saves_are_the_states_behind_their_rows(decoder: Decoder) -> None:
+def test_saves_are_the_states_behind_their_rows(small: ModuleType, decoder: Decoder) -> None:
     if "kda" not in decoder.config.layers:
         pytest.skip("nothing to save")
     model = NativeDecoder(decoder, kind="int8", blocks=2, threads=2, slots=2, spares=2)
@@ -240,9 +190,9 @@ def test_snapshots_are_few_and_the_oldest_goes_first() -> None:
 
 
 def test_logits_that_are_no_numbers_end_their_request_alone(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+    small: ModuleType, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scheduler = scheduler_of(decoder, blocks=12)
+    scheduler = small.scheduler_of(decoder, blocks=12)
     step = scheduler._model.step
 
     def spoilt(ids, positions, sequences, tables, wanted, slots, saves):
@@ -252,7 +202,7 @@ def test_logits_that_are_no_numbers_end_their_request_alone(
 
     monkeypatch.setattr(scheduler._model, "step", spoilt)
     errors: list[Exception] = []
-    first, second = generation_of(0, [1, 2, 3], 6), generation_of(2, [4, 5], 6)
+    first, second = small.generation_of(0, [1, 2, 3], 6), small.generation_of(2, [4, 5], 6)
     first.failed = second.failed = errors.append
     for generation in (first, second):
         scheduler.add(generation)

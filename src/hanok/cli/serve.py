@@ -14,6 +14,8 @@ def serve(
     port: int = 8080,
     weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto",
     cache_mib: int | None = None,
+    speculation: Literal["auto", "off", "lookup"] = "auto",
+    draft: Path | None = None,
 ) -> None:
     """Serve a model: OpenAI-compatible API under /v1 and a chat page on /.
 
@@ -23,6 +25,9 @@ def serve(
         port: TCP port; 0 picks a free one.
         weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: bfloat16 where they know the model, else float32.
         cache_mib: memory for keys and values of the native kernels; default: by the model's context, 2048 at most.
+        speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
+            text and the draft model, lookup from the text alone. On the native kernels only.
+        draft: directory of a smaller model with the same tokeniser, to guess with.
     """
     from hanok.recipes.runs import servable_model
     from hanok.server.app import serve as serve_model
@@ -33,4 +38,6 @@ def serve(
         port=port,
         weights=weights,
         cache_bytes=cache_mib and cache_mib << 20,
+        speculation=speculation,
+        draft_dir=draft,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -49,9 +49,14 @@ class Generation:
 
     @property
     def draw(self) -> Draw:
-        early = len(self.ids) < self.request.params.min_tokens
+        return self.draw_after(())
+
+    def draw_after(self, guesses: Sequence[int]) -> Draw:
+        """What decides the token behind so many guesses, should they hold."""
+        ids = [*self.ids, *guesses] if guesses else self.ids
+        early = len(ids) < self.request.params.min_tokens
         return Draw(
-            self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, self.ids,
+            self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, ids,
             tuple(self.stop_ids) if early else (),
         )  # fmt: skip
 

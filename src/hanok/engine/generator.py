@@ -22,6 +22,7 @@ from hanok.engine.generation import Generation, new_generation
 from hanok.engine.native import NativeDecoder, why_not_native
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
+from hanok.engine.speculation.build import GUESSED, Speculation, check_speculation, new_speculator
 from hanok.errors import ConfigError, ContextLengthError, InputError
 from hanok.kernels.packed import Kind
 from hanok.models.checkpoint import load_config, load_model
@@ -48,14 +49,17 @@ class LocalEngine:
         max_running: sequences that decode together at most.
         cache_bytes: for keys, values and snapshots of states of the native kernels (`hanok.engine.budget`); None: 2 GiB at
             most.
+        speculation: guess the next tokens where that makes answers quicker; it never changes them. "auto": from the text,
+            and from the draft model if there is one; "lookup": from the text; "off". On the native kernels only.
+        draft_dir: of a smaller model with the same tokeniser.
 
     Raises:
-        ConfigError: weights of a kind that this model does not run with here.
+        ConfigError: weights of a kind that this model does not run with here; a draft model that does not fit it.
     """
 
     def __init__(
         self, model_dir: Path, *, threads: int | None = None, weights: Weights = "auto", max_running: int = 128,
-        cache_bytes: int | None = None,
+        cache_bytes: int | None = None, speculation: Speculation = "auto", draft_dir: Path | None = None,
     ) -> None:  # fmt: skip
         if max_running < 1:
             raise ConfigError(f"max_running = {max_running}", remedy="it must be at least 1")
@@ -64,6 +68,7 @@ class LocalEngine:
         self.tokenizer = Tokenizer.load(model_dir)
         config = load_config(model_dir)
         self.weights = _choose_weights(weights, config)
+        check_speculation(speculation, draft_dir, native=self.weights != "float32")
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
         self._native: NativeDecoder | None = None
         self.max_context = config.max_context
@@ -75,11 +80,14 @@ class LocalEngine:
             budget = divide(config, cache_bytes, max_running)
             self._native = NativeDecoder(
                 self.decoder, kind=self.weights, blocks=budget.blocks, threads=torch.get_num_threads(),
-                slots=max_running, snapshots=budget.snapshots,
+                slots=max_running, spares=0 if speculation == "off" else GUESSED, snapshots=budget.snapshots,
             )  # fmt: skip
+            speculator = new_speculator(
+                self._native, self.tokenizer, speculation, draft_dir, threads=torch.get_num_threads()
+            )
             self.max_context = min(self.max_context, budget.blocks * BLOCK)
             self._scheduler = PagedScheduler(
-                self._native, max_running=max_running, vocabulary=self._vocabulary
+                self._native, max_running=max_running, vocabulary=self._vocabulary, speculator=speculator
             )
         self._arrivals = itertools.count()
         self._inbox: list[Generation] = []

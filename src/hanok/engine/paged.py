@@ -9,7 +9,9 @@ cache still has its beginning.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,7 +20,8 @@ from hanok.engine.blocks import BLOCK, block_names
 from hanok.engine.generation import Generation
 from hanok.engine.native import NativeDecoder
 from hanok.engine.running import Part, Running, last_border, rows_of
-from hanok.engine.sampler import Choice, choose
+from hanok.engine.sampler import Choice, Draw, choose
+from hanok.engine.speculation.speculator import LIMIT, Speculator, may_guess
 from hanok.errors import HanokError
 
 STEP_ROWS = 512  # tokens of one step at most: running answers stutter no longer than this takes
@@ -29,14 +32,20 @@ class PagedScheduler:
 
     Args:
         vocabulary: ids from here on are never chosen: rows of the head that no token stands for.
+        speculator: makes guesses at what follows, which a step verifies: at each the token is chosen as ever, and those
+            guesses count that are the chosen tokens.
     """
 
-    def __init__(self, model: NativeDecoder, *, max_running: int, vocabulary: int) -> None:
+    def __init__(
+        self, model: NativeDecoder, *, max_running: int, vocabulary: int, speculator: Speculator | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:  # fmt: skip
         self._model, self._vocabulary, self._max_running = model, vocabulary, max_running
+        self._speculator, self._clock = speculator, clock
         self._pool, self._snapshots = model.pool, model.snapshots
         self._waiting: list[tuple[tuple[int, int], Generation]] = []
         self._running: list[Running] = []
-        self._slots = list(range(model.slots))
+        self._slots, self._spares = list(range(model.slots)), list(model.spares)
 
     def add(self, generation: Generation) -> None:
         """Prompt and answer together must fit the cache; the engine's context sees to that."""
@@ -52,6 +61,10 @@ class PagedScheduler:
         parts = self._plan()
         if not parts:
             return
+        answers = _all_answers(parts)
+        if answers and self._speculator is not None:
+            parts = self._with_guesses(parts, self._speculator)
+        started = self._clock()
         rows = rows_of(parts)
         logits_BV = self._model.step(
             rows.ids, rows.positions, rows.sequences, rows.tables, rows.wanted, rows.slots, rows.saves
@@ -61,6 +74,18 @@ class PagedScheduler:
             self._remember(part.running)
             self._keep_snapshots(part)
         self._answer([part for part in parts if part.answers], logits_BV)
+        if answers and self._speculator is not None:
+            self._speculator.stepped(len(rows.ids), self._clock() - started)
+
+    @property
+    def drafted(self) -> int:
+        """Guesses that were tried so far."""
+        return 0 if self._speculator is None else self._speculator.drafted
+
+    @property
+    def accepted(self) -> int:
+        """Guesses that held."""
+        return 0 if self._speculator is None else self._speculator.accepted
 
     def abandon(self) -> list[Generation]:
         """Forget everything (after an error); returns what was under way."""
@@ -69,6 +94,7 @@ class PagedScheduler:
             self._release(running)
         self._waiting = []
         self._snapshots.cancel_all()
+        self._slots, self._spares = list(range(self._model.slots)), list(self._model.spares)
         return lost
 
     def forget_past(self) -> None:
@@ -82,8 +108,8 @@ class PagedScheduler:
         """No block, place or snapshot is lost or held twice. For tests."""
         self._pool.check([running.blocks for running in self._running])
         self._snapshots.check()
-        slots = [*self._slots, *(running.slot for running in self._running)]
-        assert sorted(slots) == list(range(self._model.slots))
+        places = [*self._slots, *self._spares, *(running.slot for running in self._running)]
+        assert sorted(places) == [*range(self._model.slots), *self._model.spares]
 
     def _admit(self) -> None:
         """Take in what fits: the prompt's blocks and one more, as far as the cache does not have them already."""
@@ -119,7 +145,7 @@ class PagedScheduler:
 
     def _plan(self) -> list[Part]:
         """Rows of this step: answers under way first, then prompts in order; each with the blocks it needs."""
-        order = sorted(self._running, key=lambda r: (r.length - r.done > 1, r.generation.order))
+        order = sorted(self._running, key=lambda r: (r.length - r.done > LIMIT + 1, r.generation.order))
         counts: dict[Running, int] = {}
         room = STEP_ROWS
         for running in order:
@@ -199,35 +225,103 @@ class PagedScheduler:
                     self._pool.remember(running.blocks[len(running.names)], name)
                 running.names.append(name)
 
+    def _with_guesses(self, parts: Sequence[Part], speculator: Speculator) -> list[Part]:
+        limits = {part.running: limit for part in parts if (limit := self._guess_limit(part)) > 0}
+        if self._model.recurrent and len(limits) > len(self._spares):
+            limits = dict(list(limits.items())[: len(self._spares)])
+        rows = sum(part.count for part in parts)
+        guesses = speculator.drafts(limits, rows, len(parts)) if limits else {}
+        return [self._with_draft(part, guesses.get(part.running, ())) for part in parts]
+
+    def _guess_limit(self, part: Part) -> int:
+        """Guesses that this answer could use."""
+        generation = part.running.generation
+        limit = min(LIMIT, generation.limit - len(generation.ids) - 1)
+        if not may_guess(generation):
+            return 0
+        if self._model.recurrent:  # a snapshot at the next border is of tokens that are certain
+            limit = 0 if part.end in part.saves else min(limit, BLOCK - 1 - part.end % BLOCK)
+        room = (len(part.running.blocks) + (self._pool.free > 0)) * BLOCK - part.end
+        return min(limit, room)
+
+    def _with_draft(self, part: Part, draft: Sequence[int]) -> Part:
+        """With as many guesses as there are blocks for; nobody is pushed out for a guess."""
+        running = part.running
+        missing = -(-(part.end + len(draft)) // BLOCK) - len(running.blocks)
+        if missing > 0 and self._pool.free >= missing:
+            running.blocks += self._pool.take(missing)
+        draft = draft[: len(running.blocks) * BLOCK - part.end]
+        if not draft:
+            return part
+        fork = self._spares.pop() if self._model.recurrent else None
+        return replace(part, draft=draft, fork=fork)
+
     def _answer(self, parts: Sequence[Part], logits_BV: Tensor) -> None:
-        for part, choice in self._choices(parts, logits_BV):
-            part.running.generation.take(choice)
+        for part, choices in self._choices(parts, logits_BV):
+            accepted = min(
+                _take(part, choices), len(choices) - 1
+            )  # behind the last one are no sound logits yet
+            if part.draft:
+                self._settle(part, accepted)
             if part.running.generation.finish_reason is not None:
                 self._release(part.running)
 
-    def _choices(self, parts: Sequence[Part], logits_BV: Tensor) -> Iterator[tuple[Part, Choice]]:
-        """A token for each part, but for those whose logits are no numbers: their requests end with an error."""
-        finite = torch.isfinite(logits_BV.sum(dim=-1)).tolist()
-        for part, good in zip(parts, finite, strict=True):
-            if not good:
-                part.running.generation.failed(
-                    HanokError(
-                        "the model's logits are not finite", remedy="its weights are damaged, or take bf16"
-                    )
-                )
-                self._release(part.running)
-        sound = [part for part, good in zip(parts, finite, strict=True) if good]
-        if len(sound) < len(parts):
-            logits_BV = logits_BV[torch.tensor(finite)]
-        if sound:
-            drawn = choose(logits_BV[:, : self._vocabulary], [part.running.generation.draw for part in sound])
-            yield from zip(sound, drawn, strict=True)
+    def _settle(self, part: Part, accepted: int) -> None:
+        """After guesses: what of them was read, and which states are those of the text."""
+        running = part.running
+        assert self._speculator is not None
+        self._speculator.verified(running, len(part.draft), accepted)
+        if part.fork is not None:
+            kept, unneeded = running.slot, part.fork
+            if accepted < len(part.draft):  # back to before the guesses; those that held are read again
+                kept, unneeded, accepted = unneeded, kept, 0
+            running.slot = kept
+            self._spares.append(unneeded)
+        running.done = part.end + accepted
+        self._remember(running)
+
+    def _choices(self, parts: Sequence[Part], logits_BV: Tensor) -> Iterator[tuple[Part, list[Choice]]]:
+        """Tokens for each part, one behind each guess as if it held; but for those whose logits are no numbers: their
+        requests end with an error."""
+        finite = iter(torch.isfinite(logits_BV.sum(dim=-1)).tolist())
+        rows: list[int] = []
+        draws: list[Draw] = []
+        sound: list[tuple[Part, int]] = []
+        first = 0
+        for part in parts:
+            good = [next(finite) for _ in part.wanted]
+            usable = next((place for place, fine in enumerate(good) if not fine), len(good))
+            if usable:
+                sound.append((part, usable))
+                rows += range(first, first + usable)
+                draws += [part.running.generation.draw_after(part.draft[:place]) for place in range(usable)]
+            else:
+                self._fail(part)
+            first += len(good)
+        if not sound:
+            return
+        if len(rows) < len(logits_BV):
+            logits_BV = logits_BV[torch.tensor(rows)]
+        drawn = iter(choose(logits_BV[:, : self._vocabulary], draws))
+        for part, usable in sound:
+            yield part, [next(drawn) for _ in range(usable)]
+
+    def _fail(self, part: Part) -> None:
+        error = HanokError(
+            "the model's logits are not finite", remedy="its weights are damaged, or take bf16"
+        )
+        part.running.generation.failed(error)
+        if part.fork is not None:
+            self._spares.append(part.fork)
+        self._release(part.running)
 
     def _release(self, running: Running) -> None:
         self._running.remove(running)
         self._pool.give_back(running.blocks)
         self._slots.append(running.slot)
         running.blocks = []
+        if self._speculator is not None:
+            self._speculator.release(running)
 
     def _drop_cancelled(self) -> None:
         for running in list(self._running):
@@ -240,3 +334,21 @@ class PagedScheduler:
                 generation.finish("cancelled")
             self._waiting = [entry for entry in self._waiting if entry[1].finish_reason is None]
             heapq.heapify(self._waiting)
+
+
+def _all_answers(parts: Sequence[Part]) -> bool:
+    """Whether no prompt is being read in this step, so that its time is that of its number of rows."""
+    return all(part.answers and part.count <= LIMIT + 1 for part in parts)
+
+
+def _take(part: Part, choices: Sequence[Choice]) -> int:
+    """Give an answer its tokens up to the first that the draft did not guess; how many guesses became part of it."""
+    generation, accepted = part.running.generation, 0
+    for place, choice in enumerate(choices):
+        before = len(generation.ids)
+        generation.take(choice)
+        held = place < len(part.draft) and choice.token == part.draft[place]
+        accepted += held and len(generation.ids) > before
+        if not held or generation.finish_reason is not None:
+            break
+    return accepted
