@@ -9,14 +9,17 @@ import tyro
 
 from hanok.errors import ConfigError, did_you_mean
 
-BENCHMARKS = {"decode": "hanok.bench.decode", "kda": "hanok.bench.kda", "train": "hanok.bench.train"}
+BENCHMARKS = {
+    "decode": "hanok.bench.decode", "kda": "hanok.bench.kda", "prefix": "hanok.bench.prefix", "spec": "hanok.bench.spec",
+    "train": "hanok.bench.train",
+}  # fmt: skip
 
 
 def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> dict[str, Any]:
     """Compare with named peers on this machine in one run.
 
     Args:
-        name: decode, kda or train.
+        name: decode, kda, prefix, spec or train.
         quick: at most two minutes.
     """
     if name not in BENCHMARKS:

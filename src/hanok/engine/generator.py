@@ -23,7 +23,7 @@ from hanok.engine.native import NativeDecoder, why_not_native
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
 from hanok.engine.speculation.build import GUESSED, Speculation, check_speculation, new_speculator
-from hanok.errors import ConfigError, ContextLengthError, InputError
+from hanok.errors import ConfigError, ContextLengthError, InputError, QueueFullError
 from hanok.kernels.packed import Kind
 from hanok.models.checkpoint import load_config, load_model
 from hanok.models.config import ModelConfig
@@ -31,6 +31,7 @@ from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 
 IDLE_SECONDS = 5.0  # the thread ends when nobody has asked for this long, and starts again by itself
+RETRY_SECONDS = 5  # what a request is told that finds the queue full
 _ROWS = 128  # logits computed at a time when scoring
 
 Weights = Literal["auto", "float32", "bf16", "int8", "int4"]
@@ -52,6 +53,7 @@ class LocalEngine:
         speculation: guess the next tokens where that makes answers quicker; it never changes them. "auto": from the text,
             and from the draft model if there is one; "lookup": from the text; "off". On the native kernels only.
         draft_dir: of a smaller model with the same tokeniser.
+        max_waiting: requests that wait for a place among the running ones at most; None: any number.
 
     Raises:
         ConfigError: weights of a kind that this model does not run with here; a draft model that does not fit it.
@@ -60,7 +62,10 @@ class LocalEngine:
     def __init__(
         self, model_dir: Path, *, threads: int | None = None, weights: Weights = "auto", max_running: int = 128,
         cache_bytes: int | None = None, speculation: Speculation = "auto", draft_dir: Path | None = None,
+        max_waiting: int | None = None,
     ) -> None:  # fmt: skip
+        if max_waiting is not None and max_waiting < 1:
+            raise ConfigError(f"max_waiting = {max_waiting}", remedy="it must be at least 1")
         if max_running < 1:
             raise ConfigError(f"max_running = {max_running}", remedy="it must be at least 1")
         if threads is not None:
@@ -95,6 +100,7 @@ class LocalEngine:
         self._thread: threading.Thread | None = None
         self._model = threading.Lock()  # held while the weights are read
         self._closed = False
+        self._max_waiting = max_waiting
         atexit.register(
             _close, weakref.ref(self)
         )  # a thread inside torch must not meet the end of the interpreter
@@ -104,9 +110,11 @@ class LocalEngine:
 
         Raises:
             InputError, ContextLengthError: a request that cannot run; none of them is started.
+            QueueFullError: more than may wait.
         """
         for request in requests:
             self.check(request)
+        self.check_room(len(requests))
         done = threading.Semaphore(0)
         errors: list[Exception] = []
 
@@ -134,9 +142,10 @@ class LocalEngine:
         """Deltas as they come. Closing the iterator, or cancelling the task that reads it, cancels the request.
 
         Raises:
-            InputError, ContextLengthError: at once, before the first delta.
+            InputError, ContextLengthError, QueueFullError: at once, before the first delta.
         """
         self.check(request)
+        self.check_room(1)
         return self._deltas(request)
 
     def score(self, ids: Sequence[int]) -> list[float]:
@@ -208,6 +217,14 @@ class LocalEngine:
             self._wake.notify()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+
+    def check_room(self, requests: int) -> None:
+        """Raises QueueFullError if so many more would wait longer than the queue may be."""
+        if self._max_waiting is None:
+            return
+        waiting = len(self._inbox) + self._scheduler.waiting
+        if waiting + requests > self._max_waiting + self._scheduler.places:
+            raise QueueFullError(waiting=waiting, limit=self._max_waiting, retry_after=RETRY_SECONDS)
 
     def check(self, request: Request) -> None:
         """Raises InputError or ContextLengthError if the request cannot run."""

@@ -8,7 +8,6 @@ cache still has its beginning.
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from hanok.engine.native import NativeDecoder
 from hanok.engine.running import Part, Running, last_border, rows_of
 from hanok.engine.sampler import Choice, Draw, choose
 from hanok.engine.speculation.speculator import LIMIT, Speculator, may_guess
+from hanok.engine.turns import Turns
 from hanok.errors import HanokError
 
 STEP_ROWS = 512  # tokens of one step at most: running answers stutter no longer than this takes
@@ -43,13 +43,23 @@ class PagedScheduler:
         self._model, self._vocabulary, self._max_running = model, vocabulary, max_running
         self._speculator, self._clock = speculator, clock
         self._pool, self._snapshots = model.pool, model.snapshots
-        self._waiting: list[tuple[tuple[int, int], Generation]] = []
+        self._waiting = Turns()
         self._running: list[Running] = []
         self._slots, self._spares = list(range(model.slots)), list(model.spares)
 
     def add(self, generation: Generation) -> None:
         """Prompt and answer together must fit the cache; the engine's context sees to that."""
-        heapq.heappush(self._waiting, (generation.order, generation))
+        self._waiting.push(generation)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have no place yet."""
+        return len(self._waiting)
+
+    @property
+    def places(self) -> int:
+        """How many more may run at once, as far as the cache has room for them."""
+        return self._max_running - len(self._running)
 
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)
@@ -89,10 +99,10 @@ class PagedScheduler:
 
     def abandon(self) -> list[Generation]:
         """Forget everything (after an error); returns what was under way."""
-        lost = [*(g for _, g in self._waiting), *(running.generation for running in self._running)]
+        lost = [*self._waiting, *(running.generation for running in self._running)]
         for running in list(self._running):
             self._release(running)
-        self._waiting = []
+        self._waiting.clear()
         self._snapshots.cancel_all()
         self._slots, self._spares = list(range(self._model.slots)), list(self._model.spares)
         return lost
@@ -114,11 +124,11 @@ class PagedScheduler:
     def _admit(self) -> None:
         """Take in what fits: the prompt's blocks and one more, as far as the cache does not have them already."""
         while self._waiting and self._slots and len(self._running) < self._max_running:
-            running = self._arrived(self._waiting[0][1], self._slots[-1])
+            running = self._arrived(self._waiting.first(), self._slots[-1])
             if -(-running.length // BLOCK) - len(running.blocks) > self._pool.free and self._running:
                 self._pool.give_back(running.blocks)
                 return
-            heapq.heappop(self._waiting)
+            self._waiting.pop()
             self._slots.pop()
             if running.done and self._model.recurrent:
                 self._snapshots.restore(running.names[-1], running.slot)
@@ -177,7 +187,7 @@ class PagedScheduler:
     def _preempt(self, running: Running) -> None:
         """Back to the waiting; what it had is read again when there is room."""
         self._release(running)
-        heapq.heappush(self._waiting, (running.generation.order, running.generation))
+        self._waiting.put_back(running.generation)
 
     def _saves(self, running: Running, end: int) -> dict[int, int]:
         """Places for the snapshots of the borders up to `end`."""
@@ -258,9 +268,11 @@ class PagedScheduler:
 
     def _answer(self, parts: Sequence[Part], logits_BV: Tensor) -> None:
         for part, choices in self._choices(parts, logits_BV):
+            before = part.running.length
             accepted = min(
                 _take(part, choices), len(choices) - 1
             )  # behind the last one are no sound logits yet
+            self._waiting.serve(part.running.generation, part.running.length - before)
             if part.draft:
                 self._settle(part, accepted)
             if part.running.generation.finish_reason is not None:
@@ -328,12 +340,11 @@ class PagedScheduler:
             if running.generation.is_over():
                 running.generation.finish("cancelled")
                 self._release(running)
-        over = [g for _, g in self._waiting if g.is_over()]
+        over = [generation for generation in self._waiting if generation.is_over()]
+        for generation in over:
+            generation.finish("cancelled")
         if over:
-            for generation in over:
-                generation.finish("cancelled")
-            self._waiting = [entry for entry in self._waiting if entry[1].finish_reason is None]
-            heapq.heapify(self._waiting)
+            self._waiting.remove_finished()
 
 
 def _all_answers(parts: Sequence[Part]) -> bool:

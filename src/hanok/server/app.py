@@ -29,6 +29,7 @@ from hanok.server.hosts import LOOPBACK, LoopbackOnly, SafeHeaders
 from hanok.server.schema import ChatRequest, FeedbackRequest
 from hanok.store.database import Answered, Feedback, Store, feedback_file, run_folder
 
+MAX_WAITING = 512  # requests; more are told to come back
 DRAIN_SECONDS = 20  # how long running answers may go on after SIGTERM
 WEB = Path(__file__).with_name("web")
 T = TypeVar("T")
@@ -55,7 +56,12 @@ def serve(
     listener = _listen(host, port)
     with listener, Store(store or feedback_file(model_dir)) as kept:
         engine = LocalEngine(
-            model_dir, weights=weights, cache_bytes=cache_bytes, speculation=speculation, draft_dir=draft_dir
+            model_dir,
+            weights=weights,
+            cache_bytes=cache_bytes,
+            speculation=speculation,
+            draft_dir=draft_dir,
+            max_waiting=MAX_WAITING,
         )
         app = create_app(
             engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash, store=kept,

@@ -28,7 +28,7 @@ _REASONS: Mapping[FinishReason, str] = {
 
 
 class Chat:
-    """One accepted chat request. Raises InputError or ContextLengthError when made, before anything is sent.
+    """One accepted chat request. Raises InputError, ContextLengthError or QueueFullError when made, before anything is sent.
 
     Args:
         answered: called with the finished assistant messages before the client gets the last of them.
@@ -51,6 +51,7 @@ class Chat:
             for index in range(params.n)
         ]
         engine.check(self._requests[0])
+        engine.check_room(len(self._requests))
         self._answers = [
             AnswerStream(tokenizer, stop=params.stop, tools=self.tools is not None) for _ in self._requests
         ]
