@@ -33,6 +33,9 @@ class AlwaysGuess(Pace):
     def lengths(self, offers, rows, **_costs):
         return [min(offer.limit, self.most) for offer in offers]
 
+    def rest(self, rows, cost):
+        return 0
+
 
 def draft_of(small: ModuleType, decoder: Decoder, slots: int = 16) -> DraftModel:
     native = small.native_of(decoder, 64, slots=slots)

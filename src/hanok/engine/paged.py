@@ -71,8 +71,8 @@ class PagedScheduler:
         parts = self._plan()
         if not parts:
             return
-        answers = _all_answers(parts)
-        if answers and self._speculator is not None:
+        guessing = self._speculator is not None and _all_answers(parts) and self._speculator.awake()
+        if guessing and self._speculator is not None:
             parts = self._with_guesses(parts, self._speculator)
         started = self._clock()
         rows = rows_of(parts)
@@ -84,7 +84,7 @@ class PagedScheduler:
             self._remember(part.running)
             self._keep_snapshots(part)
         self._answer([part for part in parts if part.answers], logits_BV)
-        if answers and self._speculator is not None:
+        if guessing and self._speculator is not None:
             self._speculator.stepped(len(rows.ids), self._clock() - started)
 
     @property
@@ -236,11 +236,12 @@ class PagedScheduler:
                 running.names.append(name)
 
     def _with_guesses(self, parts: Sequence[Part], speculator: Speculator) -> list[Part]:
+        since = self._clock()
         limits = {part.running: limit for part in parts if (limit := self._guess_limit(part)) > 0}
         if self._model.recurrent and len(limits) > len(self._spares):
             limits = dict(list(limits.items())[: len(self._spares)])
         rows = sum(part.count for part in parts)
-        guesses = speculator.drafts(limits, rows, len(parts)) if limits else {}
+        guesses = speculator.drafts(limits, rows, len(parts), since=since) if limits else {}
         return [self._with_draft(part, guesses.get(part.running, ())) for part in parts]
 
     def _guess_limit(self, part: Part) -> int:

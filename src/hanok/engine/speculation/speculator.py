@@ -42,12 +42,12 @@ class _Track:
     """Of one answer; by whether the draft model is the source.
 
     Args:
-        resting: steps until the next proposal of a kind that did not pay. tried: source of the guesses under way.
+        resting: steps until the draft model is asked again, if it did not pay. tried: source of the guesses under way.
     """
 
     rates: dict[Source, Acceptance] = field(default_factory=dict)
     watched: dict[bool, _Watched] = field(default_factory=dict)
-    resting: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
+    resting: int = 0
     tried: Source | None = None
 
 
@@ -70,22 +70,39 @@ class Speculator:
         self._everyone: dict[Source, Acceptance] = {}
         self._overheads: deque[float] = deque([0.0], maxlen=9)
         self._deep: deque[float] = deque([0.0], maxlen=9)
-        self._tries = 0
+        self._tries = self._rest = 0
         self.drafted = self.accepted = 0
 
-    def drafts(self, limits: Mapping[Running, int], rows: int, streams: int) -> dict[Running, Sequence[int]]:
+    def awake(self) -> bool:
+        """Whether to guess in this step: not in each, where no guess paid and even thinking about it takes time."""
+        self._rest = max(0, self._rest - 1)
+        return not self._rest
+
+    def drafts(
+        self, limits: Mapping[Running, int], rows: int, streams: int, *, since: float
+    ) -> dict[Running, Sequence[int]]:  # fmt: skip
         """Guesses to try.
 
         Args:
-            limits: how many each answer could use. rows, streams: of the step without guesses.
+            limits: how many each answer could use. rows, streams: of the step without guesses. since: when guessing began.
         """
         if self._tries >= PLAIN_EVERY:
             self._tries = 0
             return {}
-        started = self._clock()
+        guesses, asking = self._guesses(limits, rows, streams)
+        self._overheads.append(self._clock() - since - asking)
+        self._tries += bool(guesses)
+        if not guesses:
+            self._rest = 1 + self._pace.rest(rows, median(self._overheads))
+        return guesses
+
+    def _guesses(
+        self, limits: Mapping[Running, int], rows: int, streams: int
+    ) -> tuple[dict[Running, Sequence[int]], float]:
+        """And the seconds that the draft model took."""
         candidates = [c for running, limit in limits.items() if (c := self._candidate(running, limit))]
         if not candidates:
-            return {}
+            return {}, 0.0
         offers = [
             Offer(
                 self._rate(c.running, c.source), c.limit if c.source.draft else len(c.tokens), c.source.draft
@@ -94,8 +111,9 @@ class Speculator:
         ]
         overhead, deep = median(self._overheads), median(self._deep)
         lengths = self._pace.lengths(offers, rows, streams=streams, overhead=overhead, deep=deep)
-        self._overheads.append(self._clock() - started)
+        asking = self._clock()
         asked = self._ask([(c, n) for c, n in zip(candidates, lengths, strict=True) if c.source.draft])
+        asking = self._clock() - asking
         tried: dict[Running, Sequence[int]] = {}
         for candidate, length in zip(candidates, lengths, strict=True):
             tokens = asked.get(candidate.running, ()) if candidate.source.draft else candidate.tokens
@@ -103,10 +121,8 @@ class Speculator:
                 tried[candidate.running] = tokens[:length]
                 self._tracks[candidate.running].tried = candidate.source
             else:
-                cost = deep * _WATCHED if candidate.source.draft else overhead
-                self._watch(candidate, tokens, self._pace.rest(rows, cost))
-        self._tries += bool(tried)
-        return tried
+                self._watch(candidate, tokens, self._pace.rest(rows, deep * _WATCHED))
+        return tried, asking
 
     def verified(self, running: Running, drafted: int, accepted: int) -> None:
         """What became of guesses that were tried."""
@@ -133,9 +149,10 @@ class Speculator:
         track = self._tracks.setdefault(running, _Track())
         self._settle(running, track)
         found = None
-        if self._lookup is not None and self._due(track, draft=False):
+        if self._lookup is not None:
             found = self._lookup.propose(running, limit)
-        asks = self._draft is not None and self._due(track, draft=True)
+        asks = self._draft is not None and not track.resting
+        track.resting = max(0, track.resting - 1)
         from_draft = _Candidate(running, Source(True), (), limit)
         if found is None:
             return from_draft if asks else None
@@ -143,12 +160,6 @@ class Speculator:
         if asks and self._rate(running, from_draft.source) > self._rate(running, from_text.source):
             return from_draft
         return from_text
-
-    def _due(self, track: _Track, *, draft: bool) -> bool:
-        if track.resting[draft]:
-            track.resting[draft] -= 1
-            return False
-        return True
 
     def _ask(self, wishes: Sequence[tuple[_Candidate, int]]) -> dict[Running, list[int]]:
         if not wishes or self._draft is None:
@@ -163,7 +174,8 @@ class Speculator:
 
     def _watch(self, candidate: _Candidate, tokens: Sequence[int], rest: int) -> None:
         track = self._tracks[candidate.running]
-        track.resting[candidate.source.draft] = rest
+        if candidate.source.draft:
+            track.resting = rest
         if tokens:
             watched = _Watched(candidate.source, candidate.running.length, tokens)
             track.watched[candidate.source.draft] = watched
