@@ -78,7 +78,7 @@ def requests(small: ModuleType, seed: int = 0) -> list[Generation]:
         {"temperature": 0.9, "top_k": 5}, {"temperature": 0.6, "top_p": 0.8, "min_p": 0.02},
         {"temperature": 0.0, "presence_penalty": 0.4, "frequency_penalty": 0.3}, {"temperature": 0.2, "logprobs": 3},
         {"temperature": 0.0, "stop": (chr(48 + 5), "AB")}, {"temperature": 0.5, "min_tokens": 30},
-        {"temperature": 0.1, "logit_bias": {7: 4.0, 8: 4.0}},
+        {"temperature": 1.0, "logit_bias": {7: 60.0, 8: 60.0}},  # two tokens: half of all guesses hold
     ]  # fmt: skip
     return [
         small.generation_of(
@@ -106,8 +106,10 @@ def test_answers_are_those_without_guesses(
     assert [outcome(g) for g in guessed] == [outcome(g) for g in plain]
     assert scheduler.drafted
     assert scheduler.accepted or "draft" in source
-    if source == "same model":  # it chooses by the same numbers
-        assert scheduler.accepted == scheduler.drafted
+    if (
+        source == "same model"
+    ):  # it chooses by the same numbers; a stop string may cut the last guesses of one answer off
+        assert scheduler.drafted - scheduler.accepted < most
 
 
 @pytest.mark.parametrize(("seed", "blocks"), [(1, 12), (2, 16), (3, 40)])

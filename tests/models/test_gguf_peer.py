@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hanok.bench.llama_peer import peer_logits
 from hanok.models.checkpoint.gguf import save_gguf
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
 
-llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python: make peers")
+pytest.importorskip("llama_cpp", reason="needs llama-cpp-python: make peers")
 
 VOCAB, CONTEXT = 96, 128
 
@@ -58,52 +58,16 @@ def trained(request: pytest.FixtureRequest) -> Decoder:
     return model.eval()
 
 
-class Peer:
-    """llama.cpp fed with token ids, so that no tokeniser is needed."""
-
-    def __init__(self, file: Path) -> None:
-        llama_cpp.llama_backend_init()
-        llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
-        self.model = llama_cpp.llama_model_load_from_file(
-            str(file).encode(), llama_cpp.llama_model_default_params()
-        )
-        assert self.model, "llama.cpp does not load the file"
-        settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx = settings.n_batch = settings.n_ubatch = CONTEXT
-        settings.n_threads = settings.n_threads_batch = 1
-        settings.type_k = settings.type_v = 0  # float32
-        self.context = llama_cpp.llama_init_from_model(self.model, settings)
-
-    def logits(self, ids: list[int]) -> np.ndarray:
-        """[len(ids), VOCAB] behind each token of a text that begins anew."""
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
-        batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
-        batch.n_tokens = len(ids)
-        for place, number in enumerate(ids):
-            batch.token[place], batch.pos[place] = number, place
-            batch.n_seq_id[place], batch.seq_id[place][0], batch.logits[place] = 1, 0, True
-        assert llama_cpp.llama_decode(self.context, batch) == 0
-        rows = [llama_cpp.llama_get_logits_ith(self.context, n)[:VOCAB] for n in range(len(ids))]
-        llama_cpp.llama_batch_free(batch)
-        return np.array(rows)
-
-    def close(self) -> None:
-        llama_cpp.llama_free(self.context)
-        llama_cpp.llama_model_free(self.model)
-
-
-_SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)
+Peer = Callable[[list[int]], Tensor]
 
 
 @pytest.fixture
-def peer(trained: Decoder, tmp_path: Path) -> Iterator[dict[str, Peer]]:
+def peer(trained: Decoder, tmp_path: Path) -> dict[str, Peer]:
     files = {}
     for kind in ("F32", "BF16", "Q8_0"):
         save_gguf(trained, tmp_path / f"{kind}.gguf", kind=kind)
-        files[kind] = Peer(tmp_path / f"{kind}.gguf")
-    yield files
-    for one in files.values():
-        one.close()
+        files[kind] = peer_logits(tmp_path / f"{kind}.gguf", CONTEXT, 1)
+    return files
 
 
 @torch.no_grad()
@@ -114,19 +78,16 @@ def test_llama_cpp_continues_alike_and_q8_costs_under_half_a_percent(
         ours, theirs = list(prompt), list(prompt)
         for _ in range(48):
             ours.append(int(logits(trained, torch.tensor([ours]))[0, -1].argmax()))
-            theirs.append(int(peer["F32"].logits(theirs)[-1].argmax()))
+            theirs.append(int(peer["F32"](theirs)[-1].argmax()))
         assert theirs == ours
     held_out = sequences(24, seed=999)
     np.testing.assert_allclose(
-        peer["F32"].logits(held_out[0].tolist()), logits(trained, held_out[:1])[0], atol=2e-3, rtol=2e-3
+        peer["F32"](held_out[0].tolist()), logits(trained, held_out[:1])[0], atol=2e-3, rtol=2e-3
     )
-    loss = {
-        kind: np.mean([_loss(one.logits(row.tolist()), row) for row in held_out])
-        for kind, one in peer.items()
-    }
+    loss = {kind: np.mean([_loss(one(row.tolist()), row) for row in held_out]) for kind, one in peer.items()}
     assert abs(np.exp(loss["Q8_0"] - loss["BF16"]) - 1) < 0.005
     assert abs(np.exp(loss["BF16"] - loss["F32"]) - 1) < 0.005
 
 
-def _loss(values: np.ndarray, row: Tensor) -> float:
-    return F.cross_entropy(torch.from_numpy(values[:-1]).float(), row[1:]).item()
+def _loss(values_NV: Tensor, row: Tensor) -> float:
+    return F.cross_entropy(values_NV[:-1], row[1:]).item()

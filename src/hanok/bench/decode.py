@@ -9,14 +9,12 @@ the better of Q4_0 and Q4_K_M and flash attention on or off, whichever is faster
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from typing import Any
 import torch
 
 from hanok.artefacts import create_artefact
+from hanok.bench.llama_peer import FILE_TYPES, quantise_gguf
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.checkpoint.gguf import save_gguf
 from hanok.models.config import ModelConfig
@@ -35,7 +34,6 @@ SHAPE = ModelConfig(
     intermediate_size=3072, max_context=40_960, rope_theta=1e6, qk_norm=True, norm_eps=1e-6, family="qwen3",
 )  # fmt: skip
 PEERS = {"bf16": ("BF16",), "int8": ("Q8_0",), "int4": ("Q4_0", "Q4_K_M")}
-_FILE_TYPES = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15}
 
 
 def run(
@@ -60,11 +58,11 @@ def run(
         theirs: dict[str, list[dict[str, Any]]] = {}
         for number in range(rounds):
             log.info("%s, round %d of %d", kind, number + 1, rounds)
-            ours.append(_process("native_side", directory, settings | {"kind": kind}))
+            ours.append(process("native_side", directory, settings | {"kind": kind}))
             for name in PEERS[kind] if files else ():
                 for flash in (False, True):
                     label = f"llama.cpp {name}{', flash' if flash else ''}"
-                    result = _process("llama_peer", files[name], settings | {"flash": flash})
+                    result = process("llama_peer", files[name], settings | {"flash": flash})
                     theirs.setdefault(label, []).append(result)
         found += _rows(kind, ours, theirs)
     table(
@@ -96,22 +94,15 @@ def make_gguf(directory: Path, folder: Path) -> dict[str, Path]:
     if find_spec("llama_cpp") is None:
         log.warning("llama-cpp-python is not installed: no peer (make peers)")
         return {}
-    llama_cpp: Any = import_module("llama_cpp")
-    files = {name: folder / f"{directory.name}-{name}.gguf" for name in ("BF16", *_FILE_TYPES)}
-    if not files["BF16"].is_file():
-        save_gguf(load_model(directory, dtype="stored"), files["BF16"], kind="BF16")
-    for name, number in _FILE_TYPES.items():
-        if not files[name].is_file():
-            params = llama_cpp.llama_model_quantize_default_params()
-            params.ftype, params.nthread = number, torch.get_num_threads()
-            code = llama_cpp.llama_model_quantize(
-                str(files["BF16"]).encode(), str(files[name]).encode(), ctypes.byref(params)
-            )
-            assert code == 0, f"llama.cpp did not make {files[name]}"
-    return files
+    plain = folder / f"{directory.name}-BF16.gguf"
+    if not plain.is_file():
+        save_gguf(load_model(directory, dtype="stored"), plain, kind="BF16")
+    made = {name: quantise_gguf(plain, folder / f"{directory.name}-{name}.gguf", name) for name in FILE_TYPES}
+    return {"BF16": plain, **made}
 
 
-def _process(side: str, model: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def process(side: str, model: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a side measures, in a process of its own."""
     command = [sys.executable, "-m", f"hanok.bench.{side}", str(model), json.dumps(settings)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -6,14 +6,21 @@ In a process of its own, so that its threads and ours never share the cores.
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+FILE_TYPES = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15}
 _UBATCH = 512
 
 
@@ -23,10 +30,7 @@ def measure(file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         settings: threads, flash (flash attention), contexts, steps, prompts, streams.
     """
-    llama_cpp: Any = import_module("llama_cpp")
-    silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
-    llama_cpp.llama_backend_init()
+    llama_cpp = _library()
     model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
     contexts, prompts, streams = settings["contexts"], settings["prompts"], settings["streams"]
     most = max([*contexts, *prompts, 0]) + settings["steps"] + 64
@@ -55,6 +59,65 @@ def measure(file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         ]
         llama_cpp.llama_free(context)
     return result
+
+
+def quantise_gguf(plain: Path, file: Path, kind: str) -> Path:
+    """The peer's own rounding of a BF16 file, made once. `kind`: of `FILE_TYPES`."""
+    if not file.is_file():
+        llama_cpp = _library()
+        params = llama_cpp.llama_model_quantize_default_params()
+        params.ftype = FILE_TYPES[kind]
+        code = llama_cpp.llama_model_quantize(str(plain).encode(), str(file).encode(), ctypes.byref(params))
+        assert code == 0, f"llama.cpp did not make {file}"
+    return file
+
+
+def bits_a_weight(file: Path) -> float:
+    """Bits a weight of the matrices of a GGUF file."""
+    import gguf
+
+    tensors = [tensor for tensor in gguf.GGUFReader(file).tensors if len(tensor.shape) > 1]
+    return (
+        8 * sum(int(tensor.n_bytes) for tensor in tensors) / sum(int(tensor.n_elements) for tensor in tensors)
+    )
+
+
+def peer_logits(file: Path, length: int, threads: int) -> Callable[[list[int]], Tensor]:
+    """A function from at most `length` ids to float32 logits [ids, V]; without flash attention, the cache in float32.
+
+    Raises:
+        RuntimeError: llama.cpp does not load the file.
+    """
+    llama_cpp = _library()
+    model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
+    if not model:
+        raise RuntimeError(f"llama.cpp does not load {file}")
+    settings = llama_cpp.llama_context_default_params()
+    settings.n_ctx = settings.n_batch = settings.n_ubatch = length
+    settings.n_threads = settings.n_threads_batch = threads
+    settings.type_k = settings.type_v = 0
+    context = llama_cpp.llama_init_from_model(model, settings)
+    vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+
+    def logits(ids: list[int]) -> Tensor:
+        _clear(llama_cpp, context)
+        batch = _batch(llama_cpp, [(token, place, 0) for place, token in enumerate(ids)])
+        assert llama_cpp.llama_decode(context, batch) == 0
+        values = np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (len(ids), vocabulary)).copy()
+        llama_cpp.llama_batch_free(batch)
+        return torch.from_numpy(values)
+
+    return logits
+
+
+@functools.cache
+def _library() -> Any:
+    """llama.cpp, silent. What it would log to must live as long as it does."""
+    llama_cpp: Any = import_module("llama_cpp")
+    llama_cpp.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(llama_cpp.silent, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
 
 
 def _context(llama_cpp: Any, model: Any, tokens: int, sequences: int, settings: Mapping[str, Any]) -> Any:
@@ -86,18 +149,24 @@ def _timed(
     llama_cpp: Any, context: Any, rows: Sequence[tuple[int, int, int]], *, last: bool | None = None
 ) -> float:
     """Seconds of one decode call. `last`: None wants logits everywhere, else whether behind the last row."""
-    batch = llama_cpp.llama_batch_init(len(rows), 0, 1)
-    batch.n_tokens = len(rows)
-    for number, (token, place, sequence) in enumerate(rows):
-        batch.token[number], batch.pos[number] = token, place
-        batch.n_seq_id[number], batch.seq_id[number][0] = 1, sequence
-        batch.logits[number] = True if last is None else last and number == len(rows) - 1
+    batch = _batch(llama_cpp, rows, last=last)
     start = time.perf_counter()
     assert llama_cpp.llama_decode(context, batch) == 0
     llama_cpp.llama_get_logits(context)  # waits for the result
     seconds = time.perf_counter() - start
     llama_cpp.llama_batch_free(batch)
     return seconds
+
+
+def _batch(llama_cpp: Any, rows: Sequence[tuple[int, int, int]], *, last: bool | None = None) -> Any:
+    """Of (token, place, sequence)."""
+    batch = llama_cpp.llama_batch_init(len(rows), 0, 1)
+    batch.n_tokens = len(rows)
+    for number, (token, place, sequence) in enumerate(rows):
+        batch.token[number], batch.pos[number] = token, place
+        batch.n_seq_id[number], batch.seq_id[number][0] = 1, sequence
+        batch.logits[number] = True if last is None else last and number == len(rows) - 1
+    return batch
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ import tyro
 from hanok.errors import ConfigError, did_you_mean
 
 BENCHMARKS = {
-    "decode": "hanok.bench.decode", "kda": "hanok.bench.kda", "prefix": "hanok.bench.prefix", "spec": "hanok.bench.spec",
-    "train": "hanok.bench.train",
-}  # fmt: skip
+    name: f"hanok.bench.{name}"
+    for name in ("accuracy", "busy", "decode", "kda", "long_context", "prefix", "spec", "train")
+}
 
 
 def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> dict[str, Any]:
     """Compare with named peers on this machine in one run.
 
     Args:
-        name: decode, kda, prefix, spec or train.
+        name: accuracy, busy, decode, kda, long_context, prefix, spec or train.
         quick: at most two minutes.
     """
     if name not in BENCHMARKS:

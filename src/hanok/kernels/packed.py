@@ -1,6 +1,6 @@
 """Matrices as the processor reads them: 16 outputs side by side, a group's scales with them (`native_src/step.h`).
 
-The image is made from a model's weights when it is loaded; it is never a file.
+The image is made from a model's weights when it is loaded; on disk it is a cache at most (`engine/images.py`).
 N outputs (padded to a multiple of 16), K inputs (padded to one of 32), G groups of 32, M rows of input.
 """
 
@@ -50,6 +50,17 @@ class PackedMatrix:
         return self.weights.numel() + (0 if self.scales is None else 2 * self.scales.numel())
 
 
+def restore(
+    kind: Kind, rows: int, cols: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None
+) -> PackedMatrix:
+    """A matrix from its own parts, copied."""
+    image = _aligned(weights.numel())
+    image.copy_(weights.flatten())
+    scales, bias = (None if part is None else part.clone() for part in (scales, bias))
+    matrix = native().matrix(KINDS.index(kind), rows, cols, address(image), address(scales), address(bias))
+    return PackedMatrix(kind, rows, cols, image, scales, bias, matrix)
+
+
 def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> PackedMatrix:
     """Quantise, if the kind is of integers, and lay out."""
     padding = (0, -weight_NK.shape[1] % GROUP, 0, -weight_NK.shape[0] % _LANES)
@@ -72,7 +83,7 @@ def pack_quantised(weight: Quantised, *, bias_N: Tensor | None = None) -> Packed
 
 
 def product(matrix: PackedMatrix, x_MK: Tensor, *, threads: int = 1, path: str = "") -> Tensor:
-    """float32 [M, rows]; inputs are rounded to bfloat16, or to int8 with one scale a row.
+    """float32 [M, rows]; inputs are rounded to bfloat16, or to int8 with one scale for 32 of them.
 
     Args:
         x_MK: float32 [M, cols]. path: an instruction set of `native().step_paths()`; "" = the best.
@@ -86,9 +97,10 @@ def reference_product(matrix_NK: Quantised | Tensor, x_MK: Tensor) -> Tensor:
     """What `product` computes, in PyTorch: [M, N] float32."""
     if isinstance(matrix_NK, Tensor):
         return x_MK.bfloat16().float() @ matrix_NK.bfloat16().float().mT
-    most_M1 = x_MK.abs().amax(1, keepdim=True)
-    q_MK = (x_MK * torch.where(most_M1 > 0, 127 / most_M1, 0.0)).round()
-    return (q_MK @ matrix_NK.dequantised().mT) * (most_M1 / 127)
+    x_MGK = x_MK.unflatten(1, (-1, GROUP))
+    most_MG1 = x_MGK.abs().amax(2, keepdim=True)
+    q_MGK = (x_MGK * torch.where(most_MG1 > 0, 127 / most_MG1, 0.0)).round()
+    return (q_MGK * (most_MG1 / 127)).flatten(1) @ matrix_NK.dequantised().mT
 
 
 def lazy(count: int, dtype: torch.dtype) -> Tensor:

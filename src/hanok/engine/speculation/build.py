@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from hanok.engine.blocks import BLOCK
+from hanok.engine.images import images_of
 from hanok.engine.native import NativeDecoder, block_bytes, why_not_native
 from hanok.engine.speculation.draft import DraftModel
 from hanok.engine.speculation.lookup import PromptLookup
@@ -64,8 +65,9 @@ def _draft_model(directory: Path, target: NativeDecoder, tokenizer: Tokenizer, t
         blocks = max(1, min(blocks, DRAFT_BYTES // block_bytes(config)))
     decoder = load_model(directory, dtype="stored").requires_grad_(False)
     model = NativeDecoder(
-        decoder, kind=target.kind, blocks=blocks, threads=threads, slots=GUESSED, spares=GUESSED
-    )
+        decoder, kind=target.kind, blocks=blocks, threads=threads, slots=GUESSED, spares=GUESSED,
+        images=images_of(directory, target.kind),
+    )  # fmt: skip
     return DraftModel(
         model, vocabulary=min(tokenizer.vocab_size, config.vocab_size, target.config.vocab_size)
     )

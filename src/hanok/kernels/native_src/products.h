@@ -38,8 +38,8 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// Rows ready for a product: bfloat16, or int8 with one scale a row and, of each group of 32, the sum times what the packed weights
-// are too large by.
+// Rows ready for a product: bfloat16, or int8 with, for each group of 32, a scale and the sum times what the packed weights are too
+// large by.
 struct Rows {
   int cols = 0;
   uint16_t* bf = nullptr;
@@ -55,7 +55,7 @@ struct RowBuffers {
   Buffer<float> scale;
   Rows make(int rows, int cols) {
     return {cols, bf.at_least((size_t)rows * cols), q.at_least((size_t)rows * cols), sums.at_least((size_t)rows * (cols / 32)),
-            scale.at_least(rows)};
+            scale.at_least((size_t)rows * (cols / 32))};
   }
 };
 
@@ -103,19 +103,20 @@ void round_row(const float* x, int row, Kind kind, const Rows& rows) {
     for (int k = 0; k < cols; k += W) store(to + k, load(x + k));
     return;
   }
-  vf high{};
-  for (int k = 0; k < cols; k += W) {
-    const vf v = load(x + k), size = v < vf{} ? -v : v;
-    high = select(size > high, size, high);
-  }
-  float most = 0;
-  for (int i = 0; i < W; ++i) most = std::max(most, high[i]);
-  const float inverse = most > 0 ? 127.0f / most : 0.0f;
-  rows.scale[row] = most / 127.0f;
   int8_t* to = rows.q + (size_t)row * cols;
   int32_t* sums = rows.sums + (size_t)row * (cols / 32);
+  float* scales = rows.scale + (size_t)row * (cols / 32);
   const vf magic = splat(12582912.0f);  // added and taken away: rounds to the nearest even
   for (int g = 0; g < cols / 32; ++g) {
+    vf high{};
+    for (int k = g * 32; k < g * 32 + 32; k += W) {
+      const vf v = load(x + k), size = v < vf{} ? -v : v;
+      high = select(size > high, size, high);
+    }
+    float most = 0;
+    for (int i = 0; i < W; ++i) most = std::max(most, high[i]);
+    const float inverse = most > 0 ? 127.0f / most : 0.0f;
+    scales[g] = most / 127.0f;
     vi total{};
     for (int k = g * 32; k < g * 32 + 32; k += W) {
       const vi q = __builtin_convertvector((load(x + k) * splat(inverse) + magic) - magic, vi);
@@ -143,6 +144,7 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
   const uint16_t* s = a.scales + block * groups * 16;
   const int8_t* q = x.q + (size_t)row * cols;
   const int32_t* sums = x.sums + (size_t)row * groups;
+  const float* scales = x.scale + (size_t)row * groups;
   const __m512i low = _mm512_set1_epi8(15);
   __m512 total[B][M];
   for (int b = 0; b < B; ++b)
@@ -185,12 +187,13 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
       const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
       for (int m = 0; m < M; ++m) {
         const __m512i both = kTwo ? _mm512_add_epi32(sum[b][m], odd[b][m]) : sum[b][m];
-        total[b][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), scale, total[b][m]);
+        const __m512 product = _mm512_mul_ps(scale, _mm512_set1_ps(scales[(size_t)m * groups + g]));
+        total[b][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), product, total[b][m]);
       }
     }
   }
   for (int b = 0; b < B; ++b)
-    for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], _mm512_mul_ps(total[b][m], _mm512_set1_ps(x.scale[row + m])));
+    for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], total[b][m]);
 }
 
 template <int M, int B, bool first_rows>
@@ -304,9 +307,9 @@ void block_product(const Matrix& a, size_t block, const Rows& x, int row, float 
             }
           w += a.kind == kInt4 ? 64 : 128;
         }
-        for (int n = 0; n < 16; ++n) total[n] += static_cast<float>(sum[n]) * from_half(s[g * 16 + n]);
+        const float scale = x.scale[(size_t)(row + m) * groups + g];
+        for (int n = 0; n < 16; ++n) total[n] += static_cast<float>(sum[n]) * (from_half(s[g * 16 + n]) * scale);
       }
-      for (int n = 0; n < 16; ++n) total[n] *= x.scale[row + m];
     }
     std::memcpy(out[m], total, sizeof total);
   }
