@@ -6,7 +6,9 @@
     │   └── StructureError     a schema, regular expression or grammar that an answer cannot be held to
     ├── ArtefactError          a directory that is missing, damaged, of another kind or of a newer format
     │   └── CheckpointError    weights: a tensor missing, mis-shaped or cut short
-    └── ContextLengthError     a prompt longer than the model's context
+    ├── ContextLengthError     a prompt longer than the model's context
+    └── CapacityError          no room at the moment
+        └── QueueFullError     so many requests wait already that this one is not taken
     Interrupted                exit code 75: stopped on request, state saved, run the same command to resume
 
 Invariants of our own use `assert`; nothing here is for them.
@@ -68,6 +70,16 @@ class ContextLengthError(HanokError):
 
 class CapacityError(HanokError):
     """There is no room for more at the moment."""
+
+
+class QueueFullError(CapacityError):
+    """So many requests wait already that no more are taken: come back in about `retry_after` seconds."""
+
+    def __init__(self, *, waiting: int, limit: int, retry_after: int) -> None:
+        super().__init__(
+            f"{waiting} requests are waiting, and {limit} may", remedy=f"try again in {retry_after} seconds"
+        )
+        self.retry_after = retry_after
 
 
 class Interrupted(Exception):  # noqa: N818 - a state, not an error

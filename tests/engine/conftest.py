@@ -9,18 +9,30 @@ import pytest
 
 from hanok.engine.generator import LocalEngine
 
-_spec = importlib.util.spec_from_file_location("engine_tiny", Path(__file__).with_name("tiny.py"))
-assert _spec is not None
-assert _spec.loader is not None
-_tiny = importlib.util.module_from_spec(_spec)
-sys.modules["engine_tiny"] = _tiny
-_spec.loader.exec_module(_tiny)
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"engine_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_tiny, _small = _load("tiny"), _load("small")
 
 
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """tiny_config, save_tiny_model."""
     return _tiny
+
+
+@pytest.fixture(scope="session")
+def small() -> ModuleType:
+    """decoder_of, native_of, scheduler_of, generation_of, run, alone."""
+    return _small
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,52 @@ def test_a_model_that_the_kernels_do_not_know(tmp_path: Path, tiny) -> None:
     assert LocalEngine(directory).weights == "float32"
     with pytest.raises(ConfigError, match="do not fill vectors"):
         LocalEngine(directory, weights="int4")
+
+
+@pytest.mark.parametrize("pattern", [("kda", "kda", "gqa"), ("kda",)])
+def test_hybrids_reuse_the_past_too(tmp_path: Path, tiny, pattern) -> None:
+    settings = SHAPE | {"pattern": pattern, "num_layers": 3}
+    model = tiny.save_tiny_model(tmp_path / "model", seed=3, **settings)
+    engine = LocalEngine(model, weights="int8")
+    first = ask(engine, prompt(300))
+    turn = [*prompt(300), *first.ids, *prompt(40)]
+    second = ask(engine, turn)
+    assert second.usage.cached_tokens == 256
+    fresh = ask(LocalEngine(model, weights="int8"), turn)
+    assert (second.ids, second.logprobs) == (fresh.ids, fresh.logprobs)
+    engine.update_weights({})
+    assert ask(engine, turn).usage.cached_tokens == 0
+
+
+def test_guesses_change_no_answer(llama_dir: Path, tmp_path: Path, tiny) -> None:
+    draft = tiny.save_tiny_model(tmp_path / "draft", seed=4, **SHAPE | {"num_layers": 1})
+    repeated = [*prompt(30) * 6, *prompt(4)]
+    params = [
+        GREEDY, SamplingParams(temperature=0.8, max_tokens=60, seed=3, logprobs=1), SamplingParams(temperature=0.0, stop=("a",)),
+    ]  # fmt: skip
+    requests = [Request(id=str(n), prompt_ids=repeated[n:], params=one) for n, one in enumerate(params)]
+    plain = LocalEngine(llama_dir, speculation="off").generate(requests)
+    for settings in ({}, {"speculation": "lookup"}, {"draft_dir": draft}):
+        answers = LocalEngine(llama_dir, **settings).generate(requests)
+        assert [(a.ids, a.logprobs, a.finish_reason) for a in answers] == [
+            (a.ids, a.logprobs, a.finish_reason) for a in plain
+        ]
+
+
+def test_drafts_that_do_not_fit(llama_dir: Path, tmp_path: Path, tiny) -> None:
+    unknown = tiny.save_tiny_model(tmp_path / "unknown", head_dim=24)
+    with pytest.raises(ConfigError, match="does not run natively"):
+        LocalEngine(llama_dir, draft_dir=unknown)
+    with pytest.raises(ConfigError, match="leave one"):
+        LocalEngine(llama_dir, draft_dir=llama_dir, speculation="off")
+    with pytest.raises(ConfigError, match="run by PyTorch"):
+        LocalEngine(unknown, draft_dir=llama_dir)
+    with pytest.raises(ConfigError, match="auto, off or lookup"):
+        LocalEngine(llama_dir, speculation="medusa")  # type: ignore[arg-type]
+    other = tiny.save_tiny_model(tmp_path / "other", **SHAPE)
+    file = other / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    tokenizer["model"]["ignore_merges"] = not tokenizer["model"].get("ignore_merges")
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(ConfigError, match="another tokeniser"):
+        LocalEngine(llama_dir, draft_dir=other)

@@ -19,9 +19,9 @@ import tokenizers
 from tokenizers import decoders, models, normalizers
 
 from hanok.engine.api import Completion, Request, SamplingParams, Structure
+from hanok.engine.coverage import block_bytes
 from hanok.engine.generator import LocalEngine
 from hanok.engine.grammar import Grammars, Matcher
-from hanok.engine.native import block_bytes
 from hanok.engine.paged import PagedScheduler
 from hanok.errors import StructureError
 from hanok.kernels.native import native_available

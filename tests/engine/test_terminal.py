@@ -95,7 +95,7 @@ class Terminal:
     def __init__(self, model_dir: Path) -> None:
         code = (
             "import sys; from pathlib import Path; from hanok.engine.terminal import chat_terminal;"
-            "chat_terminal(Path(sys.argv[1]))"
+            "chat_terminal(Path(sys.argv[1]), weights='float32')"  # slow enough to be stopped
         )
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(

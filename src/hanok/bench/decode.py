@@ -73,13 +73,13 @@ def run(
     return found
 
 
-def make_model(folder: Path) -> Path:
-    """The random model as a directory in bfloat16, made once."""
-    directory = folder / "qwen3-0.6b-random"
+def make_model(folder: Path, shape: ModelConfig = SHAPE, name: str = "qwen3-0.6b-random") -> Path:
+    """A random model as a directory in bfloat16, made once."""
+    directory = folder / name
     if not directory.is_dir():
         log.info("making a random model of %s", directory.name)
         with torch.device("meta"):
-            empty = Decoder(SHAPE)
+            empty = Decoder(shape)
         model = empty.to_empty(device="cpu").to(torch.bfloat16).requires_grad_(False)
         generator = torch.Generator().manual_seed(0)
         for parameter in model.parameters():

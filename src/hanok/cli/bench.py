@@ -10,7 +10,8 @@ import tyro
 from hanok.errors import ConfigError, did_you_mean
 
 BENCHMARKS = {
-    name: f"hanok.bench.{name}" for name in ("accuracy", "busy", "decode", "kda", "long_context", "train")
+    name: f"hanok.bench.{name}"
+    for name in ("accuracy", "busy", "decode", "kda", "long_context", "prefix", "spec", "train")
 }
 
 
@@ -18,7 +19,7 @@ def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> di
     """Compare with named peers on this machine in one run.
 
     Args:
-        name: accuracy, busy, decode, kda, long_context or train.
+        name: accuracy, busy, decode, kda, long_context, prefix, spec or train.
         quick: at most two minutes.
     """
     if name not in BENCHMARKS:

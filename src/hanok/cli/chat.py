@@ -14,6 +14,8 @@ def chat(
     temperature: float = 0.0,
     max_tokens: int | None = None,
     weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto",
+    speculation: Literal["auto", "off", "lookup"] = "auto",
+    draft: Path | None = None,
 ) -> None:
     """Talk to a model in the terminal, or through a pipe: one line in, one answer out.
 
@@ -23,10 +25,14 @@ def chat(
         temperature: 0 always gives the likeliest answer; higher is more varied.
         max_tokens: of an answer; default: up to the model's context.
         weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: bfloat16 where they know the model, else float32.
+        speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
+            text and the draft model, lookup from the text alone. On the native kernels only.
+        draft: directory of a smaller model with the same tokeniser, to guess with.
     """
     from hanok.engine.terminal import chat_terminal
     from hanok.recipes.runs import servable_model
 
     chat_terminal(
-        servable_model(model), system=system, temperature=temperature, max_tokens=max_tokens, weights=weights
-    )
+        servable_model(model), system=system, temperature=temperature, max_tokens=max_tokens, weights=weights,
+        speculation=speculation, draft_dir=draft,
+    )  # fmt: skip

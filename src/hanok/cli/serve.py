@@ -15,6 +15,8 @@ def serve(
     weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto",
     cache_mib: int | None = None,
     cache_type: Literal["bf16", "int8"] = "bf16",
+    speculation: Literal["auto", "off", "lookup"] = "auto",
+    draft: Path | None = None,
 ) -> None:
     """Serve a model: OpenAI-compatible API under /v1 and a chat page on /.
 
@@ -25,6 +27,9 @@ def serve(
         weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: bfloat16 where they know the model, else float32.
         cache_mib: memory for keys and values of the native kernels; default: by the model's context, 2048 at most.
         cache_type: of those keys and values; int8 takes about half the memory.
+        speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
+            text and the draft model, lookup from the text alone. On the native kernels only.
+        draft: directory of a smaller model with the same tokeniser, to guess with.
     """
     from hanok.recipes.runs import servable_model
     from hanok.server.app import serve as serve_model
@@ -36,4 +41,6 @@ def serve(
         weights=weights,
         cache_bytes=cache_mib and cache_mib << 20,
         cache_type=cache_type,
+        speculation=speculation,
+        draft_dir=draft,
     )

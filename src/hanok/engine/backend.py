@@ -9,11 +9,13 @@ from typing import Literal
 import torch
 
 from hanok.engine.blocks import BLOCK
-from hanok.engine.coverage import CacheKind, block_bytes, why_not_native
+from hanok.engine.budget import divide
+from hanok.engine.coverage import CacheKind, why_not_native
 from hanok.engine.images import images_of
 from hanok.engine.native import NativeDecoder
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
+from hanok.engine.speculation.build import GUESSED, Speculation, new_speculator
 from hanok.errors import ConfigError
 from hanok.kernels.memory import give_back
 from hanok.kernels.packed import Kind
@@ -22,9 +24,7 @@ from hanok.models.coded import stored_parts
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
 from hanok.reporting import log
-
-CACHE_TOKENS = 32_768
-CACHE_BYTES = 2 << 30
+from hanok.tokens.tokenizer import Tokenizer
 
 Weights = Literal["auto", "float32", "bf16", "int8", "int4"]
 RunningWeights = Literal["float32"] | Kind
@@ -45,6 +45,9 @@ class BackendOptions:
     max_running: int
     cache_bytes: int | None
     cache_type: CacheKind
+    tokenizer: Tokenizer
+    speculation: Speculation
+    draft_dir: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def build_backend(options: BackendOptions) -> Backend:
     """Read the weights and make cache and scheduler.
 
     Raises:
-        ConfigError: a cache that holds no block.
+        ConfigError: a cache that holds no block; a draft model that does not fit.
     """
     kind, config = options.weights, options.config
     if kind == "float32":
@@ -69,14 +72,21 @@ def build_backend(options: BackendOptions) -> Backend:
         scheduler = Scheduler(decoder, max_running=options.max_running, vocabulary=options.vocabulary)
         return Backend(decoder, None, scheduler, config.max_context)
     decoder = load_model(options.model_dir, dtype="stored").requires_grad_(False)
-    blocks = _cache_blocks(options)
+    budget = divide(config, options.cache_bytes, options.max_running, options.cache_type)
+    threads = torch.get_num_threads()
     native = NativeDecoder(
-        decoder, kind=kind, blocks=blocks, threads=torch.get_num_threads(), slots=options.max_running,
+        decoder, kind=kind, blocks=budget.blocks, threads=threads, slots=options.max_running,
+        spares=0 if options.speculation == "off" else GUESSED, snapshots=budget.snapshots,
         images=images_of(options.model_dir, kind), cache=options.cache_type,
     )  # fmt: skip
     give_back(stored_parts(decoder))
-    scheduler = PagedScheduler(native, max_running=options.max_running, vocabulary=options.vocabulary)
-    return Backend(decoder, native, scheduler, min(config.max_context, blocks * BLOCK))
+    speculator = new_speculator(
+        native, options.tokenizer, options.speculation, options.draft_dir, threads=threads
+    )
+    scheduler = PagedScheduler(
+        native, max_running=options.max_running, vocabulary=options.vocabulary, speculator=speculator
+    )
+    return Backend(decoder, native, scheduler, min(config.max_context, budget.blocks * BLOCK))
 
 
 def choose_weights(
@@ -105,16 +115,3 @@ def choose_weights(
             remedy="take weights that run on the native kernels, or leave cache_type out",
         )
     return "float32"
-
-
-def _cache_blocks(options: BackendOptions) -> int:
-    config, cache_bytes = options.config, options.cache_bytes
-    of_block = max(1, block_bytes(config, options.cache_type))
-    if cache_bytes is None:
-        tokens = min(max(config.max_context, CACHE_TOKENS), config.max_context * options.max_running)
-        return max(1, min(-(-tokens // BLOCK), CACHE_BYTES // of_block))
-    if cache_bytes < of_block:
-        raise ConfigError(
-            f"cache_bytes = {cache_bytes:,}", remedy=f"a block of {BLOCK} tokens needs {of_block:,}"
-        )
-    return cache_bytes // of_block

@@ -59,8 +59,8 @@ class BlockPool:
         return taken
 
     def give_back(self, blocks: Sequence[int]) -> None:
-        """One holder less of each."""
-        for block in blocks:
+        """One holder less of each. The last ones go first from the past: without its beginning, a text's rest is of no use."""
+        for block in reversed(blocks):
             assert self._holders[block] > 0, f"block {block} is held by nobody"
             self._holders[block] -= 1
             if self._holders[block]:

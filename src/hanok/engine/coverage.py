@@ -54,3 +54,9 @@ def block_bytes(config: ModelConfig, cache: CacheKind = "bf16") -> int:
     latent = (2 * config.kv_lora_rank + config.qk_rope_head_dim) * number + 2 * scale
     widths = {"gqa": full, "swa": full, "mla": latent, "kda": 0}
     return sum(widths[kind] for kind in config.layers) * BLOCK
+
+
+def state_bytes(config: ModelConfig) -> int:
+    """Of one sequence's states in all layers of delta attention: a matrix a head and the convolutions' inputs, float32."""
+    inner = config.num_heads * config.dim_of_head
+    return config.layers.count("kda") * inner * (config.dim_of_head + 3 * (config.conv_size - 1)) * 4

@@ -22,13 +22,15 @@ from hanok.engine.coverage import CacheKind
 from hanok.engine.generation import Generation, new_generation
 from hanok.engine.grammar import Grammars
 from hanok.engine.metrics import Counters, EngineMetrics, release_memory
-from hanok.errors import ConfigError, ContextLengthError, InputError
+from hanok.engine.speculation.build import Speculation, check_speculation
+from hanok.errors import ConfigError, ContextLengthError, InputError, QueueFullError
 from hanok.models.checkpoint import load_config
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 
 WATCH_SECONDS = 0.1  # between looks at the deadlines of those who wait for a sleeping engine
 IDLE_SECONDS = 5.0  # the thread ends when nobody has asked for this long, and starts again by itself
+RETRY_SECONDS = 5  # what a request is told that finds the queue full
 _ROWS = 128  # logits computed at a time when scoring
 
 
@@ -43,17 +45,25 @@ class LocalEngine:
         weights: "bf16", "int8" or "int4" run on the native kernels, "float32" on PyTorch. "auto": where the kernels know
             the model's layers, the width that its file has codes of, or bf16; else float32.
         max_running: sequences that decode together at most.
-        cache_bytes: for keys and values of the native kernels; None: 2 GiB, or less where `CACHE_TOKENS` need less.
-        cache_type: of those keys and values; "int8" takes about half the memory of "bf16".
+        cache_bytes: for keys, values and snapshots of states of the native kernels (`hanok.engine.budget`); None: 2 GiB at
+            most.
+        cache_type: of keys and values; "int8" takes about half the memory of "bf16".
+        speculation: guess the next tokens where that makes answers quicker; it never changes them. "auto": from the text,
+            and from the draft model if there is one; "lookup": from the text; "off". On the native kernels only.
+        draft_dir: of a smaller model with the same tokeniser.
+        max_waiting: requests that wait for a place among the running ones at most; None: any number.
 
     Raises:
-        ConfigError: weights of a kind that this model does not run with here.
+        ConfigError: weights of a kind that this model does not run with here; a draft model that does not fit it.
     """
 
     def __init__(
         self, model_dir: Path, *, threads: int | None = None, weights: Weights = "auto", max_running: int = 128,
-        cache_bytes: int | None = None, cache_type: CacheKind = "bf16",
+        cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
+        draft_dir: Path | None = None, max_waiting: int | None = None,
     ) -> None:  # fmt: skip
+        if max_waiting is not None and max_waiting < 1:
+            raise ConfigError(f"max_waiting = {max_waiting}", remedy="it must be at least 1")
         if max_running < 1:
             raise ConfigError(f"max_running = {max_running}", remedy="it must be at least 1")
         if threads is not None:
@@ -61,6 +71,7 @@ class LocalEngine:
         self.tokenizer = Tokenizer.load(model_dir)
         self.config = config = load_config(model_dir)
         self.weights = choose_weights(weights, cache_type, config, model_dir)
+        check_speculation(speculation, draft_dir, native=self.weights != "float32")
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
         self._grammars = Grammars(self.tokenizer, vocabulary=self._vocabulary)
         self._arrivals = itertools.count()
@@ -69,12 +80,14 @@ class LocalEngine:
         self._thread: threading.Thread | None = None
         self._model = threading.Lock()  # held while the weights are read
         self._closed = False
+        self._max_waiting = max_waiting
         self._resting = self._asleep = self._updated = False
         self._change = threading.Lock()  # one `sleep` or `wake` at a time
         self._counters = Counters()
         self._options = BackendOptions(
             model_dir=model_dir, config=config, weights=self.weights, vocabulary=self._vocabulary,
             max_running=max_running, cache_bytes=cache_bytes, cache_type=cache_type,
+            tokenizer=self.tokenizer, speculation=speculation, draft_dir=draft_dir,
         )  # fmt: skip
         self._build()
         atexit.register(
@@ -93,9 +106,11 @@ class LocalEngine:
 
         Raises:
             InputError, ContextLengthError: a request that cannot run; none of them is started.
+            QueueFullError: more than may wait.
         """
         for request in requests:
             self.check(request)
+        self.check_room(len(requests))
         done = threading.Semaphore(0)
         errors: list[Exception] = []
 
@@ -123,9 +138,10 @@ class LocalEngine:
         """Deltas as they come. Closing the iterator, or cancelling the task that reads it, cancels the request.
 
         Raises:
-            InputError, ContextLengthError: at once, before the first delta.
+            InputError, ContextLengthError, QueueFullError: at once, before the first delta.
         """
         self.check(request)
+        self.check_room(1)
         return self._deltas(request)
 
     def score(self, ids: Sequence[int]) -> list[float]:
@@ -196,7 +212,7 @@ class LocalEngine:
                 )  # the old one may be a file, mapped
             if self._native is not None:
                 self._native.refill()
-                self._native.pool.forget_all()
+                self._scheduler.forget_past()
 
     def sleep(self, *, forget_updates: bool = False) -> None:
         """Give up the weights and the cache, until `wake`. Answers under way are finished first; requests that come
@@ -258,6 +274,14 @@ class LocalEngine:
             self._wake.notify()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+
+    def check_room(self, requests: int) -> None:
+        """Raises QueueFullError if so many more would wait longer than the queue may be."""
+        if self._max_waiting is None:
+            return
+        waiting = len(self._inbox) + self._scheduler.waiting
+        if waiting + requests > self._max_waiting + self._scheduler.places:
+            raise QueueFullError(waiting=waiting, limit=self._max_waiting, retry_after=RETRY_SECONDS)
 
     def check(self, request: Request) -> None:
         """Raises InputError (StructureError where its structure is at fault) or ContextLengthError if the request cannot run."""

@@ -5,7 +5,7 @@ R rows of a step (tokens of one or several sequences), V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from hanok.engine.arrange import (
 from hanok.engine.blocks import BLOCK, BlockPool
 from hanok.engine.coverage import CacheKind, why_not_native
 from hanok.engine.images import Images
+from hanok.engine.snapshots import SnapshotPool
 from hanok.errors import CheckpointError
 from hanok.kernels.formats import Quantised
 from hanok.kernels.native import address, native
@@ -44,22 +45,26 @@ _ROUTINGS = ("softmax", "sigmoid", "top_softmax")
 class NativeDecoder:
     """Args:
     kind: of the weights. blocks: of the cache. slots: sequences at once that have states (delta attention).
+    spares: second places for states of sequences that may have to go back. snapshots: of states, to be used again.
     threads: of the kernels' own. path: an instruction set. images: packed weights of an earlier start.
     cache: of keys and values; int8 with a scale for each token and head.
     """
 
     def __init__(
-        self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, path: str = "",
-        images: Images | None = None,
-        cache: CacheKind = "bf16",
+        self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, spares: int = 0,
+        snapshots: int = 0, path: str = "", images: Images | None = None, cache: CacheKind = "bf16",
     ) -> None:  # fmt: skip
         config = decoder.config
         assert why_not_native(config) is None
         self.config, self.slots = config, slots
         self.kind: Kind = kind
         self.cache: CacheKind = cache
-        recurrent = "kda" in config.layers  # states are not kept at borders of blocks
-        self.pool = BlockPool(blocks, reuse=not recurrent)
+        self.recurrent = "kda" in config.layers
+        self._states: list[Tensor] = []  # of a layer: [place, numbers]
+        self._places = slots + 1 + spares + snapshots  # running, one for `read`, second places, snapshots
+        self.spares = list(range(slots + 1, slots + 1 + spares))
+        self.snapshots = SnapshotPool(range(self._places - snapshots, self._places), self.copy_states)
+        self.pool = BlockPool(blocks, reuse=not self.recurrent or snapshots > 0)
         self.caches: list[Tensor] = []  # keys and values of each layer that has them
         self._images = images
         self._kept: list[Any] = []
@@ -88,6 +93,7 @@ class NativeDecoder:
         tables: Sequence[Sequence[int]],
         wanted: Sequence[int],
         slots: Sequence[int] = (),
+        saves: Mapping[int, int] = {},
     ) -> Tensor:
         """Feed R tokens and return float32 logits [len(wanted), V] behind the rows `wanted`.
 
@@ -96,9 +102,10 @@ class NativeDecoder:
                 stand together, in order.
             tables: the blocks of each sequence, enough for its highest position.
             slots: where the states of each sequence are; a token at position 0 begins anew. Default: 0, 1, ...
+            saves: row to the place that gets a copy of its sequence's states behind it.
         """
         logits = torch.empty(len(wanted), self.config.vocab_size)
-        self._run(ids, positions, sequences, tables, wanted, slots, logits=logits)
+        self._run(ids, positions, sequences, tables, wanted, slots, saves, logits=logits)
         return logits
 
     def step_with_hidden(
@@ -109,21 +116,24 @@ class NativeDecoder:
         tables: Sequence[Sequence[int]],
         wanted: Sequence[int],
         slots: Sequence[int] = (),
+        saves: Mapping[int, int] = {},
     ) -> tuple[Tensor, Tensor]:
         """`step`, and the hidden vectors behind the final norm that the logits were made from: float32 [len(wanted), D]."""
         logits = torch.empty(len(wanted), self.config.vocab_size)
         hidden = torch.empty(len(wanted), self.config.hidden_size)
-        self._run(ids, positions, sequences, tables, wanted, slots, logits=logits, hidden=hidden)
+        self._run(ids, positions, sequences, tables, wanted, slots, saves, logits=logits, hidden=hidden)
         return logits, hidden
 
     def _run(
         self, ids: Sequence[int], positions: Sequence[int], sequences: Sequence[int], tables: Sequence[Sequence[int]],
-        wanted: Sequence[int], slots: Sequence[int], *, logits: Tensor | None = None, hidden: Tensor | None = None,
+        wanted: Sequence[int], slots: Sequence[int], saves: Mapping[int, int] = {}, *, logits: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> None:  # fmt: skip
         width = max(map(len, tables))
         flat = [block for table in tables for block in (*table, *[0] * (width - len(table)))]
         self._runner.step(
-            list(ids), list(positions), list(sequences), flat, width, list(slots or range(len(tables))), list(wanted),
+            list(ids), list(positions), list(sequences), flat, width, list(slots or range(len(tables))),
+            [saves.get(row, -1) for row in range(len(ids))] if saves else [], list(wanted),
             address(logits) if wanted else 0, address(hidden) if wanted else 0,
         )  # fmt: skip
 
@@ -157,6 +167,11 @@ class NativeDecoder:
                 yield part, range(start, start + len(part)), table
         finally:
             self.pool.give_back(table)
+
+    def copy_states(self, source: int, target: int) -> None:
+        """What one place holds over another, in all layers."""
+        for states in self._states:
+            states[target].copy_(states[source])
 
     def refill(self) -> None:
         """Take the decoder's weights anew, in place."""
@@ -262,11 +277,7 @@ class NativeDecoder:
             self._table(lambda: norm_weight(mixer.o_norm)),
         ]  # fmt: skip
         inner, taps = mixer.heads * mixer.width, mixer.q_conv1d.weight.shape[2]
-        sequences = self.slots + 1  # one for `read`
-        memory = [
-            address(self._keep(lazy(sequences * inner * mixer.width, torch.float32))),
-            address(self._keep(lazy(max(1, sequences * 3 * inner * (taps - 1)), torch.float32))),
-        ]
+        memory = [self._state_room(inner * mixer.width), self._state_room(3 * inner * (taps - 1))]
         widths = [mixer.heads, mixer.width, taps]
         self._runner.add_delta(
             norms, [m.native for m in maps], *mlp, widths, mixer.lower_bound or 0.0, tables, memory
@@ -334,6 +345,13 @@ class NativeDecoder:
             parts += [lazy(tokens, torch.float32) for _ in range(2)]
         self.caches += parts
         return [address(part) for part in parts]
+
+    def _state_room(self, width: int) -> int:
+        """`width` numbers for each place of states."""
+        numbers = self._keep(lazy(max(1, self._places * width), torch.float32))
+        if width:
+            self._states.append(numbers.view(self._places, width))
+        return address(numbers)
 
     def _joined(self, *maps: Linear) -> PackedMatrix:
         bias = None

@@ -2,46 +2,30 @@
 prompts together, within the cache's blocks.
 
 A row's numbers do not depend on its company or on how its prompt was cut, so scheduling is free: answers are the same bits
-whoever else is there. When the blocks run out, the last in order gives its own back and is read again later.
+whoever else is there. When the blocks run out, the last in order gives its own back and is read again later, from where the
+cache still has its beginning.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
 
 from hanok.engine.blocks import BLOCK, block_names
-from hanok.engine.echo import ECHO_ROWS, PromptEcho
+from hanok.engine.echo import ECHO_ROWS
 from hanok.engine.generation import Generation
 from hanok.engine.metrics import Counters
 from hanok.engine.native import NativeDecoder
-from hanok.engine.sampler import choose
+from hanok.engine.running import Part, Running, last_border, rows_of
+from hanok.engine.sampler import Choice, choose
+from hanok.engine.speculation.speculator import LIMIT, Speculator, may_guess
+from hanok.engine.turns import Turns
+from hanok.errors import HanokError
 
 STEP_ROWS = 512  # tokens of one step at most: running answers stutter no longer than this takes
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    """Args:
-    slot: of its states. blocks: that hold its keys and values. done: tokens read. names: of its full blocks so far.
-    """
-
-    generation: Generation
-    slot: int
-    blocks: list[int] = field(default_factory=list)
-    done: int = 0
-    names: list[bytes] = field(default_factory=list)
-
-    @property
-    def length(self) -> int:
-        return len(self.generation.request.prompt_ids) + len(self.generation.ids)
-
-    def tokens(self, start: int, end: int) -> list[int]:
-        prompt = self.generation.request.prompt_ids
-        if end <= len(prompt):
-            return list(prompt[start:end])
-        return [*prompt[start:], *self.generation.ids[max(0, start - len(prompt)) : end - len(prompt)]]
 
 
 class PagedScheduler:
@@ -49,108 +33,147 @@ class PagedScheduler:
 
     Args:
         vocabulary: ids from here on are never chosen: rows of the head that no token stands for.
+        speculator: makes guesses at what follows, which a step verifies: at each the token is chosen as ever, and those
+            guesses count that are the chosen tokens.
     """
 
-    def __init__(self, model: NativeDecoder, *, max_running: int, vocabulary: int) -> None:
+    def __init__(
+        self, model: NativeDecoder, *, max_running: int, vocabulary: int, speculator: Speculator | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:  # fmt: skip
         self._model, self._vocabulary, self._max_running = model, vocabulary, max_running
-        self._waiting: list[tuple[tuple[int, int], Generation]] = []
-        self._running: list[_Running] = []
-        self._slots = list(range(model.slots))
+        self._speculator, self._clock = speculator, clock
+        self._pool, self._snapshots = model.pool, model.snapshots
+        self._waiting = Turns()
+        self._running: list[Running] = []
+        self._slots, self._spares = list(range(model.slots)), list(model.spares)
         self.counters = Counters()
 
     def add(self, generation: Generation) -> None:
         """Prompt and answer together must fit the cache; the engine's context sees to that."""
-        heapq.heappush(self._waiting, (generation.order, generation))
-
-    def has_work(self) -> bool:
-        return bool(self._waiting or self._running)
+        self._waiting.push(generation)
 
     @property
     def waiting(self) -> int:
+        """Requests that have no place yet."""
         return len(self._waiting)
 
     @property
     def running(self) -> int:
         return len(self._running)
 
+    @property
+    def places(self) -> int:
+        """How many more may run at once, as far as the cache has room for them."""
+        return self._max_running - len(self._running)
+
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._running)
+
     def step(self) -> None:
         """Some rows through the model, and a token for everyone whose last row was among them."""
         self._drop_cancelled()
         self._admit()
-        rows = self._plan()
-        if not rows:
+        parts = self._plan()
+        if not parts:
             return
-        ids, positions, sequences, wanted, ready = [], [], [], [], []
-        echoes: list[tuple[PromptEcho, range]] = []
-        echo_rows: list[int] = []
-        for number, (running, count) in enumerate(rows):
-            if (echo := running.generation.echo) is not None:
-                places = echo.rows(running.done, running.done + count)
-                echoes.append((echo, places))
-                echo_rows += range(len(ids), len(ids) + len(places))
-            ids += running.tokens(running.done, running.done + count)
-            positions += range(running.done, running.done + count)
-            sequences += [number] * count
-            running.done += count
-            if running.done == running.length:
-                wanted.append(len(ids) - 1)
-                ready.append(running)
-        tables, slots = [r.blocks for r, _ in rows], [r.slot for r, _ in rows]
+        guessing = self._speculator is not None and _all_answers(parts) and self._speculator.awake()
+        if guessing and self._speculator is not None:
+            parts = self._with_guesses(parts, self._speculator)
+        started = self._clock()
+        rows = rows_of(parts)
         with self.counters.model():
-            logits_BV = self._model.step(ids, positions, sequences, tables, [*wanted, *echo_rows], slots)
-        self.counters.prefilled_tokens += len(ids) - sum(bool(running.generation.ids) for running in ready)
-        self.counters.generated_tokens += len(ready)
-        for running, _ in rows:
-            self._remember(running)
-        start = len(ready)
-        for echo, places in echoes:
-            echo.take(places.start, logits_BV[start : start + len(places)])
-            start += len(places)
-        if not ready:
-            return
-        drawn = choose(
-            logits_BV[: len(ready), : self._vocabulary], [running.generation.draw for running in ready]
-        )
-        for running, choice in zip(ready, drawn, strict=True):
-            if running.generation.take(choice):
-                self._release(running)
+            logits_BV = self._model.step(
+                rows.ids, rows.positions, rows.sequences, rows.tables, rows.wanted, rows.slots, rows.saves
+            )
+        continued = sum(part.answers and bool(part.running.generation.ids) for part in parts)
+        self.counters.prefilled_tokens += sum(part.count for part in parts) - continued
+        answers = sum(len(part.wanted) for part in parts)
+        first = answers
+        for part in parts:
+            part.take_echo(logits_BV[first : first + len(part.echoed)])
+            first += len(part.echoed)
+        for part in parts:
+            part.running.done = part.end
+            self._remember(part.running)
+            self._keep_snapshots(part)
+        self._answer([part for part in parts if part.answers], logits_BV[:answers])
+        if guessing and self._speculator is not None:
+            self._speculator.stepped(len(rows.ids), self._clock() - started)
+
+    @property
+    def drafted(self) -> int:
+        """Guesses that were tried so far."""
+        return 0 if self._speculator is None else self._speculator.drafted
+
+    @property
+    def accepted(self) -> int:
+        """Guesses that held."""
+        return 0 if self._speculator is None else self._speculator.accepted
 
     def abandon(self) -> list[Generation]:
         """Forget everything (after an error); returns what was under way."""
-        lost = [*(g for _, g in self._waiting), *(running.generation for running in self._running)]
+        lost = [*self._waiting, *(running.generation for running in self._running)]
         for running in list(self._running):
             self._release(running)
-        self._waiting = []
+        self._waiting.clear()
+        self._snapshots.cancel_all()
+        self._slots, self._spares = list(range(self._model.slots)), list(self._model.spares)
         return lost
 
+    def forget_past(self) -> None:
+        """The weights changed: nothing that was computed before may be found again."""
+        self._pool.forget_all()
+        self._snapshots.forget_all()
+        for running in self._running:
+            running.stale, running.trail = True, None
+
     def check(self) -> None:
-        """No block is lost or held twice. For tests."""
-        self._model.pool.check([running.blocks for running in self._running])
+        """No block, place or snapshot is lost or held twice. For tests."""
+        self._pool.check([running.blocks for running in self._running])
+        self._snapshots.check()
+        places = [*self._slots, *self._spares, *(running.slot for running in self._running)]
+        assert sorted(places) == [*range(self._model.slots), *self._model.spares]
 
     def _admit(self) -> None:
         """Take in what fits: the prompt's blocks and one more, as far as the cache does not have them already."""
         while self._waiting and self._slots and len(self._running) < self._max_running:
-            running = _Running(self._waiting[0][1], self._slots[-1])
-            tokens = running.tokens(0, running.length)
-            names = list(block_names(tokens[:-1], running.generation.request.tenant))
-            echo = running.generation.echo  # what is not read is not scored
-            running.blocks = self._model.pool.find(names) if echo is None or echo.complete else []
-            if -(-running.length // BLOCK) - len(running.blocks) > self._model.pool.free and self._running:
-                self._model.pool.give_back(running.blocks)
+            running = self._arrived(self._waiting.first(), self._slots[-1])
+            if -(-running.length // BLOCK) - len(running.blocks) > self._pool.free and self._running:
+                self._pool.give_back(running.blocks)
                 return
-            heapq.heappop(self._waiting)
+            self._waiting.pop()
             self._slots.pop()
-            running.names = names[: len(running.blocks)]
-            running.done = len(running.blocks) * BLOCK
-            cached = min(running.done, len(running.generation.request.prompt_ids))
+            if running.done and self._model.recurrent:
+                self._snapshots.restore(running.names[-1], running.slot)
+            generation = running.generation
+            cached = min(running.done, len(generation.request.prompt_ids))
             self.counters.cached_tokens += cached
-            running.generation.cached = max(running.generation.cached, cached)
+            generation.cached = max(generation.cached, cached)
             self._running.append(running)
 
-    def _plan(self) -> list[tuple[_Running, int]]:
+    def _arrived(self, generation: Generation, slot: int) -> Running:
+        """With what the cache has of its beginning."""
+        running = Running(generation, slot, len(generation.request.prompt_ids) + len(generation.ids))
+        names = list(block_names(running.tokens(0, running.length - 1), generation.request.tenant))
+        echo = generation.echo  # what is not read is not scored
+        running.blocks = self._pool.find(names) if echo is None or echo.complete else []
+        if self._model.recurrent:
+            known, usable = len(running.blocks), self._snapshots.longest(names[: len(running.blocks)])
+            self._pool.give_back(running.blocks[usable:])
+            del running.blocks[usable:]
+            borders = {last_border(running.length)}
+            if known > usable:  # somebody else's text goes on differently from here: a third may come
+                borders.add(known * BLOCK)
+            running.borders = frozenset(borders)
+        running.names = names[: len(running.blocks)]
+        running.done = len(running.blocks) * BLOCK
+        return running
+
+    def _plan(self) -> list[Part]:
         """Rows of this step: answers under way first, then prompts in order; each with the blocks it needs."""
-        order = sorted(self._running, key=lambda r: (r.length - r.done > 1, r.generation.order))
-        rows: list[tuple[_Running, int]] = []
+        order = sorted(self._running, key=lambda r: (r.length - r.done > LIMIT + 1, r.generation.order))
+        counts: dict[Running, int] = {}
         room = STEP_ROWS
         for running in order:
             if running not in self._running:
@@ -158,15 +181,18 @@ class PagedScheduler:
             count = min(running.length - running.done, room)
             if running.generation.echo is not None:
                 count = min(count, ECHO_ROWS)
-            if count and self._provide(running, running.done + count, [r for r, _ in rows]):
-                rows.append((running, count))
+            if count and self._provide(running, running.done + count, counts):
+                counts[running] = count
                 room -= count
-        return rows
+        return [
+            Part(running, running.done, count, saves=self._saves(running, running.done + count))
+            for running, count in counts.items()
+        ]
 
-    def _provide(self, running: _Running, tokens: int, settled: Sequence[_Running]) -> bool:
+    def _provide(self, running: Running, tokens: int, settled: dict[Running, int]) -> bool:
         """Blocks for so many tokens, from those that come last in order if need be; False if there are none to take."""
         missing = -(-tokens // BLOCK) - len(running.blocks)
-        while missing > self._model.pool.free:
+        while missing > self._pool.free:
             others = [r for r in self._running if r is not running and r not in settled and r.blocks]
             last = max(others, key=lambda r: r.generation.order, default=None)
             if last is None or last.generation.order < running.generation.order:
@@ -174,39 +200,160 @@ class PagedScheduler:
                 return False
             self._preempt(last)
         if missing > 0:
-            running.blocks += self._model.pool.take(missing)
+            running.blocks += self._pool.take(missing)
         return True
 
-    def _preempt(self, running: _Running) -> None:
+    def _preempt(self, running: Running) -> None:
         """Back to the waiting; what it had is read again when there is room."""
         self.counters.preemptions += 1
         self._release(running)
-        heapq.heappush(self._waiting, (running.generation.order, running.generation))
+        self._waiting.put_back(running.generation)
 
-    def _remember(self, running: _Running) -> None:
+    def _saves(self, running: Running, end: int) -> dict[int, int]:
+        """Places for the snapshots of the borders up to `end`."""
+        if not self._snapshots.size or not self._model.recurrent or running.stale:
+            return {}
+        saves: dict[int, int] = {}
+        spacing = self._snapshots.spacing(running.entered)
+        for border in range((running.done // BLOCK + 1) * BLOCK, end + 1, BLOCK):
+            if border > running.entered:
+                if not self._clear_trail(running):
+                    continue
+            elif border % spacing and border not in running.borders:
+                continue
+            place = self._snapshots.reserve()
+            if place is None:
+                break
+            saves[border] = place
+        return saves
+
+    def _clear_trail(self, running: Running) -> bool:
+        """Make room for the next snapshot of a growing answer: it takes the place of the one before. False if others'
+        answers have half of all places already."""
+        if running.trail is not None:
+            self._snapshots.drop(running.trail)
+            running.trail = None
+            return True
+        trails = sum(other.trail is not None for other in self._running)
+        return trails < max(1, self._snapshots.size // 2)
+
+    def _keep_snapshots(self, part: Part) -> None:
+        for border, place in part.saves.items():
+            name = part.running.names[border // BLOCK - 1]
+            self._snapshots.commit(place, name)
+            if border > part.running.entered:
+                part.running.trail = name
+
+    def _remember(self, running: Running) -> None:
         full = running.done // BLOCK
         if full > len(running.names):
             start = len(running.names) * BLOCK
             tokens = running.tokens(start, full * BLOCK)
             before = running.names[-1] if running.names else b""
             for name in block_names(tokens, running.generation.request.tenant, after=before):
-                self._model.pool.remember(running.blocks[len(running.names)], name)
+                if not running.stale:
+                    self._pool.remember(running.blocks[len(running.names)], name)
                 running.names.append(name)
 
-    def _release(self, running: _Running) -> None:
+    def _with_guesses(self, parts: Sequence[Part], speculator: Speculator) -> list[Part]:
+        since = self._clock()
+        limits = {part.running: limit for part in parts if (limit := self._guess_limit(part)) > 0}
+        if self._model.recurrent and len(limits) > len(self._spares):
+            limits = dict(list(limits.items())[: len(self._spares)])
+        rows = sum(part.count for part in parts)
+        guesses = speculator.drafts(limits, rows, len(parts), since=since) if limits else {}
+        return [self._with_draft(part, guesses.get(part.running, ())) for part in parts]
+
+    def _guess_limit(self, part: Part) -> int:
+        """Guesses that this answer could use."""
+        generation = part.running.generation
+        limit = min(LIMIT, generation.limit - len(generation.ids) - 1)
+        if not may_guess(generation):
+            return 0
+        if self._model.recurrent:  # a snapshot at the next border is of tokens that are certain
+            limit = 0 if part.end in part.saves else min(limit, BLOCK - 1 - part.end % BLOCK)
+        room = (len(part.running.blocks) + (self._pool.free > 0)) * BLOCK - part.end
+        return min(limit, room)
+
+    def _with_draft(self, part: Part, draft: Sequence[int]) -> Part:
+        """With as many guesses as there are blocks for; nobody is pushed out for a guess."""
+        running = part.running
+        missing = -(-(part.end + len(draft)) // BLOCK) - len(running.blocks)
+        if missing > 0 and self._pool.free >= missing:
+            running.blocks += self._pool.take(missing)
+        draft = draft[: len(running.blocks) * BLOCK - part.end]
+        if not draft:
+            return part
+        fork = self._spares.pop() if self._model.recurrent else None
+        return replace(part, draft=draft, fork=fork)
+
+    def _answer(self, parts: Sequence[Part], logits_BV: Tensor) -> None:
+        """Tokens for each part, one behind each guess as if it held, as far as the guesses do."""
+        if not parts:
+            return
+        draws = [
+            part.running.generation.draw_after(part.draft[:place])
+            for part in parts
+            for place in range(len(part.draft) + 1)
+        ]
+        drawn = iter(choose(logits_BV[:, : self._vocabulary], draws))
+        for part in parts:
+            before = part.running.length
+            chosen, accepted = _take(part, [next(drawn) for _ in part.wanted])
+            self.counters.generated_tokens += chosen
+            self._waiting.serve(part.running.generation, part.running.length - before)
+            if part.draft:
+                self._settle(part, accepted)
+            if part.running.generation.finish_reason is not None:
+                self._release(part.running)
+
+    def _settle(self, part: Part, accepted: int) -> None:
+        """After guesses: what of them was read, and which states are those of the text."""
+        running = part.running
+        assert self._speculator is not None
+        self._speculator.verified(running, len(part.draft), accepted)
+        if part.fork is not None:
+            kept, unneeded = running.slot, part.fork
+            if accepted < len(part.draft):  # back to before the guesses; those that held are read again
+                kept, unneeded, accepted = unneeded, kept, 0
+            running.slot = kept
+            self._spares.append(unneeded)
+        running.done = part.end + accepted
+        self._remember(running)
+
+    def _release(self, running: Running) -> None:
         self._running.remove(running)
-        self._model.pool.give_back(running.blocks)
+        self._pool.give_back(running.blocks)
         self._slots.append(running.slot)
         running.blocks = []
+        if self._speculator is not None:
+            self._speculator.release(running)
 
     def _drop_cancelled(self) -> None:
         for running in list(self._running):
             if running.generation.is_over():
                 running.generation.finish("cancelled")
                 self._release(running)
-        over = [g for _, g in self._waiting if g.is_over()]
+        over = [generation for generation in self._waiting if generation.is_over()]
+        for generation in over:
+            generation.finish("cancelled")
         if over:
-            for generation in over:
-                generation.finish("cancelled")
-            self._waiting = [entry for entry in self._waiting if entry[1].finish_reason is None]
-            heapq.heapify(self._waiting)
+            self._waiting.remove_finished()
+
+
+def _all_answers(parts: Sequence[Part]) -> bool:
+    """Whether no prompt is being read in this step, so that its time is that of its number of rows."""
+    return all(part.answers and part.count <= LIMIT + 1 for part in parts)
+
+
+def _take(part: Part, choices: Sequence[Choice | HanokError]) -> tuple[int, int]:
+    """Give an answer its tokens up to the first that was not guessed: how many, and how many guesses became part of it."""
+    generation, accepted = part.running.generation, 0
+    for place, choice in enumerate(choices):
+        before = len(generation.ids)
+        over = generation.take(choice)
+        held = place < len(part.draft) and isinstance(choice, Choice) and choice.token == part.draft[place]
+        accepted += held and len(generation.ids) > before
+        if over or not held:
+            return place + 1, accepted
+    raise AssertionError("behind the last guess nothing can hold")

@@ -6,7 +6,6 @@ chunked recurrence, whatever else is running; so a prompt is computed in the sam
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +16,7 @@ from hanok.engine.echo import ECHO_ROWS
 from hanok.engine.generation import Generation
 from hanok.engine.metrics import Counters
 from hanok.engine.sampler import choose
+from hanok.engine.turns import Turns
 from hanok.models.decoder import Decoder
 from hanok.models.state import DecoderState
 
@@ -37,20 +37,26 @@ class Scheduler:
         self._decoder = decoder
         self._vocabulary = vocabulary
         self._max_running = max_running
-        self._waiting: list[tuple[tuple[int, int], Generation]] = []
+        self._waiting = Turns()
         self._prefilling: list[Generation] = []
         self._batch = DecodeBatch(decoder)
         self.counters = Counters()
 
     def add(self, generation: Generation) -> None:
-        heapq.heappush(self._waiting, (generation.order, generation))
-
-    def has_work(self) -> bool:
-        return bool(self._waiting or self._prefilling or self._batch.active)
+        self._waiting.push(generation)
 
     @property
     def waiting(self) -> int:
+        """Requests that have no place yet."""
         return len(self._waiting)
+
+    @property
+    def places(self) -> int:
+        """How many more may run at once, as far as the cache has room for them."""
+        return self._max_running - len(self._prefilling) - len(self._batch.active)
+
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._prefilling or self._batch.active)
 
     @property
     def running(self) -> int:
@@ -60,7 +66,7 @@ class Scheduler:
         """Some prompt pieces, then one token for every running sequence."""
         self._drop_cancelled()
         while self._waiting and len(self._prefilling) + len(self._batch.active) < self._max_running:
-            self._prefilling.append(heapq.heappop(self._waiting)[1])
+            self._prefilling.append(self._waiting.pop())
         if self._prefilling:
             self._prefill()
         if self._batch.active:
@@ -71,9 +77,13 @@ class Scheduler:
 
     def abandon(self) -> list[Generation]:
         """Forget everything (after an error); returns what was under way."""
-        lost = [*(g for _, g in self._waiting), *self._prefilling, *self._batch.active]
-        self._waiting, self._prefilling, self._batch = [], [], DecodeBatch(self._decoder)
+        lost = [*self._waiting, *self._prefilling, *self._batch.active]
+        self._waiting.clear()
+        self._prefilling, self._batch = [], DecodeBatch(self._decoder)
         return lost
+
+    def forget_past(self) -> None:
+        """The weights changed; nothing of the past is kept here anyway."""
 
     def _prefill(self) -> None:
         pieces: list[Generation] = []
@@ -150,16 +160,16 @@ class Scheduler:
             generations, choose(logits_BV[:, : self._vocabulary], [g.draw for g in generations]), strict=True
         ):
             generation.take(choice)
+            self._waiting.serve(generation, 1)
 
     def _drop_cancelled(self) -> None:
-        everyone = [*(g for _, g in self._waiting), *self._prefilling, *self._batch.active]
+        everyone = [*self._waiting, *self._prefilling, *self._batch.active]
         over = [g for g in everyone if g.is_over()]
         if not over:
             return
         for generation in over:
             generation.finish("cancelled")
-        self._waiting = [entry for entry in self._waiting if entry[1].finish_reason is None]
-        heapq.heapify(self._waiting)
+        self._waiting.remove_finished()
         self._prefilling = [g for g in self._prefilling if g.finish_reason is None]
         self._batch.release()
 

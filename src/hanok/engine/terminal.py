@@ -17,6 +17,7 @@ from hanok.artefacts import append_jsonl
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.backend import Weights
 from hanok.engine.generator import LocalEngine
+from hanok.engine.speculation.build import Speculation
 from hanok.engine.text import AnswerStream, chat_prompt
 from hanok.errors import ContextLengthError, HanokError, InputError
 
@@ -82,12 +83,14 @@ class Conversation:
 
 def chat_terminal(
     model_dir: Path, *, system: str = "", temperature: float = 0.0, max_tokens: int | None = None,
-    weights: Weights = "auto", source: TextIO | None = None, target: TextIO | None = None,
+    weights: Weights = "auto", speculation: Speculation = "auto", draft_dir: Path | None = None,
+    source: TextIO | None = None, target: TextIO | None = None,
 ) -> None:  # fmt: skip
     """Converse until the input ends.
 
     Args:
-        system: the system message. temperature, max_tokens: as in `SamplingParams`. weights: as `LocalEngine` takes them.
+        system: the system message. temperature, max_tokens: as in `SamplingParams`.
+        weights, speculation, draft_dir: as `LocalEngine` takes them.
         source, target: default: standard input and output.
 
     Raises:
@@ -96,7 +99,7 @@ def chat_terminal(
     reading: TextIO = source or sys.stdin
     writing: TextIO = target or sys.stdout
     params = SamplingParams(temperature=temperature, max_tokens=max_tokens)
-    engine = LocalEngine(model_dir, weights=weights)
+    engine = LocalEngine(model_dir, weights=weights, speculation=speculation, draft_dir=draft_dir)
     try:
         conversation = Conversation(engine, params, system=system)
         if reading.isatty():

@@ -21,6 +21,7 @@ from hanok.artefacts import open_artefact
 from hanok.engine.backend import Weights
 from hanok.engine.coverage import CacheKind
 from hanok.engine.generator import LocalEngine
+from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError
 from hanok.reporting import log
 from hanok.server.chat import Chat, Message
@@ -30,6 +31,7 @@ from hanok.server.hosts import LOOPBACK, LoopbackOnly, SafeHeaders
 from hanok.server.schema import ChatRequest, FeedbackRequest
 from hanok.store.database import Answered, Feedback, Store, feedback_file, run_folder
 
+MAX_WAITING = 512  # requests; more are told to come back
 DRAIN_SECONDS = 20  # how long running answers may go on after SIGTERM
 WEB = Path(__file__).with_name("web")
 T = TypeVar("T")
@@ -37,13 +39,14 @@ T = TypeVar("T")
 
 def serve(
     model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Path | None = None, weights: Weights = "auto",
-    cache_bytes: int | None = None, cache_type: CacheKind = "bf16",
+    cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
+    draft_dir: Path | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
         port: 0 picks a free one. store: the feedback database; by default in the run that the model belongs to.
-        weights, cache_bytes, cache_type: as `LocalEngine` takes them.
+        weights, cache_bytes, cache_type, speculation, draft_dir: as `LocalEngine` takes them.
 
     Raises:
         ConfigError: not a loopback address, or the port is taken.
@@ -55,7 +58,15 @@ def serve(
         )
     listener = _listen(host, port)
     with listener, Store(store or feedback_file(model_dir)) as kept:
-        engine = LocalEngine(model_dir, weights=weights, cache_bytes=cache_bytes, cache_type=cache_type)
+        engine = LocalEngine(
+            model_dir,
+            weights=weights,
+            cache_bytes=cache_bytes,
+            cache_type=cache_type,
+            speculation=speculation,
+            draft_dir=draft_dir,
+            max_waiting=MAX_WAITING,
+        )
         app = create_app(
             engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash, store=kept,
             examples=example_questions(model_dir),

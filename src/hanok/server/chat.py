@@ -30,7 +30,7 @@ _REASONS: Mapping[FinishReason, str] = {
 
 
 class Chat:
-    """One accepted chat request. Raises ApiError, InputError or ContextLengthError when made, before anything is sent.
+    """One accepted chat request. Raises ApiError, InputError, ContextLengthError or QueueFullError before anything is sent.
 
     Args:
         answered: called with the finished assistant messages before the client gets the last of them.
@@ -56,6 +56,7 @@ class Chat:
             engine.check(self._requests[0])
         except StructureError as error:
             raise ApiError(400, str(error), param=body.structure_field, code="invalid_structure") from error
+        engine.check_room(len(self._requests))
         self._answers = [
             AnswerStream(
                 tokenizer, stop=params.stop, tools=self.tools is not None, exact=params.structure is not None

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from hanok.errors import ContextLengthError, HanokError
+from hanok.errors import ContextLengthError, HanokError, QueueFullError
 from hanok.reporting import log
 
 
@@ -38,6 +38,12 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(ContextLengthError)
     async def too_long(_request: Request, error: ContextLengthError) -> JSONResponse:
         return error_response(400, str(error), param="messages", code="context_length_exceeded")
+
+    @app.exception_handler(QueueFullError)
+    async def full(_request: Request, error: QueueFullError) -> JSONResponse:
+        response = error_response(503, str(error), code="queue_full")
+        response.headers["Retry-After"] = str(error.retry_after)
+        return response
 
     @app.exception_handler(HanokError)
     async def bad_input(_request: Request, error: HanokError) -> JSONResponse:

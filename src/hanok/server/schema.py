@@ -95,9 +95,9 @@ class ChatRequest(StructureFields):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    bad_words: Annotated[
-        list[Annotated[str, Field(pattern=r"\S", max_length=200)]], Field(max_length=256)
-    ] = []
+    bad_words: tuple[Annotated[str, Field(pattern=r"\S", max_length=200)], ...] = Field(
+        default=(), max_length=256
+    )
     min_tokens: Annotated[int, Field(ge=0)] = 0
     ignore_eos: bool = False
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
@@ -175,7 +175,7 @@ class ChatRequest(StructureFields):
             logit_bias=self.logit_bias or {},
             seed=self.seed,
             stop=self.stops,
-            bad_words=tuple(self.bad_words),
+            bad_words=self.bad_words,
             min_tokens=self.min_tokens,
             ignore_eos=self.ignore_eos,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,

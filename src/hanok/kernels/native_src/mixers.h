@@ -200,6 +200,18 @@ inline vf log1p_exp(vf x) {  // softplus: max(x, 0) + log(1 + exp(-|x|))
   return positive + log1p(exp(-size));
 }
 
+// Copies what one head of delta attention remembers from slot to slot.
+void save_delta(const Step& step, const LayerWeights& layer, int number, int head, int from, int to) {
+  const DeltaWeights& w = layer.delta;
+  const size_t matrix = (size_t)w.width * w.width, inner = (size_t)w.heads * w.width, kept = w.taps - 1;
+  float *states = step.cache->layers[number].states, *tails = step.cache->layers[number].tails;
+  std::memcpy(states + (to * (size_t)w.heads + head) * matrix, states + (from * (size_t)w.heads + head) * matrix, matrix * sizeof(float));
+  for (size_t part = 0; part < 3 && kept; ++part) {
+    const size_t channels = part * inner + (size_t)head * w.width;
+    std::memcpy(tails + (to * 3 * inner + channels) * kept, tails + (from * 3 * inner + channels) * kept, w.width * kept * sizeof(float));
+  }
+}
+
 // Delta attention of one head over the rows of one sequence, token by token: convolution, decay, error, write, read, gated norm.
 void run_delta(const Step& step, const LayerWeights& layer, int number, const Task& task) {
   const DeltaWeights& w = layer.delta;
@@ -272,6 +284,7 @@ void run_delta(const Step& step, const LayerWeights& layer, int number, const Ta
     normalise(read, w.norm, step.model->eps, width, to);
     for (int j = 0; j < width; j += W) store(to + j, load(to + j) * sigmoid(load(gate + j)));
     if (head + 1 == w.heads) clear_rest(step, layer, row, inner);
+    if (!step.args.saves.empty() && step.args.saves[row] >= 0) save_delta(step, layer, number, head, slot, step.args.saves[row]);
   }
 }
 

@@ -129,6 +129,7 @@ struct StepArgs {
   std::vector<int32_t> ids, positions, sequences, wanted_rows;  // of one sequence: consecutive rows, rising positions
   std::vector<int32_t> tables;                                  // [sequence][table_width] block numbers
   std::vector<int32_t> slots;                                   // [sequence] of the states; a row at position 0 begins anew
+  std::vector<int32_t> saves;                                   // [row] slot that gets a copy of the states behind it, or -1; or none
   float* logits = nullptr;                                      // [wanted][vocabulary]; null: not wanted
   float* normed = nullptr;                                  // [wanted][hidden] behind the final norm; null: not wanted
 };

@@ -1,0 +1,1 @@
+"""Guesses at the next tokens, verified in one step: answers stay what they are, token by token."""
