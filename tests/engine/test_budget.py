@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hanok.engine.budget import Budget, divide
-from hanok.engine.native import block_bytes, state_bytes
+from hanok.engine.support import block_bytes, state_bytes
 from hanok.errors import ConfigError
 from hanok.models.config import ModelConfig
 

@@ -96,10 +96,26 @@ def test_a_small_cache_bounds_the_context(llama_dir: Path) -> None:
         LocalEngine(llama_dir, weights="int8", cache_bytes=block - 1)
 
 
-def test_a_model_that_the_kernels_do_not_know(model_dir: Path) -> None:
-    assert LocalEngine(model_dir).weights == "float32"
-    with pytest.raises(ConfigError, match="layers of kind"):
-        LocalEngine(model_dir, weights="int4")
+def test_a_cache_in_int8_holds_more(llama_dir: Path) -> None:
+    size = 8 * 4 * 2 * 2 * 64 * 16 * 2
+    plain, small = (
+        LocalEngine(llama_dir, weights="int8", cache_bytes=size, cache_type=kind) for kind in ("bf16", "int8")
+    )
+    assert (plain.max_context, small.max_context) == (8 * 64, 12 * 64)  # a scale of four bytes for 16 numbers
+    ours, theirs = ask(small, prompt(300)), ask(plain, prompt(300))
+    assert ours.logprobs is not None
+    assert theirs.logprobs is not None
+    assert ours.logprobs[0] == pytest.approx(theirs.logprobs[0], abs=0.05)
+    assert ask(small, prompt(300)).logprobs == ours.logprobs
+    with pytest.raises(ConfigError, match="cache_type"):
+        LocalEngine(llama_dir, weights="float32", cache_type="int8")
+
+
+def test_a_model_that_the_kernels_do_not_know(tmp_path: Path, tiny) -> None:
+    directory = tiny.save_tiny_model(tmp_path / "model", head_dim=24)
+    assert LocalEngine(directory).weights == "float32"
+    with pytest.raises(ConfigError, match="do not fill vectors"):
+        LocalEngine(directory, weights="int4")
 
 
 @pytest.mark.parametrize("pattern", [("kda", "kda", "gqa"), ("kda",)])
@@ -132,13 +148,14 @@ def test_guesses_change_no_answer(llama_dir: Path, tmp_path: Path, tiny) -> None
         ]
 
 
-def test_drafts_that_do_not_fit(llama_dir: Path, model_dir: Path, tmp_path: Path, tiny) -> None:
+def test_drafts_that_do_not_fit(llama_dir: Path, tmp_path: Path, tiny) -> None:
+    unknown = tiny.save_tiny_model(tmp_path / "unknown", head_dim=24)
     with pytest.raises(ConfigError, match="does not run natively"):
-        LocalEngine(llama_dir, draft_dir=model_dir)
+        LocalEngine(llama_dir, draft_dir=unknown)
     with pytest.raises(ConfigError, match="leave one"):
         LocalEngine(llama_dir, draft_dir=llama_dir, speculation="off")
     with pytest.raises(ConfigError, match="run by PyTorch"):
-        LocalEngine(model_dir, draft_dir=llama_dir)
+        LocalEngine(unknown, draft_dir=llama_dir)
     with pytest.raises(ConfigError, match="auto, off or lookup"):
         LocalEngine(llama_dir, speculation="medusa")  # type: ignore[arg-type]
     other = tiny.save_tiny_model(tmp_path / "other", **SHAPE)

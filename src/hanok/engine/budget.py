@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hanok.engine.blocks import BLOCK
-from hanok.engine.native import block_bytes, state_bytes
+from hanok.engine.support import CacheKind, block_bytes, state_bytes
 from hanok.errors import ConfigError
 from hanok.models.config import ModelConfig
 
@@ -23,7 +23,9 @@ class Budget:
     snapshots: int
 
 
-def divide(config: ModelConfig, cache_bytes: int | None, max_running: int) -> Budget:
+def divide(
+    config: ModelConfig, cache_bytes: int | None, max_running: int, cache_type: CacheKind = "bf16"
+) -> Budget:
     """Of `cache_bytes`, or by default 2 GiB and no more blocks than `CACHE_TOKENS` or the model's context needs.
 
     A model without keys and values has blocks in name only: as many as its sequences can fill.
@@ -31,7 +33,7 @@ def divide(config: ModelConfig, cache_bytes: int | None, max_running: int) -> Bu
     Raises:
         ConfigError: not even one block fits.
     """
-    of_block, of_state = block_bytes(config), state_bytes(config)
+    of_block, of_state = block_bytes(config, cache_type), state_bytes(config)
     total = CACHE_BYTES if cache_bytes is None else cache_bytes
     share = 0.0 if not of_state else SNAPSHOT_SHARE if of_block else 1.0
     snapshots = min(MAX_SNAPSHOTS, int(total * share) // of_state) if of_state else 0

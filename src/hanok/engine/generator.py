@@ -19,11 +19,13 @@ from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.blocks import BLOCK
 from hanok.engine.budget import divide
 from hanok.engine.generation import Generation, new_generation
+from hanok.engine.grammar import Grammars
 from hanok.engine.images import images_of
-from hanok.engine.native import NativeDecoder, why_not_native
+from hanok.engine.native import NativeDecoder
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
 from hanok.engine.speculation.build import GUESSED, Speculation, check_speculation, new_speculator
+from hanok.engine.support import CacheKind, why_not_native
 from hanok.errors import ConfigError, ContextLengthError, InputError, QueueFullError
 from hanok.kernels.memory import give_back
 from hanok.kernels.packed import Kind
@@ -53,6 +55,7 @@ class LocalEngine:
         max_running: sequences that decode together at most.
         cache_bytes: for keys, values and snapshots of states of the native kernels (`hanok.engine.budget`); None: 2 GiB at
             most.
+        cache_type: of those keys and values; "int8" takes about half the memory of "bf16".
         speculation: guess the next tokens where that makes answers quicker; it never changes them. "auto": from the text,
             and from the draft model if there is one; "lookup": from the text; "off". On the native kernels only.
         draft_dir: of a smaller model with the same tokeniser.
@@ -65,7 +68,7 @@ class LocalEngine:
     def __init__(
         self, model_dir: Path, *, threads: int | None = None, weights: Weights = "auto", max_running: int = 128,
         cache_bytes: int | None = None, speculation: Speculation = "auto", draft_dir: Path | None = None,
-        max_waiting: int | None = None,
+        cache_type: CacheKind = "bf16", max_waiting: int | None = None,
     ) -> None:  # fmt: skip
         if max_waiting is not None and max_waiting < 1:
             raise ConfigError(f"max_waiting = {max_waiting}", remedy="it must be at least 1")
@@ -78,18 +81,25 @@ class LocalEngine:
         kind = self.weights = _choose_weights(weights, config, load_stored_bits(model_dir))
         check_speculation(speculation, draft_dir, native=kind != "float32")
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
+        self._grammars = Grammars(self.tokenizer, vocabulary=self._vocabulary)
         self._native: NativeDecoder | None = None
         self.max_context = config.max_context
         if kind == "float32":
+            if cache_type != "bf16":
+                raise ConfigError(
+                    f"cache_type = {cache_type}: the cache of PyTorch's layers is float32",
+                    remedy="take weights that run on the native kernels, or leave cache_type out",
+                )
             self.decoder = load_model(model_dir).requires_grad_(False)
             self._scheduler = Scheduler(self.decoder, max_running=max_running, vocabulary=self._vocabulary)
         else:
             self.decoder = load_model(model_dir, dtype="stored").requires_grad_(False)
-            budget = divide(config, cache_bytes, max_running)
+            budget = divide(config, cache_bytes, max_running, cache_type)
             self._native = NativeDecoder(
                 self.decoder, kind=kind, blocks=budget.blocks, threads=torch.get_num_threads(), slots=max_running,
                 spares=0 if speculation == "off" else GUESSED, snapshots=budget.snapshots,
                 images=images_of(model_dir, kind),
+                cache=cache_type,
             )  # fmt: skip
             give_back(stored_parts(self.decoder))
             speculator = new_speculator(
@@ -232,7 +242,7 @@ class LocalEngine:
             raise QueueFullError(waiting=waiting, limit=self._max_waiting, retry_after=RETRY_SECONDS)
 
     def check(self, request: Request) -> None:
-        """Raises InputError or ContextLengthError if the request cannot run."""
+        """Raises InputError (StructureError where its structure is at fault) or ContextLengthError if the request cannot run."""
         self._check_ids(request.prompt_ids, what="the prompt")
         if request.adapter is not None:
             raise InputError(
@@ -244,6 +254,8 @@ class LocalEngine:
                 f"logit_bias names token {unknown[0]}",
                 remedy=f"ids go up to {self._vocabulary - 1}",
             )
+        if request.params.structure is not None:
+            self._grammars.check(request.params.structure)
 
     def _check_ids(self, ids: Sequence[int], *, what: str) -> None:
         if not ids:
@@ -283,7 +295,7 @@ class LocalEngine:
     ) -> Generation:
         return new_generation(
             request, arrival=next(self._arrivals), tokenizer=self.tokenizer, context=self.max_context,
-            listener=listen, failed=fail,
+            listener=listen, failed=fail, grammars=self._grammars,
         )  # fmt: skip
 
     def _submit(self, generations: Sequence[Generation]) -> None:

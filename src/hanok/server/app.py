@@ -20,6 +20,7 @@ from sse_starlette import EventSourceResponse
 from hanok.artefacts import open_artefact
 from hanok.engine.generator import LocalEngine, Weights
 from hanok.engine.speculation.build import Speculation
+from hanok.engine.support import CacheKind
 from hanok.errors import ConfigError
 from hanok.reporting import log
 from hanok.server.chat import Chat, Message
@@ -38,12 +39,13 @@ T = TypeVar("T")
 def serve(
     model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Path | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, speculation: Speculation = "auto", draft_dir: Path | None = None,
+    cache_type: CacheKind = "bf16",
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
         port: 0 picks a free one. store: the feedback database; by default in the run that the model belongs to.
-        weights, cache_bytes, speculation, draft_dir: as `LocalEngine` takes them.
+        weights, cache_bytes, cache_type, speculation, draft_dir: as `LocalEngine` takes them.
 
     Raises:
         ConfigError: not a loopback address, or the port is taken.
@@ -59,6 +61,7 @@ def serve(
             model_dir,
             weights=weights,
             cache_bytes=cache_bytes,
+            cache_type=cache_type,
             speculation=speculation,
             draft_dir=draft_dir,
             max_waiting=MAX_WAITING,

@@ -7,11 +7,12 @@ from typing import Literal
 
 from hanok.engine.blocks import BLOCK
 from hanok.engine.images import images_of
-from hanok.engine.native import NativeDecoder, block_bytes, why_not_native
+from hanok.engine.native import NativeDecoder
 from hanok.engine.speculation.draft import DraftModel
 from hanok.engine.speculation.lookup import PromptLookup
 from hanok.engine.speculation.pace import Pace
 from hanok.engine.speculation.speculator import Speculator
+from hanok.engine.support import block_bytes, why_not_native
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_config, load_model
 from hanok.tokens.tokenizer import Tokenizer
@@ -61,12 +62,13 @@ def _draft_model(directory: Path, target: NativeDecoder, tokenizer: Tokenizer, t
     if why is not None:
         raise ConfigError(f"the draft model {directory} does not run natively: {why}", remedy="take another")
     blocks = -(-config.max_context // BLOCK) * GUESSED
-    if block_bytes(config):
-        blocks = max(1, min(blocks, DRAFT_BYTES // block_bytes(config)))
+    if block_bytes(config, target.cache):
+        blocks = max(1, min(blocks, DRAFT_BYTES // block_bytes(config, target.cache)))
     decoder = load_model(directory, dtype="stored").requires_grad_(False)
     model = NativeDecoder(
         decoder, kind=target.kind, blocks=blocks, threads=threads, slots=GUESSED, spares=GUESSED,
         images=images_of(directory, target.kind),
+        cache=target.cache,
     )  # fmt: skip
     return DraftModel(
         model, vocabulary=min(tokenizer.vocab_size, config.vocab_size, target.config.vocab_size)

@@ -82,6 +82,7 @@ double bandwidth(double seconds) {
 void bind_engine(nb::module_& m);  // engine.cpp
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // a process may end while a thread that it does not wait for still holds a model
   bind_engine(m);
   using Release = nb::call_guard<nb::gil_scoped_release>;
   m.def("kda_forward", [](const std::vector<Address>& inputs, Address bounds, const std::vector<int>& shape, float scale,
