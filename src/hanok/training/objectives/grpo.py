@@ -23,16 +23,29 @@ from hanok.training.objectives.policy import (
     sequence_log_ratio,
     weighted,
 )
-from hanok.training.objectives.ragged import constant_weights, sequence_weights, token_weights
+from hanok.training.objectives.ragged import (
+    constant_weights,
+    count_sequences,
+    sequence_weights,
+    token_weights,
+    unit_weights,
+)
 
 
 def grpo_loss(
     logp_N: Tensor, old_logp_N: Tensor, advantage_N: Tensor, mask_N: Tensor, cu_seqlens: Tensor, *,
     step_sequences: int, clip_low: float = 0.2, clip_high: float = 0.2, ratio_cap: float | None = None,
-    importance_N: Tensor | None = None,
+    importance_N: Tensor | None = None, unit_tokens_B: Tensor | None = None,
 ) -> PolicyLoss:  # fmt: skip
-    """Every answer counts alike, whatever its length."""
-    weight_N = sequence_weights(mask_N, cu_seqlens, step_sequences=step_sequences)
+    """Every answer counts alike, whatever its length.
+
+    Args:
+        unit_tokens_B: where an answer was written in several sequences (Delethink's chunks of one trace, equation
+            of section 3.2 in arXiv 2510.06557): for each sequence the masked tokens of its whole answer, and
+            `step_sequences` counts answers. None: each sequence is an answer.
+    """
+    lengths_B = count_sequences(mask_N, cu_seqlens) if unit_tokens_B is None else unit_tokens_B
+    weight_N = unit_weights(mask_N, cu_seqlens, lengths_B, step_units=step_sequences)
     log_ratio_N = log_ratio(logp_N, old_logp_N, mask_N)
     return _clipped_loss(
         log_ratio_N, advantage_N, mask_N, weight_N, clip_low, clip_high, ratio_cap, importance_N

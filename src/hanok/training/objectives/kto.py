@@ -36,7 +36,7 @@ def kto_loss(
     """
     ratio_B = logp_B - ref_logp_B
     away_B = torch.where(desirable_B, ratio_B - reference_point, reference_point - ratio_B)
-    weight_B = torch.where(desirable_B, desirable_weight, undesirable_weight).to(ratio_B.dtype)
+    weight_B = torch.full_like(ratio_B, undesirable_weight).masked_fill(desirable_B, desirable_weight)
     losses_B = weight_B * (1 - (beta * away_B).sigmoid())
     return UnpairedLoss(losses_B, {"reward": (beta * ratio_B).detach()})
 

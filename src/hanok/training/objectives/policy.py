@@ -61,6 +61,7 @@ def weighted(
         loss_N = loss_N * importance_N.detach()
         metrics_N = {**metrics_N, "importance": importance_N}
     sums = {name: values.detach().where(mask_N, 0).sum() for name, values in metrics_N.items()}
+    weight_N = weight_N.to(loss_N.dtype)
     return PolicyLoss((loss_N.where(mask_N, 0) * weight_N).sum(), sums, mask_N.sum(), weight_N)
 
 

@@ -8,6 +8,8 @@ Schulman et al., arXiv 1707.06347, equations 7 and 9; as used for language model
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -31,10 +33,8 @@ def ppo_loss(
 def value_loss(
     values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, mask_N: Tensor, *, step_tokens: int, clip: float = 0.2
 ) -> PolicyLoss:  # fmt: skip
-    """Half the squared error, of the clipped value where that is larger; metrics `value`, `return`, `error2`, `return2`.
-
-    Explained variance of a step is 1 - (error2 - 0) / (return2 - return^2) of its mean metrics.
-    """
+    """Half the squared error, of the clipped value where that is larger."""
+    values_N, old_values_N, returns_N = (x_N.where(mask_N, 0) for x_N in (values_N, old_values_N, returns_N))
     bounded_N = torch.clamp(values_N, old_values_N - clip, old_values_N + clip)
     free_N, held_N = (values_N - returns_N).square(), (bounded_N - returns_N).square()
     metrics_N = {
@@ -46,3 +46,9 @@ def value_loss(
     }
     weight_N = token_weights(mask_N, step_tokens=step_tokens)
     return weighted(0.5 * torch.maximum(free_N, held_N), weight_N, mask_N, metrics_N, None)
+
+
+def explained_variance(metrics: Mapping[str, float]) -> float:
+    """1 - mean squared error / variance of the returns, from the step's means of `value_loss`; 0 where all are equal."""
+    variance = metrics["return2"] - metrics["return"] ** 2
+    return 1 - metrics["error2"] / variance if variance > 1e-12 else 0.0

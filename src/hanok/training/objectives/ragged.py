@@ -1,7 +1,7 @@
 """Sums and weights over the sequences of a ragged batch. N tokens, B sequences (`cu_seqlens` [B+1]).
 
 An objective is sum(weight_N * loss_N); the weights say what it is the mean of. Their denominators count the whole
-optimiser step, never the micro-batch, so that micro-batches add up to the step's mean.
+optimiser step, never the micro-batch, so that micro-batches add up to the step's mean. They are float64.
 
     weights              a token counts                    used by
     token_weights        1 / tokens of the step            PPO, DAPO, CISPO of Minimax
@@ -40,7 +40,7 @@ def mean_sequences(values_N: Tensor, mask_N: Tensor, cu_seqlens: Tensor) -> Tens
 
 def token_weights(mask_N: Tensor, *, step_tokens: int) -> Tensor:
     """Every token alike, so long answers count for more."""
-    return mask_N / step_tokens
+    return mask_N.double() / step_tokens
 
 
 def sequence_weights(mask_N: Tensor, cu_seqlens: Tensor, *, step_sequences: int) -> Tensor:
@@ -50,7 +50,7 @@ def sequence_weights(mask_N: Tensor, cu_seqlens: Tensor, *, step_sequences: int)
 
 def constant_weights(mask_N: Tensor, *, constant: float, step_sequences: int) -> Tensor:
     """A constant in place of the length: no bias towards long wrong answers (arXiv 2503.20783, section 3.1)."""
-    return mask_N / (constant * step_sequences)
+    return mask_N.double() / (constant * step_sequences)
 
 
 def unit_weights(mask_N: Tensor, cu_seqlens: Tensor, unit_tokens_B: Tensor, *, step_units: int) -> Tensor:
@@ -60,7 +60,7 @@ def unit_weights(mask_N: Tensor, cu_seqlens: Tensor, unit_tokens_B: Tensor, *, s
         unit_tokens_B: for each sequence, the masked tokens of all sequences of its unit, in the whole step.
         step_units: units of the whole step.
     """
-    return mask_N / (spread(unit_tokens_B, cu_seqlens).clamp(min=1) * step_units)
+    return mask_N.double() / (spread(unit_tokens_B, cu_seqlens).clamp(min=1) * step_units)
 
 
 def _owner(lengths: Tensor) -> Tensor:
