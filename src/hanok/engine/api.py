@@ -91,13 +91,18 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """`ids` without the stop id; `logprobs` one per id; `top_logprobs` one mapping id -> logprob per id."""
+    """`ids` without the stop id; `logprobs` one per id; `top_logprobs` one mapping id -> logprob per id.
+
+    `stop_id` and `stop_logprob`: the id that ended it, where one did; learners need the token that was really drawn.
+    """
 
     ids: tuple[int, ...]
     finish_reason: FinishReason
     usage: Usage
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[Mapping[int, float], ...] | None = None
+    stop_id: int | None = None
+    stop_logprob: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,6 +39,7 @@ class Generation:
     logprobs: list[float] = field(default_factory=list)
     tops: list[dict[int, float]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    ended_by: Choice | None = None
     cancelled: bool = False
     cached: int = 0
 
@@ -63,6 +64,7 @@ class Generation:
     def take(self, choice: Choice) -> None:
         """Append a token, decide whether it is the last, and tell the listener."""
         if choice.token in self.stop_ids:
+            self.ended_by = choice
             self.finish("stop")
             return
         self.ids.append(choice.token)
@@ -102,6 +104,8 @@ class Generation:
             ids=tuple(self.ids), finish_reason=self.finish_reason, usage=self.usage,
             logprobs=tuple(self.logprobs) if reported else None,
             top_logprobs=tuple(self.tops) if reported else None,
+            stop_id=None if self.ended_by is None else self.ended_by.token,
+            stop_logprob=None if self.ended_by is None else self.ended_by.logprob,
         )  # fmt: skip
 
     @property
