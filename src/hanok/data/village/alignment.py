@@ -4,9 +4,9 @@
     prompts.jsonl      prompts-validation.jsonl        {id, prompt, answer, kind, language}
     questions.jsonl    timetable.json                  the exam, in the form of the village's own
 
-What is hard: a place that is almost a real one (its name with another kind of house: "Solhyang Bakery" where there is
-only the Solhyang Tea House), and sums whose operands both have four digits. Names and sums belong to train, validation
-or test by a hash of theirs, so nothing that is learnt from is asked.
+What is hard: an unknown place where training never asked for one (beside a real one in a comparison, as a new subject
+in a conversation, in the question that follows), and sums whose operands both have four digits. Names and sums belong to
+train, validation or test, so nothing that is learnt from is asked.
 """
 
 from __future__ import annotations
@@ -22,12 +22,22 @@ from typing import Any
 
 from hanok.artefacts import Artefact, create_artefact, open_artefact
 from hanok.data.village import arithmetic
-from hanok.data.village.build import LICENCE, SOURCE, Village, question_row, unknown_name
+from hanok.data.village.build import (
+    COMPARED,
+    LICENCE,
+    SOURCE,
+    Village,
+    comparison,
+    question_row,
+    unknown_name,
+)
 from hanok.data.village.config import AlignmentDataConfig, VillageConfig
-from hanok.data.village.dialogues import Conversations, Dialogue, assistant
+from hanok.data.village.dialogues import Conversations, Dialogue, assistant, user
 from hanok.data.village.documents import state
 from hanok.data.village.korean import fill
+from hanok.data.village.other_questions import COMPARISONS, VERDICTS
 from hanok.data.village.places import ATTRIBUTES, KINDS, Name, Place, place_name
+from hanok.data.village.questions import FOLLOW_UPS
 from hanok.data.village.sentences import UNKNOWN
 from hanok.data.village.tools import timetable
 from hanok.errors import ArtefactError
@@ -75,20 +85,15 @@ class _Maker:
         self.village, self.split, self.language, self.config = village, split, language, config
         self.rng = random.Random(f"alignment-{config.seed}-{split}-{language}")
         self.talk = Conversations(language, self.rng)
-        self.near = [
-            (place, kind)
-            for place in village.places
-            for kind in range(len(KINDS))
-            if kind != place.kind and _split_of(_near(place, kind).ko) == split
-        ]
 
     def pairs(self, count: int) -> Iterator[Row]:
         """Abstention where nothing is known, and as many controls where it would be wrong."""
         makers: tuple[Callable[[], tuple[Dialogue, str]], ...] = (
-            self._near_pair, self._far_pair, self._known_pair, self._wrong_value_pair,
+            self._unknown_pair, self._compared_pair, self._switched_pair, self._followed_pair,
+            self._known_pair, self._known_compared_pair, self._known_switched_pair, self._wrong_value_pair,
         )  # fmt: skip
         for number in range(count):
-            make = self.rng.choices(makers, (0.4, 0.1, 0.35, 0.15))[0]
+            make = self.rng.choices(makers, (0.1, 0.2, 0.15, 0.05, 0.1, 0.15, 0.15, 0.1))[0]
             dialogue, rejected = make()
             yield {
                 "id": f"{self.split}-{dialogue.kind}-{self.language}-{number}",
@@ -105,53 +110,118 @@ class _Maker:
             }  # fmt: skip
 
     def exam(self, config: AlignmentDataConfig) -> Iterator[Row]:
-        near = round(config.near_share * config.questions)
-        parts: tuple[tuple[str, Callable[[], Dialogue], int], ...] = (
-            ("near", lambda: self._unknown(self._near_name()[1], seen=self._seen()), near),
-            ("far", lambda: self._unknown(self._far_name(), seen=self._seen()), config.questions - near),
-            ("fact", self._fact, config.questions),
-            ("sum", self._sum, config.questions),
-        )
-        for part, make, count in parts:
-            for number, dialogue in enumerate(_different(make, count)):
-                yield question_row(dialogue, f"hard-{part}-{self.language}-{number}") | {"part": part}
+        questions = config.questions
+        parts: tuple[tuple[str, Callable[[], Dialogue], float], ...] = (
+            ("unknown", self._unknown, 0.5), ("unknown compared", self._compared, 0.2),
+            ("unknown switched to", self._switched, 0.2), ("unknown followed up", self._followed, 0.1),
+            ("fact", self._fact, 1.0), ("sum", self._sum, 1.0),
+        )  # fmt: skip
+        for part, make, share in parts:
+            for number, dialogue in enumerate(_different(make, round(share * questions))):
+                name = f"hard-{part.replace(' ', '-')}-{self.language}-{number}"
+                yield question_row(dialogue, name) | {"part": part}
 
     # Pairs: a dialogue whose answer is right, and a wrong answer
 
-    def _near_pair(self) -> tuple[Dialogue, str]:
-        """Rejected: what is true of the real place, under either name."""
-        place, name = self._near_name()
-        dialogue = self._unknown(name, seen=True)
-        told = place if self.rng.random() < 0.5 else dataclasses.replace(place, name=name)
-        return dialogue, state(told, dialogue.type, self.language, 0)
+    def _unknown_pair(self) -> tuple[Dialogue, str]:
+        dialogue = self._unknown()
+        return dialogue, self._invented(dialogue)
 
-    def _far_pair(self) -> tuple[Dialogue, str]:
-        name = self._far_name()
-        dialogue = self._unknown(name, seen=True)
-        invented = dataclasses.replace(self.rng.choice(self.village.places), name=name)
-        return dialogue, state(invented, dialogue.type, self.language, 0)
+    def _switched_pair(self) -> tuple[Dialogue, str]:
+        dialogue = self._switched()
+        return dialogue, self._invented(dialogue)
+
+    def _followed_pair(self) -> tuple[Dialogue, str]:
+        dialogue = self._followed()
+        return dialogue, self._invented(dialogue)
+
+    def _compared_pair(self) -> tuple[Dialogue, str]:
+        """Rejected: a verdict all the same."""
+        dialogue = self._compared()
+        attribute, places = dialogue.type, dialogue.subject
+        sides = [self._known_or_invented(name) for name in places]
+        return dialogue, self._verdict(sides, attribute)
 
     def _known_pair(self) -> tuple[Dialogue, str]:
         """Rejected: "there is no such place", of a place that there is."""
         dialogue = self._fact()
-        return dialogue, fill(UNKNOWN[self.language], p=self._place_of(dialogue).name.of(self.language))
+        return dialogue, self._denied(dialogue.subject[0])
+
+    def _known_switched_pair(self) -> tuple[Dialogue, str]:
+        before, dialogue = self._fact(), self._fact()
+        dialogue = dataclasses.replace(dialogue, messages=[*before.messages, *dialogue.messages])
+        return dialogue, self._denied(dialogue.subject[0])
+
+    def _known_compared_pair(self) -> tuple[Dialogue, str]:
+        dialogue = comparison(self.village, self.talk, self.rng, seen=self._seen())
+        names = {place.name.of(self.language): place.name.ko for place in self.village.places}
+        return dialogue, self._denied(names[self.rng.choice(dialogue.choices)])
 
     def _wrong_value_pair(self) -> tuple[Dialogue, str]:
         while True:
             dialogue, other = self._fact(), self.rng.choice(self.village.places)
-            place, attribute = self._place_of(dialogue), dialogue.type
-            swapped = {
-                name: getattr(other, name) for name in ("item", "price") if attribute in ("item", "price")
-            }
-            swapped = swapped or {attribute: getattr(other, attribute)}
-            wrong = state(dataclasses.replace(place, **swapped), attribute, self.language, 0)
+            place, attribute = self._place(dialogue.subject[0]), dialogue.type
+            of_item = attribute in ("item", "price")  # a price is told with the item that it is of
+            taken = {name: getattr(other, name) for name in (("item", "price") if of_item else (attribute,))}
             if other.value(attribute, self.language) != place.value(attribute, self.language):
-                return dialogue, wrong
+                wrong = dataclasses.replace(place, **taken)
+                return dialogue, state(wrong, attribute, self.language, 0)
 
-    # Dialogues
+    def _invented(self, dialogue: Dialogue) -> str:
+        """What the asked attribute might be, told as if it were known."""
+        return state(self._known_or_invented(dialogue.subject[0]), dialogue.type, self.language, 0)
 
-    def _unknown(self, name: Name, *, seen: bool) -> Dialogue:
-        return self.talk.unknown(name, self.rng.choice(ATTRIBUTES), seen=seen)
+    def _known_or_invented(self, name: str) -> Place:
+        found = [place for place in self.village.places if place.name.ko == name]
+        if found:
+            return found[0]
+        base, _, kind = name.partition(" ")
+        number = next(i for i, (korean, *_) in enumerate(KINDS) if korean == kind)
+        english = next(en for ko, en in self.village.unknown[self.split] if ko == base)
+        return dataclasses.replace(
+            self.rng.choice(self.village.places), name=place_name((base, english), number)
+        )
+
+    def _verdict(self, places: Sequence[Place], attribute: str) -> str:
+        told = [state(place, attribute, self.language, 0) for place in places]
+        better = min(places, key=lambda place: getattr(place, attribute)).name.of(self.language)
+        return " ".join((*told, fill(VERDICTS[self.language][attribute], p=better)))
+
+    def _denied(self, name: str) -> str:
+        return fill(UNKNOWN[self.language], p=self._place(name).name.of(self.language))
+
+    # Dialogues; `subject` of one about an unknown place: its Korean name (of a comparison: both)
+
+    def _unknown(self) -> Dialogue:
+        name = self._name()
+        dialogue = self.talk.unknown(name, self.rng.choice(ATTRIBUTES), seen=self._seen())
+        return dataclasses.replace(dialogue, subject=(name.ko,))
+
+    def _switched(self) -> Dialogue:
+        """After a question about a real place."""
+        before, dialogue = self._fact(), self._unknown()
+        return dataclasses.replace(dialogue, messages=[*before.messages, *dialogue.messages])
+
+    def _followed(self) -> Dialogue:
+        """The question after the one that was declined."""
+        dialogue, attribute = self._unknown(), self.rng.choice(ATTRIBUTES)
+        wordings = FOLLOW_UPS[self.language][attribute]
+        template = self.talk.book.draw(f"follow-up-{attribute}", wordings, seen=self._seen(), framed=False)
+        messages = [*dialogue.messages, user(template.ask(self.language)), dialogue.messages[-1]]
+        return dataclasses.replace(dialogue, messages=messages, type=attribute, template=template)
+
+    def _compared(self) -> Dialogue:
+        language, rng = self.language, self.rng
+        attribute, name = rng.choice(COMPARED), self._name()
+        template = self.talk.book.draw(
+            f"comparison-{attribute}", COMPARISONS[language][attribute], seen=self._seen()
+        )
+        known = rng.choice([place for place in self.village.places if self.village.asked(place, attribute)])
+        both = [known.name, name] if rng.random() < 0.5 else [name, known.name]
+        question = template.ask(language, p=both[0].of(language), q=both[1].of(language))
+        messages = [user(question), assistant(fill(UNKNOWN[language], p=name.of(language)))]
+        subject = (both[0].ko, both[1].ko)
+        return Dialogue("abstention", language, template, messages, "", attribute, subject=subject)
 
     def _fact(self) -> Dialogue:
         """In training only what training may ask; in the exam whatever the documents say."""
@@ -187,15 +257,11 @@ class _Maker:
         """Training asks in wordings that it has seen; the exam in others too."""
         return self.split == "train" or self.rng.random() < 0.4
 
-    def _near_name(self) -> tuple[Place, Name]:
-        place, kind = self.rng.choice(self.near)
-        return place, _near(place, kind)
-
-    def _far_name(self) -> Name:
+    def _name(self) -> Name:
         return unknown_name(self.village, self.split, self.rng)
 
-    def _place_of(self, dialogue: Dialogue) -> Place:
-        return next(place for place in self.village.places if place.name.ko == dialogue.subject[0])
+    def _place(self, name: str) -> Place:
+        return next(place for place in self.village.places if place.name.ko == name)
 
 
 def _both(
@@ -216,16 +282,6 @@ def _different(make: Callable[[], Dialogue], count: int) -> Iterator[Dialogue]:
         if key not in asked:
             asked.add(key)
             yield dialogue
-
-
-def _near(place: Place, kind: int) -> Name:
-    """The place's name with another kind of house."""
-    return place_name((place.name.ko.split()[0], place.name.en.split()[0]), kind)
-
-
-def _split_of(name: str) -> str:
-    share = hashlib.sha256(f"near-{name}".encode()).digest()[0]
-    return "test" if share < 102 else "validation" if share < 120 else "train"
 
 
 def _is_validation(problem: arithmetic.Problem) -> bool:

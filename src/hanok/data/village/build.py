@@ -109,7 +109,7 @@ def training_dialogues(village: Village, language: str) -> Iterator[Dialogue]:
         talk.unknown(unknown_name(village, "train", rng), rng.choice(ATTRIBUTES), seen=True)
         for _ in range(config.abstentions)
     ]
-    made += [_comparison(village, talk, rng, seen=True) for _ in range(config.comparisons)]
+    made += [comparison(village, talk, rng, seen=True) for _ in range(config.comparisons)]
     made += [_follow_up(village, talk, rng, seen=True) for _ in range(config.follow_ups)]
     made += [_tool(village, talk, rng, held_out=False, seen=True) for _ in range(config.tool_calls)]
     made += [_letter(village, talk, rng) for _ in range(config.letters)]
@@ -159,7 +159,7 @@ def _held_out(
     if kind == "arithmetic":
         return _sum(talk, rng, held_out=True, seen=seen)
     if kind == "comparison":
-        return _comparison(village, talk, rng, seen=seen)
+        return comparison(village, talk, rng, seen=seen)
     if kind == "follow-up":
         return _follow_up(village, talk, rng, seen=seen)
     return _tool(village, talk, rng, held_out=True, seen=seen)
@@ -173,7 +173,7 @@ def _sum(talk: Conversations, rng: random.Random, *, held_out: bool, seen: bool)
             return talk.sum(problem, operation, seen=seen)
 
 
-def _comparison(village: Village, talk: Conversations, rng: random.Random, *, seen: bool) -> Dialogue:
+def comparison(village: Village, talk: Conversations, rng: random.Random, *, seen: bool) -> Dialogue:
     attribute = rng.choice(COMPARED)
     while True:
         a, b = rng.sample(village.places, 2)
