@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "train": ("train", "train", "step 5: pre-train or fine-tune on token shards"),
     "align": ("align", "align", "step 5: preferences or rewards into a better model"),
     "eval": ("eval", "verify", "step 6: bits per byte, village accuracy, samples; one report"),
+    "eval compare": ("eval", "compare", "two evaluations of one exam: what changed, with intervals"),
     "chat": ("chat", "chat", "step 7: talk to a model in the terminal"),
     "serve": ("serve", "serve", "step 7: OpenAI-compatible server and chat page"),
     "improve": ("improve", "improve", "step 8: learn from feedback and show before and after"),

@@ -38,3 +38,29 @@ def verify(
     table("verified", ("measure", "value"), scalars)
     print(f"report: {artefact.path / 'report.html'}", file=sys.stderr)
     return {"path": str(artefact.path), "metrics": dict(artefact.metrics)}
+
+
+def compare(
+    before: Annotated[Path, tyro.conf.Positional],
+    after: Annotated[Path, tyro.conf.Positional],
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Two evaluations of the same exam: what changed, with paired bootstrap intervals and McNemar's exact p.
+
+    Args:
+        before: a directory of `hanok eval`.
+        after: another, of a later model.
+        confidence: of the intervals.
+    """
+    from dataclasses import asdict
+
+    from hanok.evaluation.compare import compare_answers
+
+    changes = compare_answers(before, after, confidence=confidence)
+    rows = [
+        (name, c.before, c.after, c.difference, c.low, c.high, c.gained, c.lost, c.p_value)
+        for name, c in changes.items()
+    ]
+    columns = ("questions", "before", "after", "difference", "low", "high", "gained", "lost", "p")
+    table(f"{before} -> {after}", columns, rows)
+    return {name: asdict(change) for name, change in changes.items()}
