@@ -168,6 +168,18 @@ def test_namespaces_of_its_own() -> None:
     assert unisolated(source).stdout == "0\n"  # control: this machine permits them
 
 
+def test_memory_that_belongs_to_no_process() -> None:
+    """Segments and anonymous files outlive what fills them, and no limit on a process counts them."""
+    segment = "import ctypes; print(ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0)"
+    file = "import os; os.memfd_create('x'); print(True)"
+    assert run_code(segment, limits=LIMITS).stdout == "False\n"
+    assert "Operation not permitted" in run_code(file, limits=LIMITS).stderr
+    release = "; import ctypes; [ctypes.CDLL(None).shmctl(i, 0, None) for i in [ctypes.CDLL(None).shmget(7, 4096, 0o1600)]]"
+    control = segment.replace("shmget(0", "shmget(7") + release
+    assert unisolated(control).stdout == "True\n"
+    assert unisolated(file).stdout == "True\n"
+
+
 def test_sleeping_children_that_detach() -> None:
     mark = f"hanok-{uuid.uuid4().hex}"
     source = f"""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -84,6 +86,22 @@ def test_memory_of_one_process() -> None:
     outcome = run_code("x = bytearray(10**10)", limits=QUICK, allow_unisolated=True)
     assert outcome.status == "error"
     assert outcome.stderr.endswith("MemoryError\n")
+
+
+def test_an_interrupted_run_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    popen = subprocess.Popen
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_watch", interrupted)
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        module._run("import time; time.sleep(60)", "", QUICK, SandboxReport(False))
+    assert started[0].returncode == -9
+    assert time.monotonic() - began < 20
 
 
 @needs_isolation

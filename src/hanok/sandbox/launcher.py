@@ -4,9 +4,10 @@
       └─ first process  of new namespaces: builds the walls, reaps, watches memory; when it ends the kernel ends all within
            └─ program   limits, no privileges, then the interpreter
 
-Walls: namespaces for processes, network (none, not even loopback), mounts, IPC and host name; a file system of its own that
-holds the interpreter and the system's libraries, read-only, and /work, which lies in memory and is bounded. Started by
-root, the program becomes the user "nobody"; started by anybody else, it has no more than a user namespace gives.
+Walls: namespaces for processes, network (none, not even loopback), mounts, IPC and host name; a file system of its own
+that holds the interpreter and the system's libraries, read-only, and /work, which lies in memory and is bounded; a
+filter of system calls. Started by root, the program becomes the user "nobody"; started by anybody else, it has no more
+than a user namespace gives.
 
 Without isolation the limits stay, and the file system and the network are those of the user.
 """
@@ -19,6 +20,7 @@ import os
 import platform
 import resource
 import signal
+import struct
 import sys
 from typing import Any
 
@@ -28,6 +30,21 @@ _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 _DETACH, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_SETATTR = 2, -100, 0x8000, 442
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+# name -> number on x86-64 and on aarch64: memory that belongs to no process, and doors that no program of ours needs
+_FORBIDDEN = {
+    "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "memfd_create": (319, 279),
+    "memfd_secret": (447, 447), "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39),
+    "pivot_root": (155, 41), "mount_setattr": (442, 442), "open_tree": (428, 428), "move_mount": (429, 429),
+    "fsopen": (430, 430), "fsmount": (432, 432), "fspick": (433, 433), "open_by_handle_at": (304, 265),
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "bpf": (321, 280),
+    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_uring_setup": (425, 425), "add_key": (248, 217),
+    "request_key": (249, 218), "keyctl": (250, 219), "kexec_load": (246, 104), "init_module": (175, 105),
+    "finit_module": (313, 273), "delete_module": (176, 106),
+}  # fmt: skip
+_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+_X32 = 0x40000000
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_ALLOW, _EPERM, _SECCOMP, _FILTER = 0x7FFF0000, 0x00050001, 22, 2
 _PDEATHSIG, _DUMPABLE, _NO_NEW_PRIVS = 1, 4, 38
 _NOBODY = 65534
 _LIBRARIES = (
@@ -166,6 +183,8 @@ def _start(order: dict[str, Any], program: str, status: int, *, become_nobody: i
             _become_nobody(become_nobody)
         _check("prctl", _libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
         _limit(order["limits"])
+        if order["isolate"]:
+            _filter_system_calls()
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.execve(python, [python, "-I", "-B", "-X", "utf8", program], {})
     except BaseException as error:
@@ -195,6 +214,27 @@ def _limit(limits: dict[str, Any]) -> None:
         (resource.RLIMIT_AS, limits["memory"]),
     ):
         resource.setrlimit(kind, (value, value))
+
+
+def _filter_system_calls() -> None:
+    """The forbidden calls fail with EPERM, and so do all of another calling convention."""
+    if platform.machine() not in _ARCHITECTURES:
+        raise OSError(f"no table of system calls for {platform.machine()}")
+    column, convention = _ARCHITECTURES[platform.machine()]
+    numbers = sorted(both[column] for both in _FORBIDDEN.values())
+    # offset 4 of the call's record is its convention, offset 0 its number; jumps count instructions to skip
+    refuse = len(numbers) + 1
+    code = [
+        (_LOAD, 0, 0, 4),
+        (_EQUAL, 0, refuse + 2, convention),
+        (_LOAD, 0, 0, 0),
+        (_AT_LEAST, refuse, 0, _X32),
+    ]
+    code += [(_EQUAL, refuse - 1 - i, 0, number) for i, number in enumerate(numbers)]
+    code += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _EPERM)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in code))
+    record = struct.pack("HP", len(code), ctypes.addressof(program))
+    _check("seccomp", _libc.prctl(_SECCOMP, _FILTER, record, 0, 0))
 
 
 def _look_after(program: int, order: dict[str, Any], status: int) -> int:

@@ -92,7 +92,12 @@ def _run(source: str, stdin: str, limits: Limits, report: SandboxReport) -> Outc
         finally:
             os.close(status_write)
         with os.fdopen(status_read, "rb") as notes, child:
-            watched = _watch(child, limits)
+            try:
+                watched = _watch(child, limits)
+            finally:  # interrupted or not, nothing of the run is left
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
             end = _read_end(notes)
     return _outcome(watched, end, limits, report, time.monotonic() - started)
 
@@ -105,7 +110,7 @@ class _Watched:
 
 
 def _watch(child: subprocess.Popen[bytes], limits: Limits) -> _Watched:
-    """Read both outputs until they end, the clock runs out or one is too long; then nothing of the run is left."""
+    """Read both outputs until they end, the clock runs out or one is too long."""
     assert child.stdout is not None
     assert child.stderr is not None
     kept: dict[IO[bytes], bytearray] = {child.stdout: bytearray(), child.stderr: bytearray()}
@@ -133,9 +138,6 @@ def _watch(child: subprocess.Popen[bytes], limits: Limits) -> _Watched:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(max(deadline - time.monotonic(), 0.0))
         ended_by = "timeout" if child.poll() is None else None
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
     return _Watched(bytes(kept[child.stdout]), bytes(kept[child.stderr]), ended_by)
 
 

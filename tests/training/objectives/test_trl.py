@@ -45,7 +45,8 @@ from hanok.training.objectives.reward_model import bradley_terry_loss
 from hanok.training.objectives.sapo import sapo_loss
 from hanok.training.objectives.simpo import simpo_loss
 
-pytest.importorskip("trl", reason="trl is an optional oracle")
+for _package in ("trl", "accelerate", "datasets"):
+    pytest.importorskip(_package, reason="trl and what it needs are an optional oracle")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 LENGTHS = [3, 6, 1, 5, 4, 2]  # completion tokens of the rows

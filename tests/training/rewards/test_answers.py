@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from hanok.training.rewards.answers import (
     normalised,
     numeric_answer,
 )
+from hanok.training.rewards.code import last_program
+from hanok.training.rewards.models import read_verdict
 from hanok.training.rewards.shape import characters_between, overlong, tags
 
 
@@ -88,6 +91,8 @@ def test_exact() -> None:
         ("−１２", Fraction(-12)),
         (".5", Fraction(1, 2)),
         ("1/0", None),
+        ("1만 2만", None),
+        ("9" * 5000, None),
         ("none at all", None),
     ],
 )
@@ -120,6 +125,33 @@ def test_solutions_of_gsm8k(shared_data: Path) -> None:
         float(a.replace(",", "")) == float(b.replace(",", "")) for a, b in zip(truths, others, strict=True)
     ]
     assert [given(reward, s, answer=t) == 1.0 for s, t in zip(solutions, others, strict=True)] == equal
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "<answer>",
+        "\\boxed{",
+        "1,",
+        "1/",
+        "만 1",
+        "answer: ",
+        "<think>",
+        "```python\n",
+        "\n*",
+        "Score: ",
+        "-1 ",
+    ],
+)
+def test_long_answers_take_no_long_time(unit: str) -> None:
+    """What a policy repeats until its budget ends is read in one pass."""
+    text = unit * (200_000 // len(unit))
+    start = time.process_time()
+    for reward in (exact_answer(), numeric_answer(), tags()):
+        given(reward, text, answer="1")
+    last_program(text)
+    read_verdict(text)
+    assert time.process_time() - start < 2.0
 
 
 def test_patterns() -> None:

@@ -61,6 +61,7 @@ def test_every_failure_is_counted_and_none_is_zero(caplog: pytest.LogCaptureFixt
         "scored": 1, "not a number": 3, "raised ValueError": 2, "unjudgeable": 1, "not applicable": 1,
     }  # fmt: skip
     assert batch.skipped == 6
+    assert [value for value in batch.with_nan() if value == value] == [5.0, 4.0]
     assert batch.metrics()["reward.broken.skipped"] == 6 / 8
     assert batch.metrics()["reward.skipped"] == 6 / 8
     assert "reward broken skipped 2 of 8 rows (raised ValueError): no such thing" in caplog.text
@@ -134,6 +135,8 @@ def test_reward_model() -> None:
         ("Good.\nScore: 7", 7.0),
         ("Score: 3\nNo, wait.\n**Score: 8.5**", 8.5),
         ("좋은 답입니다.\n점수: 9", 9.0),
+        ("**Score:** 4", 4.0),
+        ("Score: -3", -3.0),
         ("I would say 7.", None),
         ("Score: seven", None),
         ("Score: 7 out of 10, or maybe 3", None),

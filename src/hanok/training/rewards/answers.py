@@ -11,7 +11,6 @@ from hanok.errors import ConfigError
 from hanok.training.rewards.base import Columns, Prompt, RewardFunction
 
 _BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _MARKED = re.compile(
     r"(?:####|\b(?:the\s+)?(?:final\s+)?answer(?:\s+is\b\s*:?|\s*:)|(?:최종\s*)?(?:정답|답)(?:은|\s*:))\s*(.+)",
     re.IGNORECASE,
@@ -80,8 +79,9 @@ def final_answer(text: str) -> str:
 
     Marks: `####`, "answer:", "the answer is", "정답은", "답:".
     """
-    if tagged := _TAGGED.findall(text):
-        return tagged[-1].strip()
+    end = text.rfind("</answer>")
+    if end >= 0 and (start := text.rfind("<answer>", 0, end)) >= 0:
+        return text[start + len("<answer>") : end].strip()
     if boxed := _BOXED.findall(text):
         return boxed[-1].strip()
     if marked := _MARKED.findall(text):
@@ -103,7 +103,10 @@ def last_number(text: str) -> Fraction | None:
     found = list(_NUMBER.finditer(text))
     if not found:
         return None
-    number = _read_number(found[-1].group())
+    try:
+        number = _read_number(found[-1].group())
+    except ValueError:  # 1만 1만, or more digits than any answer has
+        return None
     percent = text[found[-1].end() :].lstrip().startswith(("%", "퍼센트"))
     return number / 100 if percent and number is not None else number
 

@@ -48,6 +48,10 @@ class RewardBatch:
         """Rows without a total."""
         return sum(total is None for total in self.totals)
 
+    def with_nan(self) -> list[float]:
+        """Totals with NaN for None, as `objectives.advantages` wants them."""
+        return [math.nan if total is None else total for total in self.totals]
+
     def metrics(self) -> dict[str, float]:
         """Means over what was judged, and the shares of rows skipped: in all and by each reward."""
         values: dict[str, float] = {"reward.skipped": self.skipped / max(len(self.totals), 1)}

@@ -19,7 +19,9 @@ from hanok.errors import ConfigError
 from hanok.training.rewards.base import BatchReward, Columns, Prompt, RewardFunction, Row, SkipReward
 
 Messages = list[dict[str, str]]
-_VERDICT = re.compile(r"^\W*(?:score|점수)\W*:\s*(-?\d+(?:\.\d+)?)\W*$", re.IGNORECASE | re.MULTILINE)
+_VERDICT = re.compile(
+    r"^[^\w\n]*(?:score|점수)[^\w\n:]*:[^\w\n]*?(-?\d+(?:\.\d+)?)[^\w\n]*$", re.IGNORECASE | re.MULTILINE
+)
 
 
 class RewardModel(Protocol):
