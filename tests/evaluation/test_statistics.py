@@ -90,7 +90,7 @@ def test_two_evaluations_are_compared_question_by_question(tmp_path: Path) -> No
     after = evaluation("after", {"d": True, "c": False, "b": True, "a": False})
     found = compare_answers(before, after)
     assert {name: (c.gained, c.lost, c.difference) for name, c in found.items()} == {
-        "all": (2, 1, 0.25), "fact": (2, 1, 0.25), "fact: hard": (1, 0, 0.5),
+        "all": (2, 1, 0.25), "fact": (2, 1, 0.25), "  hard": (1, 0, 0.5),
     }  # fmt: skip
     with pytest.raises(InputError, match="different questions"):
         compare_answers(before, evaluation("other", {"a": True}))

@@ -58,9 +58,25 @@ def compare(
 
     changes = compare_answers(before, after, confidence=confidence)
     rows = [
-        (name, c.before, c.after, c.difference, c.low, c.high, c.gained, c.lost, c.p_value)
+        (
+            name,
+            *(f"{100 * share:.1f}" for share in (c.before, c.after, c.difference)),
+            f"{100 * c.low:+.1f} to {100 * c.high:+.1f}",
+            c.gained,
+            c.lost,
+            f"{c.p_value:.2g}",
+        )
         for name, c in changes.items()
     ]
-    columns = ("questions", "before", "after", "difference", "low", "high", "gained", "lost", "p")
+    columns = (
+        "right, in %",
+        "before",
+        "after",
+        "change",
+        f"{confidence:.0%} interval",
+        "gained",
+        "lost",
+        "p",
+    )
     table(f"{before} -> {after}", columns, rows)
     return {name: asdict(change) for name, change in changes.items()}

@@ -132,13 +132,13 @@ def compare_answers(
     for name, row in rows[0].items():
         groups.setdefault(str(row["kind"]), []).append(name)
         if row.get("part") not in (None, row["kind"]):
-            groups.setdefault(f"{row['kind']}: {row['part']}", []).append(name)
+            groups.setdefault(f"  {row['part']}", []).append(name)
     return {
         group: paired_change(
             [rows[0][name]["right"] for name in names], [rows[1][name]["right"] for name in names],
             confidence=confidence, seed=seed,
         )
-        for group, names in sorted(groups.items())
+        for group, names in groups.items()
     }  # fmt: skip
 
 
