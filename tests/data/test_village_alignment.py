@@ -54,7 +54,7 @@ def test_chosen_and_rejected_differ_in_what_counts(hard: Path) -> None:
         if row["kind"] == "abstention":
             assert not abstained(rejected)
         declined += abstained(chosen)
-    assert 0.4 < declined / len(pairs) < 0.6  # controls keep the balance
+    assert 0.3 < declined / len(pairs) < 0.5  # the others are controls
 
 
 def test_the_exam_shares_no_question_sum_or_unknown_name(hard: Path) -> None:

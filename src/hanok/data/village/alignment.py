@@ -87,13 +87,13 @@ class _Maker:
         self.talk = Conversations(language, self.rng)
 
     def pairs(self, count: int) -> Iterator[Row]:
-        """Abstention where nothing is known, and as many controls where it would be wrong."""
+        """Abstention where nothing is known, and more controls where it would be wrong: what was learnt must stay."""
         makers: tuple[Callable[[], tuple[Dialogue, str]], ...] = (
             self._unknown_pair, self._compared_pair, self._switched_pair, self._followed_pair,
             self._known_pair, self._known_compared_pair, self._known_switched_pair, self._wrong_value_pair,
         )  # fmt: skip
         for number in range(count):
-            make = self.rng.choices(makers, (0.1, 0.2, 0.15, 0.05, 0.1, 0.15, 0.15, 0.1))[0]
+            make = self.rng.choices(makers, (0.05, 0.2, 0.1, 0.05, 0.25, 0.1, 0.1, 0.15))[0]
             dialogue, rejected = make()
             yield {
                 "id": f"{self.split}-{dialogue.kind}-{self.language}-{number}",

@@ -29,7 +29,7 @@ from hanok.training.objectives.kto import kto_loss, reference_point
 from hanok.training.objectives.orpo import orpo_loss
 from hanok.training.objectives.preference import PreferenceLoss
 from hanok.training.objectives.simpo import simpo_loss
-from hanok.training.packing import micro_batches
+from hanok.training.packing import PackedSequence, micro_batches
 
 WITH_REFERENCE = ("dpo", "ipo", "kto")
 
@@ -167,7 +167,7 @@ class KTOObjective:
                 sums[name] = before[0] + total, before[1] + count
         return {f"validation.{name}": total / count for name, (total, count) in sums.items() if count}
 
-    def _frozen(self, decoder: Decoder, sequences: Sequence) -> list[float]:
+    def _frozen(self, decoder: Decoder, sequences: Sequence[PackedSequence]) -> list[float]:
         return summed_logprobs(
             decoder, sequences, dtype=self.dtype, max_tokens=self.config.micro_batch_tokens
         )
@@ -190,7 +190,7 @@ def validate_pairs(
     return {f"validation.preference.{name}": total / len(pairs) for name, total in sums.items()}
 
 
-def _sides(pairs: Sequence[Pair]) -> list:
+def _sides(pairs: Sequence[Pair]) -> list[PackedSequence]:
     return [side for pair in pairs for side in pair.sequences]
 
 
