@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hanok.artefacts import create_artefact
+from hanok.errors import InputError
+from hanok.evaluation.compare import compare_answers
 from hanok.evaluation.statistics import paired_change, sign_test, wilson
 
 
@@ -68,3 +73,24 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         change = paired_change([bool(b) for b, _ in pairs], [bool(a) for _, a in pairs], resamples=300)
         covered += change.low <= 0.1 <= change.high
     assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_two_evaluations_are_compared_question_by_question(tmp_path: Path) -> None:
+    def evaluation(name: str, right: dict[str, bool]) -> Path:
+        rows = [
+            {"id": i, "kind": "fact", "part": "hard" if i > "b" else "fact", "right": r}
+            for i, r in right.items()
+        ]
+        with create_artefact(tmp_path / name, kind="evaluation") as draft:
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (draft.path / "answers.jsonl").write_text(text, encoding="utf-8")
+        return tmp_path / name
+
+    before = evaluation("before", {"a": True, "b": False, "c": False, "d": False})
+    after = evaluation("after", {"d": True, "c": False, "b": True, "a": False})
+    found = compare_answers(before, after)
+    assert {name: (c.gained, c.lost, c.difference) for name, c in found.items()} == {
+        "all": (2, 1, 0.25), "fact": (2, 1, 0.25), "  hard": (1, 0, 0.5),
+    }  # fmt: skip
+    with pytest.raises(InputError, match="different questions"):
+        compare_answers(before, evaluation("other", {"a": True}))

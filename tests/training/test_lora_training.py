@@ -15,7 +15,7 @@ from hanok.errors import ConfigError, Interrupted
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.decoder import Decoder
 from hanok.models.lora import Merged, adapter_names, load_adapter
-from hanok.training import loop
+from hanok.training.objectives import next_token
 from hanok.training.run import train
 
 LORA = {"lora_rank": 3, "adamw_lr": 0.01, "mixture": {"chat-train": 1.0}, "lora_dropout": 0.1}
@@ -50,7 +50,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
 ) -> None:
     config = tiny.tiny_config(**LORA)
     train(config, shards=shards, out=tmp_path / "straight", init_from=base)
-    calls, original = 0, loop.next_token_loss
+    calls, original = 0, next_token.next_token_loss
 
     def interrupting(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -59,7 +59,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(loop, "next_token_loss", interrupting)
+    monkeypatch.setattr(next_token, "next_token_loss", interrupting)
     with pytest.raises(Interrupted):
         train(config, shards=shards, out=tmp_path / "stopped", init_from=base)
     checkpoint = sorted((tmp_path / "stopped" / "checkpoints").iterdir())[-1]
@@ -93,7 +93,7 @@ def test_a_family_that_joins_its_maps(
         torch.testing.assert_close(adapted.state_dict()[name], tensor, atol=1e-6, rtol=1e-6)
     moved = [n for n, t in adapted.state_dict().items() if not torch.equal(t, model.state_dict()[n])]
     assert {name.split(".")[-2] for name in moved} >= {"q_proj", "k_proj", "v_proj", "o_proj", "up_proj"}
-    original = loop.next_token_loss
+    original = next_token.next_token_loss
     calls = iter(range(1000))
 
     def interrupting(*arguments: Any, **options: Any) -> Any:
@@ -101,7 +101,7 @@ def test_a_family_that_joins_its_maps(
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(loop, "next_token_loss", interrupting)
+    monkeypatch.setattr(next_token, "next_token_loss", interrupting)
     with pytest.raises(Interrupted):
         train(config, shards=shards, out=tmp_path / "stopped", init_from=tmp_path / "base")
     train(config, shards=shards, out=tmp_path / "stopped", init_from=tmp_path / "base")

@@ -38,3 +38,45 @@ def verify(
     table("verified", ("measure", "value"), scalars)
     print(f"report: {artefact.path / 'report.html'}", file=sys.stderr)
     return {"path": str(artefact.path), "metrics": dict(artefact.metrics)}
+
+
+def compare(
+    before: Annotated[Path, tyro.conf.Positional],
+    after: Annotated[Path, tyro.conf.Positional],
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Two evaluations of the same exam: what changed, with paired bootstrap intervals and McNemar's exact p.
+
+    Args:
+        before: a directory of `hanok eval`.
+        after: another, of a later model.
+        confidence: of the intervals.
+    """
+    from dataclasses import asdict
+
+    from hanok.evaluation.compare import compare_answers
+
+    changes = compare_answers(before, after, confidence=confidence)
+    rows = [
+        (
+            name,
+            *(f"{100 * share:.1f}" for share in (c.before, c.after, c.difference)),
+            f"{100 * c.low:+.1f} to {100 * c.high:+.1f}",
+            c.gained,
+            c.lost,
+            f"{c.p_value:.2g}",
+        )
+        for name, c in changes.items()
+    ]
+    columns = (
+        "right, in %",
+        "before",
+        "after",
+        "change",
+        f"{confidence:.0%} interval",
+        "gained",
+        "lost",
+        "p",
+    )
+    table(f"{before} -> {after}", columns, rows)
+    return {name: asdict(change) for name, change in changes.items()}

@@ -128,7 +128,9 @@ class Usage:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
     """`ids` without the stop id; `logprobs` one per id; `top_logprobs` one mapping id -> logprob per id.
-    `prompt_logprobs`, `prompt_top_logprobs`: one a prompt token; nothing foretells the first, so None stands there."""
+    `prompt_logprobs`, `prompt_top_logprobs`: one a prompt token; nothing foretells the first, so None stands there.
+    `stop_id` and `stop_logprob`: the id that ended it, where one did; learners need the token that was really drawn.
+    """
 
     ids: tuple[int, ...]
     finish_reason: FinishReason
@@ -137,6 +139,8 @@ class Completion:
     top_logprobs: tuple[Mapping[int, float], ...] | None = None
     prompt_logprobs: tuple[float | None, ...] | None = None
     prompt_top_logprobs: tuple[Mapping[int, float] | None, ...] | None = None
+    stop_id: int | None = None
+    stop_logprob: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -48,6 +48,7 @@ class Generation:
     logprobs: list[float] = field(default_factory=list)
     tops: list[dict[int, float]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    ended_by: Choice | None = None
     cancelled: bool = False
     cached: int = 0
     matcher: Matcher | None = None
@@ -94,6 +95,7 @@ class Generation:
         if isinstance(choice, HanokError):
             return self._fail(choice)
         if choice.token in self.stop_ids:
+            self.ended_by = choice
             self.finish("stop")
             return True
         try:
@@ -148,6 +150,8 @@ class Generation:
             top_logprobs=tuple(self.tops) if reported else None,
             prompt_logprobs=None if self.echo is None else self.echo.logprobs,
             prompt_top_logprobs=None if self.echo is None else self.echo.tops,
+            stop_id=None if self.ended_by is None else self.ended_by.token,
+            stop_logprob=None if self.ended_by is None else self.ended_by.logprob,
         )  # fmt: skip
 
     @property

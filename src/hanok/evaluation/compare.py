@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hanok.artefacts import open_artefact, read_jsonl
 from hanok.engine.generator import LocalEngine
+from hanok.errors import InputError
 from hanok.evaluation.ask import Question, ask
 from hanok.evaluation.config import VerifyConfig
 from hanok.evaluation.statistics import Change, paired_change
@@ -110,3 +112,36 @@ def compare_marked(before: Sequence[Marked], after: Sequence[Marked], *, config:
 
     kinds = sorted({str(row.question["kind"]) for row in after})
     return Comparison(list(before), list(after), change(None), {kind: change(kind) for kind in kinds})
+
+
+def compare_answers(
+    before: Path, after: Path, *, confidence: float = 0.95, seed: int = 1
+) -> dict[str, Change]:
+    """Two evaluations of the same exam, by kind of question (and by part, where the exam has parts).
+
+    Raises:
+        InputError: they did not ask the same questions.
+    """
+    rows = [_answers(directory) for directory in (before, after)]
+    if rows[0].keys() != rows[1].keys():
+        raise InputError(
+            f"{before} and {after} answer different questions",
+            remedy="verify both models with the same --village",
+        )
+    groups: dict[str, list[str]] = {"all": list(rows[0])}
+    for name, row in rows[0].items():
+        groups.setdefault(str(row["kind"]), []).append(name)
+        if row.get("part") not in (None, row["kind"]):
+            groups.setdefault(f"  {row['part']}", []).append(name)
+    return {
+        group: paired_change(
+            [rows[0][name]["right"] for name in names], [rows[1][name]["right"] for name in names],
+            confidence=confidence, seed=seed,
+        )
+        for group, names in groups.items()
+    }  # fmt: skip
+
+
+def _answers(directory: Path) -> dict[str, Mapping[str, Any]]:
+    open_artefact(directory, kind="evaluation")
+    return {str(row["id"]): row for row in read_jsonl(directory / "answers.jsonl")}

@@ -7,7 +7,7 @@ out/model/           the result                         out/adapter/        with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,30 +15,24 @@ from typing import Any
 
 import torch
 
-from hanok.artefacts import Artefact, create_artefact, open_artefact, sole_user
+from hanok.artefacts import Artefact, open_artefact, sole_user
 from hanok.artefacts.shards import Shards, open_shards
 from hanok.errors import ConfigError
-from hanok.models.checkpoint import load_model, save_model
+from hanok.models.checkpoint import load_model
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
-from hanok.models.lora import (
-    LoraConfig,
-    Merged,
-    add_adapter,
-    restore_adapter,
-    save_adapter,
-)
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
-from hanok.training.checkpoint import disk_full_is_resumable
 from hanok.training.config import TrainConfig
 from hanok.training.loop import Surroundings, Trainer
-from hanok.training.plan import Plan, new_plan, read_plan, use_threads
+from hanok.training.objectives.next_token import NextToken
+from hanok.training.plan import Plan, use_threads
 from hanok.training.report import write_report
 from hanok.training.sampler import Sampler
+from hanok.training.stage import files_of, plan_of, write_model
 from hanok.training.stop import stop_on_signals
-from hanok.training.team import Team, fill_all, join_team
-from hanok.training.validation import choose_held_out
+from hanok.training.team import Team, join_team
+from hanok.training.validation import Validation, choose_held_out
 
 
 def train(
@@ -84,7 +78,7 @@ def _train(
     if not resume and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty", remedy="resume, or give another output directory")
     with sole_user(out, "training") if team.first else nullcontext():
-        plan = team.agree(_plan(config, identity, out, team) if team.first else None)
+        plan = team.agree(plan_of(config, identity, out, processes=team.size) if team.first else None)
         if plan is None:
             return open_artefact(out / "model", kind="model")
         use_threads(plan.threads)
@@ -100,18 +94,6 @@ def _train(
             return _finish(trainer, shards=shards, out=out, parents=parents)
 
 
-def _plan(config: TrainConfig, identity: dict[str, Any], out: Path, team: Team) -> Plan | None:
-    """The plan of the run that began in `out`, or a new one; None if that run is done."""
-    plan = read_plan(out, identity)
-    if plan is not None and (out / "model").exists():
-        return None
-    if plan is None:
-        plan = new_plan(config, identity, processes=team.size)
-        with disk_full_is_resumable(out):
-            plan.write(out)
-    return plan
-
-
 def _prepare(
     config: TrainConfig, plan: Plan, team: Team, *, shards: Path, out: Path, model: ModelConfig | None,
     init_from: Path | None, parents: Mapping[str, Artefact],
@@ -124,7 +106,7 @@ def _prepare(
     torch.manual_seed(config.seed)  # for layers that draw in training; kept in every checkpoint
     decoder = _make_decoder(config, opened, model=model, init_from=init_from)
     decoder.set_compute_dtype(plan.dtype)
-    write_model, read_model = _files_of(config, decoder, shards=shards, init_from=init_from)
+    write_model, read_model = files_of(config, decoder, tokenizer_dir=shards, init_from=init_from)
     decoder.to(team.device)  # drawn on the CPU: a new model is the same everywhere
     team.shard(decoder)
     sampler = Sampler(config, opened.splits)
@@ -137,9 +119,16 @@ def _prepare(
         config,
         plan,
         decoder=decoder,
-        sampler=sampler,
-        held_out=choose_held_out(config, opened.splits),
-        special_ids=list(Tokenizer.load(shards).special.values()),
+        batches=sampler,
+        objective=NextToken(
+            dtype=plan.dtype,
+            mtp_weight=config.mtp_weight,
+            validation=Validation(
+                choose_held_out(config, opened.splits),
+                special_ids=list(Tokenizer.load(shards).special.values()),
+                max_tokens=config.micro_batch_tokens,
+            ),
+        ),
         surroundings=Surroundings(
             out=out,
             parents=parents,
@@ -148,39 +137,6 @@ def _prepare(
             team=team,
         ),
     )
-
-
-def _files_of(
-    config: TrainConfig, decoder: Decoder, *, shards: Path, init_from: Path | None
-) -> tuple[Callable[[Decoder, Path], None], Callable[[Path], None]]:
-    """How checkpoints hold what is trained: the whole model, or adapters put on it here."""
-    if not config.lora_rank:
-        return (
-            lambda whole, directory: save_model(whole, directory, tokenizer_dir=shards),
-            lambda path: _refill(decoder, load_model(path, dtype=torch.float32)),
-        )
-    if init_from is None:
-        raise ConfigError(
-            "lora_rank without a model to start from", remedy="give --init-from, or lora_rank = 0"
-        )
-    lora = lora_config(config)
-    add_adapter(decoder, lora, generator=torch.Generator().manual_seed(config.seed))
-    return (
-        lambda whole, directory: save_adapter(whole, lora, directory, base=str(init_from)),
-        lambda path: restore_adapter(decoder, path),
-    )
-
-
-def lora_config(config: TrainConfig) -> LoraConfig:
-    """The adapters that a training configuration asks for."""
-    return LoraConfig(
-        rank=config.lora_rank, alpha=config.lora_alpha or 2.0 * config.lora_rank, targets=config.lora_targets,
-        dropout=config.lora_dropout,
-    )  # fmt: skip
-
-
-def _refill(decoder: Decoder, stored: Decoder) -> None:
-    fill_all(decoder.state_dict(), stored.state_dict())
 
 
 def _make_decoder(
@@ -208,7 +164,7 @@ def _make_decoder(
     return decoder
 
 
-def _finish(trainer: Trainer, *, shards: Path, out: Path, parents: Mapping[str, Artefact]) -> Artefact:
+def _finish(trainer: Trainer[Any], *, shards: Path, out: Path, parents: Mapping[str, Artefact]) -> Artefact:
     """Write the model (the average, if one is kept; adapters beside it and merged in) and the report."""
     team = trainer.team
     with trainer.average.applied() if trainer.average is not None else nullcontext():
@@ -218,31 +174,7 @@ def _finish(trainer: Trainer, *, shards: Path, out: Path, parents: Mapping[str, 
 
 
 def _write_result(
-    trainer: Trainer, model: Decoder, *, shards: Path, out: Path, parents: Mapping[str, Artefact]
+    trainer: Trainer[Any], model: Decoder, *, shards: Path, out: Path, parents: Mapping[str, Artefact]
 ) -> None:
     summary = write_report(trainer.metrics.rows(), trainer, out)
-    with (
-        disk_full_is_resumable(out / "model"),
-        create_artefact(
-            out / "model",
-            kind="model",
-            parents=parents,
-            step={"training": trainer.plan.identity},
-            overwrite=True,
-        ) as draft,
-    ):
-        if trainer.config.lora_rank:
-            _write_adapter(trainer, out, parents=parents)
-            Merged(model).keep()
-        save_model(model, draft.path, tokenizer_dir=shards)
-        draft.metrics.update(summary)
-
-
-def _write_adapter(trainer: Trainer, out: Path, *, parents: Mapping[str, Artefact]) -> None:
-    step = {"training": trainer.plan.identity}
-    with create_artefact(
-        out / "adapter", kind="adapter", parents=parents, step=step, overwrite=True
-    ) as draft:
-        save_adapter(
-            trainer.decoder, lora_config(trainer.config), draft.path, base=str(parents["model"].path)
-        )
+    write_model(trainer, model, tokenizer_dir=shards, out=out, parents=parents, summary=summary)

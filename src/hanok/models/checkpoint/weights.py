@@ -145,6 +145,8 @@ def write_file(
     """One file, as `transformers` marks its own."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(_apart(contiguous), file, metadata={"format": "pt", **(metadata or {})})
+    if metadata:
+        _sort_metadata(file)
 
 
 def _read_shards(directory: Path, index: Path) -> dict[str, Tensor]:
@@ -169,6 +171,18 @@ def _read_shards(directory: Path, index: Path) -> dict[str, Tensor]:
                 f"{directory / place} lacks {name}, which the index puts there", remedy="restore it"
             )
     return found
+
+
+def _sort_metadata(file: Path) -> None:
+    """The library writes several words in any order; the same content is to be the same bytes."""
+    with file.open("r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length
+        opened.seek(8)
+        opened.write(text.ljust(length))
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,67 @@
+"""`hanok align METHOD`: step 5, from preferences or from rewards."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from hanok.errors import ConfigError
+from hanok.reporting import table
+from hanok.training.align.config import PAIR_METHODS, AlignConfig, Method
+
+
+def align(
+    method: Annotated[Method, tyro.conf.Positional],
+    model: Path,
+    out: Path,
+    data: Path | None = None,
+    prompts: Path | None = None,
+    reward: tuple[str, ...] = (),
+    validation: Path | None = None,
+    config: AlignConfig = AlignConfig(),
+) -> dict[str, Any]:
+    """Make a model better by preferences (dpo, ipo, kto, orpo, simpo, cpo), learn a reward model from them (reward),
+    or practise against a reward (grpo, rloo, ppo, dapo, gspo, cispo, drgrpo).
+
+    Args:
+        method: how.
+        model: a model directory, or a run, to start from.
+        out: the stage's directory: checkpoints, metrics, report, and the finished model under model/.
+        data: preferences, a JSONL file of {id, prompt, chosen, rejected}.
+        prompts: a JSONL file of {id, prompt, ...}; rewards read the other columns, for example answer.
+        reward: names of rewards, each perhaps with a weight: numeric=1.0 format=0.2.
+        validation: more of the same that is not trained on.
+        config: budget, optimiser, method.
+    """
+    from hanok.recipes.runs import servable_model
+
+    model = servable_model(model)
+    if method in PAIR_METHODS:
+        if data is None or prompts is not None or reward:
+            raise ConfigError(
+                f"{method} learns from preferences", remedy="give --data, no --prompts and no --reward"
+            )
+        from hanok.training.align.run import align_on_preferences
+
+        artefact = align_on_preferences(
+            method, config, model=model, data=data, out=out, validation=validation
+        )
+    else:
+        if prompts is None or not reward or data is not None:
+            raise ConfigError(
+                f"{method} learns from rewards", remedy="give --prompts and --reward, and no --data"
+            )
+        from hanok.training.rollouts.run import align_on_rewards
+
+        artefact = align_on_rewards(
+            method, config, model=model, prompts=prompts, rewards=reward, out=out, validation=validation
+        )
+    scalars = [
+        (key, value) for key, value in artefact.metrics.items() if isinstance(value, (int, float, str))
+    ]
+    table(f"{method}: {artefact.path}", ("measure", "value"), scalars)
+    print(f"report: {out / 'report.html'}\nnext: hanok chat {artefact.path}", file=sys.stderr)
+    return {"path": str(artefact.path), "metrics": dict(artefact.metrics)}

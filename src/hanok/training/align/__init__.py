@@ -1,0 +1,1 @@
+"""Alignment: preferences into better models, through the same loop as everything else."""

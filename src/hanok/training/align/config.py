@@ -1,0 +1,165 @@
+"""What an alignment run is told. Cheap to import: no torch here.
+
+One dataclass for all methods: what a method does not use is left at its default (`hanok align --help` says which do).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from hanok.errors import ConfigError
+from hanok.training.config import TrainConfig
+
+PairMethod = Literal["dpo", "ipo", "kto", "orpo", "simpo", "cpo", "reward"]
+PolicyMethod = Literal["grpo", "rloo", "ppo", "dapo", "gspo", "cispo", "drgrpo"]
+Method = Literal[PairMethod, PolicyMethod]
+PAIR_METHODS: tuple[str, ...] = get_args(PairMethod)
+POLICY_METHODS: tuple[str, ...] = get_args(PolicyMethod)
+BETAS = {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "orpo": 0.1, "simpo": 2.0, "cpo": 0.1}
+CLIPS = {"gspo": (3e-4, 4e-4), "dapo": (0.2, 0.28)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignConfig:
+    """One run of `hanok align`. `pairs_per_step` to `held_out` are for preferences, `prompts_per_step` and on for RL."""
+
+    max_steps: int | None = None
+    """End after so many updates. Default: preferences, `epochs`; RL has no other end than this or `max_minutes`."""
+    max_minutes: float | None = None
+    epochs: float = 1.0
+    """Times that the preferences are read, if neither steps nor minutes end the run sooner."""
+    seed: int = 0
+
+    muon_lr: float = 3e-4
+    """For matrices, in AdamW's scale."""
+    adamw_lr: float = 1e-4
+    """For embeddings, norms and other vectors."""
+    warmup_steps: int = 5
+    decay_fraction: float = 0.5
+    final_lr: float = 0.1
+    grad_clip: float = 1.0
+    weight_decay: float = 0.0
+    lora_rank: int = 0
+    """Tune low-rank adapters of this rank; the reference is then the model with them switched off."""
+    lora_alpha: float = 0.0
+    lora_targets: tuple[str, ...] = ()
+    precision: Literal["auto", "bfloat16", "float32"] = "float32"
+    threads: int = 0
+    max_seq_len: int = 1024
+    """Prompt and answer together; longer rows are left out and counted."""
+    micro_batch_tokens: int = 8192
+    """Tokens in memory at once; a step of more is accumulated."""
+    validate_every: int = 0
+    """Steps; 0: four times a run."""
+    checkpoint_every: int = 0
+    """Steps; 0: ten times a run."""
+    keep_checkpoints: int = 2
+
+    pairs_per_step: int = 32
+    beta: float | None = None
+    """Strength of the preference; default: 0.1, SimPO 2.0."""
+    gamma: float = 0.5
+    """SimPO's margin in reward units."""
+    label_smoothing: float = 0.0
+    """Share of labels believed to be flipped (dpo, simpo, cpo)."""
+    nll_weight: float | None = None
+    """Of the chosen answer's own negative log-likelihood a token. Default: cpo 1, dpo and ipo 0."""
+    centre: float = 0.01
+    """Reward model: weight of (r_chosen + r_rejected)^2, which keeps scores around 0."""
+    held_out: float = 0.05
+    """Share of the preferences kept for validation, where no validation file is given."""
+
+    prompts_per_step: int = 16
+    group_size: int = 8
+    """Answers to each prompt."""
+    updates_per_rollout: int = 1
+    """Updates from the answers of one roll-out: they are split into so many steps."""
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    clip_low: float | None = None
+    """Default: 0.2; gspo 3e-4."""
+    clip_high: float | None = None
+    """Default: 0.2; dapo 0.28; gspo 4e-4."""
+    ratio_cap: float = 5.0
+    """CISPO's bound of the ratio itself."""
+    kl_beta: float = 0.0
+    """Weight of the divergence from the starting model: in the reward for ppo and rloo, in the loss for the others."""
+    importance_cap: float = 2.0
+    """Bound of trainer over generator probability, a token at a time; 0 switches the correction off."""
+    overlong_cache: int = 0
+    """DAPO: answers longer than max_new_tokens - this lose up to 1; 0 switches it off."""
+    dynamic_sampling: int = 3
+    """DAPO: times at most that prompts whose answers were all alike are replaced by others."""
+    gae_lambda: float = 0.95
+    value_weight: float = 0.1
+    generator: Literal["float32", "bf16"] = "float32"
+    """Weights that the generator runs with; float32 keeps it closest to the trainer."""
+    samples_kept: int = 4
+    """Groups of each step written to samples.jsonl."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            "epochs", "pairs_per_step", "prompts_per_step", "group_size", "updates_per_rollout", "max_new_tokens",
+            "temperature", "max_seq_len", "micro_batch_tokens", "keep_checkpoints",
+        )  # fmt: skip
+        for name in positive:
+            _require(getattr(self, name) > 0, f"{name} = {getattr(self, name)}", "it must be more than 0")
+        for name in ("beta", "max_steps", "max_minutes", "clip_low", "clip_high"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} = {value}", "it must be more than 0")
+        for name in (
+            "kl_beta",
+            "importance_cap",
+            "overlong_cache",
+            "dynamic_sampling",
+            "samples_kept",
+            "centre",
+        ):
+            _require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)}", "it must not be negative")
+        _require(
+            0 <= self.label_smoothing < 0.5,
+            f"label_smoothing = {self.label_smoothing}",
+            "it must lie in [0, 0.5)",
+        )
+        _require(0 <= self.held_out < 1, f"held_out = {self.held_out}", "it must lie in [0, 1)")
+        _require(0 < self.gae_lambda <= 1, f"gae_lambda = {self.gae_lambda}", "it must lie in (0, 1]")
+        _require(
+            self.max_seq_len <= self.micro_batch_tokens,
+            f"max_seq_len = {self.max_seq_len}, micro_batch_tokens = {self.micro_batch_tokens}",
+            "a row must fit into a micro-batch",
+        )
+        _require(
+            self.prompts_per_step % self.updates_per_rollout == 0,
+            f"prompts_per_step = {self.prompts_per_step}, updates_per_rollout = {self.updates_per_rollout}",
+            "the first must be a multiple of the second",
+        )
+        self.training()
+
+    def training(self) -> TrainConfig:
+        """What the loop needs to know."""
+        same = (
+            "max_steps", "max_minutes", "seed", "muon_lr", "adamw_lr", "warmup_steps", "decay_fraction", "final_lr",
+            "grad_clip", "weight_decay", "lora_rank", "lora_alpha", "lora_targets", "precision", "threads", "max_seq_len",
+            "micro_batch_tokens", "validate_every", "checkpoint_every", "keep_checkpoints",
+        )  # fmt: skip
+        values: dict[str, Any] = {name: getattr(self, name) for name in same}
+        return TrainConfig(
+            **values,
+            tokens_per_step=self.micro_batch_tokens,
+            spike_ratio=0.0,
+            mixture={"aligned": 1.0},
+            device="cpu",  # the engine of roll-outs runs there, and so do the stored log-probabilities of references
+        )
+
+    def beta_of(self, method: str) -> float:
+        return self.beta if self.beta is not None else BETAS[method]
+
+    def clips_of(self, method: str) -> tuple[float, float]:
+        low, high = CLIPS.get(method, (0.2, 0.2))
+        return self.clip_low or low, self.clip_high or high
+
+
+def _require(condition: bool, message: str, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(message, remedy=remedy)

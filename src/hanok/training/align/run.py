@@ -1,0 +1,123 @@
+"""`hanok align dpo|ipo|kto|orpo|simpo|cpo|reward`: preferences from a file into a better model, or into a reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from hanok.artefacts import Artefact
+from hanok.errors import ConfigError, InputError
+from hanok.reporting import log
+from hanok.tokens.tokenizer import Tokenizer
+from hanok.training.align.batches import Rows
+from hanok.training.align.config import PAIR_METHODS, AlignConfig
+from hanok.training.align.examples import Judged, Pair
+from hanok.training.align.preference import WITH_REFERENCE, KTOObjective, PairObjective
+from hanok.training.align.preferences import read_judged, read_pairs
+from hanok.training.align.reference import with_reference
+from hanok.training.align.reward_model import HEAD, RewardObjective, ScalarHead
+from hanok.training.align.stage import Prepared, Start, run_stage
+from hanok.training.permutation import Permutation
+
+Row = TypeVar("Row", Pair, Judged)
+
+
+class _Read(Protocol[Row]):
+    def __call__(self, file: Path, tokenizer: Tokenizer, *, max_seq_len: int) -> list[Row]: ...
+
+
+def align_on_preferences(
+    method: str, config: AlignConfig, *, model: Path, data: Path, out: Path, validation: Path | None = None
+) -> Artefact:
+    """The finished model under `out/model`; for `reward` with `reward_head.safetensors` beside its weights.
+
+    Args:
+        data: preferences (`preferences.py` says in which form). validation: more of them, not trained on;
+            default: `config.held_out` of the data.
+
+    Raises:
+        Interrupted: stopped, resumable. ConfigError, InputError, ArtefactError: what does not fit, or is damaged.
+    """
+    if method not in PAIR_METHODS:
+        raise ConfigError(f'method = "{method}"', remedy=f"with preferences: {', '.join(PAIR_METHODS)}")
+    files = {"data": data} | ({} if validation is None else {"validation": validation})
+
+    def prepare(start: Start) -> Prepared:
+        if method == "kto":
+            return _kto(config, start, *_rows(read_judged, config, start, data, validation))
+        rows, held_out = _rows(read_pairs, config, start, data, validation)
+        return _pairs(method, config, start, rows, held_out)
+
+    return run_stage(method, config, model=model, out=out, files=files, settings={}, prepare=prepare)
+
+
+def _pairs(
+    method: str, config: AlignConfig, start: Start, rows: list[Pair], held_out: list[Pair]
+) -> Prepared:
+    if method == "reward":
+        drawn = torch.Generator().manual_seed(config.seed)
+        head = ScalarHead(start.decoder.config.hidden_size, generator=drawn)
+        objective = RewardObjective(config=config, head=head, held_out=held_out)
+        batches = _batches(rows, config)
+        return Prepared(objective=objective, batches=batches, save_heads=lambda path: head.save(path / HEAD))
+    if method in WITH_REFERENCE:
+        rows, held_out = _referenced(rows, held_out, config, start)
+    policy = PairObjective(
+        method=method, config=config, dtype=start.plan.dtype, held_out=held_out,
+        reference_by_adapters=config.lora_rank > 0,
+    )  # fmt: skip
+    return Prepared(objective=policy, batches=_batches(rows, config))
+
+
+def _kto(config: AlignConfig, start: Start, rows: list[Judged], held_out: list[Judged]) -> Prepared:
+    rows, held_out = _referenced(rows, held_out, config, start)
+    objective = KTOObjective(
+        config=config, dtype=start.plan.dtype, held_out=held_out, reference_by_adapters=config.lora_rank > 0
+    )
+    return Prepared(objective=objective, batches=_batches(rows, config))
+
+
+def _referenced(
+    rows: list[Row], held_out: list[Row], config: AlignConfig, start: Start
+) -> tuple[list[Row], list[Row]]:
+    """With the starting model's log-probabilities, unless adapters that are switched off give them."""
+    if config.lora_rank:
+        return rows, held_out
+    settings = {
+        "held_out": str(config.held_out), "max_seq_len": str(config.max_seq_len), "seed": str(config.seed),
+        "precision": start.plan.precision,
+    }  # fmt: skip
+    found = with_reference(
+        {"train": rows, "validation": held_out}, start.decoder, start.out, identity={**start.identity, **settings},
+        parents=start.parents, dtype=start.plan.dtype, max_tokens=config.micro_batch_tokens,
+    )  # fmt: skip
+    return found["train"], found["validation"]
+
+
+def _rows(
+    read: _Read[Row], config: AlignConfig, start: Start, data: Path, validation: Path | None
+) -> tuple[list[Row], list[Row]]:
+    """Rows to learn from and rows to validate on."""
+    rows = read(data, start.tokenizer, max_seq_len=config.max_seq_len)
+    if validation is not None:
+        return rows, read(validation, start.tokenizer, max_seq_len=config.max_seq_len)
+    count = round(config.held_out * len(rows))
+    if count == len(rows):
+        raise InputError(f"{data}: all of {len(rows)} rows are held out", remedy="lower held_out")
+    order = Permutation(len(rows), f"held-out/{config.seed}")(np.arange(len(rows)))
+    chosen = set(order[:count].tolist())
+    kept = [row for place, row in enumerate(rows) if place not in chosen]
+    log.info("%d rows to learn from, %d held out", len(kept), count)
+    return kept, [rows[place] for place in sorted(chosen)]
+
+
+def _batches(rows: Sequence[Row], config: AlignConfig) -> Rows[Row]:
+    """Epochs end the run, unless steps or minutes are what it was given."""
+    timed = config.max_steps is not None or config.max_minutes is not None
+    return Rows(
+        rows, per_step=config.pairs_per_step, epochs=None if timed else config.epochs, seed=config.seed
+    )

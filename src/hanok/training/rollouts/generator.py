@@ -1,0 +1,98 @@
+"""Answers from the policy as it stands: the engine with the learner's weights.
+
+Token ids stay ids: an answer is the ids that were drawn, the one that ended it included, with the log-probabilities
+that the engine drew them by. A sample's seed comes from (run seed, roll-out, prompt) and its index alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hanok.engine.api import Completion, Request, SamplingParams
+from hanok.engine.generator import LocalEngine
+from hanok.models.decoder import Decoder
+from hanok.models.linear import Linear
+from hanok.training.align.config import AlignConfig
+from hanok.training.rollouts.prompts import Prompt
+
+_RUNNING = 256  # sequences that decode together
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Args: logprobs: one an id, of the engine's law at temperature 1. truncated: it did not end by itself."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    truncated: bool
+
+
+class Generator:
+    """Args: model: a directory of the learner's shape, whose weights are replaced at each roll-out."""
+
+    def __init__(self, model: Path, config: AlignConfig, *, threads: int) -> None:
+        self._config = config
+        self._engine = LocalEngine(model, threads=threads, weights=config.generator, max_running=_RUNNING)
+        self._tokenizer = self._engine.tokenizer
+
+    def take(self, decoder: Decoder) -> None:
+        """The learner's weights, adapters in them."""
+        self._engine.update_weights(plain_weights(decoder))
+
+    def sample(self, prompts: Sequence[Prompt], *, rollout: int) -> list[list[Answer]]:
+        """`group_size` answers to each prompt."""
+        config, size = self._config, self._config.group_size
+        requests = [
+            self._request(prompt, _seed(config.seed, rollout, prompt.name), sample, config.temperature)
+            for prompt in prompts
+            for sample in range(size)
+        ]
+        answers = [self._answer(completion) for completion in self._engine.generate(requests)]
+        return [answers[start : start + size] for start in range(0, len(answers), size)]
+
+    def greedy(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """The likeliest answers, to validate by."""
+        requests = [self._request(prompt, 0, 0, 0.0) for prompt in prompts]
+        return [self._answer(completion) for completion in self._engine.generate(requests)]
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _request(self, prompt: Prompt, seed: int, sample: int, temperature: float) -> Request:
+        params = SamplingParams(
+            max_tokens=self._config.max_new_tokens, temperature=temperature, seed=seed, logprobs=0
+        )
+        return Request(
+            id=f"{prompt.name}-{sample}", prompt_ids=prompt.ids, params=params, sample_index=sample
+        )
+
+    def _answer(self, completion: Completion) -> Answer:
+        ids, logprobs = completion.ids, completion.logprobs
+        assert logprobs is not None
+        text, _ = self._tokenizer.parse_assistant(ids)
+        if completion.stop_id is not None:
+            assert completion.stop_logprob is not None
+            ids, logprobs = (*ids, completion.stop_id), (*logprobs, completion.stop_logprob)
+        return Answer(ids, logprobs, text, truncated=completion.stop_id is None)
+
+
+@torch.no_grad()
+def plain_weights(decoder: Decoder) -> dict[str, Tensor]:
+    """By the names of a decoder without adapters; active ones are added into their maps."""
+    weights = {name: p.detach() for name, p in decoder.named_parameters() if ".adapters." not in name}
+    for name, module in decoder.named_modules():
+        if isinstance(module, Linear) and module.active_adapters():
+            weights[f"{name}.weight"] = module.effective_weight().detach()
+    return weights
+
+
+def _seed(*parts: object) -> int:
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:7], "big")

@@ -1,0 +1,127 @@
+"""The objectives of RL for the loop: log-probabilities of answers into the losses of `objectives/`.
+
+M answer tokens of a micro-batch, all of them the policy's own; D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from hanok.models.decoder import Decoder
+from hanok.training.align.config import AlignConfig
+from hanok.training.align.reward_model import ScalarHead
+from hanok.training.align.scoring import answer_logprobs
+from hanok.training.objective import Loss
+from hanok.training.objectives.cispo import cispo_loss
+from hanok.training.objectives.grpo import dapo_loss, dr_grpo_loss, grpo_loss, gspo_loss
+from hanok.training.objectives.importance import truncated_importance
+from hanok.training.objectives.policy import PolicyLoss, add_reference_kl
+from hanok.training.objectives.ppo import ppo_loss, value_loss
+from hanok.training.objectives.reinforce import rloo_loss
+from hanok.training.rollouts.samples import Sample, column
+
+KL_IN_REWARD = ("ppo", "rloo")
+Validation = Callable[[Decoder, Callable[[], bool]], dict[str, float] | None]
+
+
+@dataclass(kw_only=True, slots=True)
+class PolicyObjective:
+    """Args:
+    values: PPO's head. validation: metrics on prompts that are not practised on.
+    """
+
+    method: str
+    config: AlignConfig
+    dtype: torch.dtype
+    values: ScalarHead | None = None
+    validation: Validation = lambda _, __: {}
+
+    @property
+    def heads(self) -> Mapping[str, nn.Module]:
+        return {} if self.values is None else {"values": self.values}
+
+    def begin_step(self, decoder: Decoder, examples: Sequence[Sample]) -> int:
+        """1: the losses divide by the tokens or answers of the step themselves."""
+        return 1
+
+    def loss(self, decoder: Decoder, examples: Sequence[Sample], *, units: int) -> Loss:
+        config = self.config
+        found = answer_logprobs(
+            decoder, [one.sequence for one in examples], dtype=self.dtype, temperature=config.temperature
+        )
+        logp_M, everything_M = found.logp_M, torch.ones_like(found.logp_M, dtype=torch.bool)
+        old_M = column(examples, "old_logp")
+        old_M = logp_M.detach() if old_M is None else old_M
+        advantage_M, generator_M = _numbers(examples, "advantage"), _numbers(examples, "generator_logp")
+        loss = self._loss_of(examples[0])(
+            logp_M, old_M, advantage_M, everything_M, found.cu_answers,
+            importance_N=self._importance(old_M, generator_M, everything_M),
+        )  # fmt: skip
+        reference_M = column(examples, "reference_logp")
+        if reference_M is not None and self.method not in KL_IN_REWARD:
+            loss = add_reference_kl(loss, logp_M, reference_M, everything_M, beta=config.kl_beta)
+        tokens = float(loss.tokens)
+        metrics = {f"policy.{name}": (float(total), tokens) for name, total in loss.metrics.items()}
+        metrics["policy.entropy"] = (float(found.entropy_M.detach().double().sum()), tokens)
+        if config.temperature == 1.0:
+            metrics |= _mismatch(old_M, generator_M)
+        objective = loss.objective
+        if self.values is not None:
+            values = self._value_loss(self.values(found.hidden_MD), examples)
+            objective = objective + config.value_weight * values.objective
+            metrics |= {f"value.{name}": (float(total), tokens) for name, total in values.metrics.items()}
+        return Loss(objective, objective.detach(), metrics)
+
+    def validate(self, decoder: Decoder, *, stopped: Callable[[], bool]) -> dict[str, float] | None:
+        return self.validation(decoder, stopped)
+
+    def _importance(self, old_M: Tensor, generator_M: Tensor, mask_M: Tensor) -> Tensor | None:
+        """The engine reports its law at temperature 1, so only there can the two be compared."""
+        if not self.config.importance_cap or self.config.temperature != 1.0:
+            return None
+        return truncated_importance(old_M, generator_M, mask_M, cap=self.config.importance_cap)
+
+    def _loss_of(self, one: Sample) -> Callable[..., PolicyLoss]:
+        low, high = self.config.clips_of(self.method)
+        if self.method == "ppo":
+            return partial(ppo_loss, step_tokens=one.step_tokens, clip=low)
+        if self.method == "rloo":
+            return partial(rloo_loss, step_sequences=one.step_answers, clip=low)
+        if self.method == "dapo":
+            return partial(dapo_loss, step_tokens=one.step_tokens, clip_low=low, clip_high=high)
+        if self.method == "cispo":
+            return partial(cispo_loss, step_tokens=one.step_tokens, cap=self.config.ratio_cap)
+        if self.method == "drgrpo":
+            return partial(
+                dr_grpo_loss, step_sequences=one.step_answers, max_tokens=self.config.max_new_tokens, clip_low=low,
+                clip_high=high,
+            )  # fmt: skip
+        each = gspo_loss if self.method == "gspo" else grpo_loss
+        return partial(each, step_sequences=one.step_answers, clip_low=low, clip_high=high)
+
+    def _value_loss(self, values_M: Tensor, examples: Sequence[Sample]) -> PolicyLoss:
+        old_M, returns_M = _numbers(examples, "old_values"), _numbers(examples, "returns")
+        everything_M = torch.ones_like(values_M, dtype=torch.bool)
+        return value_loss(values_M, old_M, returns_M, everything_M, step_tokens=examples[0].step_tokens)
+
+
+def _numbers(examples: Sequence[Sample], name: str) -> Tensor:
+    found_M = column(examples, name)
+    assert found_M is not None, name
+    return found_M
+
+
+def _mismatch(learner_M: Tensor, generator_M: Tensor) -> dict[str, tuple[float, float]]:
+    """How far the engine's law was from the learner's: mean |difference|, KL (k3), share of tokens more than 10 % off."""
+    gap_M = (learner_M - generator_M).double()
+    count, ratio_M = float(len(gap_M)), gap_M.exp()
+    return {
+        "mismatch.absolute": (float(gap_M.abs().sum()), count),
+        "mismatch.kl": (float((gap_M.expm1() - gap_M).sum()), count),
+        "mismatch.off": (float(((ratio_M < 0.9) | (ratio_M > 1.1)).sum()), count),
+    }

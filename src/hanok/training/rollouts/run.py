@@ -1,0 +1,104 @@
+"""`hanok align grpo|rloo|ppo|dapo|gspo|cispo|drgrpo`: practice against a reward, on and on with the present weights.
+
+Beside what every alignment stage writes: out/samples.jsonl, some groups of answers of each roll-out with their rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hanok.artefacts import Artefact
+from hanok.errors import ConfigError
+from hanok.models.checkpoint import load_model
+from hanok.models.decoder import Decoder
+from hanok.training.align.config import POLICY_METHODS, AlignConfig
+from hanok.training.align.reward_model import ScalarHead
+from hanok.training.align.stage import Prepared, Start, run_stage
+from hanok.training.rewards import Mix
+from hanok.training.rollouts.generator import Generator
+from hanok.training.rollouts.learning import Learning
+from hanok.training.rollouts.policy import PolicyObjective
+from hanok.training.rollouts.prompts import Prompt, read_prompts
+from hanok.training.rollouts.rewards import rewards_of
+from hanok.training.rollouts.source import Rollouts, validate_greedily
+
+VALUE_HEAD = "value_head.safetensors"
+
+
+def align_on_rewards(
+    method: str, config: AlignConfig, *, model: Path, prompts: Path, rewards: Sequence[str] | Mix, out: Path,
+    validation: Path | None = None,
+) -> Artefact:  # fmt: skip
+    """The finished model under `out/model`; for `ppo` with `value_head.safetensors` beside its weights.
+
+    Args:
+        prompts: what to practise on. rewards: names (`rewards.py` lists them), or rewards composed in Python.
+        validation: prompts that are not practised on, answered greedily now and then.
+
+    Raises:
+        Interrupted: stopped, resumable. ConfigError, InputError, ArtefactError: what does not fit, or is damaged.
+    """
+    if method not in POLICY_METHODS:
+        raise ConfigError(f'method = "{method}"', remedy=f"with rewards: {', '.join(POLICY_METHODS)}")
+    if config.max_steps is None and config.max_minutes is None:
+        raise ConfigError("practice has no end by itself", remedy="set max_steps or max_minutes")
+    if config.group_size < 2 and method != "ppo":
+        raise ConfigError(
+            f"group_size = {config.group_size}", remedy=f"{method} compares answers: at least 2"
+        )
+    composed = rewards if isinstance(rewards, Mix) else rewards_of(rewards)
+    files = {"prompts": prompts} | ({} if validation is None else {"validation": validation})
+    generators: list[Generator] = []
+
+    def prepare(start: Start) -> Prepared:
+        room = min(config.max_seq_len, start.decoder.config.max_context) - config.max_new_tokens
+        if room < 1:
+            raise ConfigError(
+                f"max_new_tokens = {config.max_new_tokens} leaves no room for a prompt",
+                remedy="lower it, or raise max_seq_len",
+            )
+        generators.append(Generator(model, config, threads=start.plan.threads))
+        known = read_prompts(prompts, start.tokenizer, max_tokens=room)
+        unknown = [] if validation is None else read_prompts(validation, start.tokenizer, max_tokens=room)
+        return _prepared(method, config, start, known, unknown, composed, generators[0], model)
+
+    settings = {"rewards": list(composed.parts), "weights": [weight for _, weight in composed.parts.values()]}
+    try:
+        return run_stage(
+            method, config, model=model, out=out, files=files, settings=settings, prepare=prepare
+        )
+    finally:
+        for generator in generators:
+            generator.close()
+
+
+def _prepared(
+    method: str, config: AlignConfig, start: Start, prompts: list[Prompt], held_out: list[Prompt], rewards: Mix,
+    generator: Generator, model: Path,
+) -> Prepared:  # fmt: skip
+    decoder, dtype = start.decoder, start.plan.dtype
+    values = ScalarHead(decoder.config.hidden_size) if method == "ppo" else None
+    reference = None
+    if config.kl_beta and not config.lora_rank:
+        reference = load_model(model, dtype="stored").requires_grad_(
+            False
+        )  # mapped from its files, not read in
+        reference.set_compute_dtype(dtype)
+    learning = Learning(method, config, decoder, dtype=dtype, values=values, reference=reference)
+
+    def validate(decoder: Decoder, stopped: Callable[[], bool]) -> dict[str, float] | None:
+        if stopped():
+            return None
+        return validate_greedily(generator, held_out, rewards, decoder) if held_out else {}
+
+    objective = PolicyObjective(method=method, config=config, dtype=dtype, values=values, validation=validate)
+    batches = Rollouts(
+        method, config, decoder=decoder, prompts=prompts, generator=generator, rewards=rewards, learning=learning,
+        samples_file=start.out / "samples.jsonl",
+    )  # fmt: skip
+    return Prepared(
+        objective=objective,
+        batches=batches,
+        save_heads=lambda path: values.save(path / VALUE_HEAD) if values is not None else None,
+    )

@@ -1,0 +1,189 @@
+"""The source of RL's steps: prompts in order, answers by the engine, rewards, advantages; in synchronous mode.
+
+Everything follows from (seed, cursor, weights), so a run that is killed and resumed draws the same answers; what is left
+of a roll-out between two updates is in the checkpoint. B answers, M their tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hanok.artefacts import append_jsonl, write_atomic
+from hanok.models.decoder import Decoder
+from hanok.reporting import log
+from hanok.training.align.config import AlignConfig
+from hanok.training.permutation import Permutation
+from hanok.training.rewards import Mix, Row, score
+from hanok.training.rollouts.generator import Answer, Generator
+from hanok.training.rollouts.learning import Learning
+from hanok.training.rollouts.prompts import Prompt
+from hanok.training.rollouts.samples import Sample, from_json
+
+Group = tuple[Prompt, list[Answer], list[float]]  # a reward that could not be given is NaN
+
+
+class Rollouts:
+    """Args:
+    learning: makes samples of judged answers. samples_file: where some groups of each roll-out are kept for reading.
+    """
+
+    def __init__(
+        self, method: str, config: AlignConfig, *, decoder: Decoder, prompts: Sequence[Prompt], generator: Generator,
+        rewards: Mix, learning: Learning, samples_file: Path,
+    ) -> None:  # fmt: skip
+        self._method, self._config = method, config
+        self._decoder, self._prompts, self._generator = decoder, prompts, generator
+        self._rewards, self._learning, self._file = rewards, learning, samples_file
+        self.drawn = self.rollout = 0
+        self._parts: list[list[Sample]] = []
+        self._metrics: dict[str, float] = {}
+        self._file_is_cut = False
+
+    def count(self, *, max_steps: int | None, max_tokens: int | None) -> tuple[int, int | None] | None:
+        return None if max_steps is None else (max_steps, None)
+
+    def draw_step(self) -> list[Sample]:
+        """The next part of the roll-out, or a new one."""
+        self._metrics = {}
+        if not self._parts:
+            self._parts = self._roll_out()
+        return self._parts.pop(0)
+
+    def metrics(self) -> Mapping[str, float]:
+        """Of the roll-out, at its first update."""
+        return self._metrics
+
+    def state(self) -> dict[str, Any]:
+        parts = [[sample.to_json() for sample in part] for part in self._parts]
+        return {"drawn": self.drawn, "rollout": self.rollout, "parts": parts}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.drawn, self.rollout = state["drawn"], state["rollout"]
+        self._parts = [[from_json(row) for row in part] for part in state["parts"]]
+        self._file_is_cut = False
+
+    def _roll_out(self) -> list[list[Sample]]:
+        self._generator.take(self._decoder)
+        groups, alike = self._groups()
+        config = self._config
+        per_part = config.prompts_per_step // config.updates_per_rollout
+        parts = [groups[start : start + per_part] for start in range(0, len(groups), per_part)]
+        found = self._learning.samples(parts)
+        self._metrics |= found.metrics | self._about(groups, alike)
+        self._keep(groups)
+        self.rollout += 1
+        return found.parts
+
+    def _groups(self) -> tuple[list[Group], float]:
+        """Judged answers, and the share of groups whose rewards were all alike; DAPO replaces those."""
+        config = self._config
+        wanted, tries = (
+            config.prompts_per_step,
+            1 + (config.dynamic_sampling if self._method == "dapo" else 0),
+        )
+        useful: list[Group] = []
+        alike: list[Group] = []
+        while tries and len(useful) < wanted:
+            tries -= 1
+            for group in self._judged(self._next_prompts(wanted - len(useful))):
+                (useful if _differ(group[2]) else alike).append(group)
+        groups = (useful + alike)[:wanted] if self._method != "dapo" else useful[:wanted]
+        if not useful:
+            log.warning("roll-out %d: in none of %d groups do the rewards differ", self.rollout, len(alike))
+            groups = alike[:wanted]
+        return groups, len(alike) / (len(useful) + len(alike))
+
+    def _next_prompts(self, count: int) -> list[Prompt]:
+        places = range(self.drawn, self.drawn + count)
+        self.drawn += count
+        return [self._prompts[self._place(number)] for number in places]
+
+    def _place(self, number: int) -> int:
+        epoch, offset = divmod(number, len(self._prompts))
+        order = Permutation(len(self._prompts), f"prompts/{self._config.seed}/{epoch}")
+        return int(order(np.array([offset]))[0])
+
+    def _judged(self, prompts: Sequence[Prompt]) -> list[Group]:
+        answers = self._generator.sample(prompts, rollout=self.rollout)
+        rows = [
+            Row(prompt.messages, answer.text, {**prompt.columns, "completion_tokens": len(answer.ids)})
+            for prompt, group in zip(prompts, answers, strict=True)
+            for answer in group
+        ]
+        batch = score(self._rewards, rows)
+        for name, value in batch.metrics().items():
+            self._metrics.setdefault(name, value)
+        totals = [float("nan") if total is None else total for total in batch.totals]
+        size = self._config.group_size
+        return [
+            (prompt, group, self._shaped(group, totals[place * size : (place + 1) * size]))
+            for place, (prompt, group) in enumerate(zip(prompts, answers, strict=True))
+        ]
+
+    def _shaped(self, group: Sequence[Answer], rewards: Sequence[float]) -> list[float]:
+        """DAPO's penalty on answers that come near the limit (arXiv 2503.14476, equation 13)."""
+        cache, limit = self._config.overlong_cache, self._config.max_new_tokens
+        if not cache:
+            return list(rewards)
+        beyond = [(len(answer.ids) - (limit - cache)) / cache for answer in group]
+        return [reward - min(max(over, 0.0), 1.0) for reward, over in zip(rewards, beyond, strict=True)]
+
+    def _about(self, groups: Sequence[Group], alike: float) -> dict[str, float]:
+        answers = [answer for _, group, _ in groups for answer in group]
+        return {
+            "rollout.zero_variance": alike,
+            "rollout.tokens": sum(len(answer.ids) for answer in answers) / len(answers),
+            "rollout.truncated": sum(answer.truncated for answer in answers) / len(answers),
+            "rollout.prompts_drawn": float(self.drawn),
+        }
+
+    def _keep(self, groups: Sequence[Group]) -> None:
+        """A few groups for reading; what lies behind this roll-out came from a run that was cut off."""
+        if not self._file_is_cut and self._file.exists():
+            lines = self._file.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _rollout_of(line) < self.rollout]
+            write_atomic(self._file, "".join(f"{line}\n" for line in kept))
+        self._file_is_cut = True
+        for prompt, answers, rewards in groups[: self._config.samples_kept]:
+            append_jsonl(
+                self._file,
+                {
+                    "rollout": self.rollout, "prompt": prompt.name, "messages": list(prompt.messages),
+                    "answers": [answer.text for answer in answers],
+                    "rewards": [None if np.isnan(reward) else reward for reward in rewards],
+                },
+            )  # fmt: skip
+
+
+def validate_greedily(
+    generator: Generator, prompts: Sequence[Prompt], rewards: Mix, decoder: Decoder
+) -> dict[str, float]:
+    """Rewards and length of the likeliest answers to prompts that are not practised on."""
+    generator.take(decoder)
+    answers = generator.greedy(prompts)
+    rows = [
+        Row(prompt.messages, answer.text, {**prompt.columns, "completion_tokens": len(answer.ids)})
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    found = {f"validation.{name}": value for name, value in score(rewards, rows).metrics().items()}
+    found["validation.tokens"] = sum(len(answer.ids) for answer in answers) / len(answers)
+    return found
+
+
+def _differ(rewards: Sequence[float]) -> bool:
+    known = torch.tensor([reward for reward in rewards if not np.isnan(reward)])
+    return len(known) > 1 and bool(known.max() > known.min())
+
+
+def _rollout_of(line: str) -> float:
+    """Of a line that a kill cut short: beyond all."""
+    try:
+        return json.loads(line)["rollout"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

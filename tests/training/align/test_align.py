@@ -1,0 +1,124 @@
+"""Preference methods through the loop: they learn, the reference holds still, adapters and files agree."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hanok.artefacts import open_artefact
+from hanok.errors import ArtefactError, CheckpointError, ConfigError
+from hanok.models.checkpoint import load_model
+from hanok.tokens.tokenizer import Tokenizer
+from hanok.training.align.config import AlignConfig
+from hanok.training.align.preferences import read_pairs
+from hanok.training.align.reward_model import HEAD, RewardModel
+from hanok.training.align.run import align_on_preferences
+from hanok.training.align.scoring import summed_logprobs
+
+
+def quick(**changes: Any) -> AlignConfig:
+    settings: dict[str, Any] = {
+        "max_steps": 8, "pairs_per_step": 8, "muon_lr": 3e-3, "adamw_lr": 3e-3, "warmup_steps": 1, "threads": 1,
+        "max_seq_len": 128, "micro_batch_tokens": 512, "validate_every": 8, "held_out": 0.2, "decay_fraction": 0.0,
+    }  # fmt: skip
+    return AlignConfig(**{**settings, **changes})
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", ["dpo", "ipo", "orpo", "simpo", "cpo"])
+def test_it_learns_that_shorter_is_better(method: str, base: Path, preferences: Path, tmp_path: Path) -> None:
+    align_on_preferences(method, quick(), model=base, data=preferences, out=tmp_path)
+    last = rows(tmp_path)[-1]
+    assert last["validation.preference.accuracy"] > 0.9
+    losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
+    assert min(losses[-3:]) < 0.9 * losses[0]
+    assert (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_kto_moves_good_and_bad_answers_apart(base: Path, preferences: Path, tmp_path: Path) -> None:
+    align_on_preferences("kto", quick(max_steps=16), model=base, data=preferences, out=tmp_path)
+    last = rows(tmp_path)[-1]
+    apart = last["validation.preference.reward_chosen"] - last["validation.preference.reward_rejected"]
+    assert apart > 0.1
+    assert all(row["preference.reference_point"] >= 0 for row in rows(tmp_path) if "loss" in row)
+
+
+def test_dpo_begins_at_the_reference_with_and_without_adapters(
+    base: Path, preferences: Path, tmp_path: Path
+) -> None:
+    for name, changes in (("full", {}), ("lora", {"lora_rank": 4})):
+        align_on_preferences(
+            "dpo", quick(max_steps=2, **changes), model=base, data=preferences, out=tmp_path / name
+        )
+        first = rows(tmp_path / name)[0]
+        assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+        assert first["preference.margin"] == pytest.approx(0, abs=1e-5)
+    assert (tmp_path / "lora" / "adapter" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "lora" / "reference").exists()
+
+
+def test_the_stored_reference_is_the_starting_models(base: Path, preferences: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    align_on_preferences("dpo", quick(held_out=0.0), model=base, data=preferences, out=tmp_path)
+    pairs = read_pairs(preferences, Tokenizer.load(base), max_seq_len=128)
+    sides = [side for pair in pairs for side in pair.sequences]
+    expected = summed_logprobs(load_model(base), sides, dtype=torch.float32, max_tokens=97)
+    stored = load_file(tmp_path / "reference" / "reference.safetensors")["train"]
+    torch.testing.assert_close(stored.flatten(), torch.tensor(expected), atol=1e-4, rtol=1e-5)
+    file = tmp_path / "reference" / "reference.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    (tmp_path / "model").rename(tmp_path / "away")
+    with pytest.raises(ArtefactError, match="reference"):
+        align_on_preferences("dpo", quick(held_out=0.0), model=base, data=preferences, out=tmp_path)
+
+
+def test_micro_batches_do_not_change_the_update(base: Path, preferences: Path, tmp_path: Path) -> None:
+    """A step of eight pairs at once, or in many parts; KTO's reference point is the whole step's."""
+    for method in ("dpo", "kto"):
+        for name, tokens in (("whole", 8192), ("parts", 128)):
+            config = quick(max_steps=1, micro_batch_tokens=tokens)
+            align_on_preferences(method, config, model=base, data=preferences, out=tmp_path / method / name)
+        whole, parts = (
+            load_model(tmp_path / method / name / "model").state_dict() for name in ("whole", "parts")
+        )
+        for name, tensor in whole.items():
+            torch.testing.assert_close(parts[name], tensor, atol=2e-4, rtol=1e-3)
+        assert rows(tmp_path / method / "whole")[0]["loss"] == pytest.approx(
+            rows(tmp_path / method / "parts")[0]["loss"], abs=1e-5
+        )
+
+
+def test_a_reward_model_scores_as_it_was_trained(base: Path, preferences: Path, tmp_path: Path) -> None:
+    artefact = align_on_preferences("reward", quick(), model=base, data=preferences, out=tmp_path)
+    assert HEAD in artefact.files
+    model, tokenizer = RewardModel(artefact.path), Tokenizer.load(base)
+    pairs = read_pairs(preferences, tokenizer, max_seq_len=128)
+    texts = [[*side.ids.tolist(), int(side.targets[-1])] for pair in pairs for side in pair.sequences]
+    scores = model.score(texts)
+    right = [chosen > rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
+    assert sum(right) > 0.9 * len(right)
+    assert scores == pytest.approx(model.score(texts, max_tokens=1), abs=1e-4)
+    with pytest.raises(CheckpointError, match=HEAD):
+        RewardModel(base)
+
+
+def test_a_finished_run_is_returned_and_other_settings_are_refused(
+    base: Path, preferences: Path, tmp_path: Path
+) -> None:
+    first = align_on_preferences("orpo", quick(max_steps=2), model=base, data=preferences, out=tmp_path)
+    again = align_on_preferences("orpo", quick(max_steps=2), model=base, data=preferences, out=tmp_path)
+    assert first.hash == again.hash
+    assert open_artefact(tmp_path / "model").parents["model"] == open_artefact(base).hash
+    with pytest.raises(ConfigError, match="other settings"):
+        align_on_preferences("cpo", quick(max_steps=2), model=base, data=preferences, out=tmp_path)

@@ -1,0 +1,156 @@
+"""RL through the engine and the loop: the same law on both sides, it learns, nothing that fails becomes a zero."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hanok.errors import ConfigError
+from hanok.models.checkpoint import load_model
+from hanok.models.lora import LoraConfig, add_adapter
+from hanok.tokens.tokenizer import Tokenizer
+from hanok.training.align.config import POLICY_METHODS, AlignConfig
+from hanok.training.align.scoring import answer_logprobs
+from hanok.training.rewards import mix
+from hanok.training.rollouts.generator import Generator, plain_weights
+from hanok.training.rollouts.prompts import read_prompts
+from hanok.training.rollouts.run import VALUE_HEAD, align_on_rewards
+from hanok.training.rollouts.samples import as_sequence
+
+
+def quick(**changes: Any) -> AlignConfig:
+    settings: dict[str, Any] = {
+        "max_steps": 2, "prompts_per_step": 4, "group_size": 4, "max_new_tokens": 8, "muon_lr": 3e-3, "adamw_lr": 3e-3,
+        "warmup_steps": 0, "threads": 1, "max_seq_len": 64, "micro_batch_tokens": 512, "decay_fraction": 0.0,
+        "validate_every": 100, "checkpoint_every": 100,
+    }  # fmt: skip
+    return AlignConfig(**{**settings, **changes})
+
+
+def letters(prompt: Any, completion: str, columns: Any) -> float:
+    """Share of plain letters."""
+    return sum(c.isascii() and c.isalpha() for c in completion) / max(len(completion), 1)
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_engine_draws_by_the_learners_law(base: Path, prompts: Path) -> None:
+    """After an update with adapters on: log-probabilities agree, and equal seeds give equal ids."""
+    decoder, config = load_model(base), quick(max_new_tokens=20)
+    add_adapter(decoder, LoraConfig(rank=4), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            if name.endswith("lora_B"):
+                parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(2))
+    generator = Generator(base, config, threads=1)
+    try:
+        asked = read_prompts(prompts, Tokenizer.load(base), max_tokens=40)[:3]
+        before = generator.sample(asked, rollout=0)
+        generator.take(decoder)
+        answers = generator.sample(asked, rollout=0)
+        again = generator.sample(asked[::-1], rollout=0)[::-1]
+        other = generator.sample(asked, rollout=1)
+    finally:
+        generator.close()
+    assert answers == again
+    assert answers not in (before, other)
+    flat = [(prompt, answer) for prompt, group in zip(asked, answers, strict=True) for answer in group]
+    sequences = [as_sequence(prompt.ids, answer.ids) for prompt, answer in flat]
+    with torch.no_grad():
+        found = answer_logprobs(decoder, sequences, dtype=torch.float32).logp_M
+    drawn = torch.tensor([logp for _, answer in flat for logp in answer.logprobs])
+    torch.testing.assert_close(found, drawn, atol=1e-4, rtol=0)
+    names = set(plain_weights(decoder))
+    assert names == {name for name, _ in load_model(base).named_parameters()}
+
+
+@pytest.mark.parametrize("method", POLICY_METHODS)
+def test_every_method_learns_something(method: str, base: Path, prompts: Path, tmp_path: Path) -> None:
+    config = quick(kl_beta=0.05 if method in ("ppo", "rloo", "grpo") else 0.0)
+    artefact = align_on_rewards(
+        method, config, model=base, prompts=prompts, rewards=mix({"letters": letters}), out=tmp_path
+    )
+    before, after = load_model(base).state_dict(), load_model(artefact.path).state_dict()
+    assert all(not torch.equal(tensor, after[name]) for name, tensor in before.items())
+    for row in rows(tmp_path):
+        assert row["mismatch.absolute"] < 1e-4
+        assert row["policy.entropy"] > 1
+        assert 0 < row["reward"] < 1
+        assert row["rollout.tokens"] <= 8
+    assert (VALUE_HEAD in artefact.files) == (method == "ppo")
+    if method in ("ppo", "rloo", "grpo"):
+        name = "policy.reference_kl" if method == "grpo" else "rollout.reference_kl"
+        assert rows(tmp_path)[0][name] == pytest.approx(0, abs=1e-5)
+        assert rows(tmp_path)[1][name] != rows(tmp_path)[0][name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["grpo", "rloo", "ppo"])
+def test_the_reward_rises(method: str, base: Path, prompts: Path, tmp_path: Path) -> None:
+    config = quick(max_steps=30, prompts_per_step=8, group_size=8)
+    align_on_rewards(method, config, model=base, prompts=prompts, rewards=mix({"l": letters}), out=tmp_path)
+    rewards = [row["reward"] for row in rows(tmp_path) if "reward" in row]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:2]) / 2 + 0.3
+
+
+def test_several_updates_of_one_rollout_move_away_from_it(base: Path, prompts: Path, tmp_path: Path) -> None:
+    config = quick(updates_per_rollout=2, max_steps=4)
+    align_on_rewards("grpo", config, model=base, prompts=prompts, rewards=mix({"l": letters}), out=tmp_path)
+    found = rows(tmp_path)
+    assert ["reward" in row for row in found] == [True, False, True, False]
+    assert found[0]["policy.old_kl"] == pytest.approx(0, abs=1e-6)
+    assert found[1]["policy.old_kl"] > 1e-6
+
+
+def test_groups_that_all_fail_are_said_and_change_nothing(
+    base: Path, prompts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="hanok"):
+        artefact = align_on_rewards(
+            "grpo", quick(), model=base, prompts=prompts, rewards=mix({"never": lambda *_: 0.0}), out=tmp_path
+        )
+    assert "in none of 4 groups do the rewards differ" in caplog.text
+    assert all(row["rollout.zero_variance"] == 1 and row["grad_norm"] == 0 for row in rows(tmp_path))
+    before, after = load_model(base).state_dict(), load_model(artefact.path).state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_a_reward_that_fails_is_counted_and_never_a_zero(
+    base: Path, prompts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def moody(prompt: Any, completion: str, columns: Any) -> float:
+        if columns["answer"] in "012":
+            return float("nan")
+        if columns["answer"] in "345":
+            raise ValueError("no mood")
+        return 1 + letters(prompt, completion, columns)
+
+    with caplog.at_level(logging.WARNING, logger="hanok"):
+        config = quick(prompts_per_step=10, samples_kept=10, max_steps=1)
+        align_on_rewards("grpo", config, model=base, prompts=prompts, rewards=mix({"m": moody}), out=tmp_path)
+    assert rows(tmp_path)[0]["reward.skipped"] == pytest.approx(0.6)
+    assert rows(tmp_path)[0]["reward"] >= 1
+    assert "12 of 40 rows (raised ValueError)" in caplog.text
+    kept = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert len(kept) == 10
+    assert sum(reward is None for group in kept for reward in group["rewards"]) == 24
+
+
+def test_settings_that_do_not_go_together(base: Path, prompts: Path, tmp_path: Path) -> None:
+    rewards = mix({"l": letters})
+    for changes, message in (
+        ({"group_size": 1}, "compares answers"),
+        ({"max_steps": None}, "no end by itself"),
+        ({"max_new_tokens": 64}, "leaves no room"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            align_on_rewards(
+                "grpo", quick(**changes), model=base, prompts=prompts, rewards=rewards, out=tmp_path / message
+            )
