@@ -129,3 +129,19 @@ def test_what_it_does_not_run_is_named() -> None:
     for pattern in ("gqa",), ("kda", "kda", "kda", "mla"):
         assert why_not_native(ModelConfig(**SHAPE | {"pattern": pattern})) is None
     assert "norm = layer" in str(why_not_native(ModelConfig(**SHAPE | {"norm": "layer"})))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "hybrid"])
+def test_hidden_vectors_are_those_behind_the_final_norm(name: str) -> None:
+    model, tokens = decoder_of(name), ids(90)
+    fast = NativeDecoder(model, kind="bf16", blocks=4, threads=2)
+    whole = torch.cat(list(fast.read_hidden(tokens, rows=40)))
+    expected, _ = model(torch.tensor(tokens), torch.tensor([0, 90], dtype=torch.int32))
+    assert whole.shape == expected.shape
+    assert (whole - expected).std() < 0.03 * expected.std()
+    wanted, table = [0, 41, 89], fast.pool.take(2)
+    logits, hidden = fast.step_with_hidden(tokens, range(90), [0] * 90, [table], wanted)
+    assert torch.equal(hidden, whole[wanted])
+    assert torch.equal(logits, fast.step(tokens, range(90), [0] * 90, [table], wanted))
+    assert (model.logits(hidden) - logits).std() < 0.01 * logits.std()

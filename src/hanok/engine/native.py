@@ -124,14 +124,35 @@ class NativeDecoder:
             tables: the blocks of each sequence, enough for its highest position.
             slots: where the states of each sequence are; a token at position 0 begins anew. Default: 0, 1, ...
         """
+        logits = torch.empty(len(wanted), self.config.vocab_size)
+        self._run(ids, positions, sequences, tables, wanted, slots, logits=logits)
+        return logits
+
+    def step_with_hidden(
+        self,
+        ids: Sequence[int],
+        positions: Sequence[int],
+        sequences: Sequence[int],
+        tables: Sequence[Sequence[int]],
+        wanted: Sequence[int],
+        slots: Sequence[int] = (),
+    ) -> tuple[Tensor, Tensor]:
+        """`step`, and the hidden vectors behind the final norm that the logits were made from: float32 [len(wanted), D]."""
+        logits = torch.empty(len(wanted), self.config.vocab_size)
+        hidden = torch.empty(len(wanted), self.config.hidden_size)
+        self._run(ids, positions, sequences, tables, wanted, slots, logits=logits, hidden=hidden)
+        return logits, hidden
+
+    def _run(
+        self, ids: Sequence[int], positions: Sequence[int], sequences: Sequence[int], tables: Sequence[Sequence[int]],
+        wanted: Sequence[int], slots: Sequence[int], *, logits: Tensor | None = None, hidden: Tensor | None = None,
+    ) -> None:  # fmt: skip
         width = max(map(len, tables))
         flat = [block for table in tables for block in (*table, *[0] * (width - len(table)))]
-        logits = torch.empty(len(wanted), self.config.vocab_size)
         self._runner.step(
             list(ids), list(positions), list(sequences), flat, width, list(slots or range(len(tables))), list(wanted),
-            address(logits) if wanted else 0,
+            address(logits) if wanted else 0, address(hidden) if wanted else 0,
         )  # fmt: skip
-        return logits
 
     def read(self, ids: Sequence[int], *, rows: int) -> Iterator[Tensor]:
         """Logits behind every token of a text, float32, at most `rows` of them at a time.
@@ -139,12 +160,28 @@ class NativeDecoder:
         Raises:
             CapacityError: no blocks are free for it.
         """
+        for part, places, table in self._parts(ids, rows):
+            yield self.step(part, places, [0] * len(part), [table], range(len(part)), [self.slots])
+
+    def read_hidden(self, ids: Sequence[int], *, rows: int) -> Iterator[Tensor]:
+        """Hidden vectors behind the final norm of every token of a text, float32, at most `rows` of them at a time; the
+        head is not run.
+
+        Raises:
+            CapacityError: no blocks are free for it.
+        """
+        for part, places, table in self._parts(ids, rows):
+            hidden = torch.empty(len(part), self.config.hidden_size)
+            self._run(part, places, [0] * len(part), [table], range(len(part)), [self.slots], hidden=hidden)
+            yield hidden
+
+    def _parts(self, ids: Sequence[int], rows: int) -> Iterator[tuple[list[int], range, list[int]]]:
+        """Pieces of a text with their places, in blocks that are held until all are read."""
         table = self.pool.take(-(-len(ids) // BLOCK))
         try:
             for start in range(0, len(ids), rows):
                 part = list(ids[start : start + rows])
-                places = range(start, start + len(part))
-                yield self.step(part, places, [0] * len(part), [table], range(len(part)), [self.slots])
+                yield part, range(start, start + len(part)), table
         finally:
             self.pool.give_back(table)
 

@@ -93,14 +93,14 @@ class Runner {
   }
   void step(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> sequences,
             std::vector<int32_t> tables, int table_width, std::vector<int32_t> slots, std::vector<int32_t> wanted,
-            uintptr_t logits) {
+            uintptr_t logits, uintptr_t normed) {
     StepArgs args;
     args.rows = static_cast<int>(ids.size());
     args.wanted = static_cast<int>(wanted.size());
     args.table_width = table_width;
     args.ids = std::move(ids), args.positions = std::move(positions), args.sequences = std::move(sequences);
     args.tables = std::move(tables), args.slots = std::move(slots), args.wanted_rows = std::move(wanted);
-    args.logits = reinterpret_cast<float*>(logits);
+    args.logits = reinterpret_cast<float*>(logits), args.normed = reinterpret_cast<float*>(normed);
     nb::gil_scoped_release released;
     path_.run_step(model_, cache_, scratch_, std::move(args), crew_);
   }

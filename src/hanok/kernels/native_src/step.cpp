@@ -132,6 +132,10 @@ void walk_through(const Step& step, Crew::Walk& walk, int threads) {
     if (!ready(step.deep, own_deep, rows, layer.down.kind, inner_row, [&](const auto& get) { return product_to_x(layer.down, get); })) return;
   }
   if (args.wanted == 0) return;
+  if (args.normed && !walk.loop(args.wanted, [&](int i) {
+        normalise(step.x + (size_t)args.wanted_rows[i] * width, model.final_norm, model.eps, hidden, args.normed + (size_t)i * hidden);
+      })) return;
+  if (!args.logits) return;
   const auto last_row = [&](int i, float* space) -> const float* {
     float* to = space ? space : step.normal + (size_t)i * width;
     normalise(step.x + (size_t)args.wanted_rows[i] * width, model.final_norm, model.eps, hidden, to);

@@ -77,7 +77,8 @@ struct StepArgs {
   std::vector<int32_t> ids, positions, sequences, wanted_rows;  // of one sequence: consecutive rows, rising positions
   std::vector<int32_t> tables;                                  // [sequence][table_width] block numbers
   std::vector<int32_t> slots;                                   // [sequence] of the states; a row at position 0 begins anew
-  float* logits = nullptr;                                      // [wanted][vocabulary]
+  float* logits = nullptr;                                      // [wanted][vocabulary]; null: not wanted
+  float* normed = nullptr;                                  // [wanted][hidden] behind the final norm; null: not wanted
 };
 
 struct Scratch {  // buffers between the loops
