@@ -14,6 +14,7 @@ import pytest
 
 from hanok.errors import HanokError, Interrupted
 from hanok.training import loop
+from hanok.training.objectives import next_token
 from hanok.training.run import train
 
 
@@ -54,7 +55,7 @@ def test_f07_a_rollback_survives_a_stop(
     spoil(monkeypatch, {9, 10, 11, 12}, float("inf"))
     config = tiny.tiny_config(max_steps=20)
     train(config, shards=shards, out=tmp_path / "straight", model=tiny.tiny_model())
-    original = loop.next_token_loss
+    original = next_token.next_token_loss
     calls = 0
 
     def stop_sometimes(*arguments: Any, **options: Any) -> Any:
@@ -64,7 +65,7 @@ def test_f07_a_rollback_survives_a_stop(
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(loop, "next_token_loss", stop_sometimes)
+    monkeypatch.setattr(next_token, "next_token_loss", stop_sometimes)
     for _ in range(2):
         with pytest.raises(Interrupted):
             train(config, shards=shards, out=tmp_path / "run", model=tiny.tiny_model())

@@ -22,8 +22,9 @@ import torch
 from hanok.artefacts import open_artefact
 from hanok.errors import ArtefactError, CheckpointError, Interrupted
 from hanok.training import checkpoint as checkpoint_module
-from hanok.training import loop
+from hanok.training import validation
 from hanok.training.checkpoint import Checkpoints
+from hanok.training.objectives import next_token
 from hanok.training.run import train
 
 WORKER = Path(__file__).resolve().parent / "tiny_training.py"
@@ -364,7 +365,7 @@ def test_f05_sigterm_saves_and_resumes_equal(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place: Any = Checkpoints if moment == "save" else loop
+    place: Any = {"next_token_loss": next_token, "validate": validation, "save": Checkpoints}[moment]
     original = getattr(place, moment)
     calls = 0
 

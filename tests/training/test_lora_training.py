@@ -14,7 +14,7 @@ import torch
 from hanok.errors import ConfigError, Interrupted
 from hanok.models.checkpoint import load_model
 from hanok.models.lora import Merged, adapter_names, load_adapter
-from hanok.training import loop
+from hanok.training.objectives import next_token
 from hanok.training.run import train
 
 LORA = {"lora_rank": 3, "adamw_lr": 0.01, "mixture": {"chat-train": 1.0}, "lora_dropout": 0.1}
@@ -49,7 +49,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
 ) -> None:
     config = tiny.tiny_config(**LORA)
     train(config, shards=shards, out=tmp_path / "straight", init_from=base)
-    calls, original = 0, loop.next_token_loss
+    calls, original = 0, next_token.next_token_loss
 
     def interrupting(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -58,7 +58,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(loop, "next_token_loss", interrupting)
+    monkeypatch.setattr(next_token, "next_token_loss", interrupting)
     with pytest.raises(Interrupted):
         train(config, shards=shards, out=tmp_path / "stopped", init_from=base)
     checkpoint = sorted((tmp_path / "stopped" / "checkpoints").iterdir())[-1]

@@ -19,7 +19,7 @@ from hanok.artefacts import open_artefact
 from hanok.errors import ArtefactError, ConfigError, Interrupted
 from hanok.models.checkpoint import load_model
 from hanok.tokens.tokenizer import Tokenizer
-from hanok.training import loop
+from hanok.training.objectives import next_token
 from hanok.training.objectives.next_token import next_token_loss
 from hanok.training.packing import PackedSequence, pack
 from hanok.training.run import train
@@ -108,7 +108,7 @@ def test_a_stop_inside_a_step_undoes_it(
     config = tiny.tiny_config(micro_batch_tokens=128)
     train(config, shards=shards, out=tmp_path / "straight", model=tiny.tiny_model())
     calls = 0
-    original = loop.next_token_loss
+    original = next_token.next_token_loss
 
     def interrupting(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -117,7 +117,7 @@ def test_a_stop_inside_a_step_undoes_it(
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(loop, "next_token_loss", interrupting)
+    monkeypatch.setattr(next_token, "next_token_loss", interrupting)
     with pytest.raises(Interrupted, match="SIGTERM"):
         train(config, shards=shards, out=tmp_path / "stopped", model=tiny.tiny_model())
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -22,6 +22,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "data collect": ("data", "collect", "step 1: read documents into a corpus"),
     "data clean": ("data", "clean", "step 2: normalise, filter, de-duplicate, redact personal data"),
     "data village": ("data", "village", "write the embedded corpus: a fictional hanok village"),
+    "data village-alignment": (
+        "data",
+        "village_alignment",
+        "pairs, prompts and an exam for aligning a village model",
+    ),
     "data split": ("data", "split", "step 3: leak-free train, validation and test"),
     "data tokenizer": ("data", "tokenizer", "step 3: train a byte-level BPE tokeniser"),
     "data shards": ("data", "shards", "step 3: encode into memory-mapped token shards"),
@@ -78,7 +83,7 @@ def _overview(words: list[str]) -> int:
     print("Hanok: one house for the whole life of a language model.\n")
     print("usage: hanok COMMAND [options]      hanok COMMAND --help shows its options\n")
     for name in shown:
-        print(f"  {name:<16} {COMMANDS[name][2]}")
+        print(f"  {name:<22} {COMMANDS[name][2]}")
     print("\n  --json           print the result as one JSON object\n  --version        print the version")
     print("\nStart here: hanok run quickstart")
     return 0 if not asked or "--help" in words or "-h" in words else 2

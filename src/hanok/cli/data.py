@@ -10,7 +10,7 @@ import tyro
 
 from hanok.data.config import CleanConfig, CollectConfig, SourceConfig
 from hanok.data.config_tokens import ShardsConfig, SplitConfig, TokenizerConfig
-from hanok.data.village.config import VillageConfig
+from hanok.data.village.config import AlignmentDataConfig, VillageConfig
 from hanok.reporting import table
 
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -27,6 +27,24 @@ def village(out: Path, config: VillageConfig = VillageConfig()) -> dict[str, Any
     from hanok.data.village.build import write_village
 
     return _done(write_village(config, out), "hanok data split {out} --out SPLIT")
+
+
+def village_alignment(
+    village: Folder, out: Path, config: AlignmentDataConfig = AlignmentDataConfig()
+) -> dict[str, Any]:
+    """Write a harder village: preference pairs, prompts with checkable answers, and an exam that shares none of them.
+
+    Args:
+        village: a corpus from `hanok data village`.
+        out: directory to make.
+        config: how much of each.
+    """
+    from hanok.data.village.alignment import write_alignment
+
+    return _done(
+        write_alignment(config, village, out),
+        "hanok align dpo --model MODEL --data {out}/preferences.jsonl --out OUT",
+    )
 
 
 def collect(

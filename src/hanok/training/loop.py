@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
@@ -26,16 +26,14 @@ from hanok.training.average import WeightAverage
 from hanok.training.checkpoint import Checkpoint, Checkpoints, disk_full_is_resumable
 from hanok.training.config import TrainConfig
 from hanok.training.metrics import MetricsLog
-from hanok.training.objectives.next_token import next_token_loss
+from hanok.training.objective import Batches, E, Objective, Tally
 from hanok.training.optim import Optimiser
-from hanok.training.packing import PackedSequence, fingerprint, pack
+from hanok.training.packing import fingerprint
 from hanok.training.plan import Plan
 from hanok.training.policy import BadStepPolicy
-from hanok.training.sampler import Sampler
 from hanok.training.schedule import Schedule
 from hanok.training.stop import StopRequest
-from hanok.training.team import Team, whole
-from hanok.training.validation import HeldOut, validate
+from hanok.training.team import Team, fill, whole
 
 _UNTIMED_STEPS = 2  # the first steps build caches and are slower
 _LEAST_STEPS = 8
@@ -65,19 +63,22 @@ class Surroundings:
     team: Team = field(default_factory=Team)
 
 
-class Trainer:
+class Trainer(Generic[E]):
     def __init__(
-        self, config: TrainConfig, plan: Plan, *, decoder: Decoder, sampler: Sampler, held_out: Sequence[HeldOut],
-        special_ids: Sequence[int], surroundings: Surroundings,
+        self, config: TrainConfig, plan: Plan, *, decoder: Decoder, objective: Objective[E], batches: Batches[E],
+        surroundings: Surroundings,
     ) -> None:  # fmt: skip
         self.config, self.plan, self.position = config, plan, Position()
-        self.decoder, self._sampler = decoder, sampler
-        self._held_out, self._special_ids = held_out, special_ids
+        self.decoder, self._objective, self._batches = decoder, objective, batches
         self._around, self.team = surroundings, surroundings.team
         parameters = {name: p for name, p in decoder.named_parameters() if p.requires_grad}
-        self._optimiser = Optimiser(
-            parameters, decoder.parameter_groups_hint(), config, dtype=plan.dtype, team=self.team
-        )
+        hints: dict[str, str] = dict(decoder.parameter_groups_hint())
+        self._heads = {
+            f"heads.{head}.{name}": p for head, module in objective.heads.items() for name, p in module.named_parameters()
+        }  # fmt: skip
+        hints |= dict.fromkeys(self._heads, "scalar")
+        parameters |= self._heads
+        self._optimiser = Optimiser(parameters, hints, config, dtype=plan.dtype, team=self.team)
         self.average = WeightAverage(parameters, decay=config.ema_decay) if config.ema_decay else None
         self._policy = BadStepPolicy(config)
         self._checkpoints = Checkpoints(
@@ -86,9 +87,9 @@ class Trainer:
             max_bytes=config.checkpoint_disk_gb * 1e9,
         )
         self.metrics = MetricsLog(surroundings.out / "metrics.jsonl")
-        self._stop = StopRequest()
+        self._stop, self._tally = StopRequest(), Tally()
         self._bar: Progress | None = None
-        self._most: tuple[int, int] | None = (
+        self._most: tuple[int, int | None] | None = (
             None  # steps and tokens at most, if not only the clock ends the run
         )
         self._clock = time.monotonic()
@@ -106,7 +107,7 @@ class Trainer:
         self._restore_weights(checkpoint)
         state = checkpoint.state
         self.position = Position(**state["position"])
-        self._sampler.restore(state["sampler"])
+        self._batches.restore(state["sampler"])
         self._policy.restore(state["policy"])
         self._resumed_seconds = self.position.seconds
         self._saved = (checkpoint.step, state["regular"])
@@ -147,21 +148,21 @@ class Trainer:
     def _step(self) -> bool:
         """One update; False if a stop request came in its middle (the step is then as if never begun)."""
         start = time.perf_counter()
-        cursor, drawn = self._sampler.state(), torch.get_rng_state()
-        sequences = self._sampler.draw_step()
-        assert sequences, "the schedule is longer than the data"
-        learnt = max(1, sum(int(sequence.mask.sum()) for sequence in sequences))
-        loss = self._accumulate(sequences, learnt)
+        cursor, drawn = self._batches.state(), torch.get_rng_state()
+        examples = self._batches.draw_step()
+        assert examples, "the schedule is longer than the data"
+        self._tally = Tally()
+        loss = self._accumulate(examples, max(1, self._objective.units(examples)))
         if loss is None:
             self._optimiser.clear()
             self.decoder.forget_step()
-            self._sampler.restore(cursor)
+            self._batches.restore(cursor)
             torch.set_rng_state(drawn)
             return False
         factor = self.plan.schedule.factor(self.position.step)
         grad_norm = self._optimiser.gradient_norm()
         event = self._update(loss, grad_norm, factor)
-        tokens = sum(len(sequence.ids) for sequence in sequences)
+        tokens = sum(example.num_tokens for example in examples)
         self.position.step += 1
         self.position.tokens += tokens
         self._tick()
@@ -172,7 +173,9 @@ class Trainer:
             "loss": loss,
             "lr": factor * self.config.muon_lr,
             "grad_norm": grad_norm,
-            "data": fingerprint(sequences),
+            "data": fingerprint(examples),
+            **self._batches.metrics(),
+            **self._tally.means(self.team.sum),
             **({"event": event} if event else {}),
             "time.seconds": round(self.position.seconds, 3),
             "time.tokens_per_second": round(tokens / seconds, 1),
@@ -182,19 +185,17 @@ class Trainer:
             self._bar.advance(tokens, loss=loss)
         return True
 
-    def _accumulate(self, sequences: Sequence[PackedSequence], learnt: int) -> float | None:
+    def _accumulate(self, examples: Sequence[E], units: int) -> float | None:
         """Gradients of the step's mean loss; the loss, or None on a stop request."""
-        nats = 0.0
-        for group in self.team.share(sequences, max_tokens=self.config.micro_batch_tokens):
+        total = 0.0
+        for group in self.team.share(examples, max_tokens=self.config.micro_batch_tokens):
             if self._stop and self.team.alone:
                 return None
-            loss = next_token_loss(
-                self.decoder, pack(group), step_tokens=learnt, dtype=self.plan.dtype,
-                mtp_weight=self.config.mtp_weight,
-            )  # fmt: skip
+            loss = self._objective.loss(self.decoder, group, units=units)
             (loss.objective * self.team.size).backward()  # sharded gradients come as the mean over the team
-            nats += float(loss.nats)
-        return self.team.sum(nats) / learnt
+            total += float(loss.total)
+            self._tally.add(loss.metrics)
+        return self.team.sum(total) / units
 
     def _update(self, loss: float, grad_norm: float, factor: float) -> str:
         """Update, or what the policy says instead; the event for the log."""
@@ -255,16 +256,16 @@ class Trainer:
         return configured or max(20, -(-self.plan.schedule.first_length // parts))
 
     def _validate(self) -> None:
-        if self.position.validated == self.position.step or not self._held_out:
+        if self.position.validated == self.position.step:
             return
         with self.average.applied() if self.average is not None else nullcontext():
-            found = validate(
-                self.decoder, self._held_out, special_ids=self._special_ids,
-                max_tokens=self.config.micro_batch_tokens, stopped=lambda: self.team.alone and bool(self._stop),
-            )  # fmt: skip
+            found = self._objective.validate(
+                self.decoder, stopped=lambda: self.team.alone and bool(self._stop)
+            )
             self.team.settle(self.decoder)
         if found is None:
             self._stop_here()
+        if not found:
             return
         self.position.validated = self.position.step
         self._tick()
@@ -274,7 +275,7 @@ class Trainer:
         if self.team.first:
             self.metrics.flush()
         self._tick()
-        tensors = {**self._optimiser.state(), "rng": torch.get_rng_state()}
+        tensors = {**self._optimiser.state(), **self._heads, "rng": torch.get_rng_state()}
         if self.average is not None:
             tensors |= self.average.state()
         tensors = {name: whole(tensor) for name, tensor in tensors.items()}
@@ -292,7 +293,7 @@ class Trainer:
                 "step": self.position.step,
                 "regular": regular,
                 "position": asdict(self.position),
-                "sampler": self._sampler.state(),
+                "sampler": self._batches.state(),
                 "policy": self._policy.state(),
                 "schedule": self.plan.schedule.to_json(),
             },
@@ -312,6 +313,8 @@ class Trainer:
         self._around.read_model(checkpoint.path)
         tensors: dict[str, Tensor] = checkpoint.tensors()
         self._optimiser.restore(tensors)
+        for name, parameter in self._heads.items():
+            fill(parameter, tensors[name])
         torch.set_rng_state(tensors["rng"])
         if self.average is not None:
             self.average.restore(tensors)
@@ -330,7 +333,7 @@ class Trainer:
 
     def _tokens_left(self, total_steps: int) -> int:
         position = self.position
-        if self._most is not None and self._most[0] == total_steps:
+        if self._most is not None and self._most[0] == total_steps and self._most[1] is not None:
             return self._most[1] - position.tokens
         return round(position.tokens / max(1, position.step) * (total_steps - position.step))
 
@@ -338,7 +341,7 @@ class Trainer:
 
     def _set_length(self) -> None:
         """From steps, tokens or epochs at once; a budget in minutes waits for the first steps."""
-        self._most = self._sampler.count(max_steps=self.config.max_steps, max_tokens=self.config.max_tokens)
+        self._most = self._batches.count(max_steps=self.config.max_steps, max_tokens=self.config.max_tokens)
         if self._most is None and self.config.max_minutes is None:
             raise ConfigError(
                 "the run has no end",

@@ -10,12 +10,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hanok.artefacts.shards import TokenSplit
+
+if TYPE_CHECKING:
+    from hanok.training.objective import E, Example
 
 
 class SequenceTable:
@@ -60,6 +64,10 @@ class PackedSequence:
     mask: np.ndarray
     name: str
 
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
 
 @dataclass(frozen=True, slots=True)
 class RaggedBatch:
@@ -95,19 +103,19 @@ def pack(sequences: Sequence[PackedSequence]) -> RaggedBatch:
     )
 
 
-def micro_batches(sequences: Sequence[PackedSequence], *, max_tokens: int) -> list[list[PackedSequence]]:
-    """Split a step, in order, into groups of at most `max_tokens`."""
-    groups: list[list[PackedSequence]] = []
+def micro_batches(examples: Sequence[E], *, max_tokens: int) -> list[list[E]]:
+    """Split a step, in order, into groups of at most `max_tokens`; one that is longer stands alone."""
+    groups: list[list[E]] = []
     room = 0
-    for sequence in sequences:
-        if not groups or len(sequence.ids) > room:
+    for example in examples:
+        if not groups or example.num_tokens > room:
             groups.append([])
             room = max_tokens
-        groups[-1].append(sequence)
-        room -= len(sequence.ids)
+        groups[-1].append(example)
+        room -= example.num_tokens
     return groups
 
 
-def fingerprint(sequences: Sequence[PackedSequence]) -> str:
-    """Eight hex digits that name the data of a step: which sequences, in which order."""
-    return f"{zlib.crc32(' '.join(sequence.name for sequence in sequences).encode()):08x}"
+def fingerprint(examples: Sequence[Example]) -> str:
+    """Eight hex digits that name the data of a step: which examples, in which order."""
+    return f"{zlib.crc32(' '.join(example.name for example in examples).encode()):08x}"

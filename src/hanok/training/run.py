@@ -34,12 +34,13 @@ from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.checkpoint import disk_full_is_resumable
 from hanok.training.config import TrainConfig
 from hanok.training.loop import Surroundings, Trainer
+from hanok.training.objectives.next_token import NextToken
 from hanok.training.plan import Plan, new_plan, read_plan, use_threads
 from hanok.training.report import write_report
 from hanok.training.sampler import Sampler
 from hanok.training.stop import stop_on_signals
 from hanok.training.team import Team, fill_all, join_team
-from hanok.training.validation import choose_held_out
+from hanok.training.validation import Validation, choose_held_out
 
 
 def train(
@@ -136,9 +137,16 @@ def _prepare(
         config,
         plan,
         decoder=decoder,
-        sampler=sampler,
-        held_out=choose_held_out(config, opened.splits),
-        special_ids=list(Tokenizer.load(shards).special.values()),
+        batches=sampler,
+        objective=NextToken(
+            dtype=plan.dtype,
+            mtp_weight=config.mtp_weight,
+            validation=Validation(
+                choose_held_out(config, opened.splits),
+                special_ids=list(Tokenizer.load(shards).special.values()),
+                max_tokens=config.micro_batch_tokens,
+            ),
+        ),
         surroundings=Surroundings(
             out=out,
             parents=parents,

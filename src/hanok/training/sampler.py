@@ -116,6 +116,9 @@ class Sampler:
             room -= length
             yield source, document, start, length
 
+    def metrics(self) -> Mapping[str, float]:
+        return {}
+
     def state(self) -> dict[str, Any]:
         return {source.name: {"drawn": source.drawn, "tokens": source.tokens} for source in self._sources}
 

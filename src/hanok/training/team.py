@@ -18,6 +18,7 @@ from torch import Tensor
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import assemble
 from hanok.models.decoder import Decoder
+from hanok.training.objective import E
 from hanok.training.packing import PackedSequence, micro_batches
 
 
@@ -53,20 +54,20 @@ class Team:
         if not self.alone:
             decoder.reshard()  # pyright: ignore[reportCallIssue]
 
-    def share(self, sequences: Sequence[PackedSequence], *, max_tokens: int) -> list[list[PackedSequence]]:
+    def share(self, examples: Sequence[E], *, max_tokens: int) -> list[list[E]]:
         """This process's micro-batches of a step: as many as every other's, the last perhaps with nothing to learn."""
         if self.alone:
-            return micro_batches(sequences, max_tokens=max_tokens)
-        parts: list[list[PackedSequence]] = [[] for _ in range(self.size)]
+            return micro_batches(examples, max_tokens=max_tokens)
+        parts: list[list[Any]] = [[] for _ in range(self.size)]
         load = [0] * self.size
-        for sequence in sequences:
+        for example in examples:
             place = int(np.argmin(load))
-            parts[place].append(sequence)
-            load[place] += len(sequence.ids)
+            parts[place].append(example)
+            load[place] += example.num_tokens
         groups = [micro_batches(part, max_tokens=max_tokens) for part in parts]
-        nothing = PackedSequence(
-            sequences[0].ids[:1], sequences[0].targets[:1], np.zeros(1, dtype=bool), "nothing"
-        )
+        some = examples[0]
+        assert isinstance(some, PackedSequence), "only next-token training runs in several processes"
+        nothing = PackedSequence(some.ids[:1], some.targets[:1], np.zeros(1, dtype=bool), "nothing")
         mine = groups[self.rank]
         return mine + [[nothing]] * (max(map(len, groups)) - len(mine))
 

@@ -39,6 +39,22 @@ def choose_held_out(config: TrainConfig, splits: Mapping[str, TokenSplit]) -> li
     return [held_out for held_out in chosen if held_out.sequences]
 
 
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What next-token training measures of its decoder now and then."""
+
+    held_out: Sequence[HeldOut]
+    special_ids: Sequence[int]
+    max_tokens: int
+
+    def __call__(self, decoder: Decoder, stopped: Callable[[], bool]) -> dict[str, float] | None:
+        if not self.held_out:
+            return {}
+        return validate(
+            decoder, self.held_out, special_ids=self.special_ids, max_tokens=self.max_tokens, stopped=stopped
+        )
+
+
 @torch.no_grad()
 def validate(
     decoder: Decoder,

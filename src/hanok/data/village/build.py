@@ -106,7 +106,7 @@ def training_dialogues(village: Village, language: str) -> Iterator[Dialogue]:
                 made += [talk.fact(place, attribute, seen=True) for _ in range(config.asks_per_fact)]
     made += [_sum(talk, rng, held_out=False, seen=True) for _ in range(config.arithmetic)]
     made += [
-        talk.unknown(_unknown_name(village, "train", rng), rng.choice(ATTRIBUTES), seen=True)
+        talk.unknown(unknown_name(village, "train", rng), rng.choice(ATTRIBUTES), seen=True)
         for _ in range(config.abstentions)
     ]
     made += [_comparison(village, talk, rng, seen=True) for _ in range(config.comparisons)]
@@ -155,7 +155,7 @@ def _held_out(
         )
         return talk.fact(place, attribute, seen=seen, pair=pair or "trained")
     if kind == "abstention":
-        return talk.unknown(_unknown_name(village, split, rng), rng.choice(ATTRIBUTES), seen=seen)
+        return talk.unknown(unknown_name(village, split, rng), rng.choice(ATTRIBUTES), seen=seen)
     if kind == "arithmetic":
         return _sum(talk, rng, held_out=True, seen=seen)
     if kind == "comparison":
@@ -208,7 +208,8 @@ def _tool(
     return talk.opening_hours(rng.choice(open_to_all), seen=seen)
 
 
-def _unknown_name(village: Village, split: str, rng: random.Random) -> Name:
+def unknown_name(village: Village, split: str, rng: random.Random) -> Name:
+    """A name that no place has, of those kept for the split."""
     return place_name(rng.choice(village.unknown[split]), rng.randrange(len(KINDS)))
 
 
@@ -248,14 +249,14 @@ def _write_questions(
         for number, dialogue in enumerate(held_out_dialogues(village, language, split, per_part)):
             document = _row(dialogue, split, f"{language}-{number}")
             writer.write(document)
-            rows.append(_question(dialogue, document.id))
+            rows.append(question_row(dialogue, document.id))
     name = "questions.jsonl" if split == "test" else "questions-validation.jsonl"
     lines = (json.dumps(row, ensure_ascii=False) for row in rows)
     (directory / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return rows
 
 
-def _question(dialogue: Dialogue, id_: str) -> dict[str, Any]:
+def question_row(dialogue: Dialogue, id_: str) -> dict[str, Any]:
     """What is asked (the conversation up to the gold answer or tool call) and how the answer is judged."""
     gold = (
         next(i for i in reversed(range(len(dialogue.messages))) if dialogue.messages[i]["role"] == "user") + 1

@@ -57,3 +57,33 @@ class VillageConfig:
         for name in counts:
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} = {getattr(self, name)}", remedy="it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignmentDataConfig:
+    """How much of the harder village is written, per language.
+
+    Args:
+        seed: equal seeds give byte-identical files.
+        pairs: preference pairs to learn from. prompts: sums to practise. validation: of each, to watch the training by.
+        questions: of the exam, of each kind (abstention, fact, arithmetic).
+        near_share: of the abstention questions, those about a real place's name with another kind of house.
+        digits: of both operands of a sum (of the left one, in a product).
+    """
+
+    seed: int = 1
+    pairs: int = 2000
+    prompts: int = 2000
+    validation: int = 100
+    questions: int = 1000
+    near_share: float = 0.3
+    digits: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("pairs", "prompts", "validation", "questions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}", remedy="it must be at least 1")
+        if not 0.0 <= self.near_share <= 1.0:
+            raise ConfigError(f"near_share = {self.near_share}", remedy="it must lie in [0, 1]")
+        if not 1 <= self.digits <= 12:
+            raise ConfigError(f"digits = {self.digits}", remedy="it must lie between 1 and 12")

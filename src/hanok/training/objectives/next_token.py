@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hanok.models.decoder import Decoder
+from hanok.training.objective import Loss
 from hanok.training.objectives.cross_entropy import linear_cross_entropy, linear_nll
-from hanok.training.packing import RaggedBatch
+from hanok.training.packing import PackedSequence, RaggedBatch, pack
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """`nats`: sum over the learnt tokens, detached, for the log. `objective`: what to differentiate."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextToken:
+    """The objective that the loop runs.
 
-    objective: Tensor
-    nats: Tensor
+    Args:
+        dtype: of the head's products. mtp_weight: of the loss of tokens further ahead.
+        validation: metrics of the decoder on held-out data; None if `stopped()` became true.
+    """
+
+    dtype: torch.dtype
+    mtp_weight: float
+    validation: Callable[[Decoder, Callable[[], bool]], dict[str, float] | None] = lambda _, __: {}
+    heads: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def units(self, examples: Sequence[PackedSequence]) -> int:
+        """Learnt tokens."""
+        return sum(int(sequence.mask.sum()) for sequence in examples)
+
+    def loss(self, decoder: Decoder, examples: Sequence[PackedSequence], *, units: int) -> Loss:
+        batch = pack(examples)
+        return next_token_loss(
+            decoder, batch, step_tokens=units, dtype=self.dtype, mtp_weight=self.mtp_weight
+        )
+
+    def validate(self, decoder: Decoder, *, stopped: Callable[[], bool]) -> dict[str, float] | None:
+        return self.validation(decoder, stopped)
 
 
 def next_token_loss(
