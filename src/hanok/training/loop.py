@@ -152,7 +152,7 @@ class Trainer(Generic[E]):
         examples = self._batches.draw_step()
         assert examples, "the schedule is longer than the data"
         self._tally = Tally()
-        loss = self._accumulate(examples, max(1, self._objective.units(examples)))
+        loss = self._accumulate(examples, max(1, self._objective.begin_step(self.decoder, examples)))
         if loss is None:
             self._optimiser.clear()
             self.decoder.forget_step()

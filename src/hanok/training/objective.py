@@ -54,8 +54,12 @@ class Objective(Protocol[E_in]):
         """Modules that are trained beside the decoder and kept in the checkpoints."""
         ...
 
-    def units(self, examples: Sequence[E_in]) -> int:
-        """What the step's loss is a mean over: learnt tokens, pairs, sequences."""
+    def begin_step(self, decoder: Decoder, examples: Sequence[E_in]) -> int:
+        """Measure what concerns the step as a whole, before its micro-batches.
+
+        Returns:
+            what the step's loss is a mean over: learnt tokens, pairs, sequences.
+        """
         ...
 
     def loss(self, decoder: Decoder, examples: Sequence[E_in], *, units: int) -> Loss:

@@ -28,7 +28,7 @@ class NextToken:
     validation: Callable[[Decoder, Callable[[], bool]], dict[str, float] | None] = lambda _, __: {}
     heads: Mapping[str, nn.Module] = field(default_factory=dict)
 
-    def units(self, examples: Sequence[PackedSequence]) -> int:
+    def begin_step(self, decoder: Decoder, examples: Sequence[PackedSequence]) -> int:
         """Learnt tokens."""
         return sum(int(sequence.mask.sum()) for sequence in examples)
 
