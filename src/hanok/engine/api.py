@@ -25,6 +25,8 @@ class SamplingParams:
     Args:
         max_tokens: completion tokens at most; None = up to the model's context.
         temperature: 0 is greedy (ties go to the lowest id).
+        decoding: "auto": where the model has decoding heads and temperature and top_p are both left at 1.0, the heads choose
+            both for each token. "fixed": temperature and top_p are what is written here.
         top_k: 0 keeps all. top_p, min_p: 1.0 and 0.0 keep all.
         seed: with the sample index and the position, the only source of randomness; None draws one per request.
         stop_ids: ids that end the completion (not part of it). stop: strings that end it (cut off).
@@ -48,6 +50,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     n: int = 1
+    decoding: Literal["auto", "fixed"] = "auto"
 
     def __post_init__(self) -> None:
         rules = (
@@ -62,6 +65,7 @@ class SamplingParams:
             ("min_tokens", self.min_tokens >= 0, "0 or more"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "between 0 and 20"),
             ("n", 1 <= self.n <= 128, "between 1 and 128"),
+            ("decoding", self.decoding in ("auto", "fixed"), '"auto" or "fixed"'),
         )
         for name, holds, rule in rules:
             if not holds:
@@ -91,13 +95,15 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """`ids` without the stop id; `logprobs` one per id; `top_logprobs` one mapping id -> logprob per id."""
+    """`ids` without the stop id; `logprobs` one per id; `top_logprobs` one mapping id -> logprob per id; `decoding` the
+    (temperature, top_p) of each id where the model's decoding heads chose them."""
 
     ids: tuple[int, ...]
     finish_reason: FinishReason
     usage: Usage
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[Mapping[int, float], ...] | None = None
+    decoding: tuple[tuple[float, float], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +115,7 @@ class Delta:
     top_logprobs: tuple[Mapping[int, float], ...] | None = None
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    decoding: tuple[tuple[float, float], ...] | None = None
 
 
 class Engine(Protocol):

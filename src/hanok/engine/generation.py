@@ -23,6 +23,8 @@ class Generation:
     listener: told every delta, in the engine's thread. failed: told of an error that ended the request.
     limit: completion tokens at most. cached: prompt tokens that were read before.
     prefilled: prompt tokens that the state has seen. state: while prefilling.
+    learned: whether the model's decoding heads choose (temperature, top_p). law: theirs for the next token, set before it is
+        drawn. laws: of `ids`.
     """
 
     request: Request
@@ -41,6 +43,9 @@ class Generation:
     finish_reason: FinishReason | None = None
     cancelled: bool = False
     cached: int = 0
+    learned: bool = False
+    law: tuple[float, float] | None = None
+    laws: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -52,7 +57,7 @@ class Generation:
         early = len(self.ids) < self.request.params.min_tokens
         return Draw(
             self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, self.ids,
-            tuple(self.stop_ids) if early else (),
+            tuple(self.stop_ids) if early else (), **_law_of(self.law),
         )  # fmt: skip
 
     def is_over(self) -> bool:
@@ -66,6 +71,8 @@ class Generation:
             self.finish("stop")
             return
         self.ids.append(choice.token)
+        if self.law is not None:
+            self.laws.append(self.law)
         with_logprobs = choice.logprob is not None
         if choice.logprob is not None:
             self.logprobs.append(choice.logprob)
@@ -81,6 +88,7 @@ class Generation:
                 top_logprobs=(self.tops[-1],) if with_logprobs else None,
                 finish_reason=self.finish_reason,
                 usage=self.usage if self.finish_reason else None,
+                decoding=None if self.law is None else (self.law,),
             )
         )
 
@@ -102,11 +110,16 @@ class Generation:
             ids=tuple(self.ids), finish_reason=self.finish_reason, usage=self.usage,
             logprobs=tuple(self.logprobs) if reported else None,
             top_logprobs=tuple(self.tops) if reported else None,
+            decoding=tuple(self.laws) if self.learned else None,
         )  # fmt: skip
 
     @property
     def _counted(self) -> bool:
         return len(self.ids) >= self.request.params.min_tokens
+
+
+def _law_of(law: tuple[float, float] | None) -> dict[str, float]:
+    return {} if law is None else {"temperature": law[0], "top_p": law[1]}
 
 
 class _StopStrings:
@@ -124,8 +137,9 @@ class _StopStrings:
 
 def new_generation(
     request: Request, *, arrival: int, tokenizer: Tokenizer, context: int,
-    listener: Callable[[Delta], None], failed: Callable[[Exception], None],
+    listener: Callable[[Delta], None], failed: Callable[[Exception], None], has_heads: bool = False,
 ) -> Generation:  # fmt: skip
+    """Args: has_heads: whether the model has decoding heads."""
     params = request.params
     room = context - len(request.prompt_ids) + 1  # the last token is never fed back
     ends = () if params.ignore_eos else tokenizer.stop_ids
@@ -138,4 +152,5 @@ def new_generation(
         listener=listener,
         failed=failed,
         stops=_StopStrings(tokenizer, params.stop) if params.stop else None,
+        learned=has_heads and params.decoding == "auto" and params.temperature == params.top_p == 1.0,
     )

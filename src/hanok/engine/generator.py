@@ -18,12 +18,14 @@ from torch import Tensor
 from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.blocks import BLOCK
 from hanok.engine.generation import Generation, new_generation
+from hanok.engine.learned import LearnedLaws
 from hanok.engine.native import NativeDecoder, block_bytes, why_not_native
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
 from hanok.errors import ConfigError, ContextLengthError, InputError
 from hanok.kernels.packed import Kind
 from hanok.models.checkpoint import load_config, load_model
+from hanok.models.checkpoint.decoding import load_heads
 from hanok.models.config import ModelConfig
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
@@ -40,7 +42,8 @@ class LocalEngine:
     """Implements `hanok.engine.api.Engine` over a model directory. Any thread may call any method.
 
     With `stop` strings, ids end with the token that completes one; `hanok.engine.text` cuts the text.
-    Reported logprobs are the model's own, before penalties, bias and temperature.
+    Reported logprobs are the model's own, before penalties, bias and temperature. Decoding heads beside the model's weights
+    choose temperature and top-p of each token for requests that leave both alone (`SamplingParams.decoding`).
 
     Args:
         threads: for torch and the kernels, in the whole process; None leaves it alone.
@@ -67,9 +70,14 @@ class LocalEngine:
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
         self._native: NativeDecoder | None = None
         self.max_context = config.max_context
+        heads = load_heads(model_dir, width=config.hidden_size)
+        self.has_heads = heads is not None
+        laws = None if heads is None else LearnedLaws(heads, alone=self.weights != "float32")
         if self.weights == "float32":
             self.decoder = load_model(model_dir).requires_grad_(False)
-            self._scheduler = Scheduler(self.decoder, max_running=max_running, vocabulary=self._vocabulary)
+            self._scheduler = Scheduler(
+                self.decoder, max_running=max_running, vocabulary=self._vocabulary, laws=laws
+            )
         else:
             self.decoder = load_model(model_dir, dtype="stored").requires_grad_(False)
             blocks = _cache_blocks(config, cache_bytes, max_running)
@@ -82,7 +90,7 @@ class LocalEngine:
             )
             self.max_context = min(self.max_context, blocks * BLOCK)
             self._scheduler = PagedScheduler(
-                self._native, max_running=max_running, vocabulary=self._vocabulary
+                self._native, max_running=max_running, vocabulary=self._vocabulary, laws=laws
             )
         self._arrivals = itertools.count()
         self._inbox: list[Generation] = []
@@ -256,7 +264,7 @@ class LocalEngine:
     ) -> Generation:
         return new_generation(
             request, arrival=next(self._arrivals), tokenizer=self.tokenizer, context=self.max_context,
-            listener=listen, failed=fail,
+            listener=listen, failed=fail, has_heads=self.has_heads,
         )  # fmt: skip
 
     def _submit(self, generations: Sequence[Generation]) -> None:

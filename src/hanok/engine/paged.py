@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hanok.engine.blocks import BLOCK, block_names
 from hanok.engine.generation import Generation
+from hanok.engine.learned import LearnedLaws
 from hanok.engine.native import NativeDecoder
 from hanok.engine.sampler import choose
 from hanok.errors import HanokError
@@ -51,9 +52,13 @@ class PagedScheduler:
 
     Args:
         vocabulary: ids from here on are never chosen: rows of the head that no token stands for.
+        laws: of the model's decoding heads, if it has any.
     """
 
-    def __init__(self, model: NativeDecoder, *, max_running: int, vocabulary: int) -> None:
+    def __init__(
+        self, model: NativeDecoder, *, max_running: int, vocabulary: int, laws: LearnedLaws | None = None
+    ) -> None:
+        self._laws = laws
         self._model, self._vocabulary, self._max_running = model, vocabulary, max_running
         self._waiting: list[tuple[tuple[int, int], Generation]] = []
         self._running: list[_Running] = []
@@ -83,7 +88,13 @@ class PagedScheduler:
                 wanted.append(len(ids) - 1)
                 ready.append(running)
         tables, slots = [r.blocks for r, _ in rows], [r.slot for r, _ in rows]
-        logits_BV = self._model.step(ids, positions, sequences, tables, wanted, slots)
+        step = (ids, positions, sequences, tables, wanted, slots)
+        generations = [running.generation for running in ready]
+        if self._laws is not None and self._laws.wanted(generations):
+            logits_BV, hidden_BD = self._model.step_with_hidden(*step)
+            self._laws.assign(generations, hidden_BD, logits_BV)
+        else:
+            logits_BV = self._model.step(*step)
         for running, _ in rows:
             self._remember(running)
         ready, logits_BV = self._sound(ready, logits_BV)
