@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ import torch
 from hanok.engine.api import Completion, Delta, Request, SamplingParams
 from hanok.engine.generator import LocalEngine
 from hanok.engine.sampler import Draw, choose
+from hanok.engine.terminal import chat_terminal, with_laws
 from hanok.errors import CheckpointError, ConfigError
 from hanok.kernels.native import native_available
 from hanok.models.checkpoint import load_model
@@ -176,3 +180,27 @@ def test_heads_of_another_model_are_refused(with_heads: Path, tmp_path: Path) ->
         LocalEngine(other)
     with pytest.raises(ConfigError, match="decoding"):
         SamplingParams(decoding="learned")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_conversation_shows_them(with_heads: Path, tmp_path: Path) -> None:
+    cold = Path(shutil.copytree(with_heads, tmp_path / "cold"))
+    heads = lively_heads(64)
+    with torch.no_grad():
+        heads.get_parameter("temp_head.mlp.2.bias").fill_(-200.0)
+    save_heads(heads, cold, backbone="")
+
+    def piped(**options: Any) -> str:
+        target = io.StringIO()
+        chat_terminal(
+            cold, max_tokens=6, source=io.StringIO("roof\n"), target=target, weights="float32", **options
+        )
+        return target.getvalue()
+
+    shown = piped(show_decoding=True)
+    notes = re.findall(r"⟨(\S+) (\S+)⟩", shown)
+    assert len(notes) == 6
+    assert {float(temperature) for temperature, _ in notes} == {0.01}
+    assert re.sub(r"⟨[^⟩]*⟩", "", shown) == piped() == piped(temperature=0.0)
+    assert with_laws("a", ((0.2, 0.9),)) != with_laws("a", ((1.4, 0.9),))
+    with pytest.raises(ConfigError, match="nothing to show"):
+        piped(show_decoding=True, temperature=0.5)

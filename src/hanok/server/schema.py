@@ -90,6 +90,8 @@ class ChatRequest(BaseModel):
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    show_decoding: bool = False
+    """Not OpenAI's: report the temperature and top-p that the model's decoding heads chose for each token."""
     tools: list[Tool] | None = None
     tool_choice: Any = None
     response_format: ResponseFormat | None = None
@@ -141,6 +143,7 @@ class ChatRequest(BaseModel):
             seed=self.seed,
             stop=self.stops,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            decoding="auto" if self.temperature is None and self.top_p is None else "fixed",
             n=self.n or 1,
         )
 
