@@ -256,10 +256,10 @@ def test_a_template_that_runs_away_or_reaches_out(
 def test_a_tokeniser_that_is_not_there_or_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match=r"no tokenizer\.json"):
         Tokenizer.load(tmp_path)
-    (tmp_path / "tokenizer.model").write_bytes(b"\n\x00")
-    with pytest.raises(ArtefactError, match="SentencePiece model") as caught:
+    (tmp_path / "spiece.model").write_bytes(b"\n\x00")
+    with pytest.raises(ArtefactError, match=r"no tokenizer\.json") as caught:
         Tokenizer.load(tmp_path)
-    assert "AutoTokenizer" in caught.value.remedy
+    assert "tokenizer.model" in caught.value.remedy
     unigram = tokenizers.Tokenizer(models.Unigram([("a", -1.0)], unk_id=0, byte_fallback=False))
     (tmp_path / "tokenizer.json").write_text(unigram.to_str())
     with pytest.raises(ArtefactError, match="of type Unigram"):

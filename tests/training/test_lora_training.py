@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from hanok.errors import ConfigError, Interrupted
-from hanok.models.checkpoint import load_model
+from hanok.models.checkpoint import load_model, save_model
+from hanok.models.decoder import Decoder
 from hanok.models.lora import Merged, adapter_names, load_adapter
 from hanok.training.objectives import next_token
 from hanok.training.run import train
@@ -69,6 +70,43 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     train(config, shards=shards, out=tmp_path / "stopped", init_from=base)
     for name in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+@pytest.mark.parametrize("family", ["phi3", "gpt2"])
+def test_a_family_that_joins_its_maps(
+    family: str, tiny: ModuleType, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped and gone on from a checkpoint in the family's own files."""
+    special = {
+        "phi3": {"pattern": ("gqa",), "tie_embeddings": False},
+        "gpt2": {"pattern": ("gqa",), "norm": "layer", "rope_theta": None, "learned_positions": True, "qkv_bias": True,
+                 "o_bias": True, "mlp_bias": True, "gated_mlp": False, "activation": "gelu_tanh"},
+    }[family]  # fmt: skip
+    model = Decoder(tiny.tiny_model(vocab_size=266, family=family, **special))
+    save_model(model, tmp_path / "base", tokenizer_dir=shards)
+    config = tiny.tiny_config(**LORA)
+    straight = train(config, shards=shards, out=tmp_path / "straight", init_from=tmp_path / "base")
+    adapted = load_model(tmp_path / "base")
+    assert load_adapter(adapted, tmp_path / "straight" / "adapter").rank == 3
+    Merged(adapted).keep()
+    for name, tensor in load_model(straight.path).state_dict().items():
+        torch.testing.assert_close(adapted.state_dict()[name], tensor, atol=1e-6, rtol=1e-6)
+    moved = [n for n, t in adapted.state_dict().items() if not torch.equal(t, model.state_dict()[n])]
+    assert {name.split(".")[-2] for name in moved} >= {"q_proj", "k_proj", "v_proj", "o_proj", "up_proj"}
+    original = loop.next_token_loss
+    calls = iter(range(1000))
+
+    def interrupting(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(loop, "next_token_loss", interrupting)
+    with pytest.raises(Interrupted):
+        train(config, shards=shards, out=tmp_path / "stopped", init_from=tmp_path / "base")
+    train(config, shards=shards, out=tmp_path / "stopped", init_from=tmp_path / "base")
+    file = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "straight" / file).read_bytes()
 
 
 def test_adapters_need_a_model_and_known_targets(

@@ -104,10 +104,13 @@ def run(
 
 
 def held_out(shards: Path, pieces: int) -> list[list[int]]:
-    """Pieces of the test split's longer documents, from their beginning."""
+    """Pieces of the test split's documents: the first of each, then the second of each, and so on."""
     split = open_shards(shards).splits["text-test"]
-    long = np.flatnonzero(split.lengths >= LENGTH)[:pieces]
-    return [split.document(int(index))[0][:LENGTH].astype(int).tolist() for index in long]
+    starts = [(n, i) for i, length in enumerate(split.lengths) for n in range(int(length) // LENGTH)]
+    return [
+        split.document(index)[0][number * LENGTH : (number + 1) * LENGTH].astype(int).tolist()
+        for number, index in sorted(starts)[:pieces]
+    ]
 
 
 def measure(

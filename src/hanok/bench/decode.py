@@ -58,11 +58,11 @@ def run(
         theirs: dict[str, list[dict[str, Any]]] = {}
         for number in range(rounds):
             log.info("%s, round %d of %d", kind, number + 1, rounds)
-            ours.append(_process("native_side", directory, settings | {"kind": kind}))
+            ours.append(process("native_side", directory, settings | {"kind": kind}))
             for name in PEERS[kind] if files else ():
                 for flash in (False, True):
                     label = f"llama.cpp {name}{', flash' if flash else ''}"
-                    result = _process("llama_peer", files[name], settings | {"flash": flash})
+                    result = process("llama_peer", files[name], settings | {"flash": flash})
                     theirs.setdefault(label, []).append(result)
         found += _rows(kind, ours, theirs)
     table(
@@ -101,7 +101,8 @@ def make_gguf(directory: Path, folder: Path) -> dict[str, Path]:
     return {"BF16": plain, **made}
 
 
-def _process(side: str, model: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def process(side: str, model: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a side measures, in a process of its own."""
     command = [sys.executable, "-m", f"hanok.bench.{side}", str(model), json.dumps(settings)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

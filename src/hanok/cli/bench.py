@@ -9,14 +9,16 @@ import tyro
 
 from hanok.errors import ConfigError, did_you_mean
 
-BENCHMARKS = {name: f"hanok.bench.{name}" for name in ("accuracy", "decode", "kda", "train")}
+BENCHMARKS = {
+    name: f"hanok.bench.{name}" for name in ("accuracy", "busy", "decode", "kda", "long_context", "train")
+}
 
 
 def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> dict[str, Any]:
     """Compare with named peers on this machine in one run.
 
     Args:
-        name: accuracy, decode, kda or train.
+        name: accuracy, busy, decode, kda, long_context or train.
         quick: at most two minutes.
     """
     if name not in BENCHMARKS:

@@ -51,6 +51,7 @@ def convert(
     path: Model,
     out: Path,
     dtype: Literal["stored", "float32", "bfloat16", "float16", "q8_0"] = "stored",
+    weights: Literal["stored", "int4", "int8"] = "stored",
     adapter: Path | None = None,
     tokenizer: Path | None = None,
 ) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def convert(
         path: a model directory or a GGUF file.
         out: what to make; must not exist.
         dtype: of the weights; q8_0 only for GGUF.
+        weights: int4 or int8 quantise the linear maps of the layers, in groups of 32; the rest is of type dtype.
         adapter: a LoRA adapter's directory to merge in first.
         tokenizer: take the tokeniser from here instead of from the model.
     """
@@ -67,7 +69,7 @@ def convert(
 
     if out.exists():
         raise ConfigError(f"{out} is there already", remedy="choose another name, or delete it")
-    found = write(path, out, dtype=dtype, adapter=adapter, tokenizer=tokenizer)
+    found = write(path, out, dtype=dtype, weights=weights, adapter=adapter, tokenizer=tokenizer)
     log.info("wrote %s", out)
     return found
 

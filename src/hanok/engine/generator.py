@@ -18,14 +18,17 @@ from torch import Tensor
 from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.blocks import BLOCK
 from hanok.engine.generation import Generation, new_generation
+from hanok.engine.images import images_of
 from hanok.engine.learned import LearnedLaws
 from hanok.engine.native import NativeDecoder, block_bytes, why_not_native
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
 from hanok.errors import ConfigError, ContextLengthError, InputError
+from hanok.kernels.memory import give_back
 from hanok.kernels.packed import Kind
-from hanok.models.checkpoint import load_config, load_model
+from hanok.models.checkpoint import load_config, load_model, load_stored_bits
 from hanok.models.checkpoint.decoding import load_heads
+from hanok.models.coded import stored_parts
 from hanok.models.config import ModelConfig
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
@@ -47,8 +50,8 @@ class LocalEngine:
 
     Args:
         threads: for torch and the kernels, in the whole process; None leaves it alone.
-        weights: "bf16", "int8" or "int4" run on the native kernels, "float32" on PyTorch. "auto": bf16 where the kernels
-            know the model's layers, else float32.
+        weights: "bf16", "int8" or "int4" run on the native kernels, "float32" on PyTorch. "auto": where the kernels know
+            the model's layers, the width that its file has codes of, or bf16; else float32.
         max_running: sequences that decode together at most.
         cache_bytes: for keys and values of the native kernels; None: 2 GiB, or less where `CACHE_TOKENS` need less.
 
@@ -66,14 +69,14 @@ class LocalEngine:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer.load(model_dir)
         config = load_config(model_dir)
-        self.weights = _choose_weights(weights, config)
+        kind = self.weights = _choose_weights(weights, config, load_stored_bits(model_dir))
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
         self._native: NativeDecoder | None = None
         self.max_context = config.max_context
         heads = load_heads(model_dir, width=config.hidden_size)
         self.has_heads = heads is not None
-        laws = None if heads is None else LearnedLaws(heads, alone=self.weights != "float32")
-        if self.weights == "float32":
+        laws = None if heads is None else LearnedLaws(heads, alone=kind != "float32")
+        if kind == "float32":
             self.decoder = load_model(model_dir).requires_grad_(False)
             self._scheduler = Scheduler(
                 self.decoder, max_running=max_running, vocabulary=self._vocabulary, laws=laws
@@ -83,11 +86,13 @@ class LocalEngine:
             blocks = _cache_blocks(config, cache_bytes, max_running)
             self._native = NativeDecoder(
                 self.decoder,
-                kind=self.weights,
+                kind=kind,
                 blocks=blocks,
                 threads=torch.get_num_threads(),
                 slots=max_running,
+                images=images_of(model_dir, kind),
             )
+            give_back(stored_parts(self.decoder))
             self.max_context = min(self.max_context, blocks * BLOCK)
             self._scheduler = PagedScheduler(
                 self._native, max_running=max_running, vocabulary=self._vocabulary, laws=laws
@@ -312,12 +317,16 @@ class LocalEngine:
                 generation.failed(error)
 
 
-def _choose_weights(weights: Weights, config: ModelConfig) -> Literal["float32"] | Kind:
+def _choose_weights(
+    weights: Weights, config: ModelConfig, stored_bits: int | None
+) -> Literal["float32"] | Kind:
     if weights == "float32":
         return "float32"
     why = why_not_native(config)
     if why is None:
-        return "bf16" if weights == "auto" else weights
+        if weights == "auto":
+            return "bf16" if stored_bits is None else "int4" if stored_bits == 4 else "int8"
+        return weights
     if weights == "auto":
         log.info("running in PyTorch, float32: %s", why)
         return "float32"

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from hanok.engine.blocks import BLOCK, BlockPool
+from hanok.engine.images import Images
+from hanok.kernels.formats import Quantised
 from hanok.kernels.native import address, native, native_available
-from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack
+from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack, pack_quantised
+from hanok.models.coded import as_quantised, stored_codes
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
@@ -24,6 +27,7 @@ from hanok.models.mlp import GatedMLP
 from hanok.models.rope import Rotary
 
 _LANES = 16
+_BITS = {"int8": 8, "int4": 4}
 
 
 def why_not_native(config: ModelConfig) -> str | None:
@@ -79,18 +83,21 @@ def block_bytes(config: ModelConfig) -> int:
 class NativeDecoder:
     """Args:
     kind: of the weights. blocks: of the cache. slots: sequences at once that have states (delta attention).
-    threads: of the kernels' own. path: an instruction set.
+    threads: of the kernels' own. path: an instruction set. images: packed weights of an earlier start.
     """
 
     def __init__(
-        self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, path: str = ""
-    ) -> None:
+        self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, path: str = "",
+        images: Images | None = None,
+    ) -> None:  # fmt: skip
         config = decoder.config
         assert why_not_native(config) is None
         self.config, self.slots = config, slots
         self.kind: Kind = kind
         recurrent = "kda" in config.layers  # states are not kept at borders of blocks
         self.pool = BlockPool(blocks, reuse=not recurrent)
+        self.caches: list[Tensor] = []  # keys and values of each layer that has them
+        self._images = images
         self._kept: list[Any] = []
         self._refills: list[Callable[[], object]] = []
         head = self._pack(lambda: decoder.head_weight)
@@ -106,6 +113,8 @@ class NativeDecoder:
         for block in decoder.layers:
             assert isinstance(block, Block)
             self._add(block)
+        if images is not None:
+            images.finish()
 
     def step(
         self,
@@ -197,7 +206,7 @@ class NativeDecoder:
     def _add(self, block: Block) -> None:
         mixer, mlp = block.self_attn, block.mlp
         assert isinstance(mlp, GatedMLP)
-        gate_up = self._pack(lambda: _side_by_side(mlp.gate_proj, mlp.up_proj))
+        gate_up = self._pack(lambda: _side_by_side(mlp.gate_proj.weight, mlp.up_proj.weight, self.kind))
         down = self._pack(lambda: mlp.down_proj.weight)
         norms = [
             self._table(lambda: _weight(block.input_layernorm)),
@@ -273,21 +282,26 @@ class NativeDecoder:
 
     def _room(self, width: int) -> int:
         """Of the cache, for `width` numbers a token."""
-        return address(self._keep(lazy(self.pool.size * BLOCK * width, torch.bfloat16)))
+        self.caches.append(lazy(self.pool.size * BLOCK * width, torch.bfloat16))
+        return address(self.caches[-1])
 
     def _joined(self, *maps: Linear) -> PackedMatrix:
         bias = None
         if maps[0].bias is not None:
             bias = lambda: torch.cat([_bias(one) for one in maps])  # noqa: E731
-        return self._pack(lambda: torch.cat([one.weight for one in maps]), bias=bias)
+        return self._pack(lambda: _stacked([one.weight for one in maps], self.kind), bias=bias)
 
     def _pack(
-        self, weight: Callable[[], Tensor], *, bias: Callable[[], Tensor] | None = None
+        self, weight: Callable[[], Tensor | Quantised], *, bias: Callable[[], Tensor] | None = None
     ) -> PackedMatrix:
         def make() -> PackedMatrix:
-            return pack(weight().detach(), self.kind, bias_N=None if bias is None else bias().detach())
+            return _image(weight(), self.kind, None if bias is None else bias().detach())
 
-        matrix = make()
+        matrix = None if self._images is None else self._images.take()
+        if matrix is None:
+            matrix = make()
+            if self._images is not None:
+                self._images.keep(matrix)
         self._refills.append(lambda: matrix.take_over(make()))
         return self._keep(matrix)
 
@@ -312,10 +326,40 @@ def _bias(linear: Linear) -> Tensor:
     return linear.bias
 
 
-def _side_by_side(gate: Linear, up: Linear) -> Tensor:
+def _image(weight: Tensor | Quantised, kind: Kind, bias_N: Tensor | None) -> PackedMatrix:
+    """Codes that a file has in this kind's width go in as they are."""
+    if isinstance(weight, Tensor):
+        if kind == "bf16" or stored_codes(weight) is None:
+            return pack(weight.detach(), kind, bias_N=bias_N)
+        weight = as_quantised(weight, _BITS[kind])
+    return pack_quantised(_by_part(weight, lambda part: _filled_up(part, _LANES)), bias_N=bias_N)
+
+
+def _stacked(weights: Sequence[Tensor], kind: Kind) -> Tensor | Quantised:
+    """One below the other. Rows are quantised for themselves, so codes may stand beside what has none."""
+    if kind == "bf16":
+        return torch.cat(list(weights))
+    parts = [as_quantised(weight, _BITS[kind]) for weight in weights]
+    numbers, scales = torch.cat([p.q_NK for p in parts]), torch.cat([p.scales_NG for p in parts])
+    return Quantised(numbers, scales, _BITS[kind])
+
+
+def _side_by_side(gate: Tensor, up: Tensor, kind: Kind) -> Tensor | Quantised:
     """16 rows of the gate, 16 rows up, and so on; both padded to whole blocks."""
-    padding = (0, 0, 0, -gate.weight.shape[0] % (2 * _LANES))
-    blocks = [
-        torch.nn.functional.pad(w.weight.detach(), padding).unflatten(0, (-1, _LANES)) for w in (gate, up)
-    ]
-    return torch.stack(blocks, dim=1).flatten(0, 2)
+    both = _stacked([gate, up], kind)
+
+    def braided(part: Tensor) -> Tensor:
+        blocks = [_filled_up(half, 2 * _LANES).unflatten(0, (-1, _LANES)) for half in part.chunk(2)]
+        return torch.stack(blocks, dim=1).flatten(0, 2)
+
+    return _by_part(both, braided) if isinstance(both, Quantised) else braided(both.detach())
+
+
+def _by_part(weight: Quantised, change: Callable[[Tensor], Tensor]) -> Quantised:
+    """The same change of the rows of numbers and scales."""
+    return Quantised(change(weight.q_NK), change(weight.scales_NG), weight.bits)
+
+
+def _filled_up(part: Tensor, rows: int) -> Tensor:
+    """Zero rows to a multiple of `rows`."""
+    return torch.nn.functional.pad(part, (0, 0, 0, -part.shape[0] % rows))

@@ -2,7 +2,10 @@
 
     w[n, k] ~ scale[n, k // 32] * q[n, k],   q in [-127, 127] or [-8, 7]
 
-N outputs, K inputs, G groups.
+In files the integers lie in words of 32 bits, the lowest bits first, with the middle of their range added (`compressed-tensors`,
+"pack-quantized"; GPTQ's words are the same, turned).
+
+N outputs, K inputs, G groups, P words of a row.
 """
 
 from __future__ import annotations
@@ -30,6 +33,54 @@ class Quantised:
     def dequantised(self) -> Tensor:
         """float32 [N, K]."""
         return self.q_NK.float() * self.scales_NG.float().repeat_interleave(GROUP, dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A matrix as its file keeps it: integers that `Quantised` holds without loss, once somebody asks.
+
+    codes: int32 words [N, P] or int8 [N, K]. scales_NG: any floating type, numbers that float16 has; a group is a multiple
+    of 32 inputs. cols: K.
+    """
+
+    codes: Tensor
+    scales_NG: Tensor
+    bits: int
+    cols: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.codes.shape[0], self.cols
+
+    def quantised(self) -> Quantised:
+        """A scale of a larger group stands with each 32 of its inputs."""
+        repeats = self.cols // GROUP // self.scales_NG.shape[1]
+        scales_NG = self.scales_NG.half().repeat_interleave(repeats, dim=1)
+        return Quantised(self.integers(), scales_NG, self.bits)
+
+    def values(self) -> Tensor:
+        """[N, K] in the type of the scales."""
+        grouped = self.integers().unflatten(1, (self.scales_NG.shape[1], -1)).float()
+        return grouped.mul_(self.scales_NG.float()[..., None]).flatten(1).to(self.scales_NG.dtype)
+
+    def integers(self) -> Tensor:
+        return self.codes if self.codes.dtype == torch.int8 else unpack_words(self.codes, self.bits)
+
+
+def pack_words(q_NK: Tensor, bits: int) -> Tensor:
+    """int8 [N, K] to int32 [N, P]; K a multiple of 32."""
+    if bits == 8:
+        return (q_NK ^ -128).contiguous().view(torch.int32)
+    low, high = (q_NK + 8).view(torch.uint8).unflatten(1, (-1, 2)).unbind(-1)
+    return (low | (high << 4)).contiguous().view(torch.int32)
+
+
+def unpack_words(words_NP: Tensor, bits: int) -> Tensor:
+    """The inverse."""
+    bytes_NB = words_NP.contiguous().view(torch.uint8)
+    if bits == 8:
+        return bytes_NB.view(torch.int8) ^ -128
+    return torch.stack([bytes_NB & 15, bytes_NB >> 4], dim=-1).flatten(1).view(torch.int8) - 8
 
 
 def quantise(weight_NK: Tensor, bits: int) -> Quantised:

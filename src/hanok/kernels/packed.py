@@ -1,6 +1,6 @@
 """Matrices as the processor reads them: 16 outputs side by side, a group's scales with them (`native_src/step.h`).
 
-The image is made from a model's weights when it is loaded; it is never a file.
+The image is made from a model's weights when it is loaded; on disk it is a cache at most (`engine/images.py`).
 N outputs (padded to a multiple of 16), K inputs (padded to one of 32), G groups of 32, M rows of input.
 """
 
@@ -48,6 +48,17 @@ class PackedMatrix:
     @property
     def nbytes(self) -> int:
         return self.weights.numel() + (0 if self.scales is None else 2 * self.scales.numel())
+
+
+def restore(
+    kind: Kind, rows: int, cols: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None
+) -> PackedMatrix:
+    """A matrix from its own parts, copied."""
+    image = _aligned(weights.numel())
+    image.copy_(weights.flatten())
+    scales, bias = (None if part is None else part.clone() for part in (scales, bias))
+    matrix = native().matrix(KINDS.index(kind), rows, cols, address(image), address(scales), address(bias))
+    return PackedMatrix(kind, rows, cols, image, scales, bias, matrix)
 
 
 def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> PackedMatrix:

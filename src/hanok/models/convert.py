@@ -11,14 +11,17 @@ import torch
 
 from hanok.artefacts import create_artefact
 from hanok.errors import ArtefactError, ConfigError
-from hanok.models.checkpoint import TOKENIZER_FILES, assemble, load_model, save_model
+from hanok.models.checkpoint import TOKENIZER_FILES, assemble, load_model, save_model, save_quantised
 from hanok.models.checkpoint.gguf import GGUFFile, load_gguf, save_gguf
 from hanok.models.decoder import Decoder
 from hanok.models.lora import Merged, load_adapter
 from hanok.models.merge import MergeConfig, merge
 from hanok.reporting import log
+from hanok.tokens.tokenizer import Tokenizer
 
 _GGUF = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "q8_0": "Q8_0"}
+_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BITS = {"int4": 4, "int8": 8}
 
 
 def convert(
@@ -26,6 +29,7 @@ def convert(
     out: Path,
     *,
     dtype: str = "stored",
+    weights: str = "stored",
     adapter: Path | None = None,
     tokenizer: Path | None = None,
 ) -> dict[str, Any]:
@@ -33,6 +37,7 @@ def convert(
 
     Args:
         dtype: "stored", "float32", "bfloat16", "float16", and "q8_0" for GGUF.
+        weights: "int4" or "int8" make a quantised directory; `dtype` is then that of what stays plain.
 
     Raises:
         ConfigError: a type that the form does not have. CheckpointError: a model that it does not express.
@@ -40,8 +45,10 @@ def convert(
     to_gguf = out.suffix == ".gguf"
     if dtype == "q8_0" and not to_gguf:
         raise ConfigError("q8_0 is a type of GGUF files", remedy="let --out end in .gguf")
+    if to_gguf and weights != "stored":
+        raise ConfigError(f"{weights} is of directories", remedy="for GGUF choose --dtype q8_0")
     files = _tokenizer_files(tokenizer or path)
-    model = _load(path, dtype)
+    model = _load(path, dtype if weights == "stored" else "stored")
     if adapter is not None:
         load_adapter(model, adapter)
         Merged(model).keep()
@@ -50,12 +57,23 @@ def convert(
         save_gguf(model, out, kind=_GGUF[kind], tokenizer=files or None)
         return {"out": str(out), "type": _GGUF[kind], "bytes": out.stat().st_size}
     parents = {"source": path} if path.is_dir() else {}
-    step = {"convert": {"source": path.name, "dtype": dtype, "adapter": adapter and adapter.name}}
+    step = {
+        "convert": {
+            "source": path.name,
+            "dtype": dtype,
+            "weights": weights,
+            "adapter": adapter and adapter.name,
+        }
+    }
     with create_artefact(out, kind="model", parents=parents, step=step) as draft:
-        save_model(model, draft.path)
+        if weights == "stored":
+            save_model(model, draft.path)
+        else:
+            save_quantised(model, draft.path, bits=BITS[weights], plain=_TYPES.get(dtype))
         for name, content in files.items():
             (draft.path / name).write_text(content, encoding="utf-8")
-    return {"out": str(out), "type": dtype, "bytes": sum(f.stat().st_size for f in out.glob("*.safetensors"))}
+    kind = dtype if weights == "stored" else weights
+    return {"out": str(out), "type": kind, "bytes": sum(f.stat().st_size for f in out.glob("*.safetensors"))}
 
 
 def merge_directories(
@@ -76,12 +94,7 @@ def merge_directories(
 
 
 def _load(path: Path, dtype: str) -> Decoder:
-    wanted = {
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-        "q8_0": torch.float32,
-    }
+    wanted = _TYPES | {"q8_0": torch.float32}
     if path.suffix != ".gguf":
         return load_model(path, dtype=wanted[dtype] if dtype != "stored" else "stored")
     kinds = GGUFFile(path).kinds()
@@ -107,4 +120,6 @@ def _tokenizer_files(path: Path) -> dict[str, str]:
             log.warning("%s", error)
             return {}
     files = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
+    if "tokenizer.json" not in files and (path / "tokenizer.model").is_file():
+        return Tokenizer.load(path).files
     return {name: file.read_text(encoding="utf-8") for name, file in files.items()}

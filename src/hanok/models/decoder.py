@@ -81,9 +81,9 @@ class Decoder(nn.Module):
         assert config.vocab_size > 0, "the vocabulary comes from the tokeniser"
         self.config = config
         self.compute_dtype = torch.float32
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, dtype=torch.float32)
+        self.embed_tokens = _table(config.vocab_size, config.hidden_size)
         if config.learned_positions:
-            self.embed_positions = nn.Embedding(config.max_context, config.hidden_size, dtype=torch.float32)
+            self.embed_positions = _table(config.max_context, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
         self.norm = new_norm(config, config.hidden_size)
         self.lm_head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size)
@@ -177,6 +177,11 @@ class Decoder(nn.Module):
 
     def _sparse(self) -> list[MixtureOfExperts]:
         return [m for m in self.modules() if isinstance(m, MixtureOfExperts)]
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """Not yet filled: numbers of `nn.Embedding`'s own would be thrown away, and on "meta" cost a second of imports."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width, dtype=torch.float32), freeze=False)
 
 
 Mixer = DeltaAttention | LatentAttention | GroupedQueryAttention | GatedDeltaNet

@@ -40,9 +40,11 @@ def inspect(path: Path) -> dict[str, Any]:
         config = load_config(path)
         tensors = describe_weights(path)
         types = dict(Counter(dtype for dtype, _ in tensors.values()))
-        parameters = sum(math.prod(shape) for _, shape in tensors.values())
+        packed = any(name.endswith((".qweight", ".weight_packed")) for name in tensors)
+        parameters = _parameters(config) if packed else sum(math.prod(shape) for _, shape in tensors.values())
         size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-        tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").is_file() else None
+        there = any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+        tokenizer = Tokenizer.load(path) if there else None
     return {
         "family": family_of(config).model_type, "layers": _layers(config), "hidden size": config.hidden_size,
         "heads": config.num_heads if config.kv_heads == config.num_heads else f"{config.num_heads} on {config.kv_heads}",

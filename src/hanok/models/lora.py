@@ -19,11 +19,19 @@ from torch import Tensor, nn
 
 from hanok.artefacts import write_json
 from hanok.errors import CheckpointError, ConfigError, did_you_mean
-from hanok.models.checkpoint.weights import read_file, write_file
+from hanok.models.checkpoint.weights import read_file, read_metadata, write_file
 from hanok.models.decoder import Decoder
 from hanok.models.families import family_of
-from hanok.models.families.family import Fused
 from hanok.models.linear import Linear, LowRank
+from hanok.models.lora_fused import (
+    Pair,
+    is_turned,
+    joined_pairs,
+    part_number,
+    part_of,
+    read_parts,
+    write_parts,
+)
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX, _RESTORED = "base_model.model.", "restored"
@@ -95,10 +103,6 @@ def load_adapter(model: Decoder, directory: Path, *, name: str = "default") -> L
     if name in adapter_names(model):
         raise ConfigError(f'there is an adapter "{name}" already', remedy="choose another name")
     values = _read_settings(directory)
-    if values.get("alpha_pattern") and _joins(model):
-        raise CheckpointError(
-            f"{directory}: alpha_pattern names maps that Hanok keeps apart", remedy="use one alpha for all"
-        )
     config = LoraConfig(
         rank=values["r"], alpha=values["lora_alpha"], dropout=values.get("lora_dropout") or 0.0,
         rslora=values.get("use_rslora", False), targets=(), ranks=values.get("rank_pattern") or {},
@@ -109,31 +113,42 @@ def load_adapter(model: Decoder, directory: Path, *, name: str = "default") -> L
         raise CheckpointError(
             f"no {WEIGHTS} in {directory}", remedy="give a directory that PEFT or Hanok saved"
         )
+    family, parts = family_of(model.config), read_parts(file, read_metadata(file))
     theirs = {_short(key): tensor for key, tensor in read_file(file).items()}
-    tensors = family_of(model.config).incoming(theirs, model.config)
+    tensors = family.incoming(theirs, model.config)
     pairs: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         where, _, part = key.removesuffix(".weight").rpartition(".")
         pairs.setdefault(where, {})[part] = tensor
     linears = dict(_linears(model))
-    original = {key.rpartition(".lora_")[0]: key for key in theirs}
-    for where, parts in pairs.items():
-        if where not in linears or set(parts) != {"lora_A", "lora_B"}:
+    for where, pair in pairs.items():
+        if where not in linears or set(pair) != {"lora_A", "lora_B"}:
             raise CheckpointError(
-                f"{file}: no linear map of the model takes {where} ({', '.join(sorted(parts))})",
+                f"{file}: no linear map of the model takes {where} ({', '.join(sorted(pair))})",
                 remedy="is it an adapter for another model?",
             )
-        _check_shapes(file, where, parts, linears[where])
+        _check_shapes(file, where, pair, linears[where])
+    original = {id(tensor): key.removesuffix(".lora_A.weight") for key, tensor in theirs.items()}
     found: set[str] = set()
-    for where, parts in pairs.items():
-        linear = linears[where]
-        rank = parts["lora_A"].shape[0]
-        scale = config.scale_of(_their_name(where, original), rank)
+    for where, pair in pairs.items():
+        linear, a, b = linears[where], pair["lora_A"], pair["lora_B"]
+        base = original.get(id(a), where)
+        scale = config.scale_of(base, a.shape[0])
+        if base in parts:
+            number = part_number(where, family)
+            if sum(parts[base]) != a.shape[0] or number >= len(parts[base]):
+                raise CheckpointError(
+                    f"{file}: {base} is of rank {a.shape[0]}, its parts of {parts[base]}",
+                    remedy="restore the file",
+                )
+            a, b = (part_of(x, parts[base], number, dim=d) for d, x in enumerate((a, b)))
+        rank = a.shape[0]
+        if rank == 0:
+            continue
         low = LowRank(
             linear.weight.shape[1], linear.weight.shape[0], rank, scale=scale, dropout=config.dropout
         )
-        low.lora_A = nn.Parameter(parts["lora_A"].float())
-        low.lora_B = nn.Parameter(parts["lora_B"].float())
+        low.lora_A, low.lora_B = nn.Parameter(a.float().clone()), nn.Parameter(b.float().clone())
         _attach(linear, name, low.to(linear.weight.device))
         found.add(where.rpartition(".")[2])
     return LoraConfig(
@@ -148,27 +163,36 @@ def save_adapter(
     """Write PEFT's two files. `base`: the directory or name of the model that it belongs to.
 
     Raises:
-        ConfigError: no such adapter, or one that the family's files cannot hold.
+        ConfigError: no such adapter.
     """
     if name not in adapter_names(model):
         raise ConfigError(f'no adapter "{name}"', remedy=did_you_mean(name, adapter_names(model)))
-    ours: dict[str, Tensor] = {}
-    for where, linear in _linears(model):
-        low = _adapter(linear, name)
-        if low is not None:
-            ours[f"{where}.lora_A.weight"] = low.lora_A.detach()
-            ours[f"{where}.lora_B.weight"] = low.lora_B.detach()
-    check_savable(model)
-    theirs = family_of(model.config).outgoing(ours, model.config)
+    family = family_of(model.config)
+    lows = {where: low for where, linear in _linears(model) if (low := _adapter(linear, name)) is not None}
+    pairs = joined_pairs(lows, family, model.config)
     directory.mkdir(parents=True, exist_ok=True)
-    write_file({_PREFIX + key: t for key, t in theirs.items()}, directory / WEIGHTS)
-    targets = sorted({key.rpartition(".lora_")[0].rpartition(".")[2] for key in theirs})
+    tensors = {f"{_PREFIX}{key}.lora_A.weight": pair.a for key, pair in pairs.items()}
+    tensors |= {f"{_PREFIX}{key}.lora_B.weight": pair.b for key, pair in pairs.items()}
+    write_file(tensors, directory / WEIGHTS, metadata=write_parts(pairs))
+    levels = 2 if is_turned(family) else 1  # GPT-2 has two maps of the name c_proj in a layer
+    targets = sorted({".".join(key.split(".")[-levels:]) for key in pairs})
     write_json(directory / SETTINGS, {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True,
         "r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "use_rslora": config.rslora,
-        "target_modules": targets, "bias": "none", "fan_in_fan_out": False, "use_dora": False, "modules_to_save": None,
-        "rank_pattern": dict(config.ranks), "alpha_pattern": dict(config.alphas),
+        "target_modules": targets, "bias": "none", "fan_in_fan_out": is_turned(family), "use_dora": False,
+        "modules_to_save": None, **_patterns(pairs, config),
     })  # fmt: skip
+
+
+def _patterns(pairs: Mapping[str, Pair], config: LoraConfig) -> dict[str, Any]:
+    """Every map that is not of the common rank and alpha, by its whole name."""
+    alphas = {name: pair.alpha(rslora=config.rslora) for name, pair in pairs.items()}
+    return {
+        "rank_pattern": {n: p.a.shape[0] for n, p in pairs.items() if p.a.shape[0] != config.rank},
+        "alpha_pattern": {
+            n: a for n, a in alphas.items() if not math.isclose(a, config.alpha, rel_tol=1e-12)
+        },
+    }
 
 
 def restore_adapter(model: Decoder, directory: Path, *, name: str = "default") -> None:
@@ -184,22 +208,9 @@ def restore_adapter(model: Decoder, directory: Path, *, name: str = "default") -
                 )
             if live is not None and stored is not None:
                 live.lora_A.data.copy_(stored.lora_A)
-                live.lora_B.data.copy_(stored.lora_B)
+                live.lora_B.data.copy_(stored.lora_B * (stored.scale / live.scale))
     finally:
         remove_adapter(model, _RESTORED)
-
-
-def check_savable(model: Decoder) -> None:
-    """Raises ConfigError for a family whose files join maps that we adapt apart: its adapters could not be saved."""
-    if _joins(model):
-        raise ConfigError(
-            f"{model.config.family} joins the projections that adapters go on",
-            remedy="merge the adapter and save the model, or tune it in full (lora_rank = 0)",
-        )
-
-
-def _joins(model: Decoder) -> bool:
-    return any(isinstance(layout, Fused) for layout in family_of(model.config).layouts)
 
 
 def adapter_names(model: Decoder) -> list[str]:
@@ -332,11 +343,6 @@ def _short(key: str) -> str:
     """Without PEFT's prefix, and without an adapter's name where an old version wrote it."""
     key = key.removeprefix(_PREFIX)
     return re.sub(r"\.(lora_[AB])\.\w+\.weight$", r".\1.weight", key)
-
-
-def _their_name(where: str, original: Mapping[str, str]) -> str:
-    """The name that rank and alpha patterns are written for."""
-    return next((name for name in original if name.endswith(where)), where)
 
 
 def _check_shapes(file: Path, where: str, parts: Mapping[str, Tensor], linear: Linear) -> None:

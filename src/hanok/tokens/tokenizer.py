@@ -21,6 +21,7 @@ import tokenizers
 
 from hanok.artefacts import write_atomic
 from hanok.errors import ArtefactError, ConfigError, InputError
+from hanok.tokens import spm
 from hanok.tokens.calls import assistant_parts
 from hanok.tokens.control import IM_END
 from hanok.tokens.model import read_vocabulary
@@ -28,6 +29,7 @@ from hanok.tokens.pieces import StreamDecoder
 from hanok.tokens.template import ChatTemplate, Message, Run
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+_SENTENCEPIECE = "tokenizer.model"  # read where there is no tokenizer.json
 _OPTIONAL = ("special_tokens_map.json", "chat_template.jinja", "config.json")
 _ROLE_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
@@ -92,6 +94,13 @@ class Tokenizer:
                     files[name] = path.read_text(encoding="utf-8")
                 except UnicodeDecodeError as error:
                     raise ArtefactError(f"{path} is not UTF-8 ({error})", remedy=_REMAKE) from error
+        if "tokenizer.json" not in files and (directory / _SENTENCEPIECE).is_file():
+            made = spm.tokenizer_files(
+                (directory / _SENTENCEPIECE).read_bytes(), name=str(directory / _SENTENCEPIECE)
+            )
+            given = json.loads(files.get("tokenizer_config.json", "{}"))
+            config = json.dumps(json.loads(made["tokenizer_config.json"]) | given, ensure_ascii=False)
+            files |= {"tokenizer.json": made["tokenizer.json"], "tokenizer_config.json": config}
         if "tokenizer.json" not in files:
             raise ArtefactError(f"no tokenizer.json in {directory}", remedy=_without_file(directory))
         try:
@@ -297,8 +306,5 @@ def _template_source(value: Any) -> str | None:
 def _without_file(directory: Path) -> str:
     pieces = sorted(file.name for file in directory.glob("*.model"))
     if pieces:
-        return (
-            f"{pieces[0]} is a SentencePiece model: convert it with transformers' AutoTokenizer "
-            "(from_pretrained, then save_pretrained), which writes tokenizer.json"
-        )
+        return f"{pieces[0]} may be a SentencePiece model: it is read under the name {_SENTENCEPIECE}"
     return "give the directory of a tokeniser or model"

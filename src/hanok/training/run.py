@@ -25,7 +25,6 @@ from hanok.models.lora import (
     LoraConfig,
     Merged,
     add_adapter,
-    check_savable,
     restore_adapter,
     save_adapter,
 )
@@ -170,7 +169,6 @@ def _files_of(
         raise ConfigError(
             "lora_rank without a model to start from", remedy="give --init-from, or lora_rank = 0"
         )
-    check_savable(decoder)
     lora = lora_config(config)
     add_adapter(decoder, lora, generator=torch.Generator().manual_seed(config.seed))
     return (

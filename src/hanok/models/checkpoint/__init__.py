@@ -17,8 +17,11 @@ from torch import Tensor
 
 from hanok.artefacts import write_json
 from hanok.errors import CheckpointError
-from hanok.models.checkpoint.packed import dequantise
+from hanok.models.checkpoint.packed import dequantise, fitting
+from hanok.models.checkpoint.stored import incoming_stored, split_stored, stored_bits
 from hanok.models.checkpoint.weights import SHARD_BYTES, read_file, read_weights, write_file, write_weights
+from hanok.models.checkpoint.write_codes import coded_tensors
+from hanok.models.coded import CodedParameter, finite_codes
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
 from hanok.models.families import family_of, read_config, write_config
@@ -33,24 +36,60 @@ def save_model(
     model: Decoder, directory: Path, *, tokenizer_dir: Path | None = None, shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Write the model's files into `directory`; that it appears whole is the caller's care."""
-    directory.mkdir(parents=True, exist_ok=True)
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    write_json(directory / "config.json", write_config(model.config, dtype=dtype))
     tensors = {name: t.detach() for name, t in model.state_dict().items() if ".adapters." not in name}
-    future = {name: tensor for name, tensor in tensors.items() if name.startswith("mtp.")}
-    main = {name: tensor for name, tensor in tensors.items() if name not in future}
+    main = {name: tensor for name, tensor in tensors.items() if not name.startswith("mtp.")}
     theirs = family_of(model.config).outgoing(main, model.config)
+    _write(model, theirs, write_config(model.config, dtype=dtype), directory, shard_bytes)
+    _copy_tokenizer(tokenizer_dir, directory)
+
+
+def save_quantised(
+    model: Decoder,
+    directory: Path,
+    *,
+    bits: int,
+    plain: torch.dtype | None = None,
+    tokenizer_dir: Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """The same with the linear maps of the layers as codes (`write_codes.py`), the rest in the type `plain`.
+
+    Raises:
+        ConfigError: a model whose family has no such files.
+    """
+    theirs, settings = coded_tensors(model, bits, plain)
+    # float16 is the type of the scales: read as anything else by others, they would be rounded
+    values = write_config(model.config, dtype="float16") | {"quantization_config": settings}
+    _write(model, theirs, values, directory, shard_bytes)
+    _copy_tokenizer(tokenizer_dir, directory)
+
+
+def _write(
+    model: Decoder, theirs: dict[str, Tensor], values: dict[str, Any], directory: Path, shard_bytes: int
+) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "config.json", values)
     write_weights(theirs, directory, shard_bytes=shard_bytes)
+    future = {name: p.detach() for name, p in model.named_parameters() if name.startswith("mtp.")}
     if future:
         write_file(future, directory / "mtp.safetensors")
+
+
+def _copy_tokenizer(source: Path | None, directory: Path) -> None:
     for name in TOKENIZER_FILES:
-        if tokenizer_dir is not None and (tokenizer_dir / name).is_file():
-            shutil.copyfile(tokenizer_dir / name, directory / name)
+        if source is not None and (source / name).is_file():
+            shutil.copyfile(source / name, directory / name)
 
 
 def load_config(directory: Path) -> ModelConfig:
     """Raises CheckpointError where there is no readable `config.json` of a supported family."""
     return read_config(_settings(directory))
+
+
+def load_stored_bits(directory: Path) -> int | None:
+    """4 or 8 where a quantised directory has codes of that width that the kernels take as they are. Raises as `load_config`."""
+    return stored_bits(_settings(directory).get("quantization_config") or {})
 
 
 def _settings(directory: Path) -> dict[str, Any]:
@@ -72,14 +111,15 @@ def load_model(
     """A decoder with the directory's weights, in float32 unless `dtype` says otherwise.
 
     Args:
-        dtype: "stored" keeps the file's types and maps the weights from disk without a copy.
+        dtype: "stored" keeps the file's types and maps the weights from disk without a copy; codes stay codes where
+            `stored.py` can keep them, as `CodedParameter`.
 
     Raises:
         CheckpointError: a tensor missing, unknown, of another shape or not finite, a file cut short or malformed.
     """
     settings = _settings(directory)
     config = read_config(settings)
-    tensors = family_of(config).incoming(_plain(read_weights(directory), settings), config)
+    tensors = _incoming(read_weights(directory), settings, config, keep_codes=dtype == "stored")
     head = tensors.pop("lm_head.weight", None) if config.tie_embeddings else None
     if head is not None and not torch.equal(head, tensors.get("embed_tokens.weight", head)):
         config = dataclasses.replace(config, tie_embeddings=False)  # somebody tuned them apart
@@ -87,9 +127,8 @@ def load_model(
     if (directory / "mtp.safetensors").is_file():
         tensors |= read_file(directory / "mtp.safetensors")
     wanted = None if dtype == "stored" else dtype or torch.float32
-    return assemble(config, {n: _converted(t, wanted) for n, t in tensors.items()}, where=str(directory)).to(
-        device
-    )
+    model = assemble(config, {n: _converted(t, wanted) for n, t in tensors.items()}, where=str(directory))
+    return model if device == "cpu" else model.to(device)
 
 
 def assemble(config: ModelConfig, tensors: dict[str, Tensor], *, where: str) -> Decoder:
@@ -105,12 +144,20 @@ def assemble(config: ModelConfig, tensors: dict[str, Tensor], *, where: str) -> 
     return model.eval()
 
 
-def _plain(tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Without quantisation, but for gpt-oss's, which its family reads."""
-    packed = settings.get("quantization_config")
+def _incoming(
+    tensors: dict[str, Tensor], settings: Mapping[str, Any], config: ModelConfig, *, keep_codes: bool
+) -> dict[str, Tensor]:
+    """Under our names, dequantised where codes are not to be kept; gpt-oss's experts are its family's matter."""
+    family, packed = family_of(config), settings.get("quantization_config")
     if not packed or packed.get("quant_method") == "mxfp4":
-        return tensors
-    return dequantise(tensors, packed)
+        return family.incoming(tensors, config)
+    coded: dict[str, Tensor] = {}
+    if keep_codes:
+        with fitting(packed):
+            tensors, kept = split_stored(tensors, packed, family)
+            ours = incoming_stored(kept, family, config)
+        coded = {name: CodedParameter.of(stored) for name, stored in ours.items()}
+    return family.incoming(dequantise(tensors, packed), config) | coded
 
 
 def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -129,14 +176,14 @@ def _check(model: Decoder, tensors: dict[str, Tensor], where: str) -> None:
                 f"{where}: {name} has shape {tuple(tensor.shape)}, expected {wanted[name]}",
                 remedy="config.json and the weights do not belong together",
             )
-        if tensor.is_floating_point() and not _finite(tensor):
+        coded = isinstance(tensor, CodedParameter)
+        if not (finite_codes(tensor) if coded else not tensor.is_floating_point() or _finite(tensor)):
             raise CheckpointError(
                 f"{where}: {name} holds NaN or infinity", remedy="take an earlier checkpoint"
             )
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Piece by piece: a mask of a whole embedding would take as much memory as the embedding."""
-    if not tensor.is_contiguous():
-        return bool(torch.isfinite(tensor).all())
-    return all(bool(torch.isfinite(part).all()) for part in tensor.view(-1).split(_FINITE_CHUNK))
+    """Piece by piece, by the extremes (a NaN is one): a mask of a whole embedding would take as much memory as it does."""
+    parts = tensor.reshape(-1).split(_FINITE_CHUNK) if tensor.numel() else ()
+    return all(bool(torch.stack(part.aminmax()).isfinite().all()) for part in parts)

@@ -1,4 +1,5 @@
-"""Quantised safetensors that users have: GPTQ, AWQ, `compressed-tensors`. Read by dequantising; the log says so.
+"""Quantised safetensors that users have: GPTQ, AWQ, `compressed-tensors`. Here they are dequantised, and the log says so;
+`stored.py` keeps the codes for who can use them.
 
 Four- or eight-bit codes lie in 32-bit words; a group of inputs shares a scale and a zero point. O outputs, I inputs, G groups,
 P codes a word.
@@ -13,7 +14,8 @@ P codes a word.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -36,7 +38,7 @@ def dequantise(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> di
         CheckpointError: a method, format or width that is not read, or parts that do not fit together.
     """
     method = settings.get("quant_method")
-    try:
+    with fitting(settings):
         if method == "gptq":
             found = _gptq(tensors, settings)
         elif method == "awq":
@@ -48,23 +50,33 @@ def dequantise(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> di
                 f'weights quantised with "{method}" are not read',
                 remedy="known: gptq, awq, compressed-tensors, GGUF",
             )
-    except (KeyError, RuntimeError, TypeError) as error:
+    count = sum(found[name] is not tensors.get(name) for name in found)
+    if count:
+        log.info("%d matrices of %s were dequantised to %s", count, method, _type(found))
+    return found
+
+
+@contextlib.contextmanager
+def fitting(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Raises CheckpointError where parts of a matrix are missing or of the wrong shape."""
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{method}: parts of the quantised weights do not fit together ({error})",
+            f"{settings.get('quant_method')}: parts of the quantised weights do not fit together ({error})",
             remedy="restore the files",
         ) from error
-    count = sum(name not in tensors for name in found)
-    log.info("%d matrices of %s were dequantised to %s", count, method, _type(found))
-    return found
 
 
 def _gptq(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
     bits, offset = _bits(settings), 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
-    found, groups = _apart(tensors, "qweight", ("qzeros", "scales", "g_idx"))
+    found, groups = parts_of(tensors, "qweight", ("qzeros", "scales", "g_idx"))
     for base, parts in groups.items():
-        codes_IO = _rows(parts["qweight"], bits)
-        zeros_GO = _columns(parts["qzeros"], bits) + offset
-        group_I = parts["g_idx"].long() if "g_idx" in parts else _groups(len(codes_IO), len(parts["scales"]))
+        codes_IO = rows(parts["qweight"], bits)
+        zeros_GO = columns(parts["qzeros"], bits) + offset
+        group_I = (
+            parts["g_idx"].long() if "g_idx" in parts else groups_of(len(codes_IO), len(parts["scales"]))
+        )
         found[f"{base}.weight"] = (
             _values(codes_IO, zeros_GO[group_I], parts["scales"][group_I]).t().contiguous()
         )
@@ -77,10 +89,10 @@ def _awq(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str
         raise CheckpointError(
             f"awq, {bits} bits, {settings.get('version')}: not read", remedy="known: 4 bits, gemm"
         )
-    found, groups = _apart(tensors, "qweight", ("qzeros", "scales"))
+    found, groups = parts_of(tensors, "qweight", ("qzeros", "scales"))
     for base, parts in groups.items():
-        codes_IO, zeros_GO = (_unshuffled(_columns(parts[name], bits)) for name in ("qweight", "qzeros"))
-        group_I = _groups(len(codes_IO), len(parts["scales"]))
+        codes_IO, zeros_GO = (unshuffled(columns(parts[name], bits)) for name in ("qweight", "qzeros"))
+        group_I = groups_of(len(codes_IO), len(parts["scales"]))
         found[f"{base}.weight"] = (
             _values(codes_IO, zeros_GO[group_I], parts["scales"][group_I]).t().contiguous()
         )
@@ -97,27 +109,27 @@ def _compressed(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> d
     if layout != "pack-quantized":
         return _eight_bits(tensors, extra)
     bits = next(iter(settings["config_groups"].values()))["weights"]["num_bits"]
-    found, groups = _apart(tensors, "weight_packed", extra)
+    found, groups = parts_of(tensors, "weight_packed", extra)
     for base, parts in groups.items():
         outputs, inputs = (int(n) for n in parts["weight_shape"])
-        codes_OI = _columns(parts["weight_packed"], bits)[:, :inputs] - (1 << (bits - 1))
+        codes_OI = columns(parts["weight_packed"], bits)[:, :inputs] - (1 << (bits - 1))
         scale_OG = parts["weight_scale"]
         zeros_OG = torch.zeros_like(scale_OG, dtype=torch.int32)
         if "weight_zero_point" in parts:
-            zeros_OG = _rows(parts["weight_zero_point"], bits)[:outputs] - (1 << (bits - 1))
+            zeros_OG = rows(parts["weight_zero_point"], bits)[:outputs] - (1 << (bits - 1))
         group_I = (
-            parts["weight_g_idx"].long() if "weight_g_idx" in parts else _groups(inputs, scale_OG.shape[1])
+            parts["weight_g_idx"].long() if "weight_g_idx" in parts else groups_of(inputs, scale_OG.shape[1])
         )
         found[f"{base}.weight"] = _values(codes_OI, zeros_OG[:, group_I], scale_OG[:, group_I])
     return found
 
 
 def _eight_bits(tensors: Mapping[str, Tensor], extra: tuple[str, ...]) -> dict[str, Tensor]:
-    found, groups = _apart(tensors, "weight_scale", tuple(name for name in extra if name != "weight_scale"))
+    found, groups = parts_of(tensors, "weight_scale", tuple(name for name in extra if name != "weight_scale"))
     for base, parts in groups.items():
         codes_OI, scale = found[f"{base}.weight"], parts["weight_scale"]
         scale = scale.reshape(-1, 1) if scale.dim() < 2 else scale
-        group_I = _groups(codes_OI.shape[1], scale.shape[1])
+        group_I = groups_of(codes_OI.shape[1], scale.shape[1])
         zeros = parts.get("weight_zero_point")
         codes = (
             codes_OI.float()
@@ -128,7 +140,7 @@ def _eight_bits(tensors: Mapping[str, Tensor], extra: tuple[str, ...]) -> dict[s
     return found
 
 
-def _apart(
+def parts_of(
     tensors: Mapping[str, Tensor], key: str, others: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
     """(what is plain, the parts of each quantised map by its name)."""
@@ -144,22 +156,23 @@ def _apart(
     return plain, groups
 
 
-def _columns(words: Tensor, bits: int) -> Tensor:
+def columns(words: Tensor, bits: int) -> Tensor:
     """[R, C] words to [R, C P] codes, the lowest bits first."""
     shifts = torch.arange(0, 32, bits, dtype=torch.int32)
     return ((words[..., None] >> shifts) & ((1 << bits) - 1)).flatten(-2)
 
 
-def _rows(words: Tensor, bits: int) -> Tensor:
+def rows(words: Tensor, bits: int) -> Tensor:
     """[R, C] words to [R P, C] codes."""
-    return _columns(words.t(), bits).t()
+    return columns(words.t(), bits).t()
 
 
-def _unshuffled(codes: Tensor) -> Tensor:
+def unshuffled(codes: Tensor) -> Tensor:
+    """From the order of AWQ to that of the columns."""
     return codes.unflatten(-1, (-1, len(_AWQ_ORDER)))[..., list(_AWQ_ORDER)].flatten(-2)
 
 
-def _groups(inputs: int, groups: int) -> Tensor:
+def groups_of(inputs: int, groups: int) -> Tensor:
     """The group of each input."""
     return torch.arange(inputs) // (inputs // groups)
 

@@ -58,6 +58,13 @@ def read_file(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file}: {error}", remedy="the file is damaged; restore it") from error
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """Words beside the tensors of a file. Raises as `read_file`."""
+    check_header(file)
+    with safe_open(file, framework="pt") as opened:
+        return opened.metadata() or {}
+
+
 def check_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Lengths, names, dtypes, and offsets that follow one another without gap or overlap to the end of the file.
 
@@ -104,7 +111,7 @@ def describe_weights(directory: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """dtype and shape of every tensor of a model directory, from the headers alone."""
     files = [directory / "model.safetensors"]
     if (directory / "model.safetensors.index.json").is_file():
-        files = sorted(directory.glob("model-*.safetensors"))
+        files = sorted(directory.glob("model-*.safetensors")) or files
     return {name: entry for file in files for name, entry in check_header(file).items()}
 
 
@@ -132,10 +139,12 @@ def write_weights(tensors: Mapping[str, Tensor], directory: Path, *, shard_bytes
     write_json(directory / "model.safetensors.index.json", index)
 
 
-def write_file(tensors: Mapping[str, Tensor], file: Path) -> None:
+def write_file(
+    tensors: Mapping[str, Tensor], file: Path, *, metadata: Mapping[str, str] | None = None
+) -> None:
     """One file, as `transformers` marks its own."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(_apart(contiguous), file, metadata={"format": "pt"})
+    save_file(_apart(contiguous), file, metadata={"format": "pt", **(metadata or {})})
 
 
 def _read_shards(directory: Path, index: Path) -> dict[str, Tensor]:

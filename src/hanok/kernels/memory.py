@@ -1,0 +1,35 @@
+"""Giving memory back once weights have been taken over into their packed form."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from ctypes import CDLL, c_int, c_size_t, c_void_p
+from pathlib import Path
+
+from torch import Tensor
+
+_DONTNEED, _PAGE = 4, 4096
+
+
+def give_back(tensors: Iterable[Tensor]) -> None:
+    """Drop the pages of tensors that are mapped from a file and were never written to: they are read again when somebody asks.
+    What was freed and kept for reuse goes back to the system too. Does nothing elsewhere than on Linux."""
+    maps = Path("/proc/self/maps")
+    if not sys.platform.startswith("linux") or not maps.is_file():
+        return
+    library = CDLL(None)
+    library.madvise.argtypes = [c_void_p, c_size_t, c_int]
+    files = []
+    for line in maps.read_text().splitlines():
+        span, *_, name = line.split(maxsplit=5)
+        if name.endswith(".safetensors"):
+            files.append(tuple(int(number, 16) for number in span.split("-")))
+    for tensor in tensors:
+        start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        if any(first <= start and end <= last for first, last in files):
+            start, end = -(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE
+            if end > start:
+                library.madvise(start, end - start, _DONTNEED)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)

@@ -1,0 +1,88 @@
+"""Weights that a file keeps as integers: codes while nobody asks for numbers, a plain parameter from then on.
+
+The kernels take the codes as they are. Whoever does anything else with the parameter (a product, `state_dict`, an adapter
+merged in) finds the dequantised weight in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from hanok.kernels.formats import GROUP, Quantised, Stored, quantise
+
+_DESCRIBING = {
+    Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex, Tensor.requires_grad_, Tensor.__hash__,
+    *(getattr(Tensor, name).__get__ for name in (
+        "shape", "dtype", "device", "layout", "requires_grad", "is_leaf", "grad_fn", "grad", "is_meta", "is_quantized",
+        "is_sparse", "ndim",
+    )),
+}  # fmt: skip
+
+
+class CodedParameter(nn.Parameter):
+    """Has shape and type of the dequantised weight, and no memory for it until a function needs its numbers."""
+
+    stored: Stored
+
+    @staticmethod
+    def of(stored: Stored) -> CodedParameter:
+        nothing = torch.full((1, 1), torch.nan, dtype=stored.scales_NG.dtype)
+        parameter = CodedParameter(nothing.expand(stored.shape), requires_grad=False)
+        parameter.stored = stored
+        return parameter
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func not in _DESCRIBING:
+            for one in pytree.tree_leaves((args, kwargs)):
+                if isinstance(one, CodedParameter):
+                    one._become_plain()
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    def _become_plain(self) -> None:
+        self.__class__ = nn.Parameter  # pyright: ignore[reportAttributeAccessIssue]
+        with torch.inference_mode(False):  # the parameter outlives the call that asks
+            self.data = self.stored.values()
+
+
+def stored_codes(weight: Tensor) -> Stored | None:
+    """The codes that a weight was read from, if it still is what they say."""
+    stored = getattr(weight, "stored", None)
+    if isinstance(weight, CodedParameter) or not isinstance(stored, Stored):
+        return stored
+    return stored if torch.equal(weight.detach(), stored.values()) else None
+
+
+def finite_codes(weight: CodedParameter) -> bool:
+    return bool(weight.stored.scales_NG.isfinite().all())
+
+
+def as_quantised(weight: Tensor, bits: int) -> Quantised:
+    """Its own codes where it has some of this width, else the nearest; inputs filled up to a multiple of 32."""
+    stored = stored_codes(weight)
+    if stored is not None and stored.bits == bits:
+        return stored.quantised()
+    return quantise(F.pad(weight.detach(), (0, -weight.shape[1] % GROUP)), bits)
+
+
+def stored_parts(model: nn.Module) -> Iterator[Tensor]:
+    """What a model just read holds of its file: parameters, or their codes and scales."""
+    for parameter in model.parameters():
+        if isinstance(parameter, CodedParameter):
+            yield parameter.stored.codes
+            yield parameter.stored.scales_NG
+        else:
+            yield parameter.detach()

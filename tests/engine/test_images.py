@@ -1,0 +1,96 @@
+"""Packed weights are kept between starts, and only for the model that they were made from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from hanok.engine import images
+from hanok.engine.api import Request, SamplingParams
+from hanok.engine.generator import LocalEngine
+from hanok.kernels.native import native_available
+from hanok.models.checkpoint import load_model, save_model
+
+pytestmark = pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
+SHAPE = {"pattern": ("gqa",), "num_heads": 4, "num_kv_heads": 2, "hidden_size": 64, "initializer_range": 0.15}
+
+
+@pytest.fixture
+def model(tmp_path: Path, tiny, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HANOK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(images, "LEAST_BYTES", 1)
+    return tiny.save_tiny_model(tmp_path / "model", seed=3, **SHAPE)
+
+
+def kept(model: Path) -> list[Path]:
+    return sorted((model.parent / "cache" / "images").glob("*.safetensors"))
+
+
+def answer(model: Path, weights="int4") -> tuple[int, ...]:
+    engine = LocalEngine(model, weights=weights)
+    params = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
+    return engine.generate([Request(id="a", prompt_ids=[5, 6, 7, 8], params=params)])[0].ids
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_the_second_start_takes_them_and_answers_the_same(
+    model: Path, weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = answer(model, weights)
+    assert len(kept(model)) == 1
+
+    def never(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("packed anew")
+
+    monkeypatch.setattr("hanok.engine.native._image", never)
+    assert answer(model, weights) == first
+
+
+def test_another_model_in_its_place_is_packed_anew(model: Path) -> None:
+    before = answer(model)
+    with torch.no_grad():
+        changed = load_model(model)
+        for parameter in changed.parameters():
+            parameter.data = parameter * 1.5
+    save_model(changed, model)
+    assert answer(model) != before
+    assert len(kept(model)) == 2
+
+
+def test_a_damaged_one_is_made_anew(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = answer(model)
+    (file,) = kept(model)
+    file.write_bytes(file.read_bytes()[:1000])
+    assert answer(model) == before
+    assert "made anew" in caplog.text
+    assert file.stat().st_size > 1000
+
+
+def test_the_oldest_go_first_and_off_keeps_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(model, "int8")
+    (old,) = kept(model)
+    os.utime(old, (1, 1))
+    monkeypatch.setattr(images, "MOST_BYTES", old.stat().st_size)
+    answer(model, "int4")
+    assert old not in kept(model)
+    assert len(kept(model)) == 1
+    monkeypatch.setenv("HANOK_CACHE", "off")
+    kept(model)[0].unlink()
+    answer(model)
+    assert not kept(model)
+
+
+def test_bfloat16_needs_none(model: Path) -> None:
+    answer(model, "bf16")
+    assert not kept(model)
+
+
+def test_a_folder_that_cannot_be_written_costs_time_only(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (model.parent / "cache").write_text("a file where the folder should be")
+    answer(model)
+    assert "not kept" in caplog.text
