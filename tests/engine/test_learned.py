@@ -16,7 +16,6 @@ import torch
 
 from hanok.engine.api import Completion, Delta, Request, SamplingParams
 from hanok.engine.generator import LocalEngine
-from hanok.engine.sampler import Draw, choose
 from hanok.engine.terminal import chat_terminal, with_laws
 from hanok.errors import CheckpointError, ConfigError
 from hanok.kernels.native import native_available
@@ -90,19 +89,6 @@ def test_the_first_token_by_hand(engine: LocalEngine) -> None:
         temperature, top_p = answer.decoding[0]
         by_hand = ask(engine, 33, dataclasses.replace(learned, temperature=temperature, top_p=top_p))
         assert (by_hand.ids, by_hand.decoding) == (answer.ids, None)
-
-
-def test_a_draw_takes_the_law_of_its_token() -> None:
-    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) * 3
-    laws = [(0.3, 0.9), (1.7, 0.5), (0.9, 1.0), (0.01, 0.2)]
-    own = [
-        Draw(SamplingParams(), n, 0, [1], [2, 3], (), temperature=t, top_p=p) for n, (t, p) in enumerate(laws)
-    ]
-    set_ = [Draw(SamplingParams(temperature=t, top_p=p), n, 0, [1], [2, 3]) for n, (t, p) in enumerate(laws)]
-    assert choose(logits, own) == choose(logits, set_)
-    assert choose(logits, own) != choose(
-        logits, [draw._replace(temperature=None, top_p=None) for draw in own]
-    )
 
 
 def test_company_changes_nothing(engine: LocalEngine) -> None:

@@ -93,7 +93,7 @@ def test_a_family_that_joins_its_maps(
         torch.testing.assert_close(adapted.state_dict()[name], tensor, atol=1e-6, rtol=1e-6)
     moved = [n for n, t in adapted.state_dict().items() if not torch.equal(t, model.state_dict()[n])]
     assert {name.split(".")[-2] for name in moved} >= {"q_proj", "k_proj", "v_proj", "o_proj", "up_proj"}
-    original = loop.next_token_loss
+    original = next_token.next_token_loss
     calls = iter(range(1000))
 
     def interrupting(*arguments: Any, **options: Any) -> Any:
@@ -101,7 +101,7 @@ def test_a_family_that_joins_its_maps(
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(loop, "next_token_loss", interrupting)
+    monkeypatch.setattr(next_token, "next_token_loss", interrupting)
     with pytest.raises(Interrupted):
         train(config, shards=shards, out=tmp_path / "stopped", init_from=tmp_path / "base")
     train(config, shards=shards, out=tmp_path / "stopped", init_from=tmp_path / "base")

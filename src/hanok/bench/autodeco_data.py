@@ -137,6 +137,21 @@ def free_positions(letter: Letter, tokens: Sequence[str]) -> list[bool]:
     return found
 
 
+def is_sound(letter: Letter, text: str) -> bool:
+    """Whether a text is a letter of the village: an opening, true sentences about the place in its wordings, a closing."""
+    opening, *sentences, closing = list(_alternatives(letter))
+    parts = [*opening, *(sentences[0] if sentences else []), *closing]
+    number = 0
+    while text:
+        found = max((part for part in parts if text.startswith(part)), key=len, default="")
+        if not found or (number == 0) != (found in opening):
+            return False
+        text, number = text[len(found) :].lstrip(" "), number + 1
+        if found in closing:
+            return not text
+    return False
+
+
 def _alternatives(letter: Letter) -> Iterator[list[str]]:
     """What could have stood in the place of each piece, given those before it."""
     opening, closing = FRAMES[letter.language]["letter"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from hanok.engine.api import Completion, Delta, FinishReason, Request, Usage
+from hanok.engine.api import Completion, Delta, FinishReason, Request, SamplingParams, Usage
 from hanok.engine.sampler import Choice, Draw
 from hanok.engine.text import StopCutter
 from hanok.tokens.tokenizer import Tokenizer
@@ -56,9 +56,15 @@ class Generation:
     def draw(self) -> Draw:
         early = len(self.ids) < self.request.params.min_tokens
         return Draw(
-            self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, self.ids,
-            tuple(self.stop_ids) if early else (), **_law_of(self.law),
+            self.params, self.seed, self.request.sample_index, self.request.prompt_ids, self.ids,
+            tuple(self.stop_ids) if early else (),
         )  # fmt: skip
+
+    @property
+    def params(self) -> SamplingParams:
+        """What the next token is drawn by: what the request says, with the law of this token where one is learned."""
+        params = self.request.params
+        return params if self.law is None else replace(params, temperature=self.law[0], top_p=self.law[1])
 
     def is_over(self) -> bool:
         """Whether to stop before the next step: cancelled, or past its deadline."""
@@ -116,10 +122,6 @@ class Generation:
     @property
     def _counted(self) -> bool:
         return len(self.ids) >= self.request.params.min_tokens
-
-
-def _law_of(law: tuple[float, float] | None) -> dict[str, float]:
-    return {} if law is None else {"temperature": law[0], "top_p": law[1]}
 
 
 class _StopStrings:

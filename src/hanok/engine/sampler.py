@@ -25,7 +25,6 @@ class Draw(NamedTuple):
 
     Args:
         prompt_ids, ids: the prompt and what was generated so far. banned: ids that may not come now.
-        temperature, top_p: of this token alone, instead of those of `params`.
     """
 
     params: SamplingParams
@@ -34,8 +33,6 @@ class Draw(NamedTuple):
     prompt_ids: Sequence[int]
     ids: Sequence[int]
     banned: Sequence[int] = ()
-    temperature: float | None = None
-    top_p: float | None = None
 
 
 class Choice(NamedTuple):
@@ -50,8 +47,8 @@ def choose(logits_BV: Tensor, draws: Sequence[Draw]) -> list[Choice]:
     """One token a row of float32 logits."""
     steered_BV = _steer(logits_BV, draws)
     tokens = steered_BV.argmax(dim=-1).tolist()  # the first of equal maxima: greedy ties go to the lowest id
-    plain = [b for b, draw in enumerate(draws) if _temperature(draw) > 0 and not _filters(draw)]
-    filtered = [b for b, draw in enumerate(draws) if _temperature(draw) > 0 and _filters(draw)]
+    plain = [b for b, draw in enumerate(draws) if draw.params.temperature > 0 and not _filters(draw.params)]
+    filtered = [b for b, draw in enumerate(draws) if draw.params.temperature > 0 and _filters(draw.params)]
     for rows, sample in ((plain, _sample_plain), (filtered, _sample_filtered)):
         if rows:
             chosen = sample(steered_BV[rows].double(), [draws[b] for b in rows])
@@ -70,16 +67,8 @@ def uniform(seed: int, sample_index: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def _temperature(draw: Draw) -> float:
-    return draw.params.temperature if draw.temperature is None else draw.temperature
-
-
-def _top_p(draw: Draw) -> float:
-    return draw.params.top_p if draw.top_p is None else draw.top_p
-
-
-def _filters(draw: Draw) -> bool:
-    return draw.params.top_k > 0 or _top_p(draw) < 1.0 or draw.params.min_p > 0.0
+def _filters(params: SamplingParams) -> bool:
+    return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
 
 
 def _sample_plain(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
@@ -93,7 +82,7 @@ def _sample_filtered(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
     weights_BV = _weights(sorted_BV, draws)
     rank_V = torch.arange(weights_BV.shape[1])
     top_k_B1 = torch.tensor([[draw.params.top_k or len(rank_V)] for draw in draws])
-    top_p_B1 = torch.tensor([[_top_p(draw)] for draw in draws], dtype=torch.float64)
+    top_p_B1 = torch.tensor([[draw.params.top_p] for draw in draws], dtype=torch.float64)
     min_p_B1 = torch.tensor([[draw.params.min_p] for draw in draws], dtype=torch.float64)
     weights_BV = weights_BV * (rank_V < top_k_B1)
     weights_BV = weights_BV / weights_BV.sum(dim=-1, keepdim=True)
@@ -104,7 +93,7 @@ def _sample_filtered(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
 
 
 def _weights(logits_BV: Tensor, draws: Sequence[Draw]) -> Tensor:
-    temperature_B1 = torch.tensor([[_temperature(draw)] for draw in draws], dtype=torch.float64)
+    temperature_B1 = torch.tensor([[draw.params.temperature] for draw in draws], dtype=torch.float64)
     highest_B1 = logits_BV.amax(dim=-1, keepdim=True)  # subtracted first: a tiny temperature cannot overflow
     return ((logits_BV - highest_B1) / temperature_B1).exp()
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 UNITS = 256
 COLDEST = 1e-2  # the lowest temperature that is used: the losses stop there too
+NARROWEST = 1e-6  # the lowest top-p: one token
 
 
 class _Head(nn.Module):
@@ -50,9 +51,11 @@ class DecodingHeads(nn.Module):
 
     @torch.no_grad()
     def laws(self, hidden_ND: Tensor, logits_NV: Tensor) -> tuple[Tensor, Tensor]:
-        """Temperature, at least `COLDEST`, and top-p of each row."""
+        """Temperature, at least `COLDEST`, and top-p, at least `NARROWEST`, of each row."""
         temperature_N = self.temperature(hidden_ND)
-        return temperature_N.clamp(min=COLDEST), self.top_p(hidden_ND, temperature_N, logits_NV)
+        return temperature_N.clamp(min=COLDEST), self.top_p(hidden_ND, temperature_N, logits_NV).clamp(
+            min=NARROWEST
+        )
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:

@@ -198,11 +198,12 @@ def worded(messages: Sequence[Message], words: str) -> list[Message]:
 
 def _sequence(tokenizer: Tokenizer, messages: Sequence[Message], name: str) -> PackedSequence:
     """The last answer's tokens count."""
-    ids, _ = tokenizer.encode_chat(messages)
+    ids, learnt = tokenizer.encode_chat(messages)
     prompt, _ = tokenizer.encode_chat(messages[:-1], add_generation_prompt=True)
-    tokens = np.array([tokenizer.bos_id, *ids] if ids[:1] != [tokenizer.bos_id] else ids, dtype=np.int64)
-    start = len(tokens) - len(ids) + len(prompt)
-    mask = np.arange(1, len(tokens)) >= start
+    opening = [] if ids[:1] == [tokenizer.bos_id] else [tokenizer.bos_id]
+    tokens = np.array([*opening, *ids], dtype=np.int64)
+    last = np.arange(len(ids)) >= len(prompt)
+    mask = np.concatenate([np.zeros(len(opening), dtype=bool), np.array(learnt, dtype=bool) & last])[1:]
     return PackedSequence(tokens[:-1], tokens[1:], mask, name)
 
 
