@@ -75,7 +75,7 @@ class LocalEngine:
         self.max_context = config.max_context
         heads = load_heads(model_dir, width=config.hidden_size)
         self.has_heads = heads is not None
-        laws = None if heads is None else LearnedLaws(heads, alone=kind != "float32")
+        laws = None if heads is None else LearnedLaws(heads, fast=kind != "float32")
         if kind == "float32":
             self.decoder = load_model(model_dir).requires_grad_(False)
             self._scheduler = Scheduler(
