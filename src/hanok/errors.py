@@ -3,6 +3,7 @@
     HanokError                 exit code 2: the input is at fault; the message says what, where and how to mend it
     ├── ConfigError            a recipe, an option or a model configuration
     ├── InputError             documents, feedback, questions: what the user gave us to read
+    │   └── StructureError     a schema, regular expression or grammar that an answer cannot be held to
     ├── ArtefactError          a directory that is missing, damaged, of another kind or of a newer format
     │   └── CheckpointError    weights: a tensor missing, mis-shaped or cut short
     └── ContextLengthError     a prompt longer than the model's context
@@ -39,6 +40,10 @@ class ConfigError(HanokError):
 
 class InputError(HanokError):
     """Data that the user gave cannot be read or is unusable."""
+
+
+class StructureError(InputError):
+    """A schema, regular expression or grammar that an answer cannot be held to."""
 
 
 class ArtefactError(HanokError):

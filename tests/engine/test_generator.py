@@ -19,6 +19,11 @@ from hanok.errors import ContextLengthError, InputError
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True, logprobs=3)
 
 
+@pytest.fixture(scope="module")
+def engine(model_dir: Path) -> LocalEngine:
+    return LocalEngine(model_dir, weights="float32")
+
+
 def prompt(length: int, seed: int = 0) -> list[int]:
     return random.Random(seed).choices(range(10, 266), k=length)
 
@@ -216,7 +221,7 @@ def test_new_weights_take_effect(model_dir: Path) -> None:
 
 
 def test_an_error_reaches_those_who_wait(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = LocalEngine(model_dir)
+    engine = LocalEngine(model_dir, weights="float32")
 
     def broken(*_args: object) -> None:
         raise RuntimeError("broken on purpose")

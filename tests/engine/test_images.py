@@ -45,7 +45,7 @@ def test_the_second_start_takes_them_and_answers_the_same(
     def never(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("packed anew")
 
-    monkeypatch.setattr("hanok.engine.native._image", never)
+    monkeypatch.setattr("hanok.engine.native.image", never)
     assert answer(model, weights) == first
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from hanok.engine.native import BLOCK, BlockPool, NativeDecoder, why_not_native
-from hanok.errors import CapacityError
+from hanok.engine.blocks import BLOCK, BlockPool
+from hanok.engine.coverage import block_bytes, why_not_native
+from hanok.engine.native import NativeDecoder
+from hanok.errors import CapacityError, CheckpointError
 from hanok.kernels.formats import quantise
 from hanok.kernels.native import native, native_available
-from hanok.models.config import ModelConfig, RopeScaling
+from hanok.models.config import ModelConfig, MoEConfig, RopeScaling
 from hanok.models.decoder import Decoder
 from hanok.models.linear import Linear
+from hanok.models.mlp import Experts
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
 PATHS = native().step_paths() if native_available() else []
@@ -20,6 +25,13 @@ PATHS = native().step_paths() if native_available() else []
 SHAPE = {
     "vocab_size": 101, "hidden_size": 96, "num_layers": 3, "pattern": ("gqa",), "num_heads": 6, "num_kv_heads": 2,
     "head_dim": 32, "intermediate_size": 200, "max_context": 4096,
+}  # fmt: skip
+YARN = RopeScaling(
+    kind="yarn", factor=4.0, original_context=32, mscale=0.707, mscale_all_dim=0.9, beta_fast=16.0
+)
+LATENT = {
+    "pattern": ("mla",), "num_heads": 4, "num_kv_heads": None, "kv_lora_rank": 32, "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8, "v_head_dim": 10, "mla_rope": True,
 }  # fmt: skip
 MODELS = {
     "llama": {"rope_scaling": RopeScaling(
@@ -31,15 +43,48 @@ MODELS = {
                "qk_nope_head_dim": 24, "qk_rope_head_dim": 16, "v_head_dim": 16},
     "bounded gates": {"pattern": ("kda", "gqa"), "kda_gate": "lower_bound", "conv_size": 3, "num_heads": 2, "head_dim": 32},
     "partial": {"rope_fraction": 0.5, "num_kv_heads": 6},
+    "mistral": {"pattern": ("swa",), "sliding_window": 37},
+    "gemma2": {"pattern": ("swa", "gqa"), "sliding_window": 37, "norm": "rms_plus_one", "norm_placement": "both",
+               "attention_softcap": 6.0, "logit_softcap": 5.0, "embedding_scale": 96**0.5, "activation": "gelu_tanh",
+               "attention_scale": 20**-0.5},
+    "gemma3": {"pattern": ("swa", "swa", "gqa"), "sliding_window": 70, "norm": "rms_plus_one", "norm_placement": "both",
+               "rope_theta": 1e6, "rope_local_theta": 100.0, "rope_scaling": RopeScaling(kind="linear", factor=8.0),
+               "qk_norm": True, "activation": "gelu_tanh"},
+    "olmo2": {"norm_placement": "post", "qk_norm": True, "qk_norm_whole": True},
+    "gpt2": {"norm": "layer", "learned_positions": True, "rope_theta": None, "gated_mlp": False, "activation": "gelu",
+             "qkv_bias": True, "o_bias": True, "mlp_bias": True, "num_kv_heads": None, "intermediate_size": 100},
+    "gated": {"attention_gate": True, "qk_norm": True, "qkv_bias": True, "mlp_bias": True, "num_heads": 3, "num_kv_heads": 3,
+              "head_dim": 16},
+    "mixtral": {"moe": MoEConfig(experts=5, per_token=2, width=40)},
+    "qwen3 moe": {"qk_norm": True, "moe": MoEConfig(experts=12, per_token=3, width=50, layers=(0, 2))},
+    "qwen2 moe": {"moe": MoEConfig(experts=6, per_token=2, width=64, shared=1, shared_width=72, shared_gate=True,
+                                   renormalise=False)},
+    "gpt-oss": {"pattern": ("swa", "gqa"), "sliding_window": 20, "attention_sinks": True, "qkv_bias": True, "o_bias": True,
+                "rope_scaling": RopeScaling(kind="yarn", factor=4.0, original_context=32, truncate=False, beta_fast=8.0),
+                "moe": MoEConfig(experts=5, per_token=2, width=40, router="top_softmax", biases=True, swiglu_limit=2.0)},
+    "deepseek v2": LATENT | {"moe": MoEConfig(experts=12, per_token=3, width=40, shared=2, first_dense=1, groups=4,
+                                              top_groups=2, renormalise=False, scaling=1.5)},
+    "deepseek v3": LATENT | {"q_lora_rank": 40, "qkv_bias": True, "num_heads": 10, "rope_scaling": YARN,
+                             "moe": MoEConfig(experts=12, per_token=3, width=40, shared=1, first_dense=1, groups=4, top_groups=2,
+                                              router="sigmoid", scaling=2.5)},
+    "kimi": {"pattern": ("kda", "kda", "mla"), "num_heads": 2, "head_dim": 48, "kv_lora_rank": 32, "num_kv_heads": None,
+             "qk_nope_head_dim": 24, "qk_rope_head_dim": 16, "v_head_dim": 18,
+             "moe": MoEConfig(experts=8, per_token=2, width=48, shared=1, first_dense=1, router="sigmoid", scaling=2.4)},
 }  # fmt: skip
 
 
 def decoder_of(name: str) -> Decoder:
-    model = Decoder(ModelConfig(**SHAPE | MODELS[name]), generator=torch.Generator().manual_seed(0)).eval()
+    return filled(ModelConfig(**SHAPE | MODELS[name]))
+
+
+def filled(config: ModelConfig) -> Decoder:
+    model = Decoder(config, generator=torch.Generator().manual_seed(0)).eval()
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         scale = 0.1 if parameter.dim() == 1 else 0.7 * parameter.shape[-1] ** -0.5
         parameter.data += scale * torch.randn(parameter.shape, generator=generator)
+    for buffer in model.buffers():  # corrections of routers
+        buffer += 0.3 * torch.randn(buffer.shape, generator=generator)
     return model.requires_grad_(False)
 
 
@@ -71,31 +116,90 @@ def test_equal_to_the_decoder(name: str, path: str) -> None:
     model, tokens = decoder_of(name), ids(150)
     expected = reference(model, tokens)
     model.set_compute_dtype(torch.bfloat16)
-    rounding = (reference(model, tokens) - expected).std()
+    rounded = reference(model, tokens)
     found = read(NativeDecoder(model, kind="bf16", blocks=8, threads=2, path=path), tokens, [150])
-    assert (found - expected).std() < 1.5 * rounding
+    if model.config.moe is not None:  # a near tie of experts falls this way or that: such rows are few
+        ours, theirs = ((x - expected).abs().amax(1) / expected.std() for x in (found, rounded))
+        assert ours.median() < 1.5 * theirs.median()
+        assert ours.quantile(0.85) < 0.2
+        return
+    assert (found - expected).std() < 1.5 * (rounded - expected).std()
     assert (found - expected).abs().max() < 0.2 * expected.std()
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", [name for name in MODELS if "moe" in MODELS[name]])
+def test_experts_are_those_of_the_decoder(name: str, path: str) -> None:
+    """The router sees the same numbers on both sides: a layer without a mixer behind an embedding that is exact in bfloat16."""
+    settings = SHAPE | MODELS[name] | {"num_layers": 1, "pattern": ("gqa",), "vocab_size": 400}
+    moe = replace(settings["moe"], first_dense=0, layers=None)
+    model = filled(ModelConfig(**settings | {"moe": moe, "rope_scaling": None, "attention_sinks": False}))
+    model.layers[0].self_attn.o_proj.weight.zero_()
+    if model.layers[0].self_attn.o_proj.bias is not None:
+        model.layers[0].self_attn.o_proj.bias.zero_()
+    for parameter in model.parameters():
+        parameter.data = parameter.bfloat16().float()
+    tokens = list(range(400))
+    expected = reference(model, tokens)
+    found = read(NativeDecoder(model, kind="bf16", blocks=8, threads=2, path=path), tokens, [400])
+    assert (found - expected).abs().max() < 0.1 * expected.std()
+
+
+@torch.no_grad()
+def test_of_equal_experts_the_first_are_chosen() -> None:
+    model, tokens = decoder_of("kimi"), ids(20)
+    router = model.layers[1].mlp.gate
+    router.weight.zero_()
+    router.e_score_correction_bias.zero_()
+    found = read(NativeDecoder(model, kind="bf16", blocks=2, threads=1), tokens, [20])
+    router.e_score_correction_bias.copy_(-1e-3 * torch.arange(8))
+    again = read(NativeDecoder(model, kind="bf16", blocks=2, threads=1), tokens, [20])
+    assert torch.equal(found, again)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [300, 513])
+def test_windows_over_several_segments(window: int) -> None:
+    config = ModelConfig(
+        **SHAPE | {"pattern": ("swa",), "num_layers": 1, "sliding_window": window, "rope_theta": None}
+    )
+    model, tokens = filled(config), ids(1300)
+    expected = reference(model, tokens)
+    fast = NativeDecoder(model, kind="bf16", blocks=24, threads=2)
+    found = read(fast, tokens, [1300])
+    assert (found - expected).abs().max() < 0.1 * expected.std()
+    assert torch.equal(read(fast, tokens, [1] * 5 + [600, 2, 693]), found)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("kind", "bits"), [("int8", 8), ("int4", 4)])
-def test_integers_equal_the_decoder_with_their_weights(kind, bits: int) -> None:
-    """The weights' grid in float: what is left is that inputs are rounded to int8."""
-    model, tokens = decoder_of("qwen2"), ids(90)
+@pytest.mark.parametrize(("name", "layers"), [("qwen2", 3), ("mixtral", 1)])
+def test_integers_equal_the_decoder_with_their_weights(name: str, layers: int, kind, bits: int) -> None:
+    """The weights' grid in float: what is left is that inputs are rounded to int8. (Behind more layers, that alone moves
+    some rows to other experts.)"""
+    model, tokens = filled(ModelConfig(**SHAPE | MODELS[name] | {"num_layers": layers})), ids(90)
     fast = NativeDecoder(model, kind=kind, blocks=4, threads=2)
     plain = reference(model, tokens)
+
+    def on_the_grid(weight: Tensor) -> Tensor:
+        padded = torch.nn.functional.pad(weight, (0, -weight.shape[-1] % 32))
+        return quantise(padded, bits).dequantised()[:, : weight.shape[-1]].contiguous()
+
     for module in model.modules():
         if isinstance(module, (Linear, torch.nn.Embedding)):
-            weight = module.weight
-            padded = torch.nn.functional.pad(weight, (0, -weight.shape[1] % 32))
-            weight.data = quantise(padded, bits).dequantised()[:, : weight.shape[1]].contiguous()
+            module.weight.data = on_the_grid(module.weight)
+        if isinstance(module, Experts):
+            for stack in (module.gate_up_proj, module.down_proj):
+                stack.data = torch.stack([on_the_grid(weight) for weight in stack])
     expected, found = reference(model, tokens), read(fast, tokens, [90])
-    assert (found - expected).std() < 0.05 * expected.std()
-    assert (found - expected).std() < (0.25 if bits == 4 else 2.5) * (plain - expected).std()
+    ours, theirs = ((x - expected).square().mean(1).sqrt().median() for x in (found, plain))
+    assert ours < 0.05 * expected.std()
+    assert ours < (0.25 if bits == 4 else 2.5) * theirs
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
-@pytest.mark.parametrize("name", ["llama", "hybrid"])
+@pytest.mark.parametrize("name", ["llama", "hybrid", "gemma2", "gpt-oss", "deepseek v3", "kimi"])
 def test_the_same_bits_in_pieces_in_company_and_on_any_threads(name: str, kind) -> None:
     model, first, second = decoder_of(name), ids(700), ids(130, seed=4)
     fast = NativeDecoder(model, kind=kind, blocks=24, threads=2)
@@ -113,6 +217,67 @@ def test_the_same_bits_in_pieces_in_company_and_on_any_threads(name: str, kind) 
     assert torch.equal(both, torch.cat([alone[100:], whole[640:]]))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ["llama", "hybrid", "gemma2", "gpt-oss", "deepseek v3"])
+def test_a_cache_in_int8(name: str, path: str) -> None:
+    """A token's scale is coarser than bfloat16: the whole error is less than twice as large. Bits do not depend on pieces."""
+    model, tokens = decoder_of(name), ids(300)
+    expected = reference(model, tokens)
+    plain = read(NativeDecoder(model, kind="bf16", blocks=8, threads=2, path=path), tokens, [300])
+    fast = NativeDecoder(model, kind="bf16", blocks=8, threads=2, path=path, cache="int8")
+    found = read(fast, tokens, [300])
+    assert not torch.equal(found, plain)
+    ours, theirs = ((x - expected).abs().amax(1) / expected.std() for x in (found, plain))
+    assert ours.median() < 2 * theirs.median()
+    assert torch.equal(read(fast, tokens, [1, 1, 70, 5, 200, 23]), found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", PATHS)
+def test_what_int8_keeps_is_near(path: str) -> None:
+    """Scores are all equal, so attention gives the mean of the values: each number is off by half a step of its token's
+    and head's scale at most, and by the rounding of the weights to bfloat16 (2^-9 of it)."""
+    config = ModelConfig(
+        **SHAPE
+        | {"num_layers": 1, "rope_theta": None, "num_heads": 3, "num_kv_heads": 3, "tie_embeddings": False}
+    )
+    model, tokens = filled(config), ids(64)
+    attention = model.layers[0].self_attn
+    for zero in (attention.q_proj.weight, model.layers[0].mlp.down_proj.weight):
+        zero.zero_()
+    attention.o_proj.weight.copy_(torch.eye(96))
+    x = model.embed_tokens.weight.bfloat16().float()[tokens]
+    normed = model.layers[0].input_layernorm(x).bfloat16().float()
+    v = (normed @ attention.v_proj.weight.bfloat16().float().mT).view(64, 3, 32)
+    fast = NativeDecoder(model, kind="bf16", blocks=1, threads=1, path=path, cache="int8")
+    hidden = torch.cat(list(fast.read_hidden(tokens, rows=64)))[-1]
+    step = v.abs().amax(-1, keepdim=True) / 127
+    mean, bound = v.mean(0).flatten(), (0.5 * step + 2**-8 * v.abs()).mean(0).expand(3, 32).flatten()
+    factor = model.norm.weight * torch.rsqrt((x[-1] + mean).square().mean() + config.norm_eps)
+    off = (hidden / factor - x[-1] - mean).abs()
+    assert (off < bound + 1e-2 * mean.abs() + 2**-8 * x[-1].abs()).all()
+    assert off.max() > 0
+
+
+def test_blocks_of_the_cache_take_what_was_said() -> None:
+    for name in ("llama", "hybrid", "deepseek v3"):
+        model = decoder_of(name)
+        for cache in ("bf16", "int8"):
+            fast = NativeDecoder(model, kind="int8", blocks=5, threads=1, cache=cache)
+            assert fast.cache_bytes == 5 * block_bytes(model.config, cache)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_numbers_too_large_for_scales_are_named(kind) -> None:
+    model = decoder_of("llama")
+    model.layers[1].mlp.down_proj.weight[3, 5] = 1e7
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.down_proj\.weight holds 1e\+07"):
+        NativeDecoder(model, kind=kind, blocks=1, threads=1)
+    NativeDecoder(model, kind="bf16", blocks=1, threads=1)
+
+
 def test_blocks_come_back_and_run_out() -> None:
     pool = BlockPool(4)
     held = pool.take(3)
@@ -124,11 +289,17 @@ def test_blocks_come_back_and_run_out() -> None:
 
 
 def test_what_it_does_not_run_is_named() -> None:
-    assert "swa" in str(why_not_native(ModelConfig(vocab_size=10, pattern=("gqa", "swa"))))
-    assert "delta heads" in str(why_not_native(ModelConfig(vocab_size=10, pattern=("kda",), head_dim=24)))
-    for pattern in ("gqa",), ("kda", "kda", "kda", "mla"):
-        assert why_not_native(ModelConfig(**SHAPE | {"pattern": pattern})) is None
-    assert "norm = layer" in str(why_not_native(ModelConfig(**SHAPE | {"norm": "layer"})))
+    longrope = RopeScaling(kind="longrope", short_factor=(1.0,) * 16, long_factor=(2.0,) * 16)
+    for changes, why in (
+        ({"pattern": ("gqa", "gdn")}, "gdn"),
+        ({"pattern": ("kda",), "head_dim": 24}, "delta heads"),
+        ({"pattern": ("swa",), "head_dim": 24}, "its heads"),
+        ({"pattern": ("mla",), "kv_lora_rank": 24}, "latents"),
+        ({"rope_scaling": longrope}, "stretch"),
+    ):
+        assert why in str(why_not_native(ModelConfig(**SHAPE | changes)))
+    for name in MODELS:
+        assert why_not_native(ModelConfig(**SHAPE | MODELS[name])) is None
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 
 from hanok.engine.api import Delta, Request, SamplingParams
 from hanok.engine.generator import LocalEngine
-from hanok.errors import ConfigError, ContextLengthError
+from hanok.errors import ConfigError, ContextLengthError, InputError
 from hanok.kernels.native import native_available
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
@@ -82,6 +82,10 @@ def test_new_weights_take_effect_and_forget_the_past(llama_dir: Path) -> None:
     assert changed.logprobs != before.logprobs
     engine.update_weights({name: p for name, p in kept.items() if "o_proj" in name})
     assert ask(engine, prompt(200)).logprobs == before.logprobs
+    spoilt = {"norm.weight": torch.full((64,), float("nan"))}
+    with pytest.raises(InputError, match=r"norm\.weight holds NaN"):
+        engine.update_weights(spoilt)
+    assert ask(engine, prompt(200)).logprobs == before.logprobs
 
 
 def test_a_small_cache_bounds_the_context(llama_dir: Path) -> None:
@@ -95,7 +99,23 @@ def test_a_small_cache_bounds_the_context(llama_dir: Path) -> None:
         LocalEngine(llama_dir, weights="int8", cache_bytes=block - 1)
 
 
-def test_a_model_that_the_kernels_do_not_know(model_dir: Path) -> None:
-    assert LocalEngine(model_dir).weights == "float32"
-    with pytest.raises(ConfigError, match="layers of kind"):
-        LocalEngine(model_dir, weights="int4")
+def test_a_cache_in_int8_holds_more(llama_dir: Path) -> None:
+    size = 8 * 4 * 2 * 2 * 64 * 16 * 2
+    plain, small = (
+        LocalEngine(llama_dir, weights="int8", cache_bytes=size, cache_type=kind) for kind in ("bf16", "int8")
+    )
+    assert (plain.max_context, small.max_context) == (8 * 64, 12 * 64)  # a scale of four bytes for 16 numbers
+    ours, theirs = ask(small, prompt(300)), ask(plain, prompt(300))
+    assert ours.logprobs is not None
+    assert theirs.logprobs is not None
+    assert ours.logprobs[0] == pytest.approx(theirs.logprobs[0], abs=0.05)
+    assert ask(small, prompt(300)).logprobs == ours.logprobs
+    with pytest.raises(ConfigError, match="cache_type"):
+        LocalEngine(llama_dir, weights="float32", cache_type="int8")
+
+
+def test_a_model_that_the_kernels_do_not_know(tmp_path: Path, tiny) -> None:
+    directory = tiny.save_tiny_model(tmp_path / "model", head_dim=24)
+    assert LocalEngine(directory).weights == "float32"
+    with pytest.raises(ConfigError, match="do not fill vectors"):
+        LocalEngine(directory, weights="int4")

@@ -94,12 +94,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def make(name: str) -> Any:
+def make(name: str, **changes: Any) -> Any:
     """The `transformers` model with random weights, norms and biases included."""
     import transformers
 
     kind, settings = MODELS[name]
-    values = settings if kind == "GPT2Config" else SIZES | settings
+    values = (settings if kind == "GPT2Config" else SIZES | settings) | changes
     config = getattr(transformers, kind)(
         **{k: v for k, v in values.items() if k != "head_dim" or v is not None}
     )

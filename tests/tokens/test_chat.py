@@ -218,3 +218,10 @@ def test_parsing(tokenizer: Tokenizer, said: str, content: str, names: list[str]
     assert found == content
     assert [c["function"]["name"] for c in calls] == names
     assert len({c["id"] for c in calls}) == len(calls)
+
+
+def test_a_number_too_large_for_a_float_stays_json(tokenizer: Tokenizer) -> None:
+    for arguments in ('{"x": 1e999, "y": [2]}', '{ "arguments": -1E400 }'):
+        said = f'<tool_call>\n{{"arguments" : 3, "name": "f",  "arguments": {arguments} }}\n</tool_call>'
+        ((call,),) = tokenizer.parse_assistant(said)[1:]
+        assert call["function"]["arguments"] == arguments

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from hanok.engine.blocks import BLOCK
-from hanok.engine.native import NativeDecoder, block_bytes
+from hanok.engine.coverage import block_bytes
+from hanok.engine.native import NativeDecoder
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
 from hanok.reporting import log, table

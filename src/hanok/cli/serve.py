@@ -14,6 +14,7 @@ def serve(
     port: int = 8080,
     weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto",
     cache_mib: int | None = None,
+    cache_type: Literal["bf16", "int8"] = "bf16",
 ) -> None:
     """Serve a model: OpenAI-compatible API under /v1 and a chat page on /.
 
@@ -23,6 +24,7 @@ def serve(
         port: TCP port; 0 picks a free one.
         weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: bfloat16 where they know the model, else float32.
         cache_mib: memory for keys and values of the native kernels; default: by the model's context, 2048 at most.
+        cache_type: of those keys and values; int8 takes about half the memory.
     """
     from hanok.recipes.runs import servable_model
     from hanok.server.app import serve as serve_model
@@ -33,4 +35,5 @@ def serve(
         port=port,
         weights=weights,
         cache_bytes=cache_mib and cache_mib << 20,
+        cache_type=cache_type,
     )

@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+StructureKind = Literal["json_schema", "json_object", "regex", "lark", "choice", "tool_calls"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Structure:
+    """What a completion must be, from its first token on (`hanok.engine.grammar` has the rules).
+
+    Args:
+        value: a JSON Schema as JSON text; nothing for "json_object"; a regular expression that the whole text matches; a
+            grammar in Lark's notation or in EBNF (GBNF); a JSON list of strings of which the text is one; for
+            "tool_calls" `{"functions": [{"name", "parameters"}], "several": bool}`.
+    """
+
+    kind: StructureKind
+    value: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +47,7 @@ class SamplingParams:
         stop_ids: ids that end the completion (not part of it). stop: strings that end it (cut off).
         logprobs: number of alternatives reported per position beside the chosen one; None = no logprobs.
         n: samples of one prompt.
+        structure: what the completion must be; None leaves it free.
     """
 
     max_tokens: int | None = None
@@ -50,6 +66,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     n: int = 1
+    structure: Structure | None = None
     decoding: Literal["auto", "fixed"] = "auto"
 
     def __post_init__(self) -> None:

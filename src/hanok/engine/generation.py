@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hanok.engine.api import Completion, Delta, FinishReason, Request, SamplingParams, Usage
+from hanok.engine.grammar import Grammars, Mask, Matcher
 from hanok.engine.sampler import Choice, Draw
 from hanok.engine.text import StopCutter
+from hanok.errors import StructureError
 from hanok.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ class Generation:
     prefilled: prompt tokens that the state has seen. state: while prefilling.
     learned: whether the model's decoding heads choose (temperature, top_p). law: theirs for the next token, set before it is
         drawn. laws: of `ids`.
+    matcher: of a structured answer; it moves with `ids`, so that a prompt that is read again changes nothing.
     """
 
     request: Request
@@ -43,6 +46,8 @@ class Generation:
     finish_reason: FinishReason | None = None
     cancelled: bool = False
     cached: int = 0
+    matcher: Matcher | None = None
+    stuck: StructureError | None = None
     learned: bool = False
     law: tuple[float, float] | None = None
     laws: list[tuple[float, float]] = field(default_factory=list)
@@ -57,7 +62,7 @@ class Generation:
         early = len(self.ids) < self.request.params.min_tokens
         return Draw(
             self.params, self.seed, self.request.sample_index, self.request.prompt_ids, self.ids,
-            tuple(self.stop_ids) if early else (),
+            tuple(self.stop_ids) if early else (), allowed=self._allowed(may_end=not early),
         )  # fmt: skip
 
     @property
@@ -66,6 +71,15 @@ class Generation:
         params = self.request.params
         return params if self.law is None else replace(params, temperature=self.law[0], top_p=self.law[1])
 
+    def _allowed(self, *, may_end: bool) -> Mask | None:
+        if self.matcher is None:
+            return None
+        try:
+            return self.matcher.allowed(may_end=may_end)
+        except StructureError as error:  # this request's alone: whoever else is in the batch draws on
+            self.stuck = error
+            return None
+
     def is_over(self) -> bool:
         """Whether to stop before the next step: cancelled, or past its deadline."""
         deadline = self.request.deadline
@@ -73,8 +87,16 @@ class Generation:
 
     def take(self, choice: Choice) -> None:
         """Append a token, decide whether it is the last, and tell the listener."""
+        if self.stuck is not None:
+            self._fail(self.stuck)
+            return
         if choice.token in self.stop_ids:
             self.finish("stop")
+            return
+        try:
+            complete = self.matcher is not None and self.matcher.advance(choice.token)
+        except StructureError as error:
+            self._fail(error)
             return
         self.ids.append(choice.token)
         if self.law is not None:
@@ -83,7 +105,8 @@ class Generation:
         if choice.logprob is not None:
             self.logprobs.append(choice.logprob)
             self.tops.append(dict(choice.top or {}))
-        if self.stops is not None and self.stops.completed_by(choice.token, counted=self._counted):
+        stopped = self.stops is not None and self.stops.completed_by(choice.token, counted=self._counted)
+        if stopped or complete:
             self.finish_reason = "stop"
         elif len(self.ids) >= self.limit:
             self.finish_reason = "length"
@@ -101,6 +124,10 @@ class Generation:
     def finish(self, reason: FinishReason) -> None:
         self.finish_reason = reason
         self.listener(Delta(ids=(), finish_reason=reason, usage=self.usage))
+
+    def _fail(self, error: StructureError) -> None:
+        self.finish_reason = "error"
+        self.failed(error)
 
     @property
     def usage(self) -> Usage:
@@ -139,20 +166,30 @@ class _StopStrings:
 
 def new_generation(
     request: Request, *, arrival: int, tokenizer: Tokenizer, context: int,
-    listener: Callable[[Delta], None], failed: Callable[[Exception], None], has_heads: bool = False,
+    listener: Callable[[Delta], None], failed: Callable[[Exception], None],
+    grammars: Grammars | None = None, has_heads: bool = False,
 ) -> Generation:  # fmt: skip
     """Args: has_heads: whether the model has decoding heads."""
     params = request.params
     room = context - len(request.prompt_ids) + 1  # the last token is never fed back
     ends = () if params.ignore_eos else tokenizer.stop_ids
+    stop_ids = frozenset((*ends, *params.stop_ids))
     return Generation(
         request=request,
         arrival=arrival,
         seed=secrets.randbits(63) if params.seed is None else params.seed,
-        stop_ids=frozenset((*ends, *params.stop_ids)),
+        stop_ids=stop_ids,
         limit=min(room, params.max_tokens or room),
         listener=listener,
         failed=failed,
         stops=_StopStrings(tokenizer, params.stop) if params.stop else None,
+        matcher=_matcher(params, stop_ids, grammars),
         learned=has_heads and params.decoding == "auto" and params.temperature == params.top_p == 1.0,
     )
+
+
+def _matcher(params: SamplingParams, stop_ids: frozenset[int], grammars: Grammars | None) -> Matcher | None:
+    if params.structure is None:
+        return None
+    assert grammars is not None
+    return grammars.matcher(params.structure, stop_ids)

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.blocks import BLOCK
+from hanok.engine.coverage import CacheKind, block_bytes, why_not_native
 from hanok.engine.generation import Generation, new_generation
+from hanok.engine.grammar import Grammars
 from hanok.engine.images import images_of
 from hanok.engine.learned import LearnedLaws
-from hanok.engine.native import NativeDecoder, block_bytes, why_not_native
+from hanok.engine.native import NativeDecoder
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
 from hanok.errors import ConfigError, ContextLengthError, InputError
@@ -54,6 +56,7 @@ class LocalEngine:
             the model's layers, the width that its file has codes of, or bf16; else float32.
         max_running: sequences that decode together at most.
         cache_bytes: for keys and values of the native kernels; None: 2 GiB, or less where `CACHE_TOKENS` need less.
+        cache_type: of those keys and values; "int8" takes about half the memory of "bf16".
 
     Raises:
         ConfigError: weights of a kind that this model does not run with here.
@@ -61,7 +64,7 @@ class LocalEngine:
 
     def __init__(
         self, model_dir: Path, *, threads: int | None = None, weights: Weights = "auto", max_running: int = 128,
-        cache_bytes: int | None = None,
+        cache_bytes: int | None = None, cache_type: CacheKind = "bf16",
     ) -> None:  # fmt: skip
         if max_running < 1:
             raise ConfigError(f"max_running = {max_running}", remedy="it must be at least 1")
@@ -71,19 +74,25 @@ class LocalEngine:
         config = load_config(model_dir)
         kind = self.weights = _choose_weights(weights, config, load_stored_bits(model_dir))
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
+        self._grammars = Grammars(self.tokenizer, vocabulary=self._vocabulary)
         self._native: NativeDecoder | None = None
         self.max_context = config.max_context
         heads = load_heads(model_dir, width=config.hidden_size)
         self.has_heads = heads is not None
         laws = None if heads is None else LearnedLaws(heads, fast=kind != "float32")
         if kind == "float32":
+            if cache_type != "bf16":
+                raise ConfigError(
+                    f"cache_type = {cache_type}: the cache of PyTorch's layers is float32",
+                    remedy="take weights that run on the native kernels, or leave cache_type out",
+                )
             self.decoder = load_model(model_dir).requires_grad_(False)
             self._scheduler = Scheduler(
                 self.decoder, max_running=max_running, vocabulary=self._vocabulary, laws=laws
             )
         else:
             self.decoder = load_model(model_dir, dtype="stored").requires_grad_(False)
-            blocks = _cache_blocks(config, cache_bytes, max_running)
+            blocks = _cache_blocks(config, cache_bytes, max_running, cache_type)
             self._native = NativeDecoder(
                 self.decoder,
                 kind=kind,
@@ -91,6 +100,7 @@ class LocalEngine:
                 threads=torch.get_num_threads(),
                 slots=max_running,
                 images=images_of(model_dir, kind),
+                cache=cache_type,
             )
             give_back(stored_parts(self.decoder))
             self.max_context = min(self.max_context, blocks * BLOCK)
@@ -199,6 +209,10 @@ class LocalEngine:
                 raise InputError(
                     f"{name} of shape {tuple(tensor.shape)}: the model has {known}", remedy="give its tensors"
                 )
+            if not torch.isfinite(tensor).all():
+                raise InputError(
+                    f"{name} holds NaN or infinity", remedy="the weights stay as they are: give sound ones"
+                )
         with self._model, torch.no_grad():
             for name, tensor in weights.items():
                 mine[name].data = (
@@ -218,7 +232,7 @@ class LocalEngine:
             thread.join()
 
     def check(self, request: Request) -> None:
-        """Raises InputError or ContextLengthError if the request cannot run."""
+        """Raises InputError (StructureError where its structure is at fault) or ContextLengthError if the request cannot run."""
         self._check_ids(request.prompt_ids, what="the prompt")
         if request.adapter is not None:
             raise InputError(
@@ -230,6 +244,8 @@ class LocalEngine:
                 f"logit_bias names token {unknown[0]}",
                 remedy=f"ids go up to {self._vocabulary - 1}",
             )
+        if request.params.structure is not None:
+            self._grammars.check(request.params.structure)
 
     def _check_ids(self, ids: Sequence[int], *, what: str) -> None:
         if not ids:
@@ -269,7 +285,7 @@ class LocalEngine:
     ) -> Generation:
         return new_generation(
             request, arrival=next(self._arrivals), tokenizer=self.tokenizer, context=self.max_context,
-            listener=listen, failed=fail, has_heads=self.has_heads,
+            listener=listen, failed=fail, grammars=self._grammars, has_heads=self.has_heads,
         )  # fmt: skip
 
     def _submit(self, generations: Sequence[Generation]) -> None:
@@ -335,8 +351,10 @@ def _choose_weights(
     )
 
 
-def _cache_blocks(config: ModelConfig, cache_bytes: int | None, max_running: int) -> int:
-    of_block = max(1, block_bytes(config))
+def _cache_blocks(
+    config: ModelConfig, cache_bytes: int | None, max_running: int, cache_type: CacheKind
+) -> int:
+    of_block = max(1, block_bytes(config, cache_type))
     if cache_bytes is None:
         tokens = min(max(config.max_context, CACHE_TOKENS), config.max_context * max_running)
         return max(1, min(-(-tokens // BLOCK), CACHE_BYTES // of_block))

@@ -11,89 +11,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hanok.engine.arrange import (
+    bias_of,
+    gate_last,
+    image,
+    in_turns,
+    norm_weight,
+    padded,
+    present,
+    side_by_side,
+    stacked,
+)
 from hanok.engine.blocks import BLOCK, BlockPool
+from hanok.engine.coverage import CacheKind, why_not_native
 from hanok.engine.images import Images
+from hanok.errors import CheckpointError
 from hanok.kernels.formats import Quantised
-from hanok.kernels.native import address, native, native_available
-from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack, pack_quantised
-from hanok.models.coded import as_quantised, stored_codes
-from hanok.models.config import ModelConfig
+from hanok.kernels.native import address, native
+from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack_stacked
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.kda import DeltaAttention
-from hanok.models.linear import Linear, RMSNorm
+from hanok.models.linear import LayerNorm, Linear, Norm
 from hanok.models.mla import LatentAttention
-from hanok.models.mlp import GatedMLP
+from hanok.models.mlp import GatedMLP, MixtureOfExperts, PlainMLP
 from hanok.models.rope import Rotary
 
-_LANES = 16
-_BITS = {"int8": 8, "int4": 4}
-
-
-def why_not_native(config: ModelConfig) -> str | None:
-    """What keeps a model from running this way; None if nothing does."""
-    plain = {
-        "norm": "rms", "norm_placement": "pre", "qk_norm_whole": False, "o_bias": False, "mlp_bias": False, "moe": None,
-        "activation": "silu", "gated_mlp": True, "attention_softcap": None, "logit_softcap": None,
-        "attention_sinks": False, "attention_gate": False, "embedding_scale": 1.0, "learned_positions": False,
-    }  # fmt: skip
-    if not native_available():
-        return "the native kernels are not built"
-    for name, value in plain.items():
-        if getattr(config, name) != value:
-            return f"{name} = {getattr(config, name)}"
-    for kind in sorted(set(config.layers)):
-        if kind not in _REFUSALS:
-            return f"it has layers of kind {kind}"
-        for what, refused in _REFUSALS[kind]:
-            if refused(config):
-                return what
-    return None
-
-
-_STRETCHED = ("dynamic", "longrope")
-_REFUSALS: dict[str, list[tuple[str, Callable[[ModelConfig], bool]]]] = {
-    "gqa": [
-        ("it has no positions", lambda c: c.rope_theta is None),
-        ("its positions stretch with the text", lambda c: c.rope_scaling is not None and c.rope_scaling.kind in _STRETCHED),
-        ("its heads do not fill vectors", lambda c: c.dim_of_head % 16 > 0 or c.num_heads * c.dim_of_head % 32 > 0),
-    ],
-    "mla": [
-        ("its latent queries are of low rank", lambda c: c.q_lora_rank is not None),
-        ("its latent attention has positions", lambda c: c.mla_rope),
-        ("its latents do not fill vectors", lambda c: c.kv_lora_rank % 16 + c.qk_rope_head_dim % 4 > 0),
-        ("its values do not fill vectors", lambda c: c.num_heads * c.v_head_dim % 32 > 0),
-    ],
-    "kda": [
-        ("its delta heads do not fill vectors", lambda c: c.dim_of_head % 16 > 0 or c.num_heads * c.dim_of_head % 32 > 0),
-    ],
-}  # fmt: skip
-
-
-def block_bytes(config: ModelConfig) -> int:
-    """Of a block of the cache in all layers: keys and values in bfloat16."""
-    widths = {
-        "gqa": 2 * config.kv_heads * config.dim_of_head,
-        "mla": 2 * config.kv_lora_rank + config.qk_rope_head_dim,
-        "kda": 0,
-    }
-    return sum(widths[kind] for kind in config.layers) * BLOCK * 2
+_ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
+_ROUTINGS = ("softmax", "sigmoid", "top_softmax")
 
 
 class NativeDecoder:
     """Args:
     kind: of the weights. blocks: of the cache. slots: sequences at once that have states (delta attention).
     threads: of the kernels' own. path: an instruction set. images: packed weights of an earlier start.
+    cache: of keys and values; int8 with a scale for each token and head.
     """
 
     def __init__(
         self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, path: str = "",
         images: Images | None = None,
+        cache: CacheKind = "bf16",
     ) -> None:  # fmt: skip
         config = decoder.config
         assert why_not_native(config) is None
         self.config, self.slots = config, slots
         self.kind: Kind = kind
+        self.cache: CacheKind = cache
         recurrent = "kda" in config.layers  # states are not kept at borders of blocks
         self.pool = BlockPool(blocks, reuse=not recurrent)
         self.caches: list[Tensor] = []  # keys and values of each layer that has them
@@ -102,17 +66,17 @@ class NativeDecoder:
         self._refills: list[Callable[[], object]] = []
         head = self._pack(lambda: decoder.head_weight)
         embedding = head if config.tie_embeddings else self._pack(lambda: decoder.embed_tokens.weight)
-        turned = "gqa" in config.layers
-        rotary = Rotary(config.rope_theta or 1.0, config.rope_width, config.max_context, config.rope_scaling)
-        frequencies = self._keep(rotary.frequencies(config.max_context).float().contiguous())
-        shape = [config.hidden_size, config.rope_width if turned else 0, config.vocab_size, blocks]
+        positions = self._table(lambda: decoder.embed_positions.weight) if config.learned_positions else 0
+        scale = torch.tensor(config.embedding_scale, dtype=decoder.embed_tokens.weight.dtype).item()
+        self._rotaries: dict[Rotary, int] = {}
         self._runner = native().Runner(
-            shape, [config.norm_eps, rotary.attention_factor], address(frequencies), self._table(lambda: _weight(decoder.norm)),
-            embedding.native, head.native, threads, path,
+            [config.hidden_size, config.vocab_size, blocks], [config.norm_eps, scale, config.logit_softcap or 0.0],
+            [*self._norm(decoder.norm), positions], embedding.native, head.native, threads, path,
         )  # fmt: skip
         for block in decoder.layers:
             assert isinstance(block, Block)
             self._add(block)
+        self._check_scales(decoder)
         if images is not None:
             images.finish()
 
@@ -200,74 +164,102 @@ class NativeDecoder:
             refill()
 
     @property
+    def cache_bytes(self) -> int:
+        return sum(cache.nbytes for cache in self.caches)
+
+    @property
     def weight_bytes(self) -> int:
         return sum(kept.nbytes for kept in self._kept if isinstance(kept, PackedMatrix))
 
+    def _check_scales(self, decoder: Decoder) -> None:
+        packed = [kept for kept in self._kept if isinstance(kept, PackedMatrix) and kept.scales is not None]
+        if all(bool(torch.isfinite(present(matrix.scales)).all()) for matrix in packed):
+            return
+        most = {name: float(p.detach().abs().max()) for name, p in decoder.named_parameters()}
+        name = max(most, key=most.__getitem__)
+        raise CheckpointError(
+            f"{name} holds {most[name]:.3g}, too large for a float16 scale of {self.kind} weights",
+            remedy="take bf16, or an earlier checkpoint",
+        )
+
     def _add(self, block: Block) -> None:
-        mixer, mlp = block.self_attn, block.mlp
-        assert isinstance(mlp, GatedMLP)
-        gate_up = self._pack(lambda: _side_by_side(mlp.gate_proj.weight, mlp.up_proj.weight, self.kind))
-        down = self._pack(lambda: mlp.down_proj.weight)
+        mixer, placement = block.self_attn, block.placement
+        before, behind = block.post_attention_layernorm, None
+        if placement == "post":
+            before, behind = None, block.post_attention_layernorm
+        elif placement == "both":
+            before, behind = block.pre_feedforward_layernorm, block.post_attention_layernorm
         norms = [
-            self._table(lambda: _weight(block.input_layernorm)),
-            self._table(lambda: _weight(block.post_attention_layernorm)),
-        ]
+            *self._norm(block.input_layernorm if placement != "post" else None), *self._norm(behind), *self._norm(before),
+            *self._norm(block.post_feedforward_layernorm if placement != "pre" else None),
+        ]  # fmt: skip
+        if isinstance(block.mlp, MixtureOfExperts):
+            shared = block.mlp.shared_experts
+            dense = native().Dense() if shared is None else self._dense(shared)
+            parts = (dense, self._experts(block.mlp))
+        else:
+            assert isinstance(block.mlp, (GatedMLP, PlainMLP))
+            parts = (self._dense(block.mlp), native().Experts())
         if isinstance(mixer, GroupedQueryAttention):
-            self._add_full(mixer, norms, gate_up, down)
+            self._add_full(mixer, norms, parts)
         elif isinstance(mixer, LatentAttention):
-            self._add_latent(mixer, norms, gate_up, down)
+            self._add_latent(mixer, norms, parts)
         else:
             assert isinstance(mixer, DeltaAttention)
-            self._add_delta(mixer, norms, gate_up, down)
+            self._add_delta(mixer, norms, parts)
 
-    def _add_full(
-        self, mixer: GroupedQueryAttention, norms: list[int], gate_up: PackedMatrix, down: PackedMatrix
-    ) -> None:
-        maps = [
-            self._joined(mixer.q_proj, mixer.k_proj, mixer.v_proj),
-            self._pack(lambda: mixer.o_proj.weight),
-            gate_up,
-            down,
-        ]
-        for norm in (mixer.q_norm, mixer.k_norm):
-            norms.append(0 if norm is None else self._table(lambda norm=norm: _weight(norm)))
-        memory = [self._room(mixer.kv_heads * mixer.width) for _ in range(2)]
-        scale = self.config.attention_scale or mixer.width**-0.5
-        widths = [mixer.heads, mixer.kv_heads, mixer.width]
-        self._runner.add_full(norms, [m.native for m in maps], widths, scale, memory)
+    def _add_full(self, mixer: GroupedQueryAttention, norms: list[int], mlp: tuple[Any, Any]) -> None:
+        gated = self.config.attention_gate
+        projections = (mixer.q_proj, mixer.k_proj, mixer.v_proj)
+        if gated:
+            bias = (
+                None
+                if mixer.q_proj.bias is None
+                else lambda: gate_last(mixer, [bias_of(p) for p in projections])
+            )
+            inputs = self._pack(lambda: gate_last(mixer, [p.weight for p in projections]), bias=bias)
+        else:
+            inputs = self._joined(*projections)
+        maps = [inputs.native, self._joined(mixer.o_proj).native]
+        norms = [*norms, *self._norm(mixer.q_norm), *self._norm(mixer.k_norm)]
+        widths = [
+            mixer.heads, mixer.kv_heads, mixer.width, mixer.window or 0, self._rotary(mixer.rotary),
+            int(mixer.q_norm is not None and self.config.qk_norm_whole), int(gated),
+        ]  # fmt: skip
+        numbers = [self.config.attention_scale or mixer.width**-0.5, self.config.attention_softcap or 0.0]
+        sinks = 0 if mixer.sinks is None else self._table(lambda: present(mixer.sinks))
+        memory = self._memory(mixer.kv_heads, mixer.width, mixer.width)
+        self._runner.add_full(norms, maps, *mlp, widths, numbers, sinks, memory)
 
-    def _add_latent(
-        self, mixer: LatentAttention, norms: list[int], gate_up: PackedMatrix, down: PackedMatrix
-    ) -> None:
+    def _add_latent(self, mixer: LatentAttention, norms: list[int], mlp: tuple[Any, Any]) -> None:
         def up(part: int) -> Tensor:
             weight = mixer.kv_b_proj.weight.view(mixer.heads, mixer.nope + mixer.value, mixer.latent)
             return weight.split([mixer.nope, mixer.value], dim=1)[part]
 
+        rank = self.config.q_lora_rank or 0
+        queries = mixer.q_a_proj if rank else mixer.q_proj
         maps = [
-            self._joined(mixer.q_proj, mixer.kv_a_proj_with_mqa),
-            self._pack(lambda: mixer.o_proj.weight),
-            gate_up,
-            down,
-        ]
-        norms = [*norms, self._table(lambda: _weight(mixer.kv_a_layernorm))]
-        widths = [mixer.heads, mixer.nope, mixer.shared, mixer.value, mixer.latent]
-        ups = [self._table(lambda: up(0)), self._table(lambda: up(1))]
-        memory = [self._room(mixer.latent + mixer.shared), self._room(mixer.latent)]
-        self._runner.add_latent(norms, [m.native for m in maps], widths, mixer.scoring.scale, ups, memory)
+            self._joined(queries, mixer.kv_a_proj_with_mqa).native, self._joined(mixer.o_proj).native,
+            self._joined(mixer.q_b_proj).native if rank else native().Matrix(),
+        ]  # fmt: skip
+        tables = [self._table(lambda: up(0)), self._table(lambda: up(1)), self._norm(mixer.kv_a_layernorm)[0]]
+        tables.append(self._norm(mixer.q_a_layernorm)[0] if rank else 0)
+        widths = [
+            mixer.heads, mixer.nope, mixer.shared, mixer.value, mixer.latent, rank, self._rotary(mixer.rotary),
+        ]  # fmt: skip
+        memory = self._memory(1, mixer.latent + mixer.shared, mixer.latent)
+        self._runner.add_latent(norms, maps, *mlp, widths, mixer.scoring.scale, tables, memory)
 
-    def _add_delta(
-        self, mixer: DeltaAttention, norms: list[int], gate_up: PackedMatrix, down: PackedMatrix
-    ) -> None:
+    def _add_delta(self, mixer: DeltaAttention, norms: list[int], mlp: tuple[Any, Any]) -> None:
         convs = (mixer.q_conv1d, mixer.k_conv1d, mixer.v_conv1d)
         inputs = (mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.f_a_proj, mixer.g_a_proj, mixer.b_proj)
         maps = [
-            self._joined(*inputs), self._pack(lambda: mixer.o_proj.weight), gate_up, down,
-            self._pack(lambda: mixer.f_b_proj.weight), self._pack(lambda: mixer.g_b_proj.weight),
-        ]  # fmt: skip
+            self._joined(*maps) for maps in (inputs, (mixer.o_proj,), (mixer.f_b_proj,), (mixer.g_b_proj,))
+        ]
         tables = [
             self._table(lambda: torch.cat([conv.weight for conv in convs]).squeeze(1)),
             self._table(lambda: mixer.A_log.float().exp().flatten()), self._table(lambda: mixer.dt_bias),
-            self._table(lambda: _weight(mixer.o_norm)),
+            self._table(lambda: norm_weight(mixer.o_norm)),
         ]  # fmt: skip
         inner, taps = mixer.heads * mixer.width, mixer.q_conv1d.weight.shape[2]
         sequences = self.slots + 1  # one for `read`
@@ -277,26 +269,96 @@ class NativeDecoder:
         ]
         widths = [mixer.heads, mixer.width, taps]
         self._runner.add_delta(
-            norms, [m.native for m in maps], widths, mixer.lower_bound or 0.0, tables, memory
+            norms, [m.native for m in maps], *mlp, widths, mixer.lower_bound or 0.0, tables, memory
         )
 
-    def _room(self, width: int) -> int:
-        """Of the cache, for `width` numbers a token."""
-        self.caches.append(lazy(self.pool.size * BLOCK * width, torch.bfloat16))
-        return address(self.caches[-1])
+    def _dense(self, mlp: GatedMLP | PlainMLP) -> Any:
+        down, up = self._joined(mlp.down_proj), mlp.up_proj
+        activation = _ACTIVATIONS.index(mlp.activation)
+        if isinstance(mlp, PlainMLP):
+            bias = None if up.bias is None else lambda: padded(bias_of(up))
+            inner = self._pack(lambda: padded(up.weight), bias=bias)
+            return native().dense(inner.native, down.native, False, activation)
+        gate = mlp.gate_proj
+        bias = None if up.bias is None else lambda: in_turns(bias_of(gate), bias_of(up))
+        inner = self._pack(lambda: side_by_side(gate.weight, up.weight, self.kind), bias=bias)
+        return native().dense(inner.native, down.native, True, activation)
+
+    def _experts(self, mlp: MixtureOfExperts) -> Any:
+        config, router, experts = mlp.gate.config, mlp.gate, mlp.experts
+        biases = config.biases
+        gate_up = self._expert_maps(
+            lambda e: in_turns(*experts.gate_up_proj[e].chunk(2)), config.experts,
+            bias=(lambda e: in_turns(*experts.gate_up_proj_bias[e].chunk(2))) if biases else None,
+        )  # fmt: skip
+        down = self._expert_maps(
+            lambda e: experts.down_proj[e], config.experts,
+            bias=(lambda e: experts.down_proj_bias[e]) if biases else None,
+        )  # fmt: skip
+        corrected, shared = config.router == "sigmoid", mlp.shared_gate
+        tables = [
+            self._table(lambda: router.weight),
+            self._table(lambda: present(router.bias)) if router.bias is not None else 0,
+            self._table(lambda: present(router.e_score_correction_bias)) if corrected else 0,
+            self._table(lambda: shared.weight) if shared is not None else 0,
+        ]
+        widths = [
+            config.experts, config.per_token, config.groups, config.top_groups, _ROUTINGS.index(config.router),
+            int(config.renormalise),
+        ]  # fmt: skip
+        numbers = [config.scaling, config.swiglu_limit or 0.0, config.swiglu_alpha]
+        return native().experts(widths, numbers, tables, gate_up.native, down.native)
+
+    def _rotary(self, rotary: Rotary | None) -> int:
+        """Its number, one for all layers that turn alike; -1 for none."""
+        if rotary is None:
+            return -1
+        if rotary not in self._rotaries:
+            frequencies = self._keep(rotary.frequencies(rotary.context).float().contiguous())
+            self._runner.add_rotary(rotary.width, rotary.attention_factor, address(frequencies))
+            self._rotaries[rotary] = len(self._rotaries)
+        return self._rotaries[rotary]
+
+    def _norm(self, norm: Norm | None) -> list[int]:
+        """Weight and bias."""
+        if norm is None:
+            return [0, 0]
+        bias = self._table(lambda: norm.bias) if isinstance(norm, LayerNorm) else 0
+        return [self._table(lambda: norm_weight(norm)), bias]
+
+    def _memory(self, heads: int, key: int, value: int) -> list[int]:
+        """Of the cache: keys, values, and of int8 their scales."""
+        tokens, dtype = self.pool.size * BLOCK * heads, torch.int8 if self.cache == "int8" else torch.bfloat16
+        parts = [lazy(tokens * key, dtype), lazy(tokens * value, dtype)]
+        if self.cache == "int8":
+            parts += [lazy(tokens, torch.float32) for _ in range(2)]
+        self.caches += parts
+        return [address(part) for part in parts]
 
     def _joined(self, *maps: Linear) -> PackedMatrix:
         bias = None
-        if maps[0].bias is not None:
-            bias = lambda: torch.cat([_bias(one) for one in maps])  # noqa: E731
-        return self._pack(lambda: _stacked([one.weight for one in maps], self.kind), bias=bias)
+        if any(one.bias is not None for one in maps):
+            bias = lambda: torch.cat([bias_of(one) for one in maps])  # noqa: E731
+        return self._pack(lambda: stacked([one.weight for one in maps], self.kind), bias=bias)
+
+    def _expert_maps(
+        self, weight: Callable[[int], Tensor], count: int, *, bias: Callable[[int], Tensor] | None
+    ) -> PackedMatrix:
+        @torch.no_grad()
+        def make() -> PackedMatrix:
+            return pack_stacked(weight, count, self.kind, bias=bias)
+
+        return self._made(make)
 
     def _pack(
         self, weight: Callable[[], Tensor | Quantised], *, bias: Callable[[], Tensor] | None = None
     ) -> PackedMatrix:
         def make() -> PackedMatrix:
-            return _image(weight(), self.kind, None if bias is None else bias().detach())
+            return image(weight(), self.kind, None if bias is None else bias().detach())
 
+        return self._made(make)
+
+    def _made(self, make: Callable[[], PackedMatrix]) -> PackedMatrix:
         matrix = None if self._images is None else self._images.take()
         if matrix is None:
             matrix = make()
@@ -314,52 +376,3 @@ class NativeDecoder:
     def _keep(self, item: Any) -> Any:
         self._kept.append(item)
         return item
-
-
-def _weight(norm: object) -> Tensor:
-    assert isinstance(norm, RMSNorm)
-    return norm.weight
-
-
-def _bias(linear: Linear) -> Tensor:
-    assert linear.bias is not None
-    return linear.bias
-
-
-def _image(weight: Tensor | Quantised, kind: Kind, bias_N: Tensor | None) -> PackedMatrix:
-    """Codes that a file has in this kind's width go in as they are."""
-    if isinstance(weight, Tensor):
-        if kind == "bf16" or stored_codes(weight) is None:
-            return pack(weight.detach(), kind, bias_N=bias_N)
-        weight = as_quantised(weight, _BITS[kind])
-    return pack_quantised(_by_part(weight, lambda part: _filled_up(part, _LANES)), bias_N=bias_N)
-
-
-def _stacked(weights: Sequence[Tensor], kind: Kind) -> Tensor | Quantised:
-    """One below the other. Rows are quantised for themselves, so codes may stand beside what has none."""
-    if kind == "bf16":
-        return torch.cat(list(weights))
-    parts = [as_quantised(weight, _BITS[kind]) for weight in weights]
-    numbers, scales = torch.cat([p.q_NK for p in parts]), torch.cat([p.scales_NG for p in parts])
-    return Quantised(numbers, scales, _BITS[kind])
-
-
-def _side_by_side(gate: Tensor, up: Tensor, kind: Kind) -> Tensor | Quantised:
-    """16 rows of the gate, 16 rows up, and so on; both padded to whole blocks."""
-    both = _stacked([gate, up], kind)
-
-    def braided(part: Tensor) -> Tensor:
-        blocks = [_filled_up(half, 2 * _LANES).unflatten(0, (-1, _LANES)) for half in part.chunk(2)]
-        return torch.stack(blocks, dim=1).flatten(0, 2)
-
-    return _by_part(both, braided) if isinstance(both, Quantised) else braided(both.detach())
-
-
-def _by_part(weight: Quantised, change: Callable[[Tensor], Tensor]) -> Quantised:
-    """The same change of the rows of numbers and scales."""
-    return Quantised(change(weight.q_NK), change(weight.scales_NG), weight.bits)
-
-
-def _filled_up(part: Tensor, rows: int) -> Tensor:
-    """Zero rows to a multiple of `rows`."""
-    return torch.nn.functional.pad(part, (0, 0, 0, -part.shape[0] % rows))

@@ -14,7 +14,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hanok.engine.api import SamplingParams
@@ -25,6 +27,7 @@ class Draw(NamedTuple):
 
     Args:
         prompt_ids, ids: the prompt and what was generated so far. banned: ids that may not come now.
+        allowed: [ceil(V / 32)], bit i % 32 of word i // 32 set where token i may come; None = all.
     """
 
     params: SamplingParams
@@ -33,6 +36,7 @@ class Draw(NamedTuple):
     prompt_ids: Sequence[int]
     ids: Sequence[int]
     banned: Sequence[int] = ()
+    allowed: NDArray[np.uint32] | None = None
 
 
 class Choice(NamedTuple):
@@ -112,7 +116,7 @@ def _invert(weights_BV: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 
 def _steer(logits_BV: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """Penalties, bias and bans, on a copy if there are any."""
+    """Penalties, bias, bans and structure, on a copy if there are any."""
     touched = [b for b, draw in enumerate(draws) if _steered(draw)]
     if not touched:
         return logits_BV
@@ -125,7 +129,7 @@ def _steer(logits_BV: Tensor, draws: Sequence[Draw]) -> Tensor:
 def _steered(draw: Draw) -> bool:
     params = draw.params
     penalised = params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
-    return bool(penalised or params.logit_bias or draw.banned)
+    return bool(penalised or params.logit_bias or draw.banned) or draw.allowed is not None
 
 
 def _steer_row(logits_V: Tensor, draw: Draw) -> None:
@@ -144,6 +148,9 @@ def _steer_row(logits_V: Tensor, draw: Draw) -> None:
         logits_V[token] += bias
     if draw.banned:
         logits_V[torch.tensor(list(draw.banned))] = -torch.inf
+    if draw.allowed is not None:
+        bits_V = np.unpackbits(draw.allowed.view(np.uint8), count=len(logits_V), bitorder="little")
+        logits_V.masked_fill_(torch.from_numpy(bits_V) == 0, -torch.inf)
 
 
 def _report(

@@ -65,14 +65,19 @@ class AnswerStream:
     streaming changes nothing.
 
     Reasoning between `<think>` and `</think>` is left out. From the first tool call on, nothing is streamed.
+
+    Args:
+        exact: line ends at the beginning are part of the answer, which has a structure to keep.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, stop: Sequence[str] = (), tools: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, stop: Sequence[str] = (), tools: bool = False, exact: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self._decoder = tokenizer.stream_decoder()
         self._cutter = StopCutter(stop)
         self._name_of = {number: name for name, number in tokenizer.special.items()}
-        self._tools = tools
+        self._tools, self._exact = tools, exact
         self._ids: list[int] = []
         self._thinking = self._calling = False
         self._newlines = ""
@@ -102,7 +107,7 @@ class AnswerStream:
         if self._calling or self._thinking or name is not None:
             return ""
         text = self._newlines + self._cutter.push(self._decoder.push(token))
-        if not self.content:
+        if not self.content and not self._exact:
             text = text.lstrip("\n")
         shown = text.rstrip(
             "\n"

@@ -7,6 +7,7 @@ N outputs (padded to a multiple of 16), K inputs (padded to one of 32), G groups
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,6 +70,26 @@ def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> Pack
         numbers = weight_NK.to(torch.bfloat16).contiguous().view(torch.uint8)
         return _image(_interleaved(numbers), None, kind, weight_NK, bias_N)
     return pack_quantised(quantise(weight_NK, 8 if kind == "int8" else 4), bias_N=bias_N)
+
+
+def pack_stacked(
+    weight: Callable[[int], Tensor], count: int, kind: Kind, *, bias: Callable[[int], Tensor] | None = None
+) -> PackedMatrix:
+    """`count` maps of one shape, each padded by itself, one behind the other; only one at a time is in memory twice."""
+    first = pack(weight(0), kind, bias_N=None if bias is None else bias(0))
+    image = _aligned(count * first.weights.numel())
+    scales = None if first.scales is None else first.scales.new_empty(count, *first.scales.shape)
+    biases = None if first.bias is None else first.bias.new_empty(count, first.rows)
+    for number in range(count):
+        one = pack(weight(number), kind, bias_N=None if bias is None else bias(number)) if number else first
+        for whole, part in ((image.view(count, -1), one.weights), (scales, one.scales), (biases, one.bias)):
+            if whole is not None and part is not None:
+                whole[number] = part
+    rows = count * first.rows
+    matrix = native().matrix(
+        KINDS.index(kind), rows, first.cols, address(image), address(scales), address(biases)
+    )
+    return PackedMatrix(kind, rows, first.cols, image, scales, biases, matrix)
 
 
 def pack_quantised(weight: Quantised, *, bias_N: Tensor | None = None) -> PackedMatrix:

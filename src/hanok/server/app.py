@@ -18,6 +18,7 @@ from fastapi.staticfiles import StaticFiles
 from sse_starlette import EventSourceResponse
 
 from hanok.artefacts import open_artefact
+from hanok.engine.coverage import CacheKind
 from hanok.engine.generator import LocalEngine, Weights
 from hanok.errors import ConfigError
 from hanok.reporting import log
@@ -35,13 +36,13 @@ T = TypeVar("T")
 
 def serve(
     model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Path | None = None, weights: Weights = "auto",
-    cache_bytes: int | None = None,
+    cache_bytes: int | None = None, cache_type: CacheKind = "bf16",
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
         port: 0 picks a free one. store: the feedback database; by default in the run that the model belongs to.
-        weights, cache_bytes: as `LocalEngine` takes them.
+        weights, cache_bytes, cache_type: as `LocalEngine` takes them.
 
     Raises:
         ConfigError: not a loopback address, or the port is taken.
@@ -53,7 +54,7 @@ def serve(
         )
     listener = _listen(host, port)
     with listener, Store(store or feedback_file(model_dir)) as kept:
-        engine = LocalEngine(model_dir, weights=weights, cache_bytes=cache_bytes)
+        engine = LocalEngine(model_dir, weights=weights, cache_bytes=cache_bytes, cache_type=cache_type)
         app = create_app(
             engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash, store=kept,
             examples=example_questions(model_dir),

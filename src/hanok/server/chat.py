@@ -15,7 +15,9 @@ from typing import Any
 from hanok.engine.api import Delta, FinishReason, Request, Usage
 from hanok.engine.generator import LocalEngine
 from hanok.engine.text import AnswerStream, chat_prompt
+from hanok.errors import HanokError, StructureError
 from hanok.reporting import log
+from hanok.server.errors import ApiError
 from hanok.server.schema import ChatRequest
 
 Message = dict[str, Any]
@@ -28,7 +30,7 @@ _REASONS: Mapping[FinishReason, str] = {
 
 
 class Chat:
-    """One accepted chat request. Raises InputError or ContextLengthError when made, before anything is sent.
+    """One accepted chat request. Raises ApiError, InputError or ContextLengthError when made, before anything is sent.
 
     Args:
         answered: called with the finished assistant messages before the client gets the last of them.
@@ -50,9 +52,15 @@ class Chat:
             Request(id=f"{self.id}-{index}", prompt_ids=prompt, params=params, sample_index=index)
             for index in range(params.n)
         ]
-        engine.check(self._requests[0])
+        try:
+            engine.check(self._requests[0])
+        except StructureError as error:
+            raise ApiError(400, str(error), param=body.structure_field, code="invalid_structure") from error
         self._answers = [
-            AnswerStream(tokenizer, stop=params.stop, tools=self.tools is not None) for _ in self._requests
+            AnswerStream(
+                tokenizer, stop=params.stop, tools=self.tools is not None, exact=params.structure is not None
+            )
+            for _ in self._requests
         ]
 
     async def complete(self) -> dict[str, Any]:
@@ -92,7 +100,11 @@ class Chat:
             async with aclosing(self._chunks()) as chunks:
                 async for chunk in chunks:
                     yield json.dumps(chunk, ensure_ascii=False)
-        except Exception as error:  # too late for a status code
+        except HanokError as error:  # too late for a status code
+            yield json.dumps(
+                {"error": {"message": str(error), "type": "invalid_request_error"}}, ensure_ascii=False
+            )
+        except Exception as error:
             log.error("request %s failed", self.id, exc_info=error)
             yield json.dumps(
                 {"error": {"message": "the server failed; its log says why", "type": "server_error"}}

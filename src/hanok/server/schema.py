@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from hanok.engine.api import SamplingParams
+from hanok.engine.api import SamplingParams, Structure
+from hanok.server.formats import StructureFields
 
 
 class TextPart(BaseModel):
@@ -64,11 +66,18 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ResponseFormat(BaseModel):
-    type: str
+class NamedFunction(BaseModel):
+    name: str
 
 
-class ChatRequest(BaseModel):
+class NamedChoice(BaseModel):
+    """A function that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class ChatRequest(StructureFields):
     """Body of POST /v1/chat/completions."""
 
     model: str
@@ -93,28 +102,32 @@ class ChatRequest(BaseModel):
     show_decoding: bool = False
     """Not OpenAI's: report the temperature and top-p that the model's decoding heads chose for each token."""
     tools: list[Tool] | None = None
-    tool_choice: Any = None
-    response_format: ResponseFormat | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
     store: bool | None = None
-
-    @field_validator("tool_choice")
-    @classmethod
-    def _choice_is_free(cls, value: Any) -> Any:
-        if value not in (None, "auto", "none"):
-            raise ValueError('only "auto" and "none" are supported: this server cannot force a call')
-        return value
-
-    @field_validator("response_format")
-    @classmethod
-    def _format_is_text(cls, value: ResponseFormat | None) -> ResponseFormat | None:
-        if value is not None and value.type != "text":
-            raise ValueError('only {"type": "text"} is supported: this server cannot force a format')
-        return value
 
     @model_validator(mode="after")
     def _alternatives_need_logprobs(self) -> ChatRequest:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs = true")
+        return self
+
+    @model_validator(mode="after")
+    def _calls_can_be_forced(self) -> ChatRequest:
+        names = [tool.function.name for tool in self.tools or ()]
+        choice = self.tool_choice
+        if isinstance(choice, NamedChoice) and choice.function.name not in names:
+            raise ValueError(
+                f'tool_choice names "{choice.function.name}"; tools has {", ".join(names) or "none"}'
+            )
+        if choice == "required" and not names:
+            raise ValueError('tool_choice "required" needs tools')
+        if self.parallel_tool_calls is False and names and choice in (None, "auto"):
+            raise ValueError('parallel_tool_calls = false needs tool_choice "required" or a function')
+        if self.format_field and names and choice != "none":
+            raise ValueError(
+                f'{self.format_field} and tools cannot be asked for together: take one, or tool_choice "none"'
+            )
         return self
 
     def plain_messages(self) -> list[dict[str, Any]]:
@@ -128,6 +141,21 @@ class ChatRequest(BaseModel):
     @property
     def stops(self) -> tuple[str, ...]:
         return tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop or ()))
+
+    @property
+    def structure_field(self) -> str | None:
+        """The field of the body that says what the answer must be."""
+        return self.format_field or ("tools" if self._forced_calls() else None)
+
+    def _forced_calls(self) -> Structure | None:
+        if not isinstance(self.tool_choice, NamedChoice) and self.tool_choice != "required":
+            return None
+        named = self.tool_choice.function.name if isinstance(self.tool_choice, NamedChoice) else None
+        functions = [
+            tool.function.model_dump() for tool in self.tools or () if named in (None, tool.function.name)
+        ]
+        several = named is None and self.parallel_tool_calls is not False
+        return Structure(kind="tool_calls", value=json.dumps({"functions": functions, "several": several}))
 
     def sampling(self) -> SamplingParams:
         return SamplingParams(
@@ -145,6 +173,7 @@ class ChatRequest(BaseModel):
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             decoding="auto" if self.temperature is None and self.top_p is None else "fixed",
             n=self.n or 1,
+            structure=self.format() or self._forced_calls(),
         )
 
 

@@ -75,10 +75,37 @@ def _call(text: str, place: int) -> dict[str, Any] | None:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None
     arguments = value.get("arguments", {})
-    written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    written = arguments if isinstance(arguments, str) else _json(arguments, text)
     digest = hashlib.sha256(f"{place}:{value['name']}:{written}".encode()).hexdigest()
     return {
         "id": f"call_{digest[:16]}",
         "type": "function",
         "function": {"name": value["name"], "arguments": written},
     }
+
+
+def _json(arguments: Any, text: str) -> str:
+    """The arguments as JSON; in their own characters where a number among them (1e999) is too large for a float."""
+    try:
+        return json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return _member(text, "arguments")
+
+
+def _member(text: str, name: str) -> str:
+    """The last member of that name of the JSON object `text`, as it is written."""
+    read, found = json.JSONDecoder().raw_decode, ""
+    place = text.index("{")
+    while text[place] != "}":
+        key, place = read(text, _after_blanks(text, place + 1))
+        start = _after_blanks(text, text.index(":", place) + 1)
+        _, place = read(text, start)
+        found = text[start:place] if key == name else found
+        place = _after_blanks(text, place)
+    return found
+
+
+def _after_blanks(text: str, place: int) -> int:
+    while text[place] in " \t\r\n":
+        place += 1
+    return place

@@ -164,6 +164,11 @@ class Tokenizer:
         skip = self._control_ids if skip_special else frozenset()
         return StreamDecoder(self._pieces, skip, strips_space=self._vocabulary.strips_space)
 
+    @property
+    def drops_first_space(self) -> bool:
+        """Whether a decoded text loses one space at its start."""
+        return self._vocabulary.strips_space
+
     def token_bytes(self, token: int) -> bytes:
         """The raw bytes that an id stands for (a control token: its name)."""
         return self._pieces[token]

@@ -20,6 +20,7 @@ from hanok.training.objectives.importance import (
 )
 from hanok.training.objectives.policy import (
     PolicyLoss,
+    adapted_kl_weight,
     add_entropy_bonus,
     add_reference_kl,
     kl_estimate,
@@ -322,6 +323,13 @@ def test_reference_and_entropy_terms_weigh_as_the_loss_does() -> None:
     assert step_metrics([with_bonus])["entropy"] == pytest.approx(entropy_N[batch.mask_N].mean().item())
 
 
+def test_kl_weight_follows_its_target() -> None:
+    settings = {"target": 6.0, "sequences": 64, "horizon": 10_000}
+    assert adapted_kl_weight(0.2, 6.3, **settings) == pytest.approx(0.2 * (1 + 0.05 * 0.0064))
+    assert adapted_kl_weight(0.2, 60.0, **settings) == pytest.approx(0.2 * (1 + 0.2 * 0.0064))
+    assert adapted_kl_weight(0.2, 0.0, **settings) == pytest.approx(0.2 * (1 - 0.2 * 0.0064))
+
+
 def test_clip_metrics_count_what_lost_its_gradient() -> None:
     ratios = numbers(1.5, 1.5, 0.5, 0.5, 1.0)
     advantage = numbers(1, -1, 1, -1, 1)
@@ -380,3 +388,12 @@ def test_value_loss_is_clipped_the_pessimistic_way() -> None:
     metrics = step_metrics([loss])
     residual, total = (1 + 0 + 1.69) / 3, 1 - (1 / 3) ** 2
     assert explained_variance(metrics) == pytest.approx(1 - residual / total)
+
+
+def test_value_gradient_is_a_finite_difference() -> None:
+    generator = torch.Generator().manual_seed(2)
+    values, old, returns = torch.randn(3, 9, generator=generator, dtype=torch.float64)
+    mask = torch.arange(9) % 4 > 0
+    assert torch.autograd.gradcheck(
+        lambda v: value_loss(v, old, returns, mask, step_tokens=20).objective, (values.requires_grad_(),)
+    )

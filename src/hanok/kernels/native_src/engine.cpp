@@ -52,44 +52,74 @@ Matrix matrix(int kind, int rows, int cols, uintptr_t weights, uintptr_t scales,
           reinterpret_cast<const uint16_t*>(scales), floats(bias)};
 }
 
-// A model, its cache and its threads. The memory behind all addresses is the caller's.
+Dense dense(const Matrix& gate_up, const Matrix& down, bool gated, int activation) {
+  return {gate_up, down, gated, static_cast<Activation>(activation)};
+}
+
+// widths: experts, of them a token's, groups, of them kept, routing, whether shares sum to one; numbers: scaling, limit, alpha;
+// tables: router, its bias, what is added for the choice alone, the gate of the shared expert.
+Experts experts(const std::vector<int>& widths, const std::vector<float>& numbers, const std::vector<uintptr_t>& tables,
+                const Matrix& gate_up, const Matrix& down) {
+  Experts e;
+  e.count = widths.at(0), e.per_token = widths.at(1), e.groups = widths.at(2), e.top_groups = widths.at(3);
+  e.routing = static_cast<Routing>(widths.at(4)), e.renormalise = widths.at(5) != 0;
+  e.scaling = numbers.at(0), e.limit = numbers.at(1), e.alpha = numbers.at(2);
+  e.router = floats(tables.at(0)), e.bias = floats(tables.at(1)), e.correction = floats(tables.at(2)), e.shared_gate = floats(tables.at(3));
+  e.gate_up = gate_up, e.down = down;
+  return e;
+}
+
+// A model, its cache and its threads. The memory behind all addresses is the caller's. A norm is two addresses: weight, bias.
 class Runner {
  public:
-  Runner(const std::vector<int>& shape, const std::vector<float>& numbers, uintptr_t frequencies, uintptr_t final_norm,
+  // shape: hidden, vocabulary, blocks; numbers: epsilon, factor on the embedding, cap of the logits; tables: the final norm,
+  // positions.
+  Runner(const std::vector<int>& shape, const std::vector<float>& numbers, const std::vector<uintptr_t>& tables,
          const Matrix& embedding, const Matrix& head, int threads, const std::string& isa)
       : model_(std::make_shared<ModelWeights>()), cache_(std::make_shared<Cache>()), crew_(threads), path_(path(isa)),
         scratch_(path_.new_scratch()) {
     auto& m = *model_;
-    m.hidden = shape.at(0), m.rotary = shape.at(1), m.vocabulary = shape.at(2), cache_->blocks = shape.at(3);
-    m.eps = numbers.at(0), m.rope_factor = numbers.at(1);
-    m.frequencies = floats(frequencies), m.final_norm = floats(final_norm);
+    m.hidden = shape.at(0), m.vocabulary = shape.at(1), cache_->blocks = shape.at(2);
+    m.eps = numbers.at(0), m.embedding_scale = numbers.at(1), m.logit_softcap = numbers.at(2);
+    m.final_norm = norm(tables, 0), m.positions = floats(tables.at(2));
     m.embedding = embedding, m.head = head;
   }
-  // A layer with grouped-query attention. attention: heads, key heads, width; memory: keys, values.
-  void add_full(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const std::vector<int>& attention,
-                float scale, const std::vector<uintptr_t>& memory) {
-    LayerWeights layer = common(norms, maps);
-    layer.q_norm = floats(norms.at(2)), layer.k_norm = floats(norms.at(3));
-    layer.attention = {attention.at(0), attention.at(1), attention.at(2), attention.at(2), scale};
-    add(layer, memory.at(0), memory.at(1), 0, 0);
+  void add_rotary(int width, float factor, uintptr_t frequencies) { model_->rotaries.push_back({width, factor, floats(frequencies)}); }
+
+  // A layer with grouped-query attention. norms: as in `common`, of queries, of keys; maps: input, output; widths: heads, key heads,
+  // width, window, rotary, whether norms are over all heads, whether there is a gate; numbers: scale, cap;
+  // memory: keys, values, and of int8 their scales.
+  void add_full(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const Dense& dense, const Experts& experts,
+                const std::vector<int>& widths, const std::vector<float>& numbers, uintptr_t sinks, const std::vector<uintptr_t>& memory) {
+    LayerWeights layer = common(norms, maps, dense, experts);
+    layer.q_norm = norm(norms, 4), layer.k_norm = norm(norms, 5);
+    layer.attention = {widths.at(0), widths.at(1), widths.at(2), widths.at(2), numbers.at(0), numbers.at(1), widths.at(3), floats(sinks)};
+    layer.rotary = widths.at(4), layer.norm_whole = widths.at(5) != 0, layer.gated = widths.at(6) != 0;
+    add(layer, memory);
   }
-  // Latent attention. widths: heads, nope, shared, value, latent; ups: to keys, to values; memory: keys, values.
-  void add_latent(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const std::vector<int>& widths,
-                  float scale, const std::vector<uintptr_t>& ups, const std::vector<uintptr_t>& memory) {
-    LayerWeights layer = common(norms, maps);
+  // Latent attention. maps: input, output, low-rank queries; widths: heads, nope, shared, value, latent, rank, rotary; tables: up to
+  // keys, up to values, norm of latents, norm of the rank; memory: keys, values, and
+  // of int8 their scales.
+  void add_latent(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const Dense& dense, const Experts& experts,
+                  const std::vector<int>& widths, float scale, const std::vector<uintptr_t>& tables, const std::vector<uintptr_t>& memory) {
+    LayerWeights layer = common(norms, maps, dense, experts);
     layer.mixer = kLatent;
-    layer.attention = {widths.at(0), 1, widths.at(4) + widths.at(2), widths.at(4), scale};
-    layer.latent = {widths.at(1), widths.at(2), widths.at(3), floats(ups.at(0)), floats(ups.at(1)), floats(norms.at(2))};
-    add(layer, memory.at(0), memory.at(1), 0, 0);
+    layer.attention.heads = widths.at(0), layer.attention.kv_heads = 1, layer.attention.scale = scale;
+    layer.attention.key_dim = widths.at(4) + widths.at(2), layer.attention.value_dim = widths.at(4);
+    layer.latent = {widths.at(1), widths.at(2), widths.at(3), floats(tables.at(0)), floats(tables.at(1)), floats(tables.at(2)),
+                    widths.at(5), floats(tables.at(3)), maps.at(2)};
+    layer.rotary = widths.at(6);
+    add(layer, memory);
   }
-  // Delta attention. widths: heads, width, taps; tables: convolution, rate, bias, norm; memory: states, tails.
-  void add_delta(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const std::vector<int>& widths,
-                 float lower_bound, const std::vector<uintptr_t>& tables, const std::vector<uintptr_t>& memory) {
-    LayerWeights layer = common(norms, maps);
+  // Delta attention. maps: input, output, decay, gate; widths: heads, width, taps; tables: convolution, rate, bias, norm; memory:
+  // states, tails.
+  void add_delta(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const Dense& dense, const Experts& experts,
+                 const std::vector<int>& widths, float lower_bound, const std::vector<uintptr_t>& tables, const std::vector<uintptr_t>& memory) {
+    LayerWeights layer = common(norms, maps, dense, experts);
     layer.mixer = kDelta;
     layer.delta = {widths.at(0), widths.at(1), widths.at(2), lower_bound, floats(tables.at(0)), floats(tables.at(1)),
-                   floats(tables.at(2)), floats(tables.at(3)), maps.at(4), maps.at(5)};
-    add(layer, 0, 0, memory.at(0), memory.at(1));
+                   floats(tables.at(2)), floats(tables.at(3)), maps.at(2), maps.at(3)};
+    add(layer, {0, 0, 0, 0, memory.at(0), memory.at(1)});
   }
   void step(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> sequences,
             std::vector<int32_t> tables, int table_width, std::vector<int32_t> slots, std::vector<int32_t> wanted,
@@ -106,19 +136,21 @@ class Runner {
   }
 
  private:
-  // norms: before the mixer, before the feed-forward; maps: input, output, gate and up, down.
-  static LayerWeights common(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps) {
+  static Norm norm(const std::vector<uintptr_t>& tables, int number) { return {floats(tables.at(2 * number)), floats(tables.at(2 * number + 1))}; }
+  // norms: before and behind the mixer, before and behind the feed-forward.
+  static LayerWeights common(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const Dense& dense, const Experts& experts) {
     LayerWeights layer;
-    layer.attention_norm = floats(norms.at(0)), layer.mlp_norm = floats(norms.at(1));
-    layer.input = maps.at(0), layer.output = maps.at(1), layer.gate_up = maps.at(2), layer.down = maps.at(3);
+    layer.before_mixer = norm(norms, 0), layer.after_mixer = norm(norms, 1), layer.before_mlp = norm(norms, 2), layer.after_mlp = norm(norms, 3);
+    layer.input = maps.at(0), layer.output = maps.at(1);
+    layer.mlp = {dense, experts};
     return layer;
   }
-  void add(const LayerWeights& layer, uintptr_t keys, uintptr_t values, uintptr_t states, uintptr_t tails) {
+  void add(const LayerWeights& layer, std::vector<uintptr_t> memory) {
+    memory.resize(6, 0);
+    const auto numbers = [&](int i) { return reinterpret_cast<float*>(memory[i]); };
     model_->layers.push_back(layer);
-    cache_->keys.push_back(reinterpret_cast<uint16_t*>(keys));
-    cache_->values.push_back(reinterpret_cast<uint16_t*>(values));
-    cache_->states.push_back(reinterpret_cast<float*>(states));
-    cache_->tails.push_back(reinterpret_cast<float*>(tails));
+    cache_->layers.push_back({reinterpret_cast<uint16_t*>(memory[0]), reinterpret_cast<uint16_t*>(memory[1]), numbers(2), numbers(3),
+                              numbers(4), numbers(5)});
   }
 
   std::shared_ptr<ModelWeights> model_;
@@ -131,8 +163,12 @@ class Runner {
 }  // namespace
 
 void bind_engine(nb::module_& m) {
-  nb::class_<Matrix>(m, "Matrix");
+  nb::class_<Matrix>(m, "Matrix").def(nb::init<>());
+  nb::class_<Dense>(m, "Dense").def(nb::init<>());
+  nb::class_<Experts>(m, "Experts").def(nb::init<>());
   m.def("matrix", &matrix);
+  m.def("dense", &dense);
+  m.def("experts", &experts);
   m.def("step_paths", [] {
     std::vector<std::string> names;
     for (const Paths& one : available()) names.push_back(one.name);
@@ -152,8 +188,9 @@ void bind_engine(nb::module_& m) {
 #endif
   });
   nb::class_<Runner>(m, "Runner")
-      .def(nb::init<const std::vector<int>&, const std::vector<float>&, uintptr_t, uintptr_t, const Matrix&, const Matrix&, int,
+      .def(nb::init<const std::vector<int>&, const std::vector<float>&, const std::vector<uintptr_t>&, const Matrix&, const Matrix&, int,
                     const std::string&>())
+      .def("add_rotary", &Runner::add_rotary)
       .def("add_full", &Runner::add_full)
       .def("add_latent", &Runner::add_latent)
       .def("add_delta", &Runner::add_delta)

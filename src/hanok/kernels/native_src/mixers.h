@@ -1,92 +1,23 @@
-// What a layer does between its products: attention over the cache, latent attention, delta attention.
+// What a layer does between its products: full, latent and delta attention of a step's rows.
 // Included by step.cpp alone, so compiled once for each instruction set.
 #pragma once
-#include "products.h"
+#include "attention.h"
 
 namespace HANOK_ISA {
 
-struct Task {  // queries of `rows` rows of one sequence, `count` heads that share a key head
-  int row, rows, kv, head, count;
-};
-
-constexpr int kSegment = 512;  // keys whose scores are in memory at once
-constexpr int kQueries = 8;
-
-struct AttentionScratch {
-  alignas(64) float scores[kQueries][kSegment];
-  alignas(64) uint16_t weights[kQueries][kSegment];
-  float most[kQueries], total[kQueries];
-};
-
-template <int M>
-void attend(const AttentionShape& shape, int blocks, const uint16_t* keys, const uint16_t* values, const int32_t* table, int kv,
-            const uint16_t* q, const int* ends, float* out, AttentionScratch& s) {
-  const int dim = shape.key_dim, wide = shape.value_dim;
-  const size_t of_keys = (size_t)kBlock * dim, of_values = (size_t)kBlock * wide;
-  keys += kv * blocks * of_keys;
-  values += kv * blocks * of_values;
-  int end = 0;
-  for (int m = 0; m < M; ++m) {
-    s.most[m] = -std::numeric_limits<float>::infinity();
-    s.total[m] = 0;
-    end = std::max(end, ends[m]);
-    std::memset(out + m * wide, 0, wide * sizeof(float));
-  }
-  for (int start = 0; start < end; start += kSegment) {
-    const int stop = std::min(end, start + kSegment), padded = (stop - start + kTile - 1) / kTile * kTile;
-    for (int t = start; t < start + padded; t += kTile) {
-      const uint16_t* k = keys + table[t / kBlock] * of_keys + (size_t)(t % kBlock) * dim;
-      score_tile<M>(k, q, dim, &s.scores[0][t - start], kSegment);
-    }
-    float fade[M];
-    for (int m = 0; m < M; ++m) {
-      float* row = s.scores[m];
-      const int seen = std::min(std::max(ends[m] - start, 0), padded);
-      vf high = splat(s.most[m]);
-      for (int t = 0; t < seen; t += W) {
-        vf x = load(row + t, seen - t < W ? seen - t : W) * splat(shape.scale);
-        if (seen - t < W)
-          for (int i = seen - t; i < W; ++i) x[i] = -std::numeric_limits<float>::infinity();
-        store(row + t, x);
-        high = select(x > high, x, high);
-      }
-      float most = s.most[m];
-      for (int i = 0; i < W; ++i) most = std::max(most, high[i]);
-      fade[m] = s.total[m] > 0 ? std::exp(s.most[m] - most) : 0.0f;
-      s.most[m] = most;
-      vf total{};
-      int t = 0;
-      for (; t < seen; t += W) {
-        const vf p = exp(load(row + t) - splat(most));
-        total += p;
-        store(reinterpret_cast<bf16*>(&s.weights[m][t]), p);
-      }
-      for (; t < padded; ++t) s.weights[m][t] = 0;
-      s.total[m] = s.total[m] * fade[m] + sum(total);
-    }
-    for (int m = 0; m < M; ++m)
-      if (fade[m] != 1.0f)
-        for (int i = 0; i < wide; ++i) out[m * wide + i] *= fade[m];
-    constexpr int kWide = M >= 8 ? 2 : M >= 4 ? 4 : 8;  // vectors of the output held in registers
-    for (int t = start; t < start + padded; t += kBlock) {
-      const uint16_t* v = values + table[t / kBlock] * of_values;
-      const uint16_t* p = &s.weights[0][t - start];
-      const int pairs = std::min(kBlock, start + padded - t) / 2;
-      int d = 0;
-      for (; d + 16 * kWide <= wide; d += 16 * kWide) value_tile<M, kWide>(v + d * 2, 2 * wide, p, kSegment, pairs, out + d, wide);
-      for (; d < wide; d += 16) value_tile<M, 1>(v + d * 2, 2 * wide, p, kSegment, pairs, out + d, wide);
-    }
-  }
-  for (int m = 0; m < M; ++m) {
-    const float inverse = 1.0f / s.total[m];
-    for (int d = 0; d < wide; ++d) out[m * wide + d] *= inverse;
-  }
-}
-
 struct Buffers : Scratch {
-  Buffer<float> x, normal, input, context, mixed, inner, rotation, decay, gate;
+  Buffer<float> x, normal, input, context, mixed, inner, part, rotation, decay, gate, low_queries, scores, shares, expert_inner, expert_out;
   Buffer<uint16_t> queries;
-  RowBuffers wide, deep, heads, last, low_decay, low_gate;
+  RowBuffers wide, deep, heads, last, low_decay, low_gate, low_query, grouped, grouped_deep;
+};
+
+// Which rows visit which experts in one layer. Slots: pairs of a row and an expert, sorted by expert, then by row.
+struct Grouping {
+  struct Group {
+    int expert, begin, end;  // of its slots
+  };
+  std::vector<Group> groups;
+  std::vector<int> row_of, slot_of;  // [slot]; [row][rank], experts rising
 };
 
 // Buffers and pointers of one step; lives as long as a thread walks through it.
@@ -97,9 +28,13 @@ struct Step {
   StepArgs args;
   std::vector<Task> tasks[2];  // of full and of latent attention
   std::vector<Task> runs;      // of delta attention: all rows of one sequence, one head
-  float *x, *normal, *input, *context, *mixed, *inner, *cosine, *decay, *gate;
+  std::vector<int> turns;      // where the cosines of each of the model's rotaries begin in a row
+  std::vector<Grouping> grouping;  // by layer: a thread that is late may still read an earlier layer's
+  std::vector<int32_t> chosen;     // [row][rank], of the layer at hand
+  float *x, *normal, *input, *context, *mixed, *inner, *part, *cosine, *decay, *gate, *low_queries, *scores, *shares, *expert_inner, *expert_out;
   uint16_t* queries;
-  Rows wide, deep, heads, last, low_decay, low_gate;
+  Rows wide, deep, heads, last, low_decay, low_gate, low_query, grouped, grouped_deep;
+  int turn_width = 0;
   bool apart = true;  // no two rows belong to one sequence, and a task has all queries of its key head
 };
 
@@ -140,65 +75,105 @@ void plan_attention(Step& step) {
     }
 }
 
+// To int8 with one scale, n numbers: to[place(i)]. What is not finite shows in the scale.
+template <class Place>
+inline float keep_bytes(const float* x, int n, int8_t* to, const Place& place) {
+  float most = 0, total = 0;
+  for (int i = 0; i < n; ++i) most = std::max(most, std::fabs(x[i])), total += x[i] * 0.0f;
+  const float inverse = most > 0 ? 127.0f / most : 0.0f;
+  for (int i = 0; i < n; ++i) to[place(i)] = static_cast<int8_t>(total == 0 ? std::nearbyint(x[i] * inverse) : 0.0f);
+  return most / 127.0f + total;
+}
+
 // One token's key and value of one key head into the cache.
 void keep(const Step& step, const AttentionShape& shape, int number, int row, int kv, const float* key, const float* value) {
-  const int position = step.args.positions[row], inside = position % kBlock;
+  const CacheLayer& cache = step.cache->layers[number];
+  const int position = step.args.positions[row], inside = position % kBlock, column = inside % kTile;
   const int block = step.args.tables[(size_t)step.args.sequences[row] * step.args.table_width + position / kBlock];
-  const size_t place = ((size_t)kv * step.cache->blocks + block) * kBlock;
-  uint16_t* k = step.cache->keys[number] + (place + inside / kTile * kTile) * shape.key_dim + (inside % kTile) * 2;
-  uint16_t* v = step.cache->values[number] + (place + inside / 2 * 2) * shape.value_dim + inside % 2;
-  for (int i = 0; i < shape.key_dim; i += 2) {
-    k[i * kTile] = to_bf16(key[i]);
-    k[i * kTile + 1] = to_bf16(key[i + 1]);
+  const size_t place = ((size_t)kv * step.cache->blocks + block) * kBlock, tile = place + inside - column, pair = place + inside / 2 * 2;
+  const auto key_place = [&](int i) { return tile * shape.key_dim + i / 2 * (2 * kTile) + column * 2 + i % 2; };
+  const auto value_place = [&](int i) { return pair * shape.value_dim + i * 2 + inside % 2; };
+  if (cache.key_scales) {
+    cache.key_scales[place + inside] = keep_bytes(key, shape.key_dim, reinterpret_cast<int8_t*>(cache.keys), key_place);
+    cache.value_scales[place + inside] = keep_bytes(value, shape.value_dim, reinterpret_cast<int8_t*>(cache.values), value_place);
+    return;
   }
-  for (int i = 0; i < shape.value_dim; ++i) v[i * 2] = to_bf16(value[i]);
+  for (int i = 0; i < shape.key_dim; ++i) cache.keys[key_place(i)] = to_bf16(key[i]);
+  for (int i = 0; i < shape.value_dim; ++i) cache.values[value_place(i)] = to_bf16(value[i]);
+}
+
+// Turns pairs of channels: half the rotating width apart, or, `neighbours`, side by side.
+inline void turn(const Step& step, int rotary, int row, bool neighbours, float* p) {
+  if (rotary < 0) return;
+  const int half = step.model->rotaries[rotary].width / 2;
+  const float *cosine = step.cosine + (size_t)row * step.turn_width + step.turns[rotary], *sine = cosine + half;
+  for (int i = 0; i < half; ++i) {
+    float &x = p[neighbours ? 2 * i : i], &y = p[neighbours ? 2 * i + 1 : i + half];
+    const float a = x, b = y;
+    x = a * cosine[i] - b * sine[i];
+    y = b * cosine[i] + a * sine[i];
+  }
+}
+
+// Norms over all heads of a row together.
+void normalise_whole(const Step& step, const LayerWeights& layer, int row) {
+  const int queries = layer.attention.heads * layer.attention.key_dim, keys = layer.attention.kv_heads * layer.attention.key_dim;
+  float* input = step.input + (size_t)row * layer.input.rows;
+  normalise(input, layer.q_norm, step.model->eps, queries, input);
+  normalise(input + queries, layer.k_norm, step.model->eps, keys, input + queries);
 }
 
 // Normalises and turns a key head of a row and the queries that share it; key and value go into the cache.
 void place_head(const Step& step, const LayerWeights& layer, int number, int row, int kv) {
-  const ModelWeights& model = *step.model;
   const AttentionShape& shape = layer.attention;
-  const int dim = shape.key_dim, half = model.rotary / 2, heads = shape.heads, shared = heads / shape.kv_heads;
+  const int dim = shape.key_dim, heads = shape.heads, shared = heads / shape.kv_heads;
   float* input = step.input + (size_t)row * layer.input.rows;
-  const float *cosine = step.cosine + (size_t)row * 2 * half, *sine = cosine + half;
-  const auto turn = [&](int head, const float* weight) {
+  const auto ready = [&](int head, const Norm& norm) {
     float* p = input + head * dim;
-    if (weight) normalise(p, weight, model.eps, dim, p);
-    for (int i = 0; i < half; ++i) {
-      const float a = p[i], b = p[i + half];
-      p[i] = a * cosine[i] - b * sine[i];
-      p[i + half] = b * cosine[i] + a * sine[i];
-    }
+    if (norm.weight && !layer.norm_whole) normalise(p, norm, step.model->eps, dim, p);
+    turn(step, layer.rotary, row, false, p);
     return p;
   };
   for (int head = kv * shared; head < (kv + 1) * shared; ++head) {
-    const float* p = turn(head, layer.q_norm);
+    const float* p = ready(head, layer.q_norm);
     uint16_t* q = step.queries + ((size_t)row * heads + head) * dim;
     for (int i = 0; i < dim; ++i) q[i] = to_bf16(p[i]);
   }
-  keep(step, shape, number, row, kv, turn(heads + kv, layer.k_norm), input + (heads + shape.kv_heads + kv) * dim);
+  keep(step, shape, number, row, kv, ready(heads + kv, layer.k_norm), input + (heads + shape.kv_heads + kv) * dim);
 }
 
-// Latent attention: the up-projection of keys goes into the query, so that all heads look at one latent.
+// Latent attention: what all heads look at goes into the cache.
 void place_latent(const Step& step, const LayerWeights& layer, int number, int row) {
   const AttentionShape& shape = layer.attention;
   const LatentWeights& w = layer.latent;
-  const int latent = shape.value_dim, own = w.nope + w.shared;
-  float* input = step.input + (size_t)row * layer.input.rows;
-  float* compressed = input + shape.heads * own;
-  normalise(compressed, w.norm, 1e-6f, latent, compressed);
+  float* compressed = step.input + (size_t)row * layer.input.rows + (w.rank ? w.rank : shape.heads * (w.nope + w.shared));
+  normalise(compressed, w.norm, 1e-6f, shape.value_dim, compressed);
+  turn(step, layer.rotary, row, true, compressed + shape.value_dim);
   keep(step, shape, number, row, 0, compressed, compressed);
+}
+
+// A head's query against latents: the up-projection of keys goes into it.
+void place_latent_query(const Step& step, const LayerWeights& layer, int row, int head) {
+  const AttentionShape& shape = layer.attention;
+  const LatentWeights& w = layer.latent;
+  const int latent = shape.value_dim, own = w.nope + w.shared;
+  float* q = w.rank ? step.low_queries + (size_t)row * w.queries.rows : step.input + (size_t)row * layer.input.rows;
+  q += head * own;
+  turn(step, layer.rotary, row, true, q + w.nope);
   static thread_local std::vector<float> query;
-  query.resize(shape.key_dim);
-  for (int head = 0; head < shape.heads; ++head) {
-    const float *q = input + head * own, *up = w.to_key + (size_t)head * w.nope * latent;
-    std::fill(query.begin(), query.begin() + latent, 0.0f);
-    for (int i = 0; i < w.nope; ++i)
-      for (int l = 0; l < latent; l += W) store(&query[l], load(&query[l]) + splat(q[i]) * load(up + (size_t)i * latent + l));
-    std::memcpy(&query[latent], q + w.nope, w.shared * sizeof(float));
-    uint16_t* to = step.queries + ((size_t)row * shape.heads + head) * shape.key_dim;
-    for (int i = 0; i < shape.key_dim; ++i) to[i] = to_bf16(query[i]);
-  }
+  query.assign(shape.key_dim, 0.0f);
+  const float* up = w.to_key + (size_t)head * w.nope * latent;
+  for (int i = 0; i < w.nope; ++i)
+    for (int l = 0; l < latent; l += W) store(&query[l], load(&query[l]) + splat(q[i]) * load(up + (size_t)i * latent + l));
+  std::memcpy(&query[latent], q + w.nope, w.shared * sizeof(float));
+  uint16_t* to = step.queries + ((size_t)row * shape.heads + head) * shape.key_dim;
+  for (int i = 0; i < shape.key_dim; ++i) to[i] = to_bf16(query[i]);
+}
+
+// What lies behind the last head's part of a row, up to the columns of the output map.
+inline void clear_rest(const Step& step, const LayerWeights& layer, int row, int used) {
+  float* to = step.mixed + (size_t)row * layer.output.cols;
+  std::fill(to + used, to + layer.output.cols, 0.0f);
 }
 
 void latent_values(const Step& step, const LayerWeights& layer, int row, int head) {
@@ -213,6 +188,7 @@ void latent_values(const Step& step, const LayerWeights& layer, int row, int hea
     for (int l = 0; l < latent; l += W) total += load(context + l) * load(up + (size_t)i * latent + l);
     to[i] = sum(total);
   }
+  if (head + 1 == shape.heads) clear_rest(step, layer, row, shape.heads * w.value);
 }
 
 inline vf log1p_exp(vf x) {  // softplus: max(x, 0) + log(1 + exp(-|x|))
@@ -225,8 +201,8 @@ void run_delta(const Step& step, const LayerWeights& layer, int number, const Ta
   const DeltaWeights& w = layer.delta;
   const int width = w.width, inner = w.heads * width, head = task.head, kept = w.taps - 1;
   const int slot = step.args.slots[step.args.sequences[task.row]];
-  float* state = step.cache->states[number] + ((size_t)slot * w.heads + head) * width * width;
-  float* tails = step.cache->tails[number] + (size_t)slot * 3 * inner * kept;
+  float* state = step.cache->layers[number].states + ((size_t)slot * w.heads + head) * width * width;
+  float* tails = step.cache->layers[number].tails + (size_t)slot * 3 * inner * kept;
   static thread_local std::vector<float> space;
   space.resize(7 * width);
   float *q = space.data(), *k = q + width, *v = k + width, *decay = v + width, *read = decay + width, *error = read + width;
@@ -291,10 +267,12 @@ void run_delta(const Step& step, const LayerWeights& layer, int number, const Ta
     const float* gate = step.gate + (size_t)row * layer.delta.gate.rows + head * width;
     normalise(read, w.norm, step.model->eps, width, to);
     for (int j = 0; j < width; j += W) store(to + j, load(to + j) * sigmoid(load(gate + j)));
+    if (head + 1 == w.heads) clear_rest(step, layer, row, inner);
   }
 }
 
-void run_task(const Step& step, const LayerWeights& layer, int number, const Task& task, float* to) {
+// The heads of a task, each `stride` behind the row before.
+void run_task(const Step& step, const LayerWeights& layer, int number, const Task& task, float* to, int stride) {
   const AttentionShape& shape = layer.attention;
   const int dim = shape.key_dim, wide = shape.value_dim;
   static thread_local AttentionScratch scratch;
@@ -303,19 +281,20 @@ void run_task(const Step& step, const LayerWeights& layer, int number, const Tas
   q.resize((size_t)kQueries * dim + 32);
   out.resize((size_t)kQueries * wide);
   int ends[kQueries], count = 0;
+  float sinks[kQueries];
   for (int r = 0; r < task.rows; ++r)
     for (int h = 0; h < task.count; ++h, ++count) {
       const size_t from = ((size_t)(task.row + r) * shape.heads + task.head + h) * dim;
       std::memcpy(q.data() + (size_t)count * dim, step.queries + from, dim * sizeof(uint16_t));
       ends[count] = step.args.positions[task.row + r] + 1;
+      sinks[count] = shape.sinks ? shape.sinks[task.head + h] : -std::numeric_limits<float>::infinity();
     }
-  const uint16_t *keys = step.cache->keys[number], *values = step.cache->values[number];
   const int32_t* table = step.args.tables.data() + (size_t)step.args.sequences[task.row] * step.args.table_width;
   int done = 0;
   const auto some = [&](auto size) {
     constexpr int M = decltype(size)::value;
     for (; done + M <= count; done += M)
-      attend<M>(shape, step.cache->blocks, keys, values, table, task.kv, q.data() + (size_t)done * dim, ends + done,
+      attend<M>(shape, step.cache->blocks, step.cache->layers[number], table, task.kv, q.data() + (size_t)done * dim, ends + done, sinks + done,
                 out.data() + (size_t)done * wide, scratch);
   };
   some(std::integral_constant<int, 8>{});
@@ -325,8 +304,21 @@ void run_task(const Step& step, const LayerWeights& layer, int number, const Tas
   count = 0;
   for (int r = 0; r < task.rows; ++r)
     for (int h = 0; h < task.count; ++h, ++count)
-      std::memcpy(to + ((size_t)(task.row + r) * shape.heads + task.head + h) * wide, out.data() + (size_t)count * wide,
+      std::memcpy(to + (size_t)(task.row + r) * stride + (task.head + h) * wide, out.data() + (size_t)count * wide,
                   wide * sizeof(float));
+}
+
+// Behind full attention: the gate, and nothing behind the last head.
+void finish_task(const Step& step, const LayerWeights& layer, const Task& task) {
+  const AttentionShape& shape = layer.attention;
+  const int dim = shape.key_dim;
+  for (int row = task.row; row < task.row + task.rows; ++row) {
+    const float* gate = step.input + (size_t)row * layer.input.rows + (shape.heads + 2 * shape.kv_heads) * dim;
+    float* to = step.mixed + (size_t)row * layer.output.cols;
+    if (layer.gated)
+      for (int i = task.head * dim; i < (task.head + task.count) * dim; i += W) store(to + i, load(to + i) * sigmoid(load(gate + i)));
+    if (task.head + task.count == shape.heads) clear_rest(step, layer, row, shape.heads * dim);
+  }
 }
 
 }  // namespace HANOK_ISA

@@ -83,6 +83,7 @@ void bind_engine(nb::module_& m);  // engine.cpp
 void bind_laws(nb::module_& m);    // laws_module.cpp
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // a process may end while a thread that it does not wait for still holds a model
   bind_engine(m);
   bind_laws(m);
   using Release = nb::call_guard<nb::gil_scoped_release>;

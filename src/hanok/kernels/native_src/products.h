@@ -46,6 +46,9 @@ struct Rows {
   int8_t* q = nullptr;
   int32_t* sums = nullptr;
   float* scale = nullptr;
+  Rows from(int row) const {
+    return {cols, bf + (size_t)row * cols, q + (size_t)row * cols, sums + (size_t)row * (cols / 32), scale + (size_t)row * (cols / 32)};
+  }
 };
 struct RowBuffers {
   Buffer<float> space;
@@ -406,6 +409,16 @@ void normalise(const float* x, const float* weight, float eps, int n, float* out
   const float factor = 1.0f / std::sqrt(total / n + eps);
   for (i = 0; i + W <= n; i += W) store(out + i, load(x + i) * splat(factor) * load(weight + i));
   for (; i < n; ++i) out[i] = x[i] * factor * weight[i];
+}
+
+void normalise(const float* x, const Norm& norm, float eps, int n, float* out) {
+  if (!norm.bias) return normalise(x, norm.weight, eps, n, out);
+  double total = 0, squares = 0;
+  for (int i = 0; i < n; ++i) total += x[i];
+  const float mean = static_cast<float>(total / n);
+  for (int i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const float factor = 1.0f / std::sqrt(static_cast<float>(squares / n) + eps);
+  for (int i = 0; i < n; ++i) out[i] = (x[i] - mean) * factor * norm.weight[i] + norm.bias[i];
 }
 
 }  // namespace HANOK_ISA

@@ -23,17 +23,29 @@ struct Matrix {
   const float* bias = nullptr;
 };
 
-// Grouped-query attention; latent attention without positions, absorbed; delta attention (models/gqa.py, mla.py, kda.py).
+// No weight: none. With a bias: LayerNorm, else RMSNorm.
+struct Norm {
+  const float *weight = nullptr, *bias = nullptr;
+};
+
+// Grouped-query attention; latent attention, absorbed; delta attention (models/gqa.py, mla.py, kda.py).
 enum Mixer : int { kFull = 0, kLatent = 1, kDelta = 2 };
+enum Activation : int { kSilu = 0, kGelu = 1, kGeluTanh = 2 };
+enum Routing : int { kSoftmax = 0, kSigmoid = 1, kTopSoftmax = 2 };
 
 struct AttentionShape {
   int heads = 0, kv_heads = 0, key_dim = 0, value_dim = 0;
-  float scale = 1;
+  float scale = 1, softcap = 0;  // 0: none
+  int window = 0;                // tokens that are seen, the current one included; 0: all
+  const float* sinks = nullptr;  // [head]: a logit that takes weight and gives nothing
 };
 
 struct LatentWeights {
   int nope = 0, shared = 0, value = 0;    // widths of a head's own key part, the part for all heads, a value
   const float *to_key = nullptr, *to_value = nullptr, *norm = nullptr;  // [head][nope][latent], [head][value][latent], [latent]
+  int rank = 0;                      // of low-rank queries; 0: the input map makes whole ones
+  const float* rank_norm = nullptr;  // [rank]
+  Matrix queries;                    // from the rank to all heads
 };
 
 struct DeltaWeights {
@@ -43,33 +55,73 @@ struct DeltaWeights {
   Matrix decay, gate;  // from the low ranks to all channels
 };
 
+// down(activation(gate x) * up x), gate_up in turns of 16 rows each; or, not gated, down(activation(up x)).
+struct Dense {
+  Matrix gate_up, down;
+  bool gated = true;
+  Activation activation = kSilu;
+};
+
+// A mixture (models/mlp.py): the matrices of all experts lie one behind the other, each padded by itself.
+struct Experts {
+  int count = 0, per_token = 0, groups = 1, top_groups = 1;
+  Routing routing = kSoftmax;
+  bool renormalise = true;
+  float scaling = 1, limit = 0, alpha = 0;  // with a limit: clamp(gate) sigmoid(alpha clamp(gate)) (clamp(up) + 1)
+  const float *router = nullptr, *bias = nullptr, *correction = nullptr, *shared_gate = nullptr;  // [count][hidden], [count], ...
+  Matrix gate_up, down;
+};
+
+struct FeedForward {
+  Dense dense;  // of a layer with experts: the shared one, or without rows
+  Experts experts;
+};
+
 struct LayerWeights {
-  const float *attention_norm = nullptr, *mlp_norm = nullptr, *q_norm = nullptr, *k_norm = nullptr;
-  // input: what the mixer takes from a row: [q | k | v], [q | latent | shared key], or [q | k | v | low decay | low gate | beta]
-  Matrix input, output, gate_up, down;  // gate_up: 16 rows of the gate, 16 rows up, and so on
+  Norm before_mixer, after_mixer, before_mlp, after_mlp, q_norm, k_norm;
+  bool norm_whole = false;  // q_norm and k_norm over all heads together
+  bool gated = false;       // a sigmoid on what the attention gives, made by the input map
+  int rotary = -1;          // which of the model's; -1: none
+  // input: what the mixer takes from a row: [q | k | v | gate], [q or its low rank | latent | shared key], or
+  // [q | k | v | low decay | low gate | beta]
+  Matrix input, output;
   Mixer mixer = kFull;
   AttentionShape attention;
   LatentWeights latent;
   DeltaWeights delta;
+  FeedForward mlp;
 };
 
 constexpr int kBlock = 64;  // tokens of a block of the cache
 constexpr int kTile = 16;   // of them scored together
 
+struct Rotary {
+  int width = 0;
+  float factor = 1;
+  const float* frequencies = nullptr;  // [width / 2]
+};
+
 struct ModelWeights {
-  int hidden, rotary, vocabulary;
-  float eps, rope_factor;
-  const float* frequencies;  // [rotary / 2]
-  const float* final_norm;
+  int hidden, vocabulary;
+  float eps, embedding_scale, logit_softcap;  // 0: no cap
+  std::vector<Rotary> rotaries;
+  const float* positions;  // [position][hidden], added to the embedding; null: none
+  Norm final_norm;
   Matrix embedding, head;
   std::vector<LayerWeights> layers;
 };
 
-// Keys: [kv head][block][tile of 16 tokens][key_dim / 2][16][2]; values: [kv head][block][pair of tokens][value_dim][2]; bfloat16.
+// Keys: [kv head][block][tile of 16 tokens][key_dim / 2][16][2]; values: [kv head][block][pair of tokens][value_dim][2]; bfloat16,
+// or, with scales, int8 in the same order. Scales: [kv head][block][token].
+struct CacheLayer {
+  uint16_t *keys = nullptr, *values = nullptr;
+  float *key_scales = nullptr, *value_scales = nullptr;
+  float *states = nullptr, *tails = nullptr;  // of delta attention: [slot][head][key][value], [slot][channel][taps - 1], oldest first
+};
+
 struct Cache {
   int blocks = 0;
-  std::vector<uint16_t*> keys, values;  // a pool a layer
-  std::vector<float*> states, tails;    // of delta attention: [slot][head][key][value], [slot][channel][taps - 1], oldest first
+  std::vector<CacheLayer> layers;
 };
 
 struct StepArgs {

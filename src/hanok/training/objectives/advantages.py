@@ -2,7 +2,7 @@
 
     gae                 generalised advantage estimation over ragged sequences       arXiv 1506.02438, equation 16
     group_advantages    reward minus the mean of the prompt's group (GRPO)           arXiv 2402.03300, section 4.1.2
-    leave_one_out       reward minus the mean of the others of the group (RLOO)      arXiv 2402.14740, equation 6
+    leave_one_out       reward minus the mean of the others of the group (RLOO)      arXiv 2402.14740
 
 A reward of NaN marks an answer that could not be judged: it is left out of its group's mean and gets exactly 0. A group
 whose rewards are all equal gets exactly 0: no rounding error is blown up by a small standard deviation.

@@ -3,7 +3,7 @@
 AutoDeco, arXiv 2510.26697. The backbone is frozen: its logits carry no gradient, only T_N in (0, 2) and P_N in (0, 1) do.
 
     p = softmax(logits / T)      c_j = cumulative sum of p, largest first, token j included
-    m_j = exp(-alpha relu(c_j - P))                       a nucleus that can be differentiated (equation 5)
+    m_j = exp(-alpha relu(c_j - P))                       a nucleus that can be differentiated
     p~ = p m / (sum p m + 1e-9)
     temperature term = CE(logits / T, y)     nucleus term = -log(p~_y + 1e-9)
 
@@ -93,7 +93,7 @@ def soft_nucleus(logits_NV: Tensor, temperature_N: Tensor, top_p_N: Tensor, *, a
 def keep_hard_tokens(
     logits_NV: Tensor, targets_N: Tensor, generator: torch.Generator, *, drop: float = 0.6
 ) -> Tensor:
-    """Bool [N]: False for a share `drop` of the tokens that the model would have chosen anyway (section 3.2)."""
+    """Bool [N]: False for a share `drop` of the tokens that the model would have chosen anyway."""
     easy_N = logits_NV.argmax(1) == targets_N
     drawn_N = torch.rand(len(targets_N), generator=generator).to(easy_N.device) < drop
     return ~(easy_N & drawn_N)
@@ -108,8 +108,8 @@ def label_confidence(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
 def control_ranking_loss(low_B: Tensor, plain_B: Tensor, high_B: Tensor, *, margin: float = 0.1) -> Tensor:
     """One loss a prompt: its mean temperature (or nucleus) must rise from "be predictable" to "be creative".
 
-    relu(margin - (plain - low)) + relu(margin - (high - plain)). The paper names a ranking loss and no formula (its
-    section 4.4); this hinge is ours.
+    relu(margin - (plain - low)) + relu(margin - (high - plain)). The paper names a ranking loss; this hinge is
+    our reading of it.
 
     Args:
         low_B: mean prediction under an instruction that asks for little diversity; `high_B`: for much of it.

@@ -2,7 +2,7 @@
 
     -sg(min(rho, cap)) A log pi
 
-MiniMax-M1, arXiv 2506.13585, equation 4: mean over the step's tokens. ScaleRL, arXiv 2510.13786: over all tokens of a
+MiniMax-M1, arXiv 2506.13585: mean over the step's tokens. ScaleRL, arXiv 2510.13786: over all tokens of a
 prompt's answers, then over prompts. `cap` is the bound of the ratio itself, not of its distance from 1: 4 to 8 in
 ScaleRL. (With 0.2, as if it were a clip range, every gradient would shrink fivefold.)
 """

@@ -107,7 +107,7 @@ def on_policy_advantages(student_logp_N: Tensor, teacher_logp_N: Tensor, mask_N:
 def minillm_advantages(
     student_logp_N: Tensor, teacher_logp_N: Tensor, mask_N: Tensor, cu_seqlens: Tensor
 ) -> Tensor:
-    """Mean of log T - log S over the tokens after each one (MiniLLM, arXiv 2306.08543, equation 6).
+    """Mean of log T - log S over the tokens after each one (MiniLLM, arXiv 2306.08543).
 
     The long part of its gradient: use it with `ppo_loss` and add `reverse_kl`, the single-step part computed exactly.
     The last token of a sequence gets 0.

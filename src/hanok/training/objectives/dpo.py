@@ -31,7 +31,7 @@ def robust_dpo_loss(
     chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, *, beta: float = 0.1,
     label_smoothing: float,
 ) -> PreferenceLoss:  # fmt: skip
-    """Unbiased under labels flipped with probability e (Chowdhury et al., arXiv 2403.00409, equation 3).
+    """Unbiased under labels flipped with probability e (Chowdhury et al., arXiv 2403.00409).
 
     [-(1 - e) log sigmoid(beta delta) + e log sigmoid(-beta delta)] / (1 - 2 e)
     """
@@ -48,7 +48,7 @@ def length_normalised_dpo_loss(
     chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, chosen_tokens_P: Tensor,
     rejected_tokens_P: Tensor, *, beta: float = 0.1, label_smoothing: float = 0.0,
 ) -> PreferenceLoss:  # fmt: skip
-    """`dpo_loss` on log-ratios per completion token (Tulu 3, arXiv 2411.15124, section 5.1). Wants a larger beta."""
+    """`dpo_loss` on log-ratios per completion token (Tulu 3, arXiv 2411.15124). Wants a larger beta."""
     chosen_P = beta * (chosen_P - ref_chosen_P) / chosen_tokens_P
     rejected_P = beta * (rejected_P - ref_rejected_P) / rejected_tokens_P
     return with_rewards(smoothed_logistic(chosen_P - rejected_P, label_smoothing), chosen_P, rejected_P)
@@ -57,7 +57,7 @@ def length_normalised_dpo_loss(
 def hinge_loss(
     chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, *, beta: float = 0.1
 ) -> PreferenceLoss:
-    """max(0, 1 - beta delta) (SLiC with a reference, arXiv 2309.06657, section 3.2)."""
+    """max(0, 1 - beta delta) (SLiC with a reference, arXiv 2309.06657)."""
     chosen_P, rejected_P = beta * (chosen_P - ref_chosen_P), beta * (rejected_P - ref_rejected_P)
     return with_rewards(F.relu(1 - (chosen_P - rejected_P)), chosen_P, rejected_P)
 

@@ -2,13 +2,13 @@
 
     loss       ratio of   clip          mean over                         source
     grpo       a token    0.2 / 0.2     sequences of means over tokens    arXiv 2402.03300, equation 3
-    dr_grpo    a token    0.2 / 0.2     sequences, over a constant        arXiv 2503.20783, section 3.1
+    dr_grpo    a token    0.2 / 0.2     sequences, over a constant        arXiv 2503.20783
     dapo       a token    0.2 / 0.28    tokens of the step                arXiv 2503.14476, equation 8
     gspo       a sequence 3e-4 / 4e-4   sequences                         arXiv 2507.18071, equations 5 and 7
 
 Advantages come from `advantages.group_advantages`: divided by the standard deviation for grpo, dapo and gspo, not for
 dr_grpo. dapo also draws groups again whose rewards are all equal (`advantages.informative`) and shapes the reward of
-overlong answers (`rewards.overlong`).
+overlong answers (`rewards.shape.overlong`).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def grpo_loss(
     """Every answer counts alike, whatever its length.
 
     Args:
-        unit_tokens_B: where an answer was written in several sequences (Delethink's chunks of one trace, equation
-            of section 3.2 in arXiv 2510.06557): for each sequence the masked tokens of its whole answer, and
+        unit_tokens_B: where an answer was written in several sequences (Delethink's chunks of one trace,
+            arXiv 2510.06557): for each sequence the masked tokens of its whole answer, and
             `step_sequences` counts answers. None: each sequence is an answer.
     """
     lengths_B = count_sequences(mask_N, cu_seqlens) if unit_tokens_B is None else unit_tokens_B

@@ -40,7 +40,7 @@ def off_policy_mask(
 ) -> Tensor:  # fmt: skip
     """0 at answers with a negative advantage from which the policy has moved away by more than `threshold` nats a token.
 
-    (DeepSeek-V3.2, arXiv 2512.02556, section 3.1.) 1 elsewhere.
+    (DeepSeek-V3.2, arXiv 2512.02556.) 1 elsewhere.
     """
     moved_B = mean_sequences(generator_logp_N - logp_N, mask_N, cu_seqlens)
     advantage_B = mean_sequences(advantage_N, mask_N, cu_seqlens)

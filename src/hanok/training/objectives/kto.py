@@ -1,6 +1,6 @@
 """Kahneman-Tversky optimisation: single answers marked good or bad, no pairs. B sequences.
 
-Ethayarajh et al., arXiv 2402.01306, equation 8, with ratio = logp - ref_logp summed over the completion:
+Ethayarajh et al., arXiv 2402.01306, with ratio = logp - ref_logp summed over the completion:
 
     good  w_good (1 - sigmoid(beta (ratio - z)))        bad  w_bad (1 - sigmoid(beta (z - ratio)))
 

@@ -4,7 +4,7 @@
 
 N positions, D width, V vocabulary. Chunks of rows are computed on the way forward and once more on the way back, where
 the gradient of each row is known. Ratios of log-probabilities decide policy gradients, so the products are float32
-unless the caller says otherwise (ScaleRL, arXiv 2510.13786, section 3.2: the head's precision moves the asymptote).
+unless the caller says otherwise (ScaleRL, arXiv 2510.13786: the head's precision moves the asymptote).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _LinearLogprobs(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         weight = weight_VD.to(dtype)
         grad_hidden = torch.zeros_like(hidden_ND) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight_VD) if wants_weight else None
+        grad_weight = torch.zeros_like(weight) if wants_weight else None
         for start in range(0, len(targets_N), _CHUNK):
             rows = slice(start, start + _CHUNK)
             logits_NV, slope_NV = _logits(hidden_ND[rows], weight, dtype, temperature, softcap)
@@ -79,6 +79,8 @@ class _LinearLogprobs(torch.autograd.Function):
                 grad_hidden[rows] = grad_NV @ weight
             if grad_weight is not None:
                 grad_weight += grad_NV.mT @ hidden_ND[rows].to(dtype)
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight_VD.dtype)
         return grad_hidden, grad_weight, None, None, None, None
 
 

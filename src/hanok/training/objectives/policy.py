@@ -130,3 +130,14 @@ def add_entropy_bonus(
     return replace(
         loss, objective=loss.objective - coefficient * (loss.weight_N * entropy_N).sum(), metrics=metrics
     )
+
+
+def adapted_kl_weight(
+    beta: float, kl: float, *, target: float, sequences: int, horizon: float, bound: float = 0.2
+) -> float:
+    """The weight of the divergence for the next step: up while it is above its target, down while below.
+
+    beta (1 + clip(kl / target - 1, -bound, bound) sequences / horizon)      (arXiv 1909.08593)
+    """
+    error = min(max(kl / target - 1, -bound), bound)
+    return beta * (1 + error * sequences / horizon)

@@ -1,6 +1,7 @@
 """Proximal policy optimisation: clipped policy and value losses. N tokens, B sequences.
 
-Schulman et al., arXiv 1707.06347, equations 7 and 9; as used for language models in arXiv 1909.08593:
+Schulman et al., arXiv 1707.06347, equation 7; the clipped value is its authors' code, not the paper. As used for
+language models in arXiv 1909.08593:
 
     policy   -min(rho A, clip(rho, 1 - e, 1 + e) A)                              mean over tokens
     value    1/2 max((V - R)^2, (clip(V, V_old - e, V_old + e) - R)^2)           mean over tokens

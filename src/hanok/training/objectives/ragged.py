@@ -49,7 +49,7 @@ def sequence_weights(mask_N: Tensor, cu_seqlens: Tensor, *, step_sequences: int)
 
 
 def constant_weights(mask_N: Tensor, *, constant: float, step_sequences: int) -> Tensor:
-    """A constant in place of the length: no bias towards long wrong answers (arXiv 2503.20783, section 3.1)."""
+    """A constant in place of the length: no bias towards long wrong answers (arXiv 2503.20783)."""
     return mask_N.double() / (constant * step_sequences)
 
 

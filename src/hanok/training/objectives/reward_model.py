@@ -29,7 +29,7 @@ def bradley_terry_loss(
 
 
 def soft_bradley_terry_loss(first_P: Tensor, second_P: Tensor, probability_P: Tensor) -> PreferenceLoss:
-    """Pairs whose label is a probability that the first answer is better (RLAIF, arXiv 2309.00267, section 2.2.1).
+    """Pairs whose label is a probability that the first answer is better (RLAIF, arXiv 2309.00267).
 
     A labelling model leans towards a position: average its probability over both orders before it comes here.
     """

@@ -1,0 +1,90 @@
+"""Weights of a decoder's layers in the order in which the native kernels read them.
+
+Codes that a file has stay codes: whatever is done to rows of a matrix is done to rows of codes and of scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from hanok.engine.coverage import LANES
+from hanok.kernels.formats import Quantised
+from hanok.kernels.packed import Kind, PackedMatrix, pack, pack_quantised
+from hanok.models.coded import as_quantised, stored_codes
+from hanok.models.gqa import GroupedQueryAttention
+from hanok.models.linear import Linear, Norm, RMSNorm
+
+_BITS = {"int8": 8, "int4": 4}
+
+
+def norm_weight(norm: Norm) -> Tensor:
+    offset = norm.offset if isinstance(norm, RMSNorm) else 0.0
+    return norm.weight.float() + offset if offset else norm.weight
+
+
+def bias_of(linear: Linear) -> Tensor:
+    return linear.weight.new_zeros(linear.weight.shape[0]) if linear.bias is None else linear.bias
+
+
+def present(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
+
+
+def gate_last(mixer: GroupedQueryAttention, parts: Sequence[Tensor]) -> Tensor:
+    """[q | k | v | gate]; the query's map makes [query, gate] of each head in turn."""
+    queries, keys, values = parts
+    query, gate = queries.unflatten(0, (mixer.heads, 2, mixer.width)).unbind(1)
+    return torch.cat([query.flatten(0, 1), keys, values, gate.flatten(0, 1)])
+
+
+def image(weight: Tensor | Quantised, kind: Kind, bias_N: Tensor | None) -> PackedMatrix:
+    """Codes that a file has in this kind's width go in as they are."""
+    if isinstance(weight, Tensor):
+        if kind == "bf16" or stored_codes(weight) is None:
+            return pack(weight.detach(), kind, bias_N=bias_N)
+        weight = as_quantised(weight, _BITS[kind])
+    return pack_quantised(_by_part(weight, lambda part: _filled_up(part, LANES)), bias_N=bias_N)
+
+
+def stacked(weights: Sequence[Tensor], kind: Kind) -> Tensor | Quantised:
+    """One below the other. Rows are quantised for themselves, so codes may stand beside what has none."""
+    if kind == "bf16":
+        return torch.cat(list(weights))
+    parts = [as_quantised(weight, _BITS[kind]) for weight in weights]
+    numbers, scales = torch.cat([p.q_NK for p in parts]), torch.cat([p.scales_NG for p in parts])
+    return Quantised(numbers, scales, _BITS[kind])
+
+
+def side_by_side(gate: Tensor, up: Tensor, kind: Kind) -> Tensor | Quantised:
+    """16 rows of the gate, 16 rows up, and so on; both padded to whole blocks."""
+    both = stacked([gate, up], kind)
+
+    def braided(part: Tensor) -> Tensor:
+        return in_turns(*part.chunk(2))
+
+    return _by_part(both, braided) if isinstance(both, Quantised) else braided(both.detach())
+
+
+def _by_part(weight: Quantised, change: Callable[[Tensor], Tensor]) -> Quantised:
+    """The same change of the rows of numbers and scales."""
+    return Quantised(change(weight.q_NK), change(weight.scales_NG), weight.bits)
+
+
+def _filled_up(part: Tensor, rows: int) -> Tensor:
+    """Zero rows to a multiple of `rows`."""
+    return torch.nn.functional.pad(part, (0, 0, 0, -part.shape[0] % rows))
+
+
+def in_turns(gate: Tensor, up: Tensor) -> Tensor:
+    """16 rows of the gate, 16 rows up, and so on; both padded to whole blocks."""
+    blocks = [padded(part).unflatten(0, (-1, LANES)) for part in (gate, up)]
+    return torch.stack(blocks, dim=1).flatten(0, 2)
+
+
+def padded(rows: Tensor) -> Tensor:
+    """With rows of zeros up to a multiple of 32, the columns of the map behind it."""
+    return torch.nn.functional.pad(rows, (0, 0) * (rows.dim() - 1) + (0, -rows.shape[0] % (2 * LANES)))
