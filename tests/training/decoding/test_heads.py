@@ -159,7 +159,7 @@ def test_control(model: Path, shards: Path, tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     config = ControlConfig(
-        epochs=20, prompts_per_step=8, max_seq_len=128, micro_batch_tokens=512, threads=1, lr=1e-2
+        epochs=20, anchor=1.0, prompts_per_step=8, max_seq_len=128, micro_batch_tokens=512, threads=1, lr=1e-2
     )
     artefact = train_control(config, model=heads, prompts=file, out=tmp_path / "control")
     steps = [json.loads(line) for line in (tmp_path / "control" / "metrics.jsonl").read_text().splitlines()]

@@ -76,10 +76,10 @@ class ControlConfig:
     """The same where they are to rise; as many as `low`."""
     margin: float = 0.1
     """Between the mean temperatures of an answer with, without, and with the opposite words; top-p has half of it."""
-    anchor: float = 1.0
+    anchor: float = 3.0
     """Weight of the loss of `hanok align autodeco` on the prompts without such words, which keeps them where they were."""
     prompts_per_step: int = 32
-    epochs: float = 3.0
+    epochs: float = 8.0
     max_steps: int | None = None
     seed: int = 0
     lr: float = 1e-3
