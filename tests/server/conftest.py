@@ -20,6 +20,8 @@ import uvicorn
 from hanok.artefacts import create_artefact, open_artefact, write_json
 from hanok.engine.generator import LocalEngine
 from hanok.models.checkpoint import load_model, save_model
+from hanok.models.checkpoint.decoding import save_heads
+from hanok.models.decoding import DecodingHeads
 from hanok.server.app import _listen, create_app, model_name
 from hanok.store.database import Store, feedback_file
 from hanok.tokens.tokenizer import Tokenizer
@@ -97,13 +99,22 @@ def taught(taught_run: Path) -> Iterator[Running]:
         yield running
 
 
-def _make_run(run: Path, *, teach: bool = False) -> Path:
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of the random model with decoding heads."""
+    with _serve(_make_run(tmp_path_factory.mktemp("runs") / "learned", heads=True) / "model") as running:
+        yield running
+
+
+def _make_run(run: Path, *, teach: bool = False, heads: bool = False) -> Path:
     run.mkdir()
     write_json(run / "run.json", {"stages": {}})
     with create_artefact(run / "model", kind="model") as draft:
         tiny.save_tiny_model(draft.path)
         if teach:
             _teach(draft.path)
+        if heads:
+            save_heads(DecodingHeads(tiny.tiny_config().hidden_size), draft.path, backbone="")
     return run
 
 

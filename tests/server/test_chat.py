@@ -242,3 +242,20 @@ def test_many_at_once_answer_as_they_would_alone(server: Any) -> None:
 def test_health_names_the_model(server: Any) -> None:
     response = server.http.get("/health")
     assert response.json() == {"status": "ok", "model": "random", "model_hash": server.model_hash}
+
+
+def test_learned_decoding_is_reported(learned: Any) -> None:
+    """New heads say T = 1, top-p = 1/2; a request that sets either is not theirs."""
+    extra = {"show_decoding": True}
+    whole = answer(learned, seed=1, max_tokens=8, extra_body=extra).choices[0].model_extra["decoding"]
+    assert {(law["temperature"], law["top_p"]) for law in whole} == {(1.0, 0.5)}
+    chunks = streamed(learned, seed=1, max_tokens=8, extra_body=extra)
+    laws = [(c.model_extra or {}).get("decoding", []) for chunk in chunks for c in chunk.choices]
+    assert list(itertools.chain.from_iterable(laws)) == whole
+    by_hand = answer(learned, seed=1, max_tokens=8, top_p=0.5).choices[0]
+    assert by_hand.message.content == answer(learned, seed=1, max_tokens=8).choices[0].message.content
+    for options in ({"temperature": 1.0}, {"top_p": 1.0}, {"temperature": 0}):
+        assert (
+            "decoding"
+            not in answer(learned, max_tokens=4, extra_body=extra, **options).choices[0].model_extra
+        )

@@ -38,6 +38,16 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "model diff": ("model", "diff", "how far the tensors of one model are from another's"),
     "train": ("train", "train", "step 5: pre-train or fine-tune on token shards"),
     "align": ("align", "align", "step 5: preferences or rewards into a better model"),
+    "align autodeco": (
+        "autodeco",
+        "autodeco",
+        "step 5: heads that choose temperature and top-p for each token",
+    ),
+    "align autodeco-control": (
+        "autodeco",
+        "autodeco_control",
+        "step 5: such heads follow words in the prompt",
+    ),
     "eval": ("eval", "verify", "step 6: bits per byte, village accuracy, samples; one report"),
     "eval compare": ("eval", "compare", "two evaluations of one exam: what changed, with intervals"),
     "chat": ("chat", "chat", "step 7: talk to a model in the terminal"),

@@ -11,23 +11,26 @@ import tyro
 def chat(
     model: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart"),
     system: str = "",
-    temperature: float = 0.0,
+    temperature: float | None = None,
     max_tokens: int | None = None,
     weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto",
     speculation: Literal["auto", "off", "lookup"] = "auto",
     draft: Path | None = None,
+    show_decoding: bool = False,
 ) -> None:
     """Talk to a model in the terminal, or through a pipe: one line in, one answer out.
 
     Args:
         model: a model directory, or a run (then its servable model).
         system: the system message.
-        temperature: 0 always gives the likeliest answer; higher is more varied.
+        temperature: 0 always gives the likeliest answer; higher is more varied. Default: the model's decoding heads choose
+            for each token, if it has any, else 0.
         max_tokens: of an answer; default: up to the model's context.
         weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: bfloat16 where they know the model, else float32.
         speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
             text and the draft model, lookup from the text alone. On the native kernels only.
         draft: directory of a smaller model with the same tokeniser, to guess with.
+        show_decoding: show the temperature and top-p of each token: cold ones blue, hot ones red.
     """
     from hanok.engine.terminal import chat_terminal
     from hanok.recipes.runs import servable_model
@@ -35,4 +38,5 @@ def chat(
     chat_terminal(
         servable_model(model), system=system, temperature=temperature, max_tokens=max_tokens, weights=weights,
         speculation=speculation, draft_dir=draft,
+        show_decoding=show_decoding,
     )  # fmt: skip

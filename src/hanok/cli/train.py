@@ -33,7 +33,7 @@ def train(
     from hanok.training.run import train as train_model
 
     if mixture:
-        config = replace(config, mixture=dict(map(_weight, mixture)))
+        config = replace(config, mixture=dict(map(weight, mixture)))
     if (init_from is None) == (model is None):
         raise ConfigError("give either --init-from or a model configuration", remedy="see hanok train --help")
     artefact = train_model(config, shards=shards, out=out, model=model, init_from=init_from)
@@ -41,7 +41,7 @@ def train(
     return {"path": str(artefact.path), "metrics": dict(artefact.metrics)}
 
 
-def _weight(item: str) -> tuple[str, float]:
+def weight(item: str) -> tuple[str, float]:
     name, _, weight = item.partition("=")
     try:
         return name, float(weight)

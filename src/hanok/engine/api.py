@@ -43,6 +43,8 @@ class SamplingParams:
     Args:
         max_tokens: completion tokens at most; None = up to the model's context.
         temperature: 0 is greedy (ties go to the lowest id).
+        decoding: "auto": where the model has decoding heads and temperature and top_p are both left at 1.0, the heads choose
+            both for each token. "fixed": temperature and top_p are what is written here.
         top_k: 0 keeps all. top_p, typical_p: 1.0 keeps all. min_p: 0.0 keeps all.
         seed: with the sample index and the position, the only source of randomness; None draws one per request.
         stop_ids: ids that end the completion (not part of it). stop: strings that end it (cut off).
@@ -74,6 +76,7 @@ class SamplingParams:
     n: int = 1
     best_of: int | None = None
     structure: Structure | None = None
+    decoding: Literal["auto", "fixed"] = "auto"
 
     def __post_init__(self) -> None:
         reported = range(MOST_ALTERNATIVES + 1)
@@ -98,6 +101,7 @@ class SamplingParams:
             ("bad_words", all(word.strip() for word in self.bad_words), "words of at least one character"),
             ("n", 1 <= self.n <= 128, "between 1 and 128"),
             ("best_of", self.best_of is None or self.n <= self.best_of <= 128, "between n and 128"),
+            ("decoding", self.decoding in ("auto", "fixed"), '"auto" or "fixed"'),
         )
         for name, holds, rule in rules:
             if not holds:
@@ -130,6 +134,7 @@ class Completion:
     """`ids` without the stop id; `logprobs` one per id; `top_logprobs` one mapping id -> logprob per id.
     `prompt_logprobs`, `prompt_top_logprobs`: one a prompt token; nothing foretells the first, so None stands there.
     `stop_id` and `stop_logprob`: the id that ended it, where one did; learners need the token that was really drawn.
+    `decoding`: the (temperature, top_p) of each id where the model's decoding heads chose them.
     """
 
     ids: tuple[int, ...]
@@ -141,6 +146,7 @@ class Completion:
     prompt_top_logprobs: tuple[Mapping[int, float] | None, ...] | None = None
     stop_id: int | None = None
     stop_logprob: float | None = None
+    decoding: tuple[tuple[float, float], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +158,7 @@ class Delta:
     top_logprobs: tuple[Mapping[int, float], ...] | None = None
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    decoding: tuple[tuple[float, float], ...] | None = None
 
 
 class Engine(Protocol):

@@ -12,6 +12,7 @@ from hanok.engine.blocks import BLOCK
 from hanok.engine.budget import divide
 from hanok.engine.coverage import CacheKind, why_not_native
 from hanok.engine.images import images_of
+from hanok.engine.learned import LearnedLaws
 from hanok.engine.native import NativeDecoder
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.scheduler import Scheduler
@@ -20,6 +21,7 @@ from hanok.errors import ConfigError
 from hanok.kernels.memory import give_back
 from hanok.kernels.packed import Kind
 from hanok.models.checkpoint import load_model, load_stored_bits
+from hanok.models.checkpoint.decoding import load_heads
 from hanok.models.coded import stored_parts
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
@@ -52,12 +54,13 @@ class BackendOptions:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """`native` is None where PyTorch runs the model."""
+    """`native` is None where PyTorch runs the model. has_heads: decoding heads lie beside it."""
 
     decoder: Decoder
     native: NativeDecoder | None
     scheduler: Scheduler | PagedScheduler
     max_context: int
+    has_heads: bool
 
 
 def build_backend(options: BackendOptions) -> Backend:
@@ -67,10 +70,14 @@ def build_backend(options: BackendOptions) -> Backend:
         ConfigError: a cache that holds no block; a draft model that does not fit.
     """
     kind, config = options.weights, options.config
+    heads = load_heads(options.model_dir, width=config.hidden_size)
+    laws = None if heads is None else LearnedLaws(heads, fast=kind != "float32")
     if kind == "float32":
         decoder = load_model(options.model_dir).requires_grad_(False)
-        scheduler = Scheduler(decoder, max_running=options.max_running, vocabulary=options.vocabulary)
-        return Backend(decoder, None, scheduler, config.max_context)
+        scheduler = Scheduler(
+            decoder, max_running=options.max_running, vocabulary=options.vocabulary, laws=laws
+        )
+        return Backend(decoder, None, scheduler, config.max_context, heads is not None)
     decoder = load_model(options.model_dir, dtype="stored").requires_grad_(False)
     budget = divide(config, options.cache_bytes, options.max_running, options.cache_type)
     threads = torch.get_num_threads()
@@ -84,9 +91,15 @@ def build_backend(options: BackendOptions) -> Backend:
         native, options.tokenizer, options.speculation, options.draft_dir, threads=threads
     )
     scheduler = PagedScheduler(
-        native, max_running=options.max_running, vocabulary=options.vocabulary, speculator=speculator
+        native,
+        max_running=options.max_running,
+        vocabulary=options.vocabulary,
+        speculator=speculator,
+        laws=laws,
     )
-    return Backend(decoder, native, scheduler, min(config.max_context, budget.blocks * BLOCK))
+    return Backend(
+        decoder, native, scheduler, min(config.max_context, budget.blocks * BLOCK), heads is not None
+    )
 
 
 def choose_weights(

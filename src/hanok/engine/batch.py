@@ -48,8 +48,9 @@ class DecodeBatch:
         for place, arrival in zip(places, arrivals, strict=True):
             self._rows[place] = arrival
 
-    def step(self) -> tuple[list[Generation], Tensor]:
-        """Feed each sequence its last token. Returns the sequences and their next logits [len, V]."""
+    def step(self) -> tuple[list[Generation], Tensor, Tensor]:
+        """Feed each sequence its last token. Returns the sequences, their next logits [len, V], and what these were made
+        from [len, D]."""
         assert self._state is not None
         places = [r for r, row in enumerate(self._rows) if row is not None]
         free = [r for r, row in enumerate(self._rows) if row is None]
@@ -57,7 +58,7 @@ class DecodeBatch:
         ids_R = torch.tensor([0 if row is None else row.ids[-1] for row in self._rows])
         cu_seqlens = torch.arange(len(self._rows) + 1, dtype=torch.int32)
         hidden_RD, _ = self._decoder(ids_R, cu_seqlens, self._state)
-        return self.active, self._decoder.logits(hidden_RD)[places]
+        return self.active, self._decoder.logits(hidden_RD)[places], hidden_RD[places]
 
     def release(self) -> None:
         """Free the rows of finished sequences; close the gaps once a third of the rows is free."""

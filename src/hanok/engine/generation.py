@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hanok.engine.api import Completion, Delta, FinishReason, Request, SamplingParams, Usage
@@ -27,6 +27,8 @@ class Generation:
     listener: told every delta, in the engine's thread. failed: told of an error that ended the request.
     limit: completion tokens at most. cached: prompt tokens that were read before.
     prefilled: prompt tokens that the state has seen. state: while prefilling.
+    learned: whether the model's decoding heads choose (temperature, top_p). law: theirs for the next token, set before it is
+        drawn. laws: of `ids`.
     matcher: of a structured answer; it moves with `ids`, so that a prompt that is read again changes nothing.
     memory: of the sampler, told of every id. words: that are banned. echo: collects the prompt's own logprobs.
     """
@@ -53,6 +55,9 @@ class Generation:
     cached: int = 0
     matcher: Matcher | None = None
     stuck: StructureError | None = None
+    learned: bool = False
+    law: tuple[float, float] | None = None
+    laws: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -70,9 +75,15 @@ class Generation:
         if len(ids) < self.request.params.min_tokens:
             banned = (*banned, *self.stop_ids)
         return Draw(
-            self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, ids, banned, self.memory,
+            self.params, self.seed, self.request.sample_index, self.request.prompt_ids, ids, banned, self.memory,
             self._allowed(may_end=len(ids) >= self.request.params.min_tokens),
         )  # fmt: skip
+
+    @property
+    def params(self) -> SamplingParams:
+        """What the next token is drawn by: what the request says, with the law of this token where one is learned."""
+        params = self.request.params
+        return params if self.law is None else replace(params, temperature=self.law[0], top_p=self.law[1])
 
     def _allowed(self, *, may_end: bool) -> Mask | None:
         if self.matcher is None:
@@ -105,6 +116,8 @@ class Generation:
         self.ids.append(choice.token)
         if self.memory is not None:
             self.memory.push(choice.token)
+        if self.law is not None:
+            self.laws.append(self.law)
         with_logprobs = choice.logprob is not None
         if choice.logprob is not None:
             self.logprobs.append(choice.logprob)
@@ -121,6 +134,7 @@ class Generation:
                 top_logprobs=(self.tops[-1],) if with_logprobs else None,
                 finish_reason=self.finish_reason,
                 usage=self.usage if self.finish_reason else None,
+                decoding=None if self.law is None else (self.law,),
             )
         )
         return self.finish_reason is not None
@@ -152,6 +166,7 @@ class Generation:
             prompt_top_logprobs=None if self.echo is None else self.echo.tops,
             stop_id=None if self.ended_by is None else self.ended_by.token,
             stop_logprob=None if self.ended_by is None else self.ended_by.logprob,
+            decoding=tuple(self.laws) if self.learned else None,
         )  # fmt: skip
 
     @property
@@ -175,8 +190,9 @@ class _StopStrings:
 def new_generation(
     request: Request, *, arrival: int, tokenizer: Tokenizer, context: int,
     listener: Callable[[Delta], None], failed: Callable[[Exception], None],
-    grammars: Grammars | None = None,
+    grammars: Grammars | None = None, has_heads: bool = False,
 ) -> Generation:  # fmt: skip
+    """Args: has_heads: whether the model has decoding heads."""
     params = request.params
     room = context - len(request.prompt_ids) + 1  # the last token is never fed back
     ends = () if params.ignore_eos else tokenizer.stop_ids
@@ -196,6 +212,7 @@ def new_generation(
         else PromptEcho(request.prompt_ids, params.prompt_logprobs),
         stops=_StopStrings(tokenizer, params.stop) if params.stop else None,
         matcher=_matcher(params, stop_ids, grammars),
+        learned=has_heads and params.decoding == "auto" and params.temperature == params.top_p == 1.0,
     )
 
 

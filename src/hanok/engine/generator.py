@@ -38,7 +38,8 @@ class LocalEngine:
     """Implements `hanok.engine.api.Engine` over a model directory. Any thread may call any method.
 
     With `stop` strings, ids end with the token that completes one; `hanok.engine.text` cuts the text.
-    Reported logprobs are the model's own, before penalties, bias and temperature.
+    Reported logprobs are the model's own, before penalties, bias and temperature. Decoding heads beside the model's weights
+    choose temperature and top-p of each token for requests that leave both alone (`SamplingParams.decoding`).
 
     Args:
         threads: for torch and the kernels, in the whole process; None leaves it alone.
@@ -98,7 +99,7 @@ class LocalEngine:
         """Weights, cache and scheduler: what sleeping gives up."""
         backend = build_backend(self._options)
         self.decoder, self._native, self._scheduler = backend.decoder, backend.native, backend.scheduler
-        self.max_context = backend.max_context
+        self.max_context, self.has_heads = backend.max_context, backend.has_heads
         self._scheduler.counters = self._counters
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -337,7 +338,7 @@ class LocalEngine:
     ) -> Generation:
         return new_generation(
             request, arrival=next(self._arrivals), tokenizer=self.tokenizer, context=self.max_context,
-            listener=listen, failed=fail, grammars=self._grammars,
+            listener=listen, failed=fail, grammars=self._grammars, has_heads=self.has_heads,
         )  # fmt: skip
 
     def _submit(self, generations: Sequence[Generation]) -> None:

@@ -9,7 +9,7 @@ cache still has its beginning.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -17,9 +17,10 @@ from torch import Tensor
 from hanok.engine.blocks import BLOCK, block_names
 from hanok.engine.echo import ECHO_ROWS
 from hanok.engine.generation import Generation
+from hanok.engine.learned import LearnedLaws
 from hanok.engine.metrics import Counters
 from hanok.engine.native import NativeDecoder
-from hanok.engine.running import Part, Running, last_border, rows_of
+from hanok.engine.running import Part, Running, StepRows, last_border, rows_of
 from hanok.engine.sampler import Choice, choose
 from hanok.engine.speculation.speculator import LIMIT, Speculator, may_guess
 from hanok.engine.turns import Turns
@@ -35,12 +36,14 @@ class PagedScheduler:
         vocabulary: ids from here on are never chosen: rows of the head that no token stands for.
         speculator: makes guesses at what follows, which a step verifies: at each the token is chosen as ever, and those
             guesses count that are the chosen tokens.
+        laws: of the model's decoding heads, if it has any.
     """
 
     def __init__(
         self, model: NativeDecoder, *, max_running: int, vocabulary: int, speculator: Speculator | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        laws: LearnedLaws | None = None, clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
+        self._laws = laws
         self._model, self._vocabulary, self._max_running = model, vocabulary, max_running
         self._speculator, self._clock = speculator, clock
         self._pool, self._snapshots = model.pool, model.snapshots
@@ -83,9 +86,7 @@ class PagedScheduler:
         started = self._clock()
         rows = rows_of(parts)
         with self.counters.model():
-            logits_BV = self._model.step(
-                rows.ids, rows.positions, rows.sequences, rows.tables, rows.wanted, rows.slots, rows.saves
-            )
+            logits_BV = self._compute(rows, parts)
         continued = sum(part.answers and bool(part.running.generation.ids) for part in parts)
         self.counters.prefilled_tokens += sum(part.count for part in parts) - continued
         answers = sum(len(part.wanted) for part in parts)
@@ -100,6 +101,18 @@ class PagedScheduler:
         self._answer([part for part in parts if part.answers], logits_BV[:answers])
         if guessing and self._speculator is not None:
             self._speculator.stepped(len(rows.ids), self._clock() - started)
+
+    def _compute(self, rows: StepRows, parts: Sequence[Part]) -> Tensor:
+        """The logits of the wanted rows; and for answers that learned laws steer, the law of the next token."""
+        step = (rows.ids, rows.positions, rows.sequences, rows.tables, rows.wanted, rows.slots, rows.saves)
+        answers = [part for part in parts if part.answers]
+        if self._laws is None or not self._laws.wanted([part.running.generation for part in answers]):
+            return self._model.step(*step)
+        logits_BV, hidden_BD = self._model.step_with_hidden(*step)
+        firsts = [row for part, row in _first_rows(answers) if part.running.generation.learned]
+        learned = [part.running.generation for part in answers if part.running.generation.learned]
+        self._laws.assign(learned, hidden_BD[firsts], logits_BV[firsts])
+        return logits_BV
 
     @property
     def drafted(self) -> int:
@@ -339,6 +352,14 @@ class PagedScheduler:
             generation.finish("cancelled")
         if over:
             self._waiting.remove_finished()
+
+
+def _first_rows(parts: Sequence[Part]) -> Iterator[tuple[Part, int]]:
+    """Among the wanted rows of answers, the first of each: behind it lies what is certain."""
+    row = 0
+    for part in parts:
+        yield part, row
+        row += len(part.wanted)
 
 
 def _all_answers(parts: Sequence[Part]) -> bool:

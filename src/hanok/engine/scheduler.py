@@ -14,6 +14,7 @@ from torch import Tensor
 from hanok.engine.batch import ROW_MULTIPLE, DecodeBatch
 from hanok.engine.echo import ECHO_ROWS
 from hanok.engine.generation import Generation
+from hanok.engine.learned import LearnedLaws
 from hanok.engine.metrics import Counters
 from hanok.engine.sampler import choose
 from hanok.engine.turns import Turns
@@ -31,10 +32,13 @@ class Scheduler:
 
     Args:
         vocabulary: ids from here on are never chosen: rows of the head that no token stands for.
+        laws: of the model's decoding heads, if it has any.
     """
 
-    def __init__(self, decoder: Decoder, *, max_running: int, vocabulary: int) -> None:
-        self._decoder = decoder
+    def __init__(
+        self, decoder: Decoder, *, max_running: int, vocabulary: int, laws: LearnedLaws | None = None
+    ) -> None:
+        self._decoder, self._laws = decoder, laws
         self._vocabulary = vocabulary
         self._max_running = max_running
         self._waiting = Turns()
@@ -71,8 +75,8 @@ class Scheduler:
             self._prefill()
         if self._batch.active:
             with self.counters.model():
-                generations, logits_BV = self._batch.step()
-            self._take(generations, logits_BV)
+                answers = self._batch.step()
+            self._take(*answers)
             self._batch.release()
 
     def abandon(self) -> list[Generation]:
@@ -131,7 +135,7 @@ class Scheduler:
                 generation.state = state.select([b])
         if not through:
             return
-        self._take([group[b] for b in through], self._last_logits(hidden_ND, bounds, through))
+        self._take([group[b] for b in through], *self._last_logits(hidden_ND, bounds, through))
         alive = [b for b in through if group[b].finish_reason is None]
         if alive:
             self._batch.admit([group[b] for b in alive], state.select(alive))
@@ -148,14 +152,19 @@ class Scheduler:
                     echo.take(places.start + start, self._decoder.logits(hidden_ND[padded])[: len(rows)])
             first += length
 
-    def _last_logits(self, hidden_ND: Tensor, bounds: Tensor, sequences: Sequence[int]) -> Tensor:
+    def _last_logits(
+        self, hidden_ND: Tensor, bounds: Tensor, sequences: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits behind the last token of these sequences, and what they were made from."""
         last = [int(bounds[b + 1]) - 1 for b in sequences]
         padded = last + last[:1] * (-len(last) % ROW_MULTIPLE)
         with self.counters.model():
-            return self._decoder.logits(hidden_ND[padded])[: len(last)]
+            return self._decoder.logits(hidden_ND[padded])[: len(last)], hidden_ND[last]
 
-    def _take(self, generations: Sequence[Generation], logits_BV: Tensor) -> None:
+    def _take(self, generations: Sequence[Generation], logits_BV: Tensor, hidden_BD: Tensor) -> None:
         self.counters.generated_tokens += len(generations)
+        if self._laws is not None:
+            self._laws.assign(generations, hidden_BD, logits_BV)
         for generation, choice in zip(
             generations, choose(logits_BV[:, : self._vocabulary], [g.draw for g in generations]), strict=True
         ):

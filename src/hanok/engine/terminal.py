@@ -19,7 +19,7 @@ from hanok.engine.backend import Weights
 from hanok.engine.generator import LocalEngine
 from hanok.engine.speculation.build import Speculation
 from hanok.engine.text import AnswerStream, chat_prompt
-from hanok.errors import ContextLengthError, HanokError, InputError
+from hanok.errors import ConfigError, ContextLengthError, HanokError, InputError
 
 HELP = """\
 /help           this text
@@ -28,14 +28,30 @@ HELP = """\
 /save FILE      append the conversation to a JSONL file, as {"messages": [...]}
 /quit           leave; so does Ctrl-D. Ctrl-C stops an answer."""
 PROMPT = "› "
+# Marks of our own, in the private part of Unicode: words of the model are stripped of what steers a terminal, so colours
+# travel as these and become codes, or nothing, where they are written.
+_COLD, _HOT, _FAINT, _PLAIN = "\uf8f0", "\uf8f1", "\uf8f2", "\uf8f3"
+_MARKS = {ord(_COLD): "\033[34m", ord(_HOT): "\033[31m", ord(_FAINT): "\033[2m", ord(_PLAIN): "\033[0m"}
+_UNMARKED = dict.fromkeys(_MARKS, "")
+_MILD = 0.5
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
-class Conversation:
-    """The messages so far, and the model that answers them."""
+Laws = tuple[tuple[float, float], ...]
+Show = Callable[[str, Laws], str]
 
-    def __init__(self, engine: LocalEngine, params: SamplingParams, *, system: str = "") -> None:
-        self._engine, self._params = engine, params
+
+class Conversation:
+    """The messages so far, and the model that answers them.
+
+    Args:
+        show: how a piece of an answer is written, with (temperature, top_p) of its tokens; None: as it is.
+    """
+
+    def __init__(
+        self, engine: LocalEngine, params: SamplingParams, *, system: str = "", show: Show | None = None
+    ) -> None:
+        self._engine, self._params, self.show = engine, params, show
         self.system = system
         self.turns: list[dict[str, Any]] = []
 
@@ -75,33 +91,44 @@ class Conversation:
         reason = ""
         async with aclosing(self._engine.stream(request)) as deltas:  # type: ignore[type-var]
             async for delta in deltas:
-                write(answer.push(delta.ids))
+                text = answer.push(delta.ids)
+                write(text if self.show is None else self.show(text, delta.decoding or ()))
                 reason = delta.finish_reason or reason
         write(answer.finish()[0])
         return reason
 
 
 def chat_terminal(
-    model_dir: Path, *, system: str = "", temperature: float = 0.0, max_tokens: int | None = None,
-    weights: Weights = "auto", speculation: Speculation = "auto", draft_dir: Path | None = None,
+    model_dir: Path, *, system: str = "", temperature: float | None = None, max_tokens: int | None = None,
+    weights: Weights = "auto", speculation: Speculation = "auto", draft_dir: Path | None = None, show_decoding: bool = False,
     source: TextIO | None = None, target: TextIO | None = None,
 ) -> None:  # fmt: skip
     """Converse until the input ends.
 
     Args:
-        system: the system message. temperature, max_tokens: as in `SamplingParams`.
+        system: the system message. temperature, max_tokens: as in `SamplingParams`; without a temperature the model's decoding
+            heads choose, or it is 0.
         weights, speculation, draft_dir: as `LocalEngine` takes them.
+        show_decoding: behind each token what the heads chose.
         source, target: default: standard input and output.
 
     Raises:
+        ConfigError: `show_decoding` without heads, or with a temperature that keeps them from choosing.
         InputError, ContextLengthError: through a pipe, a line that cannot be answered; those before it were.
     """
     reading: TextIO = source or sys.stdin
     writing: TextIO = target or sys.stdout
-    params = SamplingParams(temperature=temperature, max_tokens=max_tokens)
     engine = LocalEngine(model_dir, weights=weights, speculation=speculation, draft_dir=draft_dir)
     try:
-        conversation = Conversation(engine, params, system=system)
+        learned = engine.has_heads and temperature is None
+        if show_decoding and not learned:
+            raise ConfigError(
+                "nothing to show: no decoding heads choose",
+                remedy="take a model that has some, and no temperature",
+            )
+        fixed = SamplingParams(temperature=temperature or 0.0, max_tokens=max_tokens, decoding="fixed")
+        params = SamplingParams(max_tokens=max_tokens) if learned else fixed
+        conversation = Conversation(engine, params, system=system, show=with_laws if show_decoding else None)
         if reading.isatty():
             _converse(conversation, writing, name=_name(model_dir), context=engine.max_context)
         else:
@@ -110,14 +137,24 @@ def chat_terminal(
         engine.close()
 
 
+def with_laws(text: str, laws: Laws) -> str:
+    """The text with its tokens' temperature and top-p behind it; cold ones in blue, hot ones in red, where colours show."""
+    text = text.translate(_UNMARKED)
+    numbers = "".join(f"⟨{temperature:.2f} {top_p:.2f}⟩" for temperature, top_p in laws)
+    heat = max((temperature for temperature, _ in laws), default=_MILD)
+    mark = _COLD if heat < _MILD else _HOT if heat > 1.0 else ""
+    return f"{mark}{text}{_PLAIN if mark else ''}{_FAINT}{numbers}{_PLAIN}" if numbers else text
+
+
 def _answer_lines(conversation: Conversation, source: TextIO, target: TextIO) -> None:
+    colours = {} if conversation.show is None else _UNMARKED
     for line in _lines(source):
         if line == "/quit":
             return
         if line.startswith("/"):
             _command(conversation, line, lambda text: print(text, file=sys.stderr))
             continue
-        conversation.say(line, target.write)
+        conversation.say(line, lambda text: target.write(text.translate(colours)))
         print(file=target, flush=True)
 
 
@@ -138,10 +175,11 @@ def _lines(source: TextIO) -> Iterator[str]:
 def _converse(conversation: Conversation, target: TextIO, *, name: str, context: int) -> None:
     _edit_lines()
     dim, plain = ("\033[2m", "\033[0m") if target.isatty() else ("", "")
+    colours = {} if conversation.show is None else _MARKS if target.isatty() else _UNMARKED
 
     def write(text: str) -> None:
         """Words of the model: what would steer the terminal is shown as a replacement character."""
-        target.write(text.translate(_CONTROL))
+        target.write(text.translate(_CONTROL).translate(colours))
         target.flush()
 
     def note(text: str) -> None:

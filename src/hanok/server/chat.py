@@ -67,10 +67,12 @@ class Chat:
     async def complete(self) -> dict[str, Any]:
         """The whole `chat.completion` object."""
         reports: list[list[dict[str, Any]]] = [[] for _ in self._requests]
+        laws: list[list[dict[str, Any]]] = [[] for _ in self._requests]
         last: dict[int, Delta] = {}
         async for index, delta in self._deltas():
             self._answers[index].push(delta.ids)
             reports[index] += self._logprobs(delta)
+            laws[index] += self._decoding(delta)
             if delta.finish_reason is not None:
                 last[index] = delta
         messages = [_message(answer.finish()[1], answer) for answer in self._answers]
@@ -84,6 +86,7 @@ class Chat:
                 },
                 "finish_reason": _reason(last[index], message),
                 "logprobs": {"content": reports[index]} if self.body.logprobs else None,
+                **({"decoding": laws[index]} if laws[index] else {}),
             }
             for index, message in enumerate(messages)
         ]
@@ -122,8 +125,12 @@ class Chat:
                     rest, calls = answer.finish()
                     messages[index], last[index] = _message(calls, answer), delta
                     text += rest
-                if text or report:
-                    yield self._chunk(index, {"content": text}, logprobs=report)
+                laws = self._decoding(delta)
+                if text or report or laws:
+                    chunk = self._chunk(index, {"content": text}, logprobs=report)
+                    if laws:
+                        chunk["choices"][0]["decoding"] = laws
+                    yield chunk
         await self._answered(self, [messages[index] for index in sorted(messages)])
         for index, delta in sorted(last.items()):
             calls = messages[index].get("tool_calls")
@@ -184,6 +191,15 @@ class Chat:
             {**self._token(token, logprob), "top_logprobs": [self._token(*item) for item in top.items()]}
             for token, logprob, top in zip(delta.ids, delta.logprobs, delta.top_logprobs, strict=True)
         ]
+
+    def _decoding(self, delta: Delta) -> list[dict[str, Any]]:
+        if not self.body.show_decoding:
+            return []
+        return [
+            {"token": self._engine.tokenizer.decode([token], skip_special=False),
+             "temperature": round(temperature, 4), "top_p": round(top_p, 4)}
+            for token, (temperature, top_p) in zip(delta.ids, delta.decoding or (), strict=False)
+        ]  # fmt: skip
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
         tokenizer = self._engine.tokenizer

@@ -105,6 +105,8 @@ class ChatRequest(StructureFields):
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    show_decoding: bool = False
+    """Not OpenAI's: report the temperature and top-p that the model's decoding heads chose for each token."""
     tools: list[Tool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -179,6 +181,7 @@ class ChatRequest(StructureFields):
             min_tokens=self.min_tokens,
             ignore_eos=self.ignore_eos,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            decoding="auto" if self.temperature is None and self.top_p is None else "fixed",
             n=self.n or 1,
             structure=self.format() or self._forced_calls(),
         )

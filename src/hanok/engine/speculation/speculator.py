@@ -205,8 +205,9 @@ class Speculator:
 
 
 def may_guess(generation: Generation) -> bool:
-    """Answers that follow a grammar are not guessed at yet: its state would have to go back too."""
-    return getattr(generation.request.params, "structure", None) is None
+    """Not at answers that follow a grammar, whose state would have to go back too, nor where decoding heads choose by a law of
+    each position."""
+    return generation.matcher is None and not generation.learned
 
 
 def same_beginning(guesses: Sequence[int], tokens: Sequence[int]) -> int:

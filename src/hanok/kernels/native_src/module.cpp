@@ -81,11 +81,13 @@ double bandwidth(double seconds) {
 
 void bind_engine(nb::module_& m);   // engine.cpp
 void bind_sampler(nb::module_& m);  // sampler.cpp
+void bind_laws(nb::module_& m);     // laws_module.cpp
 
 NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // what a daemon thread still holds when the interpreter ends is no leak
   bind_engine(m);
   bind_sampler(m);
+  bind_laws(m);
   using Release = nb::call_guard<nb::gil_scoped_release>;
   m.def("kda_forward", [](const std::vector<Address>& inputs, Address bounds, const std::vector<int>& shape, float scale,
                           int spacing, Address saved, Address states, Address o, Address final_state) {

@@ -36,18 +36,20 @@ class DecodingLoss:
 
 def autodeco_loss(
     logits_NV: Tensor, targets_N: Tensor, temperature_N: Tensor, top_p_N: Tensor, mask_N: Tensor, keep_N: Tensor, *,
-    step_tokens: int, alpha: float = 30.0,
+    step_tokens: int, alpha: float = 30.0, weighed: bool = True,
 ) -> DecodingLoss:  # fmt: skip
     """Both terms of every masked token, weighed by confidence; the temperature term of kept tokens alone.
 
     Args:
         keep_N: bool, from `keep_hard_tokens`.
         step_tokens: masked tokens of the whole step.
+        weighed: False counts all tokens alike. Weighed by p, calibrated logits learn a law like p^2, so temperatures
+            below 1 where the text is free; unweighed, they learn p itself.
     """
     # rows that do not count are left out first: sorting is what costs, and nothing there can reach the heads
     logits_NV, targets_N, keep_N = logits_NV.detach()[mask_N], targets_N[mask_N], keep_N[mask_N]
     temperature_N, top_p_N = temperature_N[mask_N], top_p_N[mask_N]
-    weight_N = label_confidence(logits_NV, targets_N)
+    weight_N = label_confidence(logits_NV, targets_N) if weighed else torch.ones_like(temperature_N)
     temperature_term_N = temperature_nats(logits_NV, targets_N, temperature_N)
     nucleus_term_N = nucleus_nats(logits_NV, targets_N, temperature_N, top_p_N, alpha=alpha)
     each_N = weight_N * (temperature_term_N.where(keep_N, 0) + nucleus_term_N)

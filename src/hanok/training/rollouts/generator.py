@@ -67,7 +67,11 @@ class Generator:
 
     def _request(self, prompt: Prompt, seed: int, sample: int, temperature: float) -> Request:
         params = SamplingParams(
-            max_tokens=self._config.max_new_tokens, temperature=temperature, seed=seed, logprobs=0
+            decoding="fixed",
+            max_tokens=self._config.max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            logprobs=0,
         )
         return Request(
             id=f"{prompt.name}-{sample}", prompt_ids=prompt.ids, params=params, sample_index=sample

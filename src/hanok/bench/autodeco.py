@@ -1,0 +1,273 @@
+"""Learned decoding on the village: do heads that choose temperature and top-p beat greedy and the best fixed choice?
+
+Facts have one answer, letters and stories many. Score = share of facts answered right x distinct-2 of the letters (different
+pairs of neighbouring words over all pairs, `SAMPLES` letters a prompt). The fixed choice is the best of a 5 x 4 grid on a
+split of its own; all are then measured on another. Noise counts as diverse, so the share of letters that the village could
+have written stands beside. Also: whether the predicted temperature tells free positions of letters from those that the text
+before decides (AUC), and whether words in the prompt move it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hanok.artefacts import open_artefact
+from hanok.bench.autodeco_data import (
+    Letter,
+    conversations,
+    facts,
+    free_positions,
+    is_sound,
+    letters,
+    village_of,
+    write_chat_shards,
+)
+from hanok.data.village.build import Village
+from hanok.data.village.check import check
+from hanok.data.village.dialogues import Dialogue
+from hanok.engine.api import Request, SamplingParams
+from hanok.engine.generator import LocalEngine
+from hanok.engine.text import chat_prompt
+from hanok.models.checkpoint import load_model
+from hanok.models.checkpoint.decoding import load_heads
+from hanok.models.decoder import Decoder
+from hanok.models.decoding import DecodingHeads
+from hanok.reporting import table
+from hanok.tokens.tokenizer import Tokenizer
+from hanok.training.decoding.config import ControlConfig, DecodingConfig
+from hanok.training.decoding.control import train_control, worded
+from hanok.training.decoding.run import train_heads
+
+TEMPERATURES, TOP_PS = (0.3, 0.6, 0.9, 1.2, 1.5), (0.8, 0.9, 0.95, 1.0)
+SAMPLES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    facts: list[Dialogue]
+    letters: list[Letter]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Args: facts: share answered right. distinct: distinct-2 of the letters. sound: share of them that are the village's."""
+
+    facts: float
+    distinct: float
+    sound: float
+
+    @property
+    def row(self) -> tuple[float, float, float, float]:
+        return self.facts, self.distinct, self.score, self.sound
+
+    @property
+    def score(self) -> float:
+        return self.facts * self.distinct
+
+
+def exam(village: Village, seed: str, *, facts_each: int, letters_each: int) -> Exam:
+    """Args: facts_each, letters_each: per language."""
+    languages = village.config.languages
+    return Exam(
+        [one for language in languages for one in facts(village, language, facts_each, seed)],
+        [one for language in languages for one in letters(village, language, letters_each, seed)],
+    )
+
+
+def mark(engine: LocalEngine, exam: Exam, params: dict[str, Any]) -> Mark:
+    """Answers of one way to decode; `params` of `SamplingParams`. Every request has a seed of its own."""
+    prompts = [dialogue.messages[:-1] for dialogue in exam.facts]
+    prompts += [one.messages[:-1] for one in exam.letters for _ in range(SAMPLES)]
+    requests = [
+        Request(
+            id=str(number), prompt_ids=chat_prompt(engine.tokenizer, messages),
+            params=SamplingParams(max_tokens=192, seed=number, **params),
+        )
+        for number, messages in enumerate(prompts)
+    ]  # fmt: skip
+    texts = [engine.tokenizer.decode(completion.ids).strip() for completion in engine.generate(requests)]
+    right = [
+        check({"kind": d.kind, "answer": d.answer, "type": d.type, "choices": d.choices}, text)
+        for d, text in zip(exam.facts, texts, strict=False)
+    ]
+    written = texts[len(exam.facts) :]
+    asked = [one for one in exam.letters for _ in range(SAMPLES)]
+    sound = [is_sound(letter, text) for letter, text in zip(asked, written, strict=True)]
+    return Mark(_mean(right), distinct_pairs(written), _mean(sound))
+
+
+def distinct_pairs(texts: Iterable[str]) -> float:
+    pairs = [pair for text in texts for words in [text.split()] for pair in itertools.pairwise(words)]
+    return len(set(pairs)) / max(1, len(pairs))
+
+
+@torch.no_grad()
+def predictions(
+    decoder: Decoder, heads: DecodingHeads, tokenizer: Tokenizer, messages: Sequence[Any]
+) -> tuple[list[str], list[float]]:
+    """Texts of the last answer's tokens, and the temperature that each is drawn at."""
+    ids, learnt = tokenizer.encode_chat(messages)
+    prompt, _ = tokenizer.encode_chat(messages[:-1], add_generation_prompt=True)
+    hidden_ND, _ = decoder(
+        torch.tensor([tokenizer.bos_id, *ids[:-1]]), torch.tensor([0, len(ids)], dtype=torch.int32)
+    )
+    control = set(tokenizer.special.values())
+    places = [n for n in range(len(prompt), len(ids)) if learnt[n] and ids[n] not in control]
+    temperature_N = heads.temperature(hidden_ND)
+    texts = [tokenizer.token_bytes(ids[place]).decode("utf-8", "replace") for place in places]
+    return texts, [float(temperature_N[place]) for place in places]
+
+
+def separation(model: Path, village: Village, seed: str, *, each: int) -> dict[str, float]:
+    """AUC of the temperature at free positions of letters over that at forced ones, and over that in facts."""
+    decoder, tokenizer = load_model(model), Tokenizer.load(model)
+    heads = load_heads(model, width=decoder.config.hidden_size)
+    assert heads is not None
+    free, forced, fact = [], [], []
+    for language in village.config.languages:
+        for letter in letters(village, language, each, seed):
+            texts, temperatures = predictions(decoder, heads, tokenizer, letter.messages)
+            if "".join(texts) != letter.text:  # a character cut between two tokens
+                continue
+            for is_free, value in zip(free_positions(letter, texts), temperatures, strict=True):
+                (free if is_free else forced).append(value)
+        for dialogue in facts(village, language, 2 * each, seed):
+            fact += predictions(decoder, heads, tokenizer, dialogue.messages)[1]
+    return {
+        "AUC, free over forced and facts": auc(free, [*forced, *fact]), "AUC, free over facts": auc(free, fact),
+        "free positions": len(free), "forced positions": len(forced), "positions in facts": len(fact),
+        "mean temperature, free": _mean(free), "mean temperature, forced": _mean(forced),
+        "mean temperature, facts": _mean(fact),
+    }  # fmt: skip
+
+
+def auc(high: Sequence[float], low: Sequence[float]) -> float:
+    """Probability that one of `high` is above one of `low`; equal ones count half."""
+    high_H1, low_L = torch.tensor(high, dtype=torch.float64)[:, None], torch.tensor(low, dtype=torch.float64)
+    return float(((high_H1 > low_L).double() + 0.5 * (high_H1 == low_L).double()).mean())
+
+
+def obedience(model: Path, prompts: Sequence[Sequence[Any]], config: ControlConfig) -> dict[str, float]:
+    """Shares of the prompts whose mean temperature over the answer goes down, up, or both ways as asked."""
+    decoder, tokenizer = load_model(model), Tokenizer.load(model)
+    heads = load_heads(model, width=decoder.config.hidden_size)
+    assert heads is not None
+    lows, plains, highs = [], [], []
+    for number, messages in enumerate(prompts):
+        wording = number % len(config.low)
+        for words, into in ((config.low[wording], lows), ("", plains), (config.high[wording], highs)):
+            into.append(_mean(predictions(decoder, heads, tokenizer, worded(messages, words))[1]))
+    rows = list(zip(lows, plains, highs, strict=True))
+    return {
+        "prompts": len(rows), "lower when certain": _mean([low < plain for low, plain, _ in rows]),
+        "higher when inventive": _mean([plain < high for _, plain, high in rows]),
+        "certain below inventive": _mean([low < high for low, _, high in rows]),
+        "mean temperature, certain": _mean(lows), "mean temperature, plain": _mean(plains),
+        "mean temperature, inventive": _mean(highs),
+    }  # fmt: skip
+
+
+def run(
+    *, model: Path, village: Path, out: Path, config: DecodingConfig, control: ControlConfig, quick: bool
+) -> list[dict[str, Any]]:
+    """Train (or go on where an earlier run stopped), measure, print; rows for `--json`."""
+    made = village_of(village, dict(open_artefact(village).step))
+    tokenizer = Tokenizer.load(model)
+    if not (out / "shards").is_dir():
+        chats = conversations(made, "train", facts_each=1200, letters_each=600)
+        held_out = conversations(made, "validation", facts_each=60, letters_each=30)
+        parts: dict[str, Sequence[Any]] = {"chat-train": chats, "chat-validation": held_out}
+        write_chat_shards(parts, tokenizer, out / "shards", step={"benchmark": "autodeco"})
+    heads = train_heads(config, model=model, shards=out / "shards", out=out / "heads").path
+    size = (20, 10) if quick else (60, 30)
+    choosing = exam(made, "choosing", facts_each=size[0], letters_each=size[1])
+    testing = exam(made, "testing", facts_each=3 * size[0], letters_each=2 * size[1])
+    rows = _contest(heads, choosing, testing)
+    found = separation(heads, made, "testing", each=size[1])
+    rows += [{"case": "separation", "metric": name, "ours": value} for name, value in found.items()]
+    table("predicted temperature", ("measure", "value"), list(found.items()))
+    prompts = out / "prompts.jsonl"
+    talks = conversations(made, "control", facts_each=100, letters_each=100)
+    prompts.write_text("\n".join(json.dumps({"messages": m}) for m in talks), encoding="utf-8")
+    controlled = train_control(control, model=heads, prompts=prompts, out=out / "control").path
+    others = conversations(made, "control-test", facts_each=25, letters_each=25)
+    for name, directory in (("before control", heads), ("after control", controlled)):
+        found = obedience(directory, others, control)
+        rows += [{"case": name, "metric": key, "ours": value} for key, value in found.items()]
+        table(name, ("measure", "value"), list(found.items()))
+    return rows
+
+
+def _contest(heads: Path, choosing: Exam, testing: Exam) -> list[dict[str, Any]]:
+    engine = LocalEngine(heads)
+    grid: dict[str, dict[str, Any]] = {
+        f"T = {t}, top-p = {p}": {"temperature": t, "top_p": p, "decoding": "fixed"}
+        for t in TEMPERATURES
+        for p in TOP_PS
+    }
+    chosen = {name: mark(engine, choosing, params) for name, params in grid.items()}
+    best = max(chosen, key=lambda name: chosen[name].score)
+    table(
+        f"choosing: {len(choosing.facts)} facts, {len(choosing.letters)} letters x {SAMPLES}",
+        ("fixed", "facts right", "distinct-2", "score", "sound letters"),
+        [(name, *m.row) for name, m in chosen.items()],
+    )
+    chosen["greedy"] = mark(engine, choosing, {"temperature": 0.0})
+    near = [name for name in grid if chosen[name].facts >= chosen["greedy"].facts - 0.01]
+    careful = max(near, key=lambda name: chosen[name].score, default=best)
+    ways = {
+        "greedy": {"temperature": 0.0}, f"best fixed, {best}": grid[best],
+        f"best fixed within a point of greedy's facts, {careful}": grid[careful], "heads": {},
+    }  # fmt: skip
+    marks = {name: mark(engine, testing, params) for name, params in ways.items()}
+    engine.close()
+    table(
+        f"testing: {len(testing.facts)} facts, {len(testing.letters)} letters x {SAMPLES}",
+        ("decoding", "facts right", "distinct-2", "score", "sound letters"),
+        [(name, *m.row) for name, m in marks.items()],
+    )
+    ours = marks.pop("heads")
+    return [
+        {"case": "village", "metric": metric, "ours": getattr(ours, metric), "peer": name,
+         "theirs": getattr(m, metric), "ratio": getattr(ours, metric) / max(1e-9, getattr(m, metric))}
+        for name, m in marks.items()
+        for metric in ("facts", "distinct", "score", "sound")
+    ]  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/quickstart"), help="a finished run over the village"
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench/autodeco"))
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weigh-by-confidence", action="store_true", help="as the released trainer does")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    config = DecodingConfig(
+        max_steps=options.steps, tokens_per_step=2048, micro_batch_tokens=2048, max_seq_len=512, lr=3e-3,
+        weigh_by_confidence=options.weigh_by_confidence, seed=options.seed,
+    )  # fmt: skip
+    control = ControlConfig(lr=3e-3, seed=options.seed, max_seq_len=512, micro_batch_tokens=2048)
+    rows = run(
+        model=options.run / "model", village=options.run / "village", out=options.folder, config=config,
+        control=control, quick=options.quick,
+    )  # fmt: skip
+    if options.json:
+        json.dump(rows, sys.stdout, indent=1)

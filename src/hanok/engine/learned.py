@@ -1,0 +1,55 @@
+"""Decoding heads at work: temperature and top-p for the next token of each answer that did not set its own.
+
+A row's two numbers must not depend on the rows beside it: where the native kernels run the model, they compute each row
+alone; over PyTorch layers rows come in multiples of four, as everything there (`batch.py`).
+
+B rows, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hanok.engine.batch import ROW_MULTIPLE
+from hanok.engine.generation import Generation
+from hanok.kernels.laws import decoding_laws
+from hanok.models.decoding import DecodingHeads
+
+
+class LearnedLaws:
+    """Args: heads: the model's. fast: by the native kernels."""
+
+    def __init__(self, heads: DecodingHeads, *, fast: bool) -> None:
+        self._heads, self._fast = heads, fast
+        self._weights = [
+            heads.get_parameter(f"{head}.mlp.{layer}").detach().contiguous()
+            for head in ("temp_head", "top_p_head")
+            for layer in ("0.weight", "0.bias", "2.weight", "2.bias")
+        ]
+
+    def wanted(self, generations: Sequence[Generation]) -> bool:
+        return any(generation.learned for generation in generations)
+
+    def assign(self, generations: Sequence[Generation], hidden_BD: Tensor, logits_BV: Tensor) -> None:
+        """Set the law of the next token of those that want one; rows in the order of `generations`."""
+        rows = [b for b, generation in enumerate(generations) if generation.learned]
+        if not rows:
+            return
+        laws = (
+            decoding_laws(self._weights, hidden_BD, logits_BV, rows)
+            if self._fast
+            else self._plain_laws(hidden_BD, logits_BV, rows)
+        )
+        for row, (temperature, top_p) in zip(rows, laws, strict=True):
+            sound = (
+                temperature == temperature and top_p == top_p
+            )  # else the logits are no numbers, and the request fails
+            generations[row].law = (temperature, top_p) if sound else None
+
+    def _plain_laws(self, hidden_BD: Tensor, logits_BV: Tensor, rows: list[int]) -> list[list[float]]:
+        padded = torch.tensor([*rows, *rows[:1] * (-len(rows) % ROW_MULTIPLE)])
+        laws = self._heads.laws(hidden_BD[padded], logits_BV[padded])
+        return torch.stack(laws, dim=1)[: len(rows)].tolist()

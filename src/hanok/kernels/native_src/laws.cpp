@@ -1,0 +1,110 @@
+#include "laws.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "vec.h"
+
+namespace HANOK_ISA {
+namespace {
+
+constexpr float kColdest = 1e-2f, kNarrowest = 1e-6f, kSmall = 1e-8f;
+
+float dot(const float* a, const float* b, int n) {
+  vf one{}, two{};
+  int i = 0;
+  for (; i + 2 * W <= n; i += 2 * W) {
+    one += load(a + i) * load(b + i);
+    two += load(a + i + W) * load(b + i + W);
+  }
+  for (; i < n; i += W) one += load(a + i, n - i) * load(b + i, n - i);
+  return sum(one + two);
+}
+
+// `extra` stands behind the `width` numbers of x.
+float score(const LawHead& head, int units, const float* x, int width, const float* extra, int extras) {
+  float z = head.second_bias[0];
+  for (int unit = 0; unit < units; ++unit) {
+    const float* weights = head.first + (int64_t)unit * (width + extras);
+    float y = head.first_bias[unit] + dot(weights, x, width);
+    for (int i = 0; i < extras; ++i) y += weights[width + i] * extra[i];
+    if (y > 0.0f) z += head.second[unit] * y;
+  }
+  return 1.0f / (1.0f + std::exp(-z));
+}
+
+// log of a positive, normal number: exponent, and the series of the inverse hyperbolic tangent for the rest.
+vf log_of(vf x) {
+  vi raw;
+  std::memcpy(&raw, &x, sizeof raw);
+  vf m = bits((raw & 0x007fffff) | 0x3f800000);  // in [1, 2)
+  vi k = (raw >> 23) - 127;
+  const vi big = m > splat(1.41421356f);
+  m = select(big, m * splat(0.5f), m);
+  k = k - big;  // a true comparison is -1
+  const vf s = (m - splat(1.0f)) / (m + splat(1.0f)), s2 = s * s;
+  vf p = splat(1.0f / 9);
+  for (int odd = 7; odd >= 1; odd -= 2) p = p * s2 + splat(1.0f / odd);
+  return __builtin_convertvector(k, vf) * splat(0.69314718056f) + splat(2.0f) * s * p;
+}
+
+// Largest logit, and the five largest in order.
+float largest(const float* x, int n, float* five) {
+  std::fill(five, five + 5, -INFINITY);
+  const auto insert = [&](float value) {
+    if (!(value > five[4])) return;
+    int place = 4;
+    for (; place > 0 && value > five[place - 1]; --place) five[place] = five[place - 1];
+    five[place] = value;
+  };
+  constexpr int kBlock = 8 * W;
+  int i = 0;
+  for (; i + kBlock <= n; i += kBlock) {
+    vf top = load(x + i);
+    for (int j = W; j < kBlock; j += W) {
+      const vf next = load(x + i + j);
+      top = select(next > top, next, top);
+    }
+    float most = top[0];
+    for (int j = 1; j < W; ++j) most = std::max(most, top[j]);
+    if (most > five[4])
+      for (int j = 0; j < kBlock; ++j) insert(x[i + j]);
+  }
+  for (; i < n; ++i) insert(x[i]);
+  return five[0];
+}
+
+}  // namespace
+
+void law_of_row(const LawArgs& a, const float* hidden, const float* logits, float* room, float* law) {
+  const int n = a.vocabulary;
+  const float temperature = 2.0f * score(a.temperature, a.units, hidden, a.width, nullptr, 0);
+  const float used = std::max(temperature, kColdest), by = 1.0f / used;
+  float five[5];
+  const float top = largest(logits, n, five);
+  vf total{};
+  for (int i = 0; i < n; i += W) {
+    const int count = std::min(W, n - i);
+    vf e = exp((load(logits + i, count) - splat(top)) * splat(by));
+    store(room + i, e, count);
+    total += load(room + i, count);  // what lies beyond the end reads as zero
+  }
+  const float share = 1.0f / sum(total);
+  vf surprise{}, squares{}, ones{};
+  for (int i = 0; i < n; i += W) {
+    const int count = std::min(W, n - i);
+    const vf p = load(room + i, count) * splat(share);
+    surprise -= p * log_of(p + splat(kSmall));
+    squares += p * p;
+    ones += p;
+  }
+  const double mass = sum(ones);
+  float best = 0.0f;
+  for (int i = 0; i < std::min(5, n); ++i) best += std::exp((five[i] - top) * by) * share;
+  const float features[5] = {temperature, share, sum(surprise),
+                             (float)((sum(squares) - mass * mass / n) / std::max(1, n - 1)), best};
+  law[0] = used;
+  law[1] = std::max(score(a.top_p, a.units, hidden, a.width, features, 5), kNarrowest);
+}
+
+}  // namespace HANOK_ISA

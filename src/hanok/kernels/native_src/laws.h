@@ -1,0 +1,24 @@
+// Decoding heads (models/decoding.py, which is the specification): temperature and top-p of a row from its hidden vector and
+// its logits. A row is computed alone and in one order, whoever stands beside it.
+#pragma once
+#include <cstdint>
+
+struct LawHead {
+  const float *first, *first_bias;    // [units, inputs], [units]
+  const float *second, *second_bias;  // [units], [1]
+};
+struct LawArgs {
+  LawHead temperature, top_p;  // inputs: width; width + 5
+  int units, width, vocabulary;
+};
+
+#define HANOK_DECLARE_LAWS(NS)                                                                                \
+  namespace NS {                                                                                              \
+  /* law: temperature (at least 0.01) and top-p (at least 1e-6); room: [vocabulary] */                        \
+  void law_of_row(const LawArgs&, const float* hidden, const float* logits, float* room, float* law);        \
+  }
+HANOK_DECLARE_LAWS(isa_portable)
+#if defined(__x86_64__)
+HANOK_DECLARE_LAWS(isa_avx2)
+HANOK_DECLARE_LAWS(isa_avx512)
+#endif
