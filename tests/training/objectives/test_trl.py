@@ -46,7 +46,7 @@ from hanok.training.objectives.sapo import sapo_loss
 from hanok.training.objectives.simpo import simpo_loss
 
 for _package in ("trl", "accelerate", "datasets"):
-    pytest.importorskip(_package, reason="trl and what it needs are an optional oracle")
+    pytest.importorskip(_package, reason="trl and datasets: make peers")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 LENGTHS = [3, 6, 1, 5, 4, 2]  # completion tokens of the rows
