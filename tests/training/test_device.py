@@ -72,7 +72,7 @@ def step(model: Decoder, optimiser: Optimiser, batch: RaggedBatch) -> float:
     optimiser.gradient_norm()
     optimiser.step(1.0, gradient_scale=0.5)
     model.after_step()
-    return float(loss.nats)
+    return float(loss.total)
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -112,7 +112,7 @@ def test_the_check_finds_a_tensor_that_was_forgotten(
     monkeypatch.setattr(kda, "chunked_kda", forgetful)
     batch = pack(sequences())
     with torch.device("meta"), pytest.raises((RuntimeError, NotImplementedError)):
-        float(next_token_loss(model, batch, step_tokens=9, dtype=torch.float32, mtp_weight=0.0).nats)
+        float(next_token_loss(model, batch, step_tokens=9, dtype=torch.float32, mtp_weight=0.0).total)
 
 
 def test_the_choice_and_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
