@@ -83,6 +83,13 @@ def test_the_oldest_go_first_and_off_keeps_nothing(model: Path, monkeypatch: pyt
     assert not kept(model)
 
 
+def test_other_tensors_beside_the_model_change_nothing(model: Path) -> None:
+    answer(model)
+    (model / "decoding_heads.safetensors.bak.safetensors").write_bytes(b"x")
+    answer(model)
+    assert len(kept(model)) == 1
+
+
 def test_bfloat16_needs_none(model: Path) -> None:
     answer(model, "bf16")
     assert not kept(model)

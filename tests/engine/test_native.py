@@ -218,6 +218,18 @@ def test_the_same_bits_in_pieces_in_company_and_on_any_threads(name: str, kind) 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("cache", ["bf16", "int8"])
+@pytest.mark.parametrize("name", ["llama", "hybrid", "gemma2", "deepseek v3"])
+def test_what_is_no_number_in_a_block_does_not_reach_its_next_user(name: str, cache) -> None:
+    model, tokens = decoder_of(name), ids(200)
+    clean, spoilt = (NativeDecoder(model, kind="bf16", blocks=8, threads=2, cache=cache) for _ in range(2))
+    for part in spoilt.caches:
+        part.fill_(float("nan") if part.is_floating_point() else 77)
+    for pieces in ([200], [1] * 70 + [13, 117]):
+        assert torch.equal(read(spoilt, tokens, pieces), read(clean, tokens, pieces))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", ["llama", "hybrid", "gemma2", "gpt-oss", "deepseek v3"])
 def test_a_cache_in_int8(name: str, path: str) -> None:

@@ -158,7 +158,13 @@ class LocalEngine:
                 self._logits(ids[:-1]) if self._native is None else self._native.read(ids[:-1], rows=_ROWS)
             )
             for logits_nV, targets_n in zip(parts, targets_N.split(_ROWS), strict=True):
-                scores += logits_nV.log_softmax(-1).gather(1, targets_n[:, None]).squeeze(1).tolist()
+                scores += (
+                    logits_nV[:, : self._vocabulary]
+                    .log_softmax(-1)
+                    .gather(1, targets_n[:, None])
+                    .squeeze(1)
+                    .tolist()
+                )
         return scores
 
     def _logits(self, ids: Sequence[int]) -> Iterator[Tensor]:
@@ -204,6 +210,11 @@ class LocalEngine:
                 raise InputError(
                     f"{name} holds NaN or infinity", remedy="the weights stay as they are: give sound ones"
                 )
+            if self._native is not None and not self._native.holds(tensor):
+                raise InputError(
+                    f"{name} holds numbers too large for a float16 scale of {self.weights} weights",
+                    remedy="the weights stay as they are: give smaller ones, or run in bf16",
+                )
         with self._model, torch.no_grad():
             self._check_awake()
             self._updated = True
@@ -233,7 +244,14 @@ class LocalEngine:
         with self._change:
             with self._wake:
                 self._resting = True
-                self._wake.wait_for(lambda: self._asleep or self._closed or not self._scheduler.has_work())
+                try:
+                    self._wake.wait_for(
+                        lambda: self._asleep or self._closed or not self._scheduler.has_work()
+                    )
+                except BaseException:  # Ctrl-C while an answer is finished: nobody else would end the rest
+                    self._resting = False
+                    self._wake.notify_all()
+                    raise
                 if self._asleep or self._closed:
                     return
                 self._asleep = True
@@ -280,8 +298,11 @@ class LocalEngine:
         """Raises QueueFullError if so many more would wait longer than the queue may be."""
         if self._max_waiting is None:
             return
-        waiting = len(self._inbox) + self._scheduler.waiting
-        if waiting + requests > self._max_waiting + self._scheduler.places:
+        with self._wake:
+            waiting, places = len(self._inbox), self._options.max_running
+            if not self._asleep:
+                waiting, places = waiting + self._scheduler.waiting, self._scheduler.places
+        if waiting + requests > self._max_waiting + places:
             raise QueueFullError(waiting=waiting, limit=self._max_waiting, retry_after=RETRY_SECONDS)
 
     def check(self, request: Request) -> None:
@@ -305,7 +326,7 @@ class LocalEngine:
             raise InputError(f"{what} is empty", remedy="give at least one token")
         if len(ids) > self.max_context:
             raise ContextLengthError(prompt=len(ids), limit=self.max_context)
-        vocabulary = self.config.vocab_size
+        vocabulary = self._vocabulary
         if not 0 <= min(ids) <= max(ids) < vocabulary:
             raise InputError(
                 f"{what} holds a token outside 0 to {vocabulary - 1}",

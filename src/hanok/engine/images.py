@@ -16,12 +16,15 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from hanok.engine import arrange
 from hanok.errors import CheckpointError
 from hanok.kernels import formats, packed
 from hanok.kernels.native import native
 from hanok.kernels.packed import Kind, PackedMatrix, restore
+from hanok.models import coded
 from hanok.models.checkpoint.weights import read_file, write_file
 from hanok.reporting import log
 
@@ -64,8 +67,8 @@ class Images:
                 write_file(_tensors(new), Path(folder) / "image")
                 (Path(folder) / "image").replace(self._file)
             log.info("packed weights are kept in %s for the next start", self._file)
-        except OSError as error:
-            log.warning("packed weights are not kept in %s: %s", self._file.parent, error.strerror)
+        except (OSError, SafetensorError) as error:
+            log.warning("packed weights are not kept in %s: %s", self._file.parent, error)
 
     def _read(self) -> dict[str, Tensor] | None:
         if not self._file.is_file():
@@ -84,8 +87,9 @@ def images_of(directory: Path, kind: Kind) -> Images | None:
     folder = _folder()
     if kind == "bf16" or folder is None:
         return None
-    weights = [f for f in directory.iterdir() if f.suffix == ".safetensors" or f.name == "config.json"]
-    code = [Path(module.__file__ or "") for module in (formats, packed, native())]
+    weights = [*directory.glob("model*.safetensors"), *directory.glob("config.json")]
+    code = [Path(module.__file__ or "") for module in (formats, packed, coded, arrange, native())]
+    code.append(Path(__file__).with_name("native.py"))
     facts = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in (*sorted(weights), *code)]
     key = json.dumps([kind, facts])
     name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()

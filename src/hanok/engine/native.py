@@ -178,6 +178,11 @@ class NativeDecoder:
         for refill in self._refills:
             refill()
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether weights of this kind can be as large as this tensor's: integers have scales in float16."""
+        most = 65504.0 * {"int8": 127, "int4": 6.4}.get(self.kind, float("inf"))
+        return tensor.dim() < 2 or not tensor.numel() or float(tensor.abs().max()) <= most
+
     @property
     def cache_bytes(self) -> int:
         return sum(cache.nbytes for cache in self.caches)

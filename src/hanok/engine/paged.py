@@ -92,7 +92,7 @@ class PagedScheduler:
         answers = sum(len(part.wanted) for part in parts)
         first = answers
         for part in parts:
-            part.take_echo(logits_BV[first : first + len(part.echoed)])
+            part.take_echo(logits_BV[first : first + len(part.echoed), : self._vocabulary])
             first += len(part.echoed)
         for part in parts:
             part.running.done = part.end

@@ -149,7 +149,8 @@ class Scheduler:
                 for start in range(0, len(places), ECHO_ROWS):
                     rows = list(range(first + start, first + min(start + ECHO_ROWS, len(places))))
                     padded = rows + rows[:1] * (-len(rows) % ROW_MULTIPLE)
-                    echo.take(places.start + start, self._decoder.logits(hidden_ND[padded])[: len(rows)])
+                    logits_nV = self._decoder.logits(hidden_ND[padded])[: len(rows), : self._vocabulary]
+                    echo.take(places.start + start, logits_nV)
             first += length
 
     def _last_logits(

@@ -14,7 +14,9 @@ from hanok.engine.speculation.lookup import PromptLookup
 from hanok.engine.speculation.pace import Pace
 from hanok.engine.speculation.speculator import Speculator
 from hanok.errors import ConfigError
+from hanok.kernels.memory import give_back
 from hanok.models.checkpoint import load_config, load_model
+from hanok.models.coded import stored_parts
 from hanok.tokens.tokenizer import Tokenizer
 
 Speculation = Literal["auto", "off", "lookup"]
@@ -69,6 +71,7 @@ def _draft_model(directory: Path, target: NativeDecoder, tokenizer: Tokenizer, t
         decoder, kind=target.kind, blocks=blocks, threads=threads, slots=GUESSED, spares=GUESSED,
         images=images_of(directory, target.kind),
     )  # fmt: skip
+    give_back(stored_parts(decoder))
     return DraftModel(
         model, vocabulary=min(tokenizer.vocab_size, config.vocab_size, target.config.vocab_size)
     )

@@ -131,4 +131,4 @@ def _draw(running: Running, guesses: list[int]) -> Draw:
 
 
 def _ends(running: Running, tokens: list[int]) -> bool:
-    return tokens[-1] in running.generation.stop_ids
+    return bool(tokens) and tokens[-1] in running.generation.stop_ids

@@ -85,6 +85,22 @@ inline float keep_bytes(const float* x, int n, int8_t* to, const Place& place) {
   return most / 127.0f + total;
 }
 
+// Places of a tile behind the text may hold what another sequence left there, and a weight of zero does not cancel what is no
+// number: the last row of a sequence in the step clears them, if the step began the tile.
+void clear_behind(const Step& step, const AttentionShape& shape, const CacheLayer& cache, int row, int column, size_t place) {
+  const auto& sequences = step.args.sequences;
+  if (row + 1 < step.args.rows && sequences[row + 1] == sequences[row]) return;
+  if (row < column || sequences[row - column] != sequences[row]) return;
+  if (cache.value_scales) {
+    std::fill(cache.value_scales + place + 1, cache.value_scales + place + kTile - column, 0.0f);
+    return;
+  }
+  const size_t pair = (place - column % 2) * shape.value_dim;
+  if (column % 2 == 0)
+    for (int i = 0; i < shape.value_dim; ++i) cache.values[pair + i * 2 + 1] = 0;
+  std::fill(cache.values + pair + 2 * shape.value_dim, cache.values + (place - column + kTile) * shape.value_dim, uint16_t{0});
+}
+
 // One token's key and value of one key head into the cache.
 void keep(const Step& step, const AttentionShape& shape, int number, int row, int kv, const float* key, const float* value) {
   const CacheLayer& cache = step.cache->layers[number];
@@ -96,6 +112,7 @@ void keep(const Step& step, const AttentionShape& shape, int number, int row, in
     int8_t *k = reinterpret_cast<int8_t*>(cache.keys) + key_at, *v = reinterpret_cast<int8_t*>(cache.values) + value_at;
     cache.key_scales[place + inside] = keep_bytes(key, shape.key_dim, k, [](int i) { return i / 2 * (2 * kTile) + i % 2; });
     cache.value_scales[place + inside] = keep_bytes(value, shape.value_dim, v, [](int i) { return i * 2; });
+    clear_behind(step, shape, cache, row, column, place + inside);
     return;
   }
   uint16_t *k = cache.keys + key_at, *v = cache.values + value_at;
@@ -104,6 +121,7 @@ void keep(const Step& step, const AttentionShape& shape, int number, int row, in
     k[i * kTile + 1] = to_bf16(key[i + 1]);
   }
   for (int i = 0; i < shape.value_dim; ++i) v[i * 2] = to_bf16(value[i]);
+  clear_behind(step, shape, cache, row, column, place + inside);
 }
 
 // Turns pairs of channels: half the rotating width apart, or, `neighbours`, side by side.
