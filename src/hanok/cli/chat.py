@@ -26,7 +26,8 @@ def chat(
         temperature: 0 always gives the likeliest answer; higher is more varied. Default: the model's decoding heads choose
             for each token, if it has any, else 0.
         max_tokens: of an answer; default: up to the model's context.
-        weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: bfloat16 where they know the model, else float32.
+        weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: what the file holds, or bfloat16, where they know
+            the model, else float32.
         speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
             text and the draft model, lookup from the text alone. On the native kernels only.
         draft: directory of a smaller model with the same tokeniser, to guess with.

@@ -24,7 +24,8 @@ def serve(
         model: a model directory, or a run (then its servable model).
         host: loopback address to bind; others are refused until there are keys.
         port: TCP port; 0 picks a free one.
-        weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: bfloat16 where they know the model, else float32.
+        weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: what the file holds, or bfloat16, where they know
+            the model, else float32.
         cache_mib: memory for keys and values of the native kernels; default: by the model's context, 2048 at most.
         cache_type: of those keys and values; int8 takes about half the memory.
         speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
