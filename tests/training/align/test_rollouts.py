@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from hanok.errors import ConfigError
+from hanok.errors import ConfigError, HanokError
 from hanok.models.checkpoint import load_model
 from hanok.models.lora import LoraConfig, add_adapter
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.config import POLICY_METHODS, AlignConfig
 from hanok.training.align.scoring import answer_logprobs
+from hanok.training.permutation import Permutation
 from hanok.training.rewards import mix
-from hanok.training.rollouts.generator import Generator, plain_weights
-from hanok.training.rollouts.prompts import read_prompts
+from hanok.training.rollouts.generator import Answer, Generator, plain_weights
+from hanok.training.rollouts.learning import Found
+from hanok.training.rollouts.prompts import Prompt, read_prompts
 from hanok.training.rollouts.run import VALUE_HEAD, align_on_rewards
 from hanok.training.rollouts.samples import as_sequence
+from hanok.training.rollouts.source import Rollouts
 
 
 def quick(**changes: Any) -> AlignConfig:
@@ -52,11 +57,11 @@ def test_the_engine_draws_by_the_learners_law(base: Path, prompts: Path) -> None
     generator = Generator(base, config, threads=1)
     try:
         asked = read_prompts(prompts, Tokenizer.load(base), max_tokens=40)[:3]
-        before = generator.sample(asked, rollout=0)
+        before = generator.sample(asked, draws=[0, 1, 2])
         generator.take(decoder)
-        answers = generator.sample(asked, rollout=0)
-        again = generator.sample(asked[::-1], rollout=0)[::-1]
-        other = generator.sample(asked, rollout=1)
+        answers = generator.sample(asked, draws=[0, 1, 2])
+        again = generator.sample(asked[::-1], draws=[2, 1, 0])[::-1]
+        other = generator.sample(asked, draws=[3, 4, 5])
     finally:
         generator.close()
     assert answers == again
@@ -141,6 +146,81 @@ def test_a_reward_that_fails_is_counted_and_never_a_zero(
     kept = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert len(kept) == 10
     assert sum(reward is None for group in kept for reward in group["rewards"]) == 24
+
+
+def test_groups_stay_in_the_order_they_were_drawn_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they teach or not; DAPO alone replaces those that do not."""
+    config = quick(prompts_per_step=4, updates_per_rollout=2, group_size=2)
+    known = [Prompt(str(i), (1, 2), [], {}) for i in range(64)]
+    parts: list[list[str]] = []
+
+    class Scripted:
+        def take(self, decoder: Any) -> None: ...
+
+        def sample(self, prompts: Any, *, draws: Any) -> list[list[Answer]]:
+            return [[Answer((3,), (0.0,), text, truncated=False) for text in "ab"] for _ in prompts]
+
+        def samples(self, groups: Any) -> Found:
+            parts.extend([prompt.name for prompt, _, _ in part] for part in groups)
+            return Found([[] for _ in groups], {})
+
+    def odd(prompt: Any, completion: str, columns: Any) -> float:
+        """Differs in every other prompt."""
+        return float(completion == "b") if next(calls) // 2 % 2 else 0.0
+
+    def parts_of(method: str) -> list[str]:
+        nonlocal calls
+        calls = count()
+        parts.clear()
+        scripted: Any = Scripted()
+        source = Rollouts(
+            method, config, decoder=scripted, prompts=known, generator=scripted, rewards=mix({"odd": odd}),
+            learning=scripted, samples_file=tmp_path / f"{method}.jsonl",
+        )  # fmt: skip
+        source.draw_step()
+        assert len(parts) == 2
+        return parts[0] + parts[1]
+
+    calls = count()
+    order = Permutation(64, f"prompts/{config.seed}/0")(np.arange(64)).astype(str).tolist()
+    assert parts_of("grpo") == order[:4]
+    assert set(parts_of("dapo")) <= set(order[1:12:2])
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_a_step_that_teaches_nothing_changes_nothing(
+    method: str, base: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """Momentum of the step before does not move the model, nor do made-up returns the value head."""
+
+    def after(steps: int) -> tuple[dict[str, torch.Tensor], bytes]:
+        calls = count()
+
+        def half(prompt: Any, completion: str, columns: Any) -> float:
+            return letters(prompt, completion, columns) if next(calls) < 8 else float("nan")
+
+        out = tmp_path / str(steps)
+        config = quick(updates_per_rollout=2, max_steps=steps)
+        artefact = align_on_rewards(
+            method, config, model=base, prompts=prompts, rewards=mix({"h": half}), out=out
+        )
+        head = artefact.path / VALUE_HEAD
+        return load_model(artefact.path).state_dict(), head.read_bytes() if head.exists() else b""
+
+    one, two = after(1), after(2)
+    assert [row.get("event") for row in rows(tmp_path / "2")] == [None, "nothing to learn"]
+    assert all(torch.equal(tensor, two[0][name]) for name, tensor in one[0].items())
+    assert one[1] == two[1]
+
+
+def test_a_reward_that_judges_nothing_ends_the_run(base: Path, prompts: Path, tmp_path: Path) -> None:
+    def broken(prompt: Any, completion: str, columns: Any) -> float:
+        raise KeyError("no such column")
+
+    with pytest.raises(HanokError, match=r"could be judged \(b: raised KeyError\)"):
+        align_on_rewards(
+            "grpo", quick(), model=base, prompts=prompts, rewards=mix({"b": broken}), out=tmp_path
+        )
 
 
 def test_settings_that_do_not_go_together(base: Path, prompts: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Answers from the policy as it stands: the engine with the learner's weights.
 
 Token ids stay ids: an answer is the ids that were drawn, the one that ended it included, with the log-probabilities
-that the engine drew them by. A sample's seed comes from (run seed, roll-out, prompt) and its index alone.
+that the engine drew them by. A sample's seed comes from (run seed, number of the prompt's draw) and its index alone.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Generator:
         """The learner's weights, adapters in them."""
         self._engine.update_weights(plain_weights(decoder))
 
-    def sample(self, prompts: Sequence[Prompt], *, rollout: int) -> list[list[Answer]]:
-        """`group_size` answers to each prompt."""
+    def sample(self, prompts: Sequence[Prompt], *, draws: Sequence[int]) -> list[list[Answer]]:
+        """`group_size` answers to each prompt; a prompt that is drawn twice gets others."""
         config, size = self._config, self._config.group_size
         requests = [
-            self._request(prompt, _seed(config.seed, rollout, prompt.name), sample, config.temperature)
-            for prompt in prompts
+            self._request(f"{draw}-{sample}", prompt, _seed(config.seed, draw), sample, config.temperature)
+            for prompt, draw in zip(prompts, draws, strict=True)
             for sample in range(size)
         ]
         answers = [self._answer(completion) for completion in self._engine.generate(requests)]
@@ -59,13 +59,13 @@ class Generator:
 
     def greedy(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """The likeliest answers, to validate by."""
-        requests = [self._request(prompt, 0, 0, 0.0) for prompt in prompts]
+        requests = [self._request(str(i), prompt, 0, 0, 0.0) for i, prompt in enumerate(prompts)]
         return [self._answer(completion) for completion in self._engine.generate(requests)]
 
     def close(self) -> None:
         self._engine.close()
 
-    def _request(self, prompt: Prompt, seed: int, sample: int, temperature: float) -> Request:
+    def _request(self, name: str, prompt: Prompt, seed: int, sample: int, temperature: float) -> Request:
         params = SamplingParams(
             decoding="fixed",
             max_tokens=self._config.max_new_tokens,
@@ -73,9 +73,7 @@ class Generator:
             seed=seed,
             logprobs=0,
         )
-        return Request(
-            id=f"{prompt.name}-{sample}", prompt_ids=prompt.ids, params=params, sample_index=sample
-        )
+        return Request(id=name, prompt_ids=prompt.ids, params=params, sample_index=sample)
 
     def _answer(self, completion: Completion) -> Answer:
         ids, logprobs = completion.ids, completion.logprobs

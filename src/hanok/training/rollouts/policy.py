@@ -46,8 +46,8 @@ class PolicyObjective:
         return {} if self.values is None else {"values": self.values}
 
     def begin_step(self, decoder: Decoder, examples: Sequence[Sample]) -> int:
-        """1: the losses divide by the tokens or answers of the step themselves."""
-        return 1
+        """1: the losses divide by the tokens or answers of the step themselves; 0 if none of them teaches anything."""
+        return int(any(sample.teaches for sample in examples))
 
     def loss(self, decoder: Decoder, examples: Sequence[Sample], *, units: int) -> Loss:
         config = self.config
