@@ -6,23 +6,29 @@ import json
 import logging
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from hanok.engine.api import Completion, Usage
+from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError, HanokError
-from hanok.models.checkpoint import load_model
+from hanok.models.checkpoint import load_model, save_model
+from hanok.models.config import MoEConfig
+from hanok.models.decoder import Decoder
 from hanok.models.lora import LoraConfig, add_adapter
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.config import POLICY_METHODS, AlignConfig
 from hanok.training.align.scoring import answer_logprobs
 from hanok.training.permutation import Permutation
-from hanok.training.rewards import mix
+from hanok.training.rewards import Row, mix, score
 from hanok.training.rollouts.generator import Answer, Generator, plain_weights
 from hanok.training.rollouts.learning import Found
 from hanok.training.rollouts.prompts import Prompt, read_prompts
+from hanok.training.rollouts.rewards import rewards_of
 from hanok.training.rollouts.run import VALUE_HEAD, align_on_rewards
 from hanok.training.rollouts.samples import as_sequence
 from hanok.training.rollouts.source import Rollouts
@@ -74,6 +80,70 @@ def test_the_engine_draws_by_the_learners_law(base: Path, prompts: Path) -> None
     torch.testing.assert_close(found, drawn, atol=1e-4, rtol=0)
     names = set(plain_weights(decoder))
     assert names == {name for name, _ in load_model(base).named_parameters()}
+
+
+def test_the_engine_follows_the_biases_of_routers(
+    tiny: ModuleType, shards: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """They are no parameters, but the learner moves them."""
+    moe = MoEConfig(experts=8, per_token=2, width=16, router="sigmoid")
+    decoder = Decoder(tiny.tiny_model(vocab_size=266, moe=moe), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    save_model(decoder, tmp_path, tokenizer_dir=shards)
+    with torch.no_grad():
+        for router in decoder.routers():
+            torch.nn.init.normal_(router.e_score_correction_bias, generator=torch.Generator().manual_seed(2))
+    generator = Generator(tmp_path, quick(), threads=1)
+    try:
+        asked = read_prompts(prompts, Tokenizer.load(shards), max_tokens=40)[:2]
+        generator.take(decoder)
+        answers = generator.sample(asked, draws=[0, 1])
+    finally:
+        generator.close()
+    flat = [(prompt, answer) for prompt, group in zip(asked, answers, strict=True) for answer in group]
+    sequences = [as_sequence(prompt.ids, answer.ids) for prompt, answer in flat]
+    with torch.no_grad():
+        found = answer_logprobs(decoder.eval(), sequences, dtype=torch.float32).logp_M
+    drawn = torch.tensor([logp for _, answer in flat for logp in answer.logprobs])
+    torch.testing.assert_close(found, drawn, atol=1e-4, rtol=0)
+
+
+def test_rewards_read_the_reasoning(base: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no token that ended the answer."""
+    generator = Generator(base, quick(group_size=1), threads=1)
+    tokenizer = Tokenizer.load(base)
+    think, thought, end = (tokenizer.special[name] for name in ("<think>", "</think>", "<|im_end|>"))
+    ids = (think, *tokenizer.encode("hm"), thought, *tokenizer.encode("<answer>7</answer>"))
+    said = Completion(
+        ids=ids, finish_reason="stop", usage=Usage(prompt_tokens=1, completion_tokens=9), logprobs=(0.0,) * len(ids), stop_id=end, stop_logprob=0.0
+    )  # fmt: skip
+    monkeypatch.setattr(LocalEngine, "generate", lambda *_: [said])
+    try:
+        asked = read_prompts(prompts, tokenizer, max_tokens=40)[:1]
+        answer = generator.sample(asked, draws=[0])[0][0]
+    finally:
+        generator.close()
+    assert answer.text == "<think>hm</think><answer>7</answer>"
+    parts = rewards_of(["format", "numeric"])
+    assert score(parts, [Row("", answer.text, {"answer": 7})]).totals == [2.0]
+
+
+def test_another_reward_under_the_same_name_is_another_run(base: Path, prompts: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def mine(prompt, completion, columns):\n    return float(len(completion))\n")
+
+    def run() -> None:
+        align_on_rewards(
+            "grpo", quick(max_steps=1), model=base, prompts=prompts, rewards=[f"{file}:mine=2"], out=tmp_path / "out"
+        )  # fmt: skip
+
+    run()
+    run()  # finished: nothing to do
+    file.write_text(file.read_text().replace("len(completion)", "-len(completion)"))
+    with pytest.raises(ConfigError):
+        run()
 
 
 @pytest.mark.parametrize("method", POLICY_METHODS)

@@ -26,7 +26,10 @@ _RUNNING = 256  # sequences that decode together
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Args: logprobs: one an id, of the engine's law at temperature 1. truncated: it did not end by itself."""
+    """Args:
+    logprobs: one an id, of the engine's law at temperature 1. text: reasoning and control tokens included, without the one
+    that ended it. truncated: it did not end by itself.
+    """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -78,7 +81,7 @@ class Generator:
     def _answer(self, completion: Completion) -> Answer:
         ids, logprobs = completion.ids, completion.logprobs
         assert logprobs is not None
-        text, _ = self._tokenizer.parse_assistant(ids)
+        text = self._tokenizer.decode(ids, skip_special=False)
         if completion.stop_id is not None:
             assert completion.stop_logprob is not None
             ids, logprobs = (*ids, completion.stop_id), (*logprobs, completion.stop_logprob)
@@ -87,8 +90,8 @@ class Generator:
 
 @torch.no_grad()
 def plain_weights(decoder: Decoder) -> dict[str, Tensor]:
-    """By the names of a decoder without adapters; active ones are added into their maps."""
-    weights = {name: p.detach() for name, p in decoder.named_parameters() if ".adapters." not in name}
+    """By the names of a decoder without adapters; active ones are added into their maps. Router biases are buffers."""
+    weights = {name: p.detach() for name, p in decoder.state_dict().items() if ".adapters." not in name}
     for name, module in decoder.named_modules():
         if isinstance(module, Linear) and module.active_adapters():
             weights[f"{name}.weight"] = module.effective_weight().detach()
