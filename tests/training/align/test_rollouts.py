@@ -117,7 +117,8 @@ def test_rewards_read_the_reasoning(base: Path, prompts: Path, monkeypatch: pyte
     think, thought, end = (tokenizer.special[name] for name in ("<think>", "</think>", "<|im_end|>"))
     ids = (think, *tokenizer.encode("hm"), thought, *tokenizer.encode("<answer>7</answer>"))
     said = Completion(
-        ids=ids, finish_reason="stop", usage=Usage(prompt_tokens=1, completion_tokens=9), logprobs=(0.0,) * len(ids), stop_id=end, stop_logprob=0.0
+        ids=ids, finish_reason="stop", usage=Usage(prompt_tokens=1, completion_tokens=9),
+        logprobs=(0.0,) * len(ids), stop_id=end, stop_logprob=0.0,
     )  # fmt: skip
     monkeypatch.setattr(LocalEngine, "generate", lambda *_: [said])
     try:
@@ -297,10 +298,11 @@ def test_settings_that_do_not_go_together(base: Path, prompts: Path, tmp_path: P
     rewards = mix({"l": letters})
     for changes, message in (
         ({"group_size": 1}, "compares answers"),
+        ({"clip_high": 0.3}, "both sides alike"),
         ({"max_steps": None}, "no end by itself"),
         ({"max_new_tokens": 64}, "leaves no room"),
     ):
         with pytest.raises(ConfigError, match=message):
             align_on_rewards(
-                "grpo", quick(**changes), model=base, prompts=prompts, rewards=rewards, out=tmp_path / message
+                "rloo", quick(**changes), model=base, prompts=prompts, rewards=rewards, out=tmp_path / message
             )

@@ -47,6 +47,11 @@ def align_on_rewards(
         raise ConfigError(
             f"group_size = {config.group_size}", remedy=f"{method} compares answers: at least 2"
         )
+    if config.clip_high is not None and method in ("ppo", "rloo"):
+        raise ConfigError(
+            f"clip_high = {config.clip_high}",
+            remedy=f"{method} clips to both sides alike: set clip_low alone",
+        )
     composed = rewards if isinstance(rewards, Mix) else rewards_of(rewards)
     files = {"prompts": prompts} | ({} if validation is None else {"validation": validation})
     generators: list[Generator] = []
