@@ -199,7 +199,11 @@ class LocalEngine:
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace named tensors in place, between two steps; running requests go on with the new weights."""
         self._check_awake()
-        mine = dict(self.decoder.named_parameters())
+        saved = self.decoder.state_dict(keep_vars=True).keys()
+        mine: dict[str, Tensor] = {
+            **dict(self.decoder.named_parameters()),
+            **{name: buffer for name, buffer in self.decoder.named_buffers() if name in saved},
+        }
         for name, tensor in weights.items():
             if name not in mine or mine[name].shape != tensor.shape:
                 known = tuple(mine[name].shape) if name in mine else "no such tensor"

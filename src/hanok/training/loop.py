@@ -152,7 +152,8 @@ class Trainer(Generic[E]):
         examples = self._batches.draw_step()
         assert examples, "the schedule is longer than the data"
         self._tally = Tally()
-        loss = self._accumulate(examples, max(1, self._objective.begin_step(self.decoder, examples)))
+        units = self._objective.begin_step(self.decoder, examples)
+        loss = self._accumulate(examples, units) if units else 0.0
         if loss is None:
             self._optimiser.clear()
             self.decoder.forget_step()
@@ -160,8 +161,11 @@ class Trainer(Generic[E]):
             set_random_state(drawn, self.team.device)
             return False
         factor = self.plan.schedule.factor(self.position.step)
-        grad_norm = self._optimiser.gradient_norm()
-        event = self._update(loss, grad_norm, factor)
+        if units:
+            grad_norm = self._optimiser.gradient_norm()
+            event = self._update(loss, grad_norm, factor)
+        else:  # a zero gradient would still move the model: by its momentum
+            grad_norm, event = 0.0, "nothing to learn"
         tokens = sum(example.num_tokens for example in examples)
         self.position.step += 1
         self.position.tokens += tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,11 +14,14 @@ import torch
 from hanok.artefacts import open_artefact
 from hanok.errors import ArtefactError, CheckpointError, ConfigError
 from hanok.models.checkpoint import load_model
+from hanok.models.config import MoEConfig
+from hanok.models.decoder import Decoder
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.config import AlignConfig
-from hanok.training.align.preferences import read_pairs
+from hanok.training.align.preference import PairObjective
+from hanok.training.align.preferences import read_judged, read_pairs
 from hanok.training.align.reward_model import HEAD, RewardModel
-from hanok.training.align.run import align_on_preferences
+from hanok.training.align.run import align_on_preferences, split_by_prompt
 from hanok.training.align.scoring import summed_logprobs
 
 
@@ -49,6 +53,28 @@ def test_kto_moves_good_and_bad_answers_apart(base: Path, preferences: Path, tmp
     apart = last["validation.preference.reward_chosen"] - last["validation.preference.reward_rejected"]
     assert apart > 0.1
     assert all(row["preference.reference_point"] >= 0 for row in rows(tmp_path) if "loss" in row)
+
+
+def test_the_balance_loss_of_experts_counts_by_the_share_of_the_step(
+    tiny: ModuleType, base: Path, preferences: Path
+) -> None:
+    """As in training: inside what is differentiated, outside of the loss that is logged."""
+    moe = MoEConfig(experts=4, per_token=2, width=16, balance_loss=0.5)
+    decoder = Decoder(tiny.tiny_model(vocab_size=266, moe=moe)).train()
+    pairs = read_pairs(preferences, Tokenizer.load(base), max_seq_len=128)[:4]
+    loss = PairObjective(method="simpo", config=quick(), dtype=torch.float32).loss(decoder, pairs, units=16)
+    auxiliary = decoder.aux_loss()
+    assert auxiliary is not None
+    assert auxiliary > 0.1
+    torch.testing.assert_close(loss.objective - loss.total / 16, auxiliary / 4)
+
+
+def test_no_prompt_is_on_both_sides_of_the_hold_out(base: Path, preferences: Path) -> None:
+    """KTO reads two answers to each of these 40 prompts."""
+    judged = read_judged(preferences, Tokenizer.load(base), max_seq_len=128)
+    kept, held = split_by_prompt(judged, share=0.2, seed=0)
+    assert (len(kept), len(held)) == (64, 16)
+    assert not {one.name for one in kept} & {one.name for one in held}
 
 
 def test_dpo_begins_at_the_reference_with_and_without_adapters(

@@ -12,6 +12,7 @@ import pytest
 from hanok.errors import InputError
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.preferences import read_judged, read_pairs
+from hanok.training.rollouts.prompts import read_prompts
 
 Write = Callable[[Path, list[Any]], Path]
 
@@ -91,6 +92,7 @@ def test_rows_that_teach_nothing_are_counted(
         ({"prompt": [], "chosen": "b", "rejected": "c"}, 'line 2: "prompt" is neither text nor a list'),
         ({"chosen": "b", "rejected": "c"}, "line 2: no prompt"),
         ([1], "line 2: expected an object"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "tools": "d"}, 'line 2: "tools" is no list'),
     ],
 )
 def test_rows_that_are_not_well_formed_are_errors(
@@ -99,6 +101,19 @@ def test_rows_that_are_not_well_formed_are_errors(
     file = write_rows(tmp_path / "a.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}, row])
     with pytest.raises(InputError, match=message):
         read_pairs(file, tokenizer, max_seq_len=64)
+
+
+def test_a_line_ends_where_json_says(tmp_path: Path, write_rows: Write, tokenizer: Tokenizer) -> None:
+    """U+2028 and its kin may stand in a JSON text as they are."""
+    row = {"prompt": "a\u2028b\x85c", "chosen": "b", "rejected": "c"}
+    assert len(read_pairs(write_rows(tmp_path / "a.jsonl", [row, row]), tokenizer, max_seq_len=64)) == 2
+
+
+def test_prompts_that_the_template_cannot_take_name_their_line(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"prompt": "a"}\n{"prompt": "\\ud800"}\n')
+    with pytest.raises(InputError, match=r"line 2: .*Unicode"):
+        read_prompts(file, tokenizer, max_tokens=64)
 
 
 def test_verdicts_and_pairs_become_judged_answers(

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from hanok.errors import ConfigError
-from hanok.models.checkpoint import load_model
+from hanok.engine.api import Completion, Usage
+from hanok.engine.generator import LocalEngine
+from hanok.errors import ConfigError, HanokError
+from hanok.models.checkpoint import load_model, save_model
+from hanok.models.config import MoEConfig
+from hanok.models.decoder import Decoder
 from hanok.models.lora import LoraConfig, add_adapter
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.config import POLICY_METHODS, AlignConfig
 from hanok.training.align.scoring import answer_logprobs
-from hanok.training.rewards import mix
-from hanok.training.rollouts.generator import Generator, plain_weights
-from hanok.training.rollouts.prompts import read_prompts
+from hanok.training.permutation import Permutation
+from hanok.training.rewards import Row, mix, score
+from hanok.training.rollouts.generator import Answer, Generator, plain_weights
+from hanok.training.rollouts.learning import Found
+from hanok.training.rollouts.prompts import Prompt, read_prompts
+from hanok.training.rollouts.rewards import rewards_of
 from hanok.training.rollouts.run import VALUE_HEAD, align_on_rewards
 from hanok.training.rollouts.samples import as_sequence
+from hanok.training.rollouts.source import Rollouts
 
 
 def quick(**changes: Any) -> AlignConfig:
@@ -52,11 +63,11 @@ def test_the_engine_draws_by_the_learners_law(base: Path, prompts: Path) -> None
     generator = Generator(base, config, threads=1)
     try:
         asked = read_prompts(prompts, Tokenizer.load(base), max_tokens=40)[:3]
-        before = generator.sample(asked, rollout=0)
+        before = generator.sample(asked, draws=[0, 1, 2])
         generator.take(decoder)
-        answers = generator.sample(asked, rollout=0)
-        again = generator.sample(asked[::-1], rollout=0)[::-1]
-        other = generator.sample(asked, rollout=1)
+        answers = generator.sample(asked, draws=[0, 1, 2])
+        again = generator.sample(asked[::-1], draws=[2, 1, 0])[::-1]
+        other = generator.sample(asked, draws=[3, 4, 5])
     finally:
         generator.close()
     assert answers == again
@@ -69,6 +80,71 @@ def test_the_engine_draws_by_the_learners_law(base: Path, prompts: Path) -> None
     torch.testing.assert_close(found, drawn, atol=1e-4, rtol=0)
     names = set(plain_weights(decoder))
     assert names == {name for name, _ in load_model(base).named_parameters()}
+
+
+def test_the_engine_follows_the_biases_of_routers(
+    tiny: ModuleType, shards: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """They are no parameters, but the learner moves them."""
+    moe = MoEConfig(experts=8, per_token=2, width=16, router="sigmoid")
+    decoder = Decoder(tiny.tiny_model(vocab_size=266, moe=moe), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    save_model(decoder, tmp_path, tokenizer_dir=shards)
+    with torch.no_grad():
+        for router in decoder.routers():
+            torch.nn.init.normal_(router.e_score_correction_bias, generator=torch.Generator().manual_seed(2))
+    generator = Generator(tmp_path, quick(), threads=1)
+    try:
+        asked = read_prompts(prompts, Tokenizer.load(shards), max_tokens=40)[:2]
+        generator.take(decoder)
+        answers = generator.sample(asked, draws=[0, 1])
+    finally:
+        generator.close()
+    flat = [(prompt, answer) for prompt, group in zip(asked, answers, strict=True) for answer in group]
+    sequences = [as_sequence(prompt.ids, answer.ids) for prompt, answer in flat]
+    with torch.no_grad():
+        found = answer_logprobs(decoder.eval(), sequences, dtype=torch.float32).logp_M
+    drawn = torch.tensor([logp for _, answer in flat for logp in answer.logprobs])
+    torch.testing.assert_close(found, drawn, atol=1e-4, rtol=0)
+
+
+def test_rewards_read_the_reasoning(base: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no token that ended the answer."""
+    generator = Generator(base, quick(group_size=1), threads=1)
+    tokenizer = Tokenizer.load(base)
+    think, thought, end = (tokenizer.special[name] for name in ("<think>", "</think>", "<|im_end|>"))
+    ids = (think, *tokenizer.encode("hm"), thought, *tokenizer.encode("<answer>7</answer>"))
+    said = Completion(
+        ids=ids, finish_reason="stop", usage=Usage(prompt_tokens=1, completion_tokens=9),
+        logprobs=(0.0,) * len(ids), stop_id=end, stop_logprob=0.0,
+    )  # fmt: skip
+    monkeypatch.setattr(LocalEngine, "generate", lambda *_: [said])
+    try:
+        asked = read_prompts(prompts, tokenizer, max_tokens=40)[:1]
+        answer = generator.sample(asked, draws=[0])[0][0]
+    finally:
+        generator.close()
+    assert answer.text == "<think>hm</think><answer>7</answer>"
+    parts = rewards_of(["format", "numeric"])
+    assert score(parts, [Row("", answer.text, {"answer": 7})]).totals == [2.0]
+
+
+def test_another_reward_under_the_same_name_is_another_run(base: Path, prompts: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def mine(prompt, completion, columns):\n    return float(len(completion))\n")
+
+    def run() -> None:
+        align_on_rewards(
+            "grpo", quick(max_steps=1), model=base, prompts=prompts, rewards=[f"{file}:mine=2"], out=tmp_path / "out"
+        )  # fmt: skip
+
+    run()
+    run()  # finished: nothing to do
+    file.write_text(file.read_text().replace("len(completion)", "-len(completion)"))
+    with pytest.raises(ConfigError):
+        run()
 
 
 @pytest.mark.parametrize("method", POLICY_METHODS)
@@ -143,14 +219,90 @@ def test_a_reward_that_fails_is_counted_and_never_a_zero(
     assert sum(reward is None for group in kept for reward in group["rewards"]) == 24
 
 
+def test_groups_stay_in_the_order_they_were_drawn_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they teach or not; DAPO alone replaces those that do not."""
+    config = quick(prompts_per_step=4, updates_per_rollout=2, group_size=2)
+    known = [Prompt(str(i), (1, 2), [], {}) for i in range(64)]
+    parts: list[list[str]] = []
+
+    class Scripted:
+        def take(self, decoder: Any) -> None: ...
+
+        def sample(self, prompts: Any, *, draws: Any) -> list[list[Answer]]:
+            return [[Answer((3,), (0.0,), text, truncated=False) for text in "ab"] for _ in prompts]
+
+        def samples(self, groups: Any) -> Found:
+            parts.extend([prompt.name for prompt, _, _ in part] for part in groups)
+            return Found([[] for _ in groups], {})
+
+    def odd(prompt: Any, completion: str, columns: Any) -> float:
+        """Differs in every other prompt."""
+        return float(completion == "b") if next(calls) // 2 % 2 else 0.0
+
+    def parts_of(method: str) -> list[str]:
+        nonlocal calls
+        calls = count()
+        parts.clear()
+        scripted: Any = Scripted()
+        source = Rollouts(
+            method, config, decoder=scripted, prompts=known, generator=scripted, rewards=mix({"odd": odd}),
+            learning=scripted, samples_file=tmp_path / f"{method}.jsonl",
+        )  # fmt: skip
+        source.draw_step()
+        assert len(parts) == 2
+        return parts[0] + parts[1]
+
+    calls = count()
+    order = Permutation(64, f"prompts/{config.seed}/0")(np.arange(64)).astype(str).tolist()
+    assert parts_of("grpo") == order[:4]
+    assert set(parts_of("dapo")) <= set(order[1:12:2])
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_a_step_that_teaches_nothing_changes_nothing(
+    method: str, base: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """Momentum of the step before does not move the model, nor do made-up returns the value head."""
+
+    def after(steps: int) -> tuple[dict[str, torch.Tensor], bytes]:
+        calls = count()
+
+        def half(prompt: Any, completion: str, columns: Any) -> float:
+            return letters(prompt, completion, columns) if next(calls) < 8 else float("nan")
+
+        out = tmp_path / str(steps)
+        config = quick(updates_per_rollout=2, max_steps=steps)
+        artefact = align_on_rewards(
+            method, config, model=base, prompts=prompts, rewards=mix({"h": half}), out=out
+        )
+        head = artefact.path / VALUE_HEAD
+        return load_model(artefact.path).state_dict(), head.read_bytes() if head.exists() else b""
+
+    one, two = after(1), after(2)
+    assert [row.get("event") for row in rows(tmp_path / "2")] == [None, "nothing to learn"]
+    assert all(torch.equal(tensor, two[0][name]) for name, tensor in one[0].items())
+    assert one[1] == two[1]
+
+
+def test_a_reward_that_judges_nothing_ends_the_run(base: Path, prompts: Path, tmp_path: Path) -> None:
+    def broken(prompt: Any, completion: str, columns: Any) -> float:
+        raise KeyError("no such column")
+
+    with pytest.raises(HanokError, match=r"could be judged \(b: raised KeyError\)"):
+        align_on_rewards(
+            "grpo", quick(), model=base, prompts=prompts, rewards=mix({"b": broken}), out=tmp_path
+        )
+
+
 def test_settings_that_do_not_go_together(base: Path, prompts: Path, tmp_path: Path) -> None:
     rewards = mix({"l": letters})
     for changes, message in (
         ({"group_size": 1}, "compares answers"),
+        ({"clip_high": 0.3}, "both sides alike"),
         ({"max_steps": None}, "no end by itself"),
         ({"max_new_tokens": 64}, "leaves no room"),
     ):
         with pytest.raises(ConfigError, match=message):
             align_on_rewards(
-                "grpo", quick(**changes), model=base, prompts=prompts, rewards=rewards, out=tmp_path / message
+                "rloo", quick(**changes), model=base, prompts=prompts, rewards=rewards, out=tmp_path / message
             )

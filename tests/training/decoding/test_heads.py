@@ -175,7 +175,9 @@ def test_prompts_of_control(model: Path, tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "gate"}, {"role": "assistant", "content": "yard"}]
     assert worded(messages, "Be certain.")[0]["content"] == "gate Be certain."
     assert worded(messages, "") == messages
-    file.write_text(json.dumps({"messages": messages}), encoding="utf-8")
+    file.write_text(
+        json.dumps({"messages": messages, "note": "a\u2028b"}, ensure_ascii=False), encoding="utf-8"
+    )
     (triple,) = read_triples(ControlConfig(), file, tokenizer)
     answers = [tokenizer.decode(s.targets[s.mask].tolist()).strip() for s in triple.sequences]
     assert answers == ["yard"] * 3
@@ -183,6 +185,7 @@ def test_prompts_of_control(model: Path, tmp_path: Path) -> None:
     assert "Be inventive." in tokenizer.decode(triple.sequences[2].ids.tolist())
     for text, fault in (
         ("{", "line 1: no messages"), ('{"messages": [{"role": "user", "content": "a"}]}', "does not end with an answer"),
+        ('{"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": "a"}]}', "is no text"),
         ("", "no prompt to learn from"),
     ):  # fmt: skip
         file.write_text(text, encoding="utf-8")

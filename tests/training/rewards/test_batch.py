@@ -271,6 +271,14 @@ def test_programs_against_input_and_output() -> None:
 
 
 @needs_isolation
+def test_a_program_that_never_ends_is_a_failure_and_no_skip() -> None:
+    """The first test that takes too long is the last one that runs."""
+    program = "```\nif input() != '1':\n    while True: pass\n```"
+    tests = [{"stdin": stdin, "stdout": ""} for stdin in "1211"]
+    assert score(code_tests(limits=Limits(seconds=1.5)), rows(program, tests=tests)).totals == [0.25]
+
+
+@needs_isolation
 @pytest.mark.data
 def test_programs_of_humaneval(shared_data: Path) -> None:
     """The published solutions pass their tests; with an early return put in their place they do not."""

@@ -80,7 +80,7 @@ class AlignConfig:
     clip_low: float | None = None
     """Default: 0.2; gspo 3e-4."""
     clip_high: float | None = None
-    """Default: 0.2; dapo 0.28; gspo 4e-4."""
+    """Default: 0.2; dapo 0.28; gspo 4e-4. Not for ppo and rloo, which clip to both sides by `clip_low`."""
     ratio_cap: float = 5.0
     """CISPO's bound of the ratio itself."""
     kl_beta: float = 0.0

@@ -18,6 +18,7 @@ from hanok.training.align.scoring import (
     AnswerLogprobs,
     adapters_off,
     answer_logprobs,
+    balanced,
     evaluating,
     summed_logprobs,
 )
@@ -61,7 +62,8 @@ class PairObjective:
         metrics |= _lengths(found.tokens_B) | _sums(
             {"logp_chosen": (found.summed_B / found.tokens_B)[::2]}, "preference."
         )
-        return Loss(total / units, total.detach(), metrics)
+        objective = balanced(total / units, decoder, share=len(examples) / units)
+        return Loss(objective, total.detach(), metrics)
 
     def validate(self, decoder: Decoder, *, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """Loss, share of pairs ordered right, and margin, on pairs that are not trained on."""
@@ -151,7 +153,8 @@ class KTOObjective:
         )
         metrics["preference.reference_point"] = (float(self.point), 1.0)
         total = result.losses_B.sum()
-        return Loss(total / units, total.detach(), metrics)
+        objective = balanced(total / units, decoder, share=len(examples) / units)
+        return Loss(objective, total.detach(), metrics)
 
     def validate(self, decoder: Decoder, *, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """Mean reward of good and of bad answers that are not trained on."""

@@ -43,7 +43,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not file.is_file():
         raise InputError(f"no file {file}", remedy="give a JSONL file")
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # `splitlines` cuts at U+2028, too
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 ({error})", remedy="save it as UTF-8") from error
     for number, line in enumerate(lines, 1):
@@ -154,17 +154,28 @@ def messages_of(where: str, row: Mapping[str, Any], column: str, role: str) -> M
     )
 
 
+def tools_of(where: str, row: Mapping[str, Any]) -> Sequence[Any] | None:
+    """Raises InputError: they are no list."""
+    tools = row.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise InputError(
+            f'{where}: "tools" is no list', remedy="write a list of functions, as in OpenAI's API"
+        )
+    return tools
+
+
 def _encoded(
     where: str, row: Mapping[str, Any], prompt: Messages, answer: Messages, tokenizer: Tokenizer, *, desirable: bool
 ) -> _Encoded:  # fmt: skip
     if not prompt:
         raise InputError(f"{where}: no prompt", remedy="both answers must follow the same messages")
     name = str(row.get("id") or where.rpartition(" ")[2])
+    tools = tools_of(where, row)
     try:
-        ids = prompt_ids(tokenizer, prompt, row.get("tools"))
+        ids = prompt_ids(tokenizer, prompt, tools)
         if not any(str(one.get("content") or "").strip() or one.get("tool_calls") for one in answer):
             return _Encoded(name, ids, ([], []), desirable)
-        return _Encoded(name, ids, answer_ids(tokenizer, ids, prompt, answer, row.get("tools")), desirable)
+        return _Encoded(name, ids, answer_ids(tokenizer, ids, prompt, answer, tools), desirable)
     except InputError as error:
         raise InputError(f"{where}: {error.message}", remedy=error.remedy) from error
 

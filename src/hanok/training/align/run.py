@@ -88,7 +88,7 @@ def _referenced(
     if config.lora_rank:
         return rows, held_out
     settings = {
-        "held_out": str(config.held_out), "max_seq_len": str(config.max_seq_len), "seed": str(config.seed),
+        "held_out": f"{config.held_out} of the prompts", "max_seq_len": str(config.max_seq_len), "seed": str(config.seed),
         "precision": start.plan.precision,
     }  # fmt: skip
     found = with_reference(
@@ -105,14 +105,33 @@ def _rows(
     rows = read(data, start.tokenizer, max_seq_len=config.max_seq_len)
     if validation is not None:
         return rows, read(validation, start.tokenizer, max_seq_len=config.max_seq_len)
-    count = round(config.held_out * len(rows))
-    if count == len(rows):
-        raise InputError(f"{data}: all of {len(rows)} rows are held out", remedy="lower held_out")
-    order = Permutation(len(rows), f"held-out/{config.seed}")(np.arange(len(rows)))
+    kept, held = split_by_prompt(rows, share=config.held_out, seed=config.seed)
+    log.info("%d rows to learn from, %d held out", len(kept), len(held))
+    return kept, held
+
+
+def split_by_prompt(rows: Sequence[Row], *, share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Rows kept and rows held out. Those of one prompt stay together, or the answers held out would be known.
+
+    Raises:
+        InputError: nothing is kept.
+    """
+    number: dict[bytes, int] = {}
+    prompts = [number.setdefault(_prompt_of(row), len(number)) for row in rows]
+    count = round(share * len(number))
+    if count == len(number):
+        raise InputError(f"all of {len(number)} prompts are held out", remedy="lower held_out")
+    order = Permutation(len(number), f"held-out/{seed}")(np.arange(len(number)))
     chosen = set(order[:count].tolist())
-    kept = [row for place, row in enumerate(rows) if place not in chosen]
-    log.info("%d rows to learn from, %d held out", len(kept), count)
-    return kept, [rows[place] for place in sorted(chosen)]
+    kept = [row for row, prompt in zip(rows, prompts, strict=True) if prompt not in chosen]
+    held = [row for row, prompt in zip(rows, prompts, strict=True) if prompt in chosen]
+    return kept, held
+
+
+def _prompt_of(row: Pair | Judged) -> bytes:
+    """The ids before the first that counts."""
+    sequence = row.sequences[0]
+    return sequence.ids[: int(sequence.mask.argmax()) + 1].tobytes()
 
 
 def _batches(rows: Sequence[Row], config: AlignConfig) -> Rows[Row]:

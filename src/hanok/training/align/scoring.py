@@ -55,6 +55,12 @@ def answer_logprobs(
     return AnswerLogprobs(logp_M, entropy_M, hidden_MD, counts.cumsum(0))
 
 
+def balanced(objective: Tensor, decoder: Decoder, *, share: float) -> Tensor:
+    """With the balance loss of routers of experts, if there are any. `share`: of the step that the micro-batch is."""
+    auxiliary = decoder.aux_loss()
+    return objective if auxiliary is None else objective + auxiliary * share
+
+
 @torch.no_grad()
 def summed_logprobs(
     decoder: Decoder, sequences: Sequence[PackedSequence], *, dtype: torch.dtype, max_tokens: int,

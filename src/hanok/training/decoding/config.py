@@ -63,7 +63,7 @@ class DecodingConfig:
     def training(self) -> TrainConfig:
         """What the loop needs to know."""
         values: dict[str, Any] = {name: getattr(self, name) for name in _SAME}
-        return TrainConfig(**values, muon_lr=self.lr, adamw_lr=self.lr, spike_ratio=0.0)
+        return TrainConfig(**values, muon_lr=self.lr, adamw_lr=self.lr, spike_ratio=0.0, device="cpu")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,5 +116,5 @@ class ControlConfig:
         }
         return TrainConfig(
             **values, muon_lr=self.lr, adamw_lr=self.lr, spike_ratio=0.0, tokens_per_step=self.micro_batch_tokens,
-            mixture={"prompts": 1.0},
+            mixture={"prompts": 1.0}, device="cpu",
         )  # fmt: skip

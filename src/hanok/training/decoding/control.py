@@ -209,7 +209,7 @@ def _sequence(tokenizer: Tokenizer, messages: Sequence[Message], name: str) -> P
 
 def _conversations(file: Path) -> Iterator[list[Message]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # `splitlines` cuts at U+2028, too
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {file} ({error})", remedy="give a JSONL file of {messages}") from error
     for number, line in enumerate(lines, 1):
@@ -227,6 +227,12 @@ def _conversations(file: Path) -> Iterator[list[Message]]:
                 f"{file} line {number}: it does not end with an answer to a user",
                 remedy='a row is {"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}',
             )
+        for message in messages:
+            if not isinstance(message.get("content"), str):
+                raise InputError(
+                    f"{file} line {number}: the content of a message is no text",
+                    remedy='write {"role", "content"}',
+                )
         yield messages
 
 

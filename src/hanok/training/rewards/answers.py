@@ -72,13 +72,19 @@ def matches(pattern: str, *, flags: int = re.DOTALL) -> RewardFunction:
     return reward
 
 
+def after_reasoning(text: str) -> str:
+    """What follows <think>...</think>; nothing if the reasoning does not end."""
+    return text.rpartition("</think>")[2].partition("<think>")[0]
+
+
 def final_answer(text: str) -> str:
     r"""What a solution says in the end.
 
     The last <answer>...</answer>, else the last \boxed{...}, else what follows the last mark, else the last line.
 
-    Marks: `####`, "answer:", "the answer is", "정답은", "답:".
+    Marks: `####`, "answer:", "the answer is", "정답은", "답:". Reasoning (`after_reasoning`) does not count.
     """
+    text = after_reasoning(text)
     end = text.rfind("</answer>")
     if end >= 0 and (start := text.rfind("<answer>", 0, end)) >= 0:
         return text[start + len("<answer>") : end].strip()

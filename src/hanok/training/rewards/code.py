@@ -1,7 +1,9 @@
 """Rewards for programs: the last Python block of a completion, run against tests in the sandbox.
 
-A program that ends the interpreter before its tests does not pass: a word drawn for each run must be printed after the
-last test. Tests with input and output run the program once each and see nothing but what it prints.
+Statements run behind the program, in its interpreter: a word drawn for each run must be printed after the last test, so a
+plain early exit does not pass, but a program that goes for it can read that word or replace what the tests call. For a
+policy that learns to please its reward use tests with input and output: they run the program once each, and it never sees
+what it should print. A program that runs out of time fails that test and all behind it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 from hanok.errors import ConfigError
 from hanok.sandbox import Limits, run_code
+from hanok.training.rewards.answers import after_reasoning
 from hanok.training.rewards.base import Columns, Prompt, RewardFunction
 
 _BLOCK = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)```", re.DOTALL)
@@ -43,8 +46,8 @@ def code_tests(
 
 
 def last_program(text: str) -> str | None:
-    """The last fenced block that is Python or names no language; None without one."""
-    blocks = _BLOCK.findall(text)
+    """The last fenced block behind the reasoning that is Python or names no language; None without one."""
+    blocks = _BLOCK.findall(after_reasoning(text))
     return blocks[-1] if blocks else None
 
 
@@ -63,6 +66,8 @@ def _share_of_runs(
         if "stdout" not in test:
             raise ConfigError(f"test {dict(test)!r}", remedy='it must have "stdout", and may have "stdin"')
         outcome = run_code(program, str(test.get("stdin", "")), limits, allow_unisolated=allow_unisolated)
+        if outcome.status == "timeout":  # the next one would most likely take as long
+            break
         passed += outcome.ok and _lines(outcome.stdout) == _lines(str(test["stdout"]))
     return passed / len(tests)
 

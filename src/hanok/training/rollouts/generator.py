@@ -1,7 +1,7 @@
 """Answers from the policy as it stands: the engine with the learner's weights.
 
 Token ids stay ids: an answer is the ids that were drawn, the one that ended it included, with the log-probabilities
-that the engine drew them by. A sample's seed comes from (run seed, roll-out, prompt) and its index alone.
+that the engine drew them by. A sample's seed comes from (run seed, number of the prompt's draw) and its index alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _RUNNING = 256  # sequences that decode together
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Args: logprobs: one an id, of the engine's law at temperature 1. truncated: it did not end by itself."""
+    """Args:
+    logprobs: one an id, of the engine's law at temperature 1. text: reasoning and control tokens included, without the one
+    that ended it. truncated: it did not end by itself.
+    """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -46,12 +49,12 @@ class Generator:
         """The learner's weights, adapters in them."""
         self._engine.update_weights(plain_weights(decoder))
 
-    def sample(self, prompts: Sequence[Prompt], *, rollout: int) -> list[list[Answer]]:
-        """`group_size` answers to each prompt."""
+    def sample(self, prompts: Sequence[Prompt], *, draws: Sequence[int]) -> list[list[Answer]]:
+        """`group_size` answers to each prompt; a prompt that is drawn twice gets others."""
         config, size = self._config, self._config.group_size
         requests = [
-            self._request(prompt, _seed(config.seed, rollout, prompt.name), sample, config.temperature)
-            for prompt in prompts
+            self._request(f"{draw}-{sample}", prompt, _seed(config.seed, draw), sample, config.temperature)
+            for prompt, draw in zip(prompts, draws, strict=True)
             for sample in range(size)
         ]
         answers = [self._answer(completion) for completion in self._engine.generate(requests)]
@@ -59,13 +62,13 @@ class Generator:
 
     def greedy(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """The likeliest answers, to validate by."""
-        requests = [self._request(prompt, 0, 0, 0.0) for prompt in prompts]
+        requests = [self._request(str(i), prompt, 0, 0, 0.0) for i, prompt in enumerate(prompts)]
         return [self._answer(completion) for completion in self._engine.generate(requests)]
 
     def close(self) -> None:
         self._engine.close()
 
-    def _request(self, prompt: Prompt, seed: int, sample: int, temperature: float) -> Request:
+    def _request(self, name: str, prompt: Prompt, seed: int, sample: int, temperature: float) -> Request:
         params = SamplingParams(
             decoding="fixed",
             max_tokens=self._config.max_new_tokens,
@@ -73,14 +76,12 @@ class Generator:
             seed=seed,
             logprobs=0,
         )
-        return Request(
-            id=f"{prompt.name}-{sample}", prompt_ids=prompt.ids, params=params, sample_index=sample
-        )
+        return Request(id=name, prompt_ids=prompt.ids, params=params, sample_index=sample)
 
     def _answer(self, completion: Completion) -> Answer:
         ids, logprobs = completion.ids, completion.logprobs
         assert logprobs is not None
-        text, _ = self._tokenizer.parse_assistant(ids)
+        text = self._tokenizer.decode(ids, skip_special=False)
         if completion.stop_id is not None:
             assert completion.stop_logprob is not None
             ids, logprobs = (*ids, completion.stop_id), (*logprobs, completion.stop_logprob)
@@ -89,8 +90,8 @@ class Generator:
 
 @torch.no_grad()
 def plain_weights(decoder: Decoder) -> dict[str, Tensor]:
-    """By the names of a decoder without adapters; active ones are added into their maps."""
-    weights = {name: p.detach() for name, p in decoder.named_parameters() if ".adapters." not in name}
+    """By the names of a decoder without adapters; active ones are added into their maps. Router biases are buffers."""
+    weights = {name: p.detach() for name, p in decoder.state_dict().items() if ".adapters." not in name}
     for name, module in decoder.named_modules():
         if isinstance(module, Linear) and module.active_adapters():
             weights[f"{name}.weight"] = module.effective_weight().detach()

@@ -171,7 +171,7 @@ def _batch(groups: Groups) -> _Batch:
 def _samples(
     batch: _Batch, places: range, columns: dict[str, Tensor | None], useful_B: Tensor
 ) -> list[Sample]:
-    """Of one update. If nothing is of use, one answer with no advantage, so that the step is a step."""
+    """Of one update. If nothing is of use, one answer that teaches nothing, so that the step is a step."""
     lengths = _lengths(batch)
     kept = [place for place in places if bool(useful_B[place])]
     samples = []
@@ -181,12 +181,10 @@ def _samples(
         numbers: dict[str, Any] = {
             name: None if column is None else column[rows].tolist() for name, column in columns.items()
         }
-        if not kept:
-            numbers["advantage"] = [0.0] * len(answer.ids)
         samples.append(
             Sample(
                 name=name_of(prompt.name, index, answer.ids), prompt=list(prompt.ids), answer=list(answer.ids),
-                generator_logp=list(answer.logprobs), step_answers=len(places),
+                generator_logp=list(answer.logprobs), step_answers=len(places), teaches=bool(kept),
                 step_tokens=sum(lengths[one] for one in places), **numbers,
             )
         )  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hanok.models.decoder import Decoder
 from hanok.training.align.config import AlignConfig
 from hanok.training.align.reward_model import ScalarHead
-from hanok.training.align.scoring import answer_logprobs
+from hanok.training.align.scoring import answer_logprobs, balanced
 from hanok.training.objective import Loss
 from hanok.training.objectives.cispo import cispo_loss
 from hanok.training.objectives.grpo import dapo_loss, dr_grpo_loss, grpo_loss, gspo_loss
@@ -46,8 +46,8 @@ class PolicyObjective:
         return {} if self.values is None else {"values": self.values}
 
     def begin_step(self, decoder: Decoder, examples: Sequence[Sample]) -> int:
-        """1: the losses divide by the tokens or answers of the step themselves."""
-        return 1
+        """1: the losses divide by the tokens or answers of the step themselves; 0 if none of them teaches anything."""
+        return int(any(sample.teaches for sample in examples))
 
     def loss(self, decoder: Decoder, examples: Sequence[Sample], *, units: int) -> Loss:
         config = self.config
@@ -75,7 +75,9 @@ class PolicyObjective:
             values = self._value_loss(self.values(found.hidden_MD), examples)
             objective = objective + config.value_weight * values.objective
             metrics |= {f"value.{name}": (float(total), tokens) for name, total in values.metrics.items()}
-        return Loss(objective, objective.detach(), metrics)
+        total = objective.detach()
+        objective = balanced(objective, decoder, share=len(logp_M) / examples[0].step_tokens)
+        return Loss(objective, total, metrics)
 
     def validate(self, decoder: Decoder, *, stopped: Callable[[], bool]) -> dict[str, float] | None:
         return self.validation(decoder, stopped)

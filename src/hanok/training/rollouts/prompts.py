@@ -11,7 +11,7 @@ from hanok.errors import InputError
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.examples import prompt_ids
-from hanok.training.align.preferences import messages_of, read_rows
+from hanok.training.align.preferences import messages_of, read_rows, tools_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,11 @@ def read_prompts(file: Path, tokenizer: Tokenizer, *, max_tokens: int) -> list[P
         if "prompt" not in row:
             raise InputError(f'{where}: no "prompt"', remedy="a row is {id, prompt, ...}")
         messages = messages_of(where, row, "prompt", "user")
-        ids = prompt_ids(tokenizer, messages, row.get("tools"))
+        tools = tools_of(where, row)
+        try:
+            ids = prompt_ids(tokenizer, messages, tools)
+        except InputError as error:
+            raise InputError(f"{where}: {error.message}", remedy=error.remedy) from error
         if len(ids) > max_tokens:
             too_long += 1
             continue

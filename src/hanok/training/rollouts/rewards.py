@@ -2,7 +2,7 @@
 
 exact               the final answer is the text of the column "answer"        exact:COLUMN another column
 numeric             the last number of the final answer is the expected one    numeric:COLUMN
-regex:PATTERN       the whole answer matches
+regex:PATTERN       the whole answer matches, its reasoning included
 format              <think>...</think><answer>...</answer>                     format:a,b other tags
 model:DIRECTORY     score of a reward model from `hanok align reward`
 FILE.py:FUNCTION    your own (prompt, completion, columns) -> number or None
@@ -14,6 +14,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from hanok.artefacts import open_artefact, sha256_file
 from hanok.errors import ConfigError, did_you_mean
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.examples import answer_ids, prompt_ids
@@ -35,6 +36,18 @@ def rewards_of(words: Sequence[str]) -> Mix:
             raise ConfigError(f'reward "{name}" is named twice', remedy="give it once, with a weight")
         parts[name] = (_reward(name), weight)
     return mix(parts)
+
+
+def sources_of(words: Sequence[str]) -> dict[str, str]:
+    """Hashes of the files that rewards are made of: another content is another run."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, _, argument = _weight_of(word)[0].partition(":")
+        if name.endswith(".py"):
+            found[word] = sha256_file(Path(name))
+        elif name == "model":
+            found[word] = open_artefact(Path(argument)).hash
+    return found
 
 
 def _weight_of(word: str) -> tuple[str, float]:
@@ -98,5 +111,7 @@ class _Scores:
 def _ids(tokenizer: Tokenizer, prompt: Prompt, completion: str) -> list[int]:
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     ids = prompt_ids(tokenizer, messages)
-    answer, _ = answer_ids(tokenizer, ids, messages, [{"role": "assistant", "content": completion}])
+    content, calls = tokenizer.parse_assistant(completion)
+    message: dict[str, object] = {"role": "assistant", "content": content}
+    answer, _ = answer_ids(tokenizer, ids, messages, [message | ({"tool_calls": calls} if calls else {})])
     return [*ids, *answer]

@@ -20,7 +20,7 @@ from hanok.training.rollouts.generator import Generator
 from hanok.training.rollouts.learning import Learning
 from hanok.training.rollouts.policy import PolicyObjective
 from hanok.training.rollouts.prompts import Prompt, read_prompts
-from hanok.training.rollouts.rewards import rewards_of
+from hanok.training.rollouts.rewards import rewards_of, sources_of
 from hanok.training.rollouts.source import Rollouts, validate_greedily
 
 VALUE_HEAD = "value_head.safetensors"
@@ -47,6 +47,11 @@ def align_on_rewards(
         raise ConfigError(
             f"group_size = {config.group_size}", remedy=f"{method} compares answers: at least 2"
         )
+    if config.clip_high is not None and method in ("ppo", "rloo"):
+        raise ConfigError(
+            f"clip_high = {config.clip_high}",
+            remedy=f"{method} clips to both sides alike: set clip_low alone",
+        )
     composed = rewards if isinstance(rewards, Mix) else rewards_of(rewards)
     files = {"prompts": prompts} | ({} if validation is None else {"validation": validation})
     generators: list[Generator] = []
@@ -63,7 +68,11 @@ def align_on_rewards(
         unknown = [] if validation is None else read_prompts(validation, start.tokenizer, max_tokens=room)
         return _prepared(method, config, start, known, unknown, composed, generators[0], model)
 
-    settings = {"rewards": list(composed.parts), "weights": [weight for _, weight in composed.parts.values()]}
+    settings: dict[str, object] = {
+        "rewards": list(composed.parts), "weights": [weight for _, weight in composed.parts.values()],
+    }  # fmt: skip
+    if not isinstance(rewards, Mix) and (sources := sources_of(rewards)):
+        settings["reward_sources"] = sources
     try:
         return run_stage(
             method, config, model=model, out=out, files=files, settings=settings, prepare=prepare

@@ -20,6 +20,7 @@ class Sample:
     prompt, answer: ids. advantage: one a token.
     generator_logp: as the engine drew them. old_logp: under the learner when they were drawn; None: it has not moved.
     reference_logp: under the starting model. old_values, returns: PPO's.
+    teaches: False of one that stands for a step in which nothing is to be learnt.
     step_answers, step_tokens: of the whole step, those that teach nothing and were left out included.
     """
 
@@ -34,6 +35,7 @@ class Sample:
     reference_logp: Sequence[float] | None = None
     old_values: Sequence[float] | None = None
     returns: Sequence[float] | None = None
+    teaches: bool = True
 
     @property
     def num_tokens(self) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from hanok.artefacts import append_jsonl, write_atomic
+from hanok.errors import HanokError
 from hanok.models.decoder import Decoder
 from hanok.reporting import log
 from hanok.training.align.config import AlignConfig
@@ -44,6 +45,7 @@ class Rollouts:
         self._parts: list[list[Sample]] = []
         self._metrics: dict[str, float] = {}
         self._file_is_cut = False
+        self._unjudged = ""
 
     def count(self, *, max_steps: int | None, max_tokens: int | None) -> tuple[int, int | None] | None:
         return None if max_steps is None else (max_steps, None)
@@ -81,36 +83,44 @@ class Rollouts:
         return found.parts
 
     def _groups(self) -> tuple[list[Group], float]:
-        """Judged answers, and the share of groups whose rewards were all alike; DAPO replaces those."""
-        config = self._config
-        wanted, tries = (
-            config.prompts_per_step,
-            1 + (config.dynamic_sampling if self._method == "dapo" else 0),
-        )
-        useful: list[Group] = []
-        alike: list[Group] = []
-        while tries and len(useful) < wanted:
-            tries -= 1
-            for group in self._judged(self._next_prompts(wanted - len(useful))):
-                (useful if _differ(group[2]) else alike).append(group)
-        groups = (useful + alike)[:wanted] if self._method != "dapo" else useful[:wanted]
-        if not useful:
-            log.warning("roll-out %d: in none of %d groups do the rewards differ", self.rollout, len(alike))
-            groups = alike[:wanted]
-        return groups, len(alike) / (len(useful) + len(alike))
+        """Judged answers in the order they were drawn, and the share of groups whose rewards were all alike.
 
-    def _next_prompts(self, count: int) -> list[Prompt]:
-        places = range(self.drawn, self.drawn + count)
+        DAPO replaces those by others, as often as it may. Raises HanokError: not one answer could be judged.
+        """
+        wanted, dapo = self._config.prompts_per_step, self._method == "dapo"
+        drawn = self._judged(wanted)
+        useful = [group for group in drawn if _differ(group[2])]
+        for _ in range(self._config.dynamic_sampling if dapo else 0):
+            if len(useful) == wanted:
+                break
+            more = self._judged(wanted - len(useful))
+            drawn += more
+            useful += [group for group in more if _differ(group[2])]
+        if all(np.isnan(reward) for _, _, rewards in drawn for reward in rewards):
+            raise HanokError(
+                f"roll-out {self.rollout}: none of the answers to {len(drawn)} prompts could be judged ({self._unjudged})",
+                remedy="mend the reward; docs/guides/align.md says what it may return",
+            )
+        if not useful and self._method != "ppo":
+            log.warning("roll-out %d: in none of %d groups do the rewards differ", self.rollout, len(drawn))
+        groups = useful if dapo and useful else drawn[:wanted]
+        return groups, 1 - len(useful) / len(drawn)
+
+    def _next_prompts(self, count: int) -> tuple[list[Prompt], range]:
+        """And the numbers of their draws, of which no two are the same in a run."""
+        draws = range(self.drawn, self.drawn + count)
         self.drawn += count
-        return [self._prompts[self._place(number)] for number in places]
+        return [self._prompts[self._place(number)] for number in draws], draws
 
     def _place(self, number: int) -> int:
         epoch, offset = divmod(number, len(self._prompts))
         order = Permutation(len(self._prompts), f"prompts/{self._config.seed}/{epoch}")
         return int(order(np.array([offset]))[0])
 
-    def _judged(self, prompts: Sequence[Prompt]) -> list[Group]:
-        answers = self._generator.sample(prompts, rollout=self.rollout)
+    def _judged(self, count: int) -> list[Group]:
+        """Answers to the next prompts, with their rewards."""
+        prompts, draws = self._next_prompts(count)
+        answers = self._generator.sample(prompts, draws=draws)
         rows = [
             Row(prompt.messages, answer.text, {**prompt.columns, "completion_tokens": len(answer.ids)})
             for prompt, group in zip(prompts, answers, strict=True)
@@ -119,6 +129,10 @@ class Rollouts:
         batch = score(self._rewards, rows)
         for name, value in batch.metrics().items():
             self._metrics.setdefault(name, value)
+        self._unjudged = "; ".join(
+            f"{name}: {next((reason for reason in counter if reason != 'scored'), 'scored')}"
+            for name, counter in batch.counts.items()
+        )
         totals = [float("nan") if total is None else total for total in batch.totals]
         size = self._config.group_size
         return [
@@ -137,7 +151,7 @@ class Rollouts:
     def _about(self, groups: Sequence[Group], alike: float) -> dict[str, float]:
         answers = [answer for _, group, _ in groups for answer in group]
         return {
-            "rollout.zero_variance": alike,
+            **({} if self._method == "ppo" else {"rollout.zero_variance": alike}),  # PPO compares no answers
             "rollout.tokens": sum(len(answer.ids) for answer in answers) / len(answers),
             "rollout.truncated": sum(answer.truncated for answer in answers) / len(answers),
             "rollout.prompts_drawn": float(self.drawn),
@@ -146,7 +160,7 @@ class Rollouts:
     def _keep(self, groups: Sequence[Group]) -> None:
         """A few groups for reading; what lies behind this roll-out came from a run that was cut off."""
         if not self._file_is_cut and self._file.exists():
-            lines = self._file.read_text(encoding="utf-8").splitlines()
+            lines = self._file.read_text(encoding="utf-8").split("\n")
             kept = [line for line in lines if _rollout_of(line) < self.rollout]
             write_atomic(self._file, "".join(f"{line}\n" for line in kept))
         self._file_is_cut = True
