@@ -83,16 +83,14 @@ def test_one_clear_message(
     assert not (tmp_path / "out" / "model").exists()
 
 
-def test_a_reward_without_numbers_is_counted_and_said(
-    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_reward_without_numbers_is_counted_and_ends_the_run(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.py").write_text("def broken(prompt, completion, columns):\n    return float('nan')\n")
     prompts = write(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
     reward = f"{tmp_path / 'mine.py'}:broken"
     with caplog.at_level(logging.WARNING, logger="hanok"):
-        assert run(model, tmp_path / "out", "grpo", "--prompts", prompts, "--reward", reward) == 0
+        assert run(model, tmp_path / "out", "grpo", "--prompts", prompts, "--reward", reward) == 2
     assert "skipped 4 of 4 rows (not a number)" in caplog.text
-    assert "in none of 2 groups do the rewards differ" in caplog.text
-    row = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
-    assert row["reward.skipped"] == 1.0
-    assert "reward" not in row
+    assert "none of the answers to 2 prompts could be judged" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "model").exists()
