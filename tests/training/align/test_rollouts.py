@@ -170,7 +170,7 @@ def test_every_method_learns_something(method: str, base: Path, prompts: Path, t
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["grpo", "rloo", "ppo"])
 def test_the_reward_rises(method: str, base: Path, prompts: Path, tmp_path: Path) -> None:
-    config = quick(max_steps=30, prompts_per_step=8, group_size=8)
+    config = quick(max_steps=60, prompts_per_step=8, group_size=8)
     align_on_rewards(method, config, model=base, prompts=prompts, rewards=mix({"l": letters}), out=tmp_path)
     rewards = [row["reward"] for row in rows(tmp_path) if "reward" in row]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:2]) / 2 + 0.3
