@@ -21,9 +21,10 @@ from hanok.engine.backend import BackendOptions, Weights, build_backend, choose_
 from hanok.engine.coverage import CacheKind
 from hanok.engine.generation import Generation, new_generation
 from hanok.engine.grammar import Grammars
-from hanok.engine.metrics import Counters, EngineMetrics, release_memory
+from hanok.engine.metrics import Counters, EngineMetrics
 from hanok.engine.speculation.build import Speculation, check_speculation
 from hanok.errors import ConfigError, ContextLengthError, InputError, QueueFullError
+from hanok.kernels.memory import release_memory
 from hanok.models.checkpoint import load_config
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,11 +55,3 @@ class Counters:
         began = time.perf_counter()
         yield
         self.model_seconds += time.perf_counter() - began
-
-
-def release_memory() -> None:
-    """Give back what nobody refers to any more: objects in circles, and free pages that the allocator keeps for later."""
-    gc.collect()
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
-            ctypes.CDLL(None).malloc_trim(0)

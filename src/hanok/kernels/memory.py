@@ -1,7 +1,9 @@
-"""Giving memory back once weights have been taken over into their packed form."""
+"""Giving memory back to the system: once weights have been taken over into their packed form, or nobody needs them."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import sys
 from collections.abc import Iterable
 from ctypes import CDLL, c_int, c_size_t, c_void_p
@@ -31,5 +33,16 @@ def give_back(tensors: Iterable[Tensor]) -> None:
             start, end = -(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE
             if end > start:
                 library.madvise(start, end - start, _DONTNEED)
-    if hasattr(library, "malloc_trim"):
-        library.malloc_trim(0)
+    _trim()
+
+
+def release_memory() -> None:
+    """Give back what nobody refers to any more: objects in circles, and free pages that the allocator keeps for later."""
+    gc.collect()
+    _trim()
+
+
+def _trim() -> None:
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
+            CDLL(None).malloc_trim(0)
