@@ -5,7 +5,7 @@
            └─ program   limits, no privileges, then the interpreter
 
 Walls: namespaces for processes, network (none, not even loopback), mounts, IPC and host name; a file system of its own
-that holds the interpreter and the system's libraries, read-only, and /work, which lies in memory and is bounded; a
+that holds the interpreter and the system's libraries, read-only, and /box, which lies in memory and is bounded; a
 filter of system calls. Started by root, the program becomes the user "nobody"; started by anybody else, it has no more
 than a user namespace gives.
 
@@ -93,7 +93,7 @@ def _isolated(order: dict[str, Any], source: bytes, status: int) -> int:
         settings = _build_walls(order, source)
         if not root:
             _forbid_namespaces(settings)
-        child = _start(order, "/work/main.py", status, become_nobody=settings if root else None)
+        child = _start(order, "/box/main.py", status, become_nobody=settings if root else None)
         return _look_after(child, order, status)
     except OSError as error:
         _say(status, failed=str(error))
@@ -120,10 +120,10 @@ def _build_walls(order: dict[str, Any], source: bytes) -> int:
             _mount(f"/dev/{name}", f"{base}/dev/{name}", "", _BIND)
     os.makedirs(f"{base}/proc")
     settings = _mount_proc(f"{base}/proc")
-    os.makedirs(f"{base}/work")
-    _mount("tmpfs", f"{base}/work", "tmpfs", _NOSUID | _NODEV, f"size={disk},nr_inodes=4096,mode=0777")
-    os.symlink("/work", f"{base}/tmp")
-    with open(f"{base}/work/main.py", "wb") as file:
+    os.makedirs(f"{base}/box")
+    _mount("tmpfs", f"{base}/box", "tmpfs", _NOSUID | _NODEV, f"size={disk},nr_inodes=4096,mode=0777")
+    os.symlink("/box", f"{base}/tmp")
+    with open(f"{base}/box/main.py", "wb") as file:
         file.write(source)
     _mount("tmpfs", base, "", _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
     os.chdir(base)
@@ -131,7 +131,7 @@ def _build_walls(order: dict[str, Any], source: bytes) -> int:
         raise OSError(f"pivot_root: no number known for {platform.machine()}")
     _check("pivot_root", _libc.syscall(_PIVOT_ROOT[platform.machine()], b".", b"."))
     _check("umount", _libc.umount2(b".", _DETACH))
-    os.chdir("/work")
+    os.chdir("/box")
     return settings
 
 
