@@ -12,7 +12,6 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,19 @@ from torch import Tensor
 
 from hanok.artefacts import create_artefact
 from hanok.artefacts.shards import open_shards
-from hanok.bench.llama_peer import bits_a_weight, peer_logits, quantise_gguf
+from hanok.bench.decode import PEERS, make_gguf
+from hanok.bench.llama_peer import bits_a_weight, peer_logits
 from hanok.bench.train_data import benchmark_shards
 from hanok.engine.native import BLOCK, NativeDecoder
 from hanok.kernels.packed import KINDS, Kind
 from hanok.models.checkpoint import load_model, save_model
-from hanok.models.checkpoint.gguf import save_gguf
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
-from hanok.reporting import log, progress, table
+from hanok.reporting import progress, table
 from hanok.training.config import TrainConfig
 from hanok.training.run import train
 
 LENGTH = 512  # tokens of a piece of held-out text
-PEERS = {"bf16": ("BF16",), "int8": ("Q8_0",), "int4": ("Q4_0", "Q4_K_M")}
 _SHAPE = ModelConfig(
     family="llama", hidden_size=256, num_layers=6, pattern=("gqa",), num_heads=4, num_kv_heads=2,
     intermediate_size=768, max_context=1024,
@@ -82,6 +80,7 @@ def run(
         for ids in texts:
             own.append(_own(decoder, ids))
             bar.advance(1)
+    files = make_gguf(stored, folder)
     rows = []
     for kind in KINDS:
         ours = measure(own, texts, native_logits(stored, kind), bits=_bits(stored, kind))
@@ -89,7 +88,8 @@ def run(
             name: measure(
                 own, texts, peer_logits(file, LENGTH, torch.get_num_threads()), bits=bits_a_weight(file)
             )
-            for name, file in _files(stored, folder, PEERS[kind]).items()
+            for name, file in files.items()
+            if name in PEERS[kind]
         }
         rows += [_row(kind, ours, name, distance) for name, distance in theirs.items()] or [
             _row(kind, ours, "none", None)
@@ -137,21 +137,6 @@ def native_logits(directory: Path, kind: Kind) -> Callable[[list[int]], Tensor]:
 def _own(decoder: Decoder, ids: list[int]) -> Tensor:
     hidden_ND, _ = decoder(torch.tensor(ids), torch.tensor([0, len(ids)], dtype=torch.int32))
     return decoder.logits(hidden_ND).log_softmax(-1)
-
-
-def _files(directory: Path, folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
-    if find_spec("llama_cpp") is None:
-        log.warning("llama-cpp-python is not installed: no peer (make peers)")
-        return {}
-    plain = folder / f"{directory.name}-BF16.gguf"
-    if not plain.is_file():
-        save_gguf(load_model(directory, dtype="stored"), plain, kind="BF16")
-    return {
-        name: plain
-        if name == "BF16"
-        else quantise_gguf(plain, folder / f"{directory.name}-{name}.gguf", name)
-        for name in names
-    }
 
 
 def _bits(directory: Path, kind: Kind) -> float:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from hanok.engine.blocks import BLOCK
-from hanok.engine.coverage import block_bytes
+from hanok.engine.coverage import block_bytes, state_bytes
 from hanok.engine.native import NativeDecoder
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
@@ -92,7 +92,7 @@ def equal_budget_streams(context: int) -> int:
     """How many sequences of the hybrid fit where one of the latent model does."""
     hybrid, latent = (shape(name, context) for name in ("hybrid", "latent"))
     blocks = -(-context // BLOCK) + 1
-    return (block_bytes(latent) * blocks) // (block_bytes(hybrid) * blocks + _state_bytes(hybrid))
+    return (block_bytes(latent) * blocks) // (block_bytes(hybrid) * blocks + state_bytes(hybrid))
 
 
 def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,14 +120,8 @@ def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
             seconds[length].append(time.perf_counter() - start)
         seconds[length] = seconds[length][1:]
     return {
-        "seconds": seconds, "bytes_a_token": block_bytes(config) // BLOCK, "state_bytes": _state_bytes(config),
+        "seconds": seconds, "bytes_a_token": block_bytes(config) // BLOCK, "state_bytes": state_bytes(config),
     }  # fmt: skip
-
-
-def _state_bytes(config: ModelConfig) -> int:
-    """Of one sequence: matrices of the delta layers and the last inputs of their convolutions, float32."""
-    inner = config.num_heads * config.dim_of_head
-    return 4 * config.layers.count("kda") * inner * (config.dim_of_head + 3 * (config.conv_size - 1))
 
 
 def _process(settings: Mapping[str, Any]) -> dict[str, Any]:
