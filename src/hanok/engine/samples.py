@@ -11,7 +11,7 @@ from hanok.engine.blocks import BLOCK
 
 
 def expand(request: Request) -> list[Request]:
-    """One request a sample (`best_of` of them, or `n`), which differ by their index alone."""
+    """One request a sample (`best_of` of them, or `n`), which differ by their index; the first alone reports on the prompt."""
     params = request.params
     seed = secrets.randbits(63) if params.seed is None else params.seed
     count = params.best_of or params.n
@@ -21,7 +21,10 @@ def expand(request: Request) -> list[Request]:
     )
     return [
         dataclasses.replace(
-            request, id=f"{request.id}-{index}", params=of_one, sample_index=request.sample_index + index
+            request,
+            id=f"{request.id}-{index}",
+            params=dataclasses.replace(of_one, prompt_logprobs=None) if index else of_one,
+            sample_index=request.sample_index + index,
         )
         for index in range(count)
     ]
@@ -30,6 +33,14 @@ def expand(request: Request) -> list[Request]:
 def gather(request: Request, completions: Sequence[Completion]) -> list[Completion]:
     """The `n` best of what came of `expand(request)`, the best first; all in their order if none is left out."""
     params = request.params
+    if params.prompt_logprobs is not None:  # the prompt is the same to all
+        first = completions[0]
+        completions = [
+            dataclasses.replace(
+                one, prompt_logprobs=first.prompt_logprobs, prompt_top_logprobs=first.prompt_top_logprobs
+            )
+            for one in completions
+        ]
     if (params.best_of or params.n) == params.n:
         return list(completions)
     best = sorted(completions, key=_mean_logprob, reverse=True)[: params.n]
@@ -39,7 +50,8 @@ def gather(request: Request, completions: Sequence[Completion]) -> list[Completi
 
 
 def generate_samples(engine: Engine, request: Request) -> list[Completion]:
-    """`expand`, `generate`, `gather`. A long prompt is read once: the samples find it in the prefix cache."""
+    """`expand`, `generate`, `gather`. A long prompt is read once, and once more for `prompt_logprobs`: the
+    samples find it in the prefix cache."""
     requests = expand(request)
     if len(requests) > 1 and len(request.prompt_ids) > BLOCK:
         once = dataclasses.replace(requests[0].params, max_tokens=1, min_tokens=0, prompt_logprobs=None)

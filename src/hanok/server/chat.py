@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
-import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import Any
 
 from hanok.engine.api import Delta, FinishReason, Request, Usage
 from hanok.engine.generator import LocalEngine
+from hanok.engine.samples import expand
 from hanok.engine.text import AnswerStream, chat_prompt
 from hanok.errors import HanokError, StructureError
 from hanok.reporting import log
@@ -45,13 +44,8 @@ class Chat:
         self._engine, self._model, self._answered = engine, model, answered
         tokenizer = engine.tokenizer
         params = body.sampling()
-        if params.seed is None:  # one for all samples, so that they differ by their index alone
-            params = dataclasses.replace(params, seed=secrets.randbits(63))
         prompt = chat_prompt(tokenizer, self.messages, tools=self.tools)
-        self._requests = [
-            Request(id=f"{self.id}-{index}", prompt_ids=prompt, params=params, sample_index=index)
-            for index in range(params.n)
-        ]
+        self._requests = expand(Request(id=self.id, prompt_ids=prompt, params=params))
         try:
             engine.check(self._requests[0])
         except StructureError as error:
