@@ -12,11 +12,10 @@ import hashlib
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hanok.errors import CheckpointError
-from hanok.models.checkpoint.weights import check_header, read_file
+from hanok.models.checkpoint.weights import read_file
 from hanok.models.decoding import DecodingHeads
 
 HEADS_FILE = "decoding_heads.safetensors"
@@ -61,14 +60,6 @@ def load_heads(directory: Path, *, width: int) -> DecodingHeads | None:
         )
     heads.load_state_dict(tensors, assign=True)
     return heads.requires_grad_(False).eval()
-
-
-def heads_backbone(directory: Path) -> str:
-    """The hash of the weights that the directory's heads were trained on; empty where the file does not say."""
-    file = directory / HEADS_FILE
-    check_header(file)
-    with safe_open(file, framework="pt") as opened:
-        return (opened.metadata() or {}).get("backbone", "")
 
 
 def backbone_hash(directory: Path) -> str:

@@ -15,11 +15,13 @@ class Rows(Generic[E]):
     """Steps of `per_step` rows, in a new order each epoch; the last step of the last epoch may be smaller.
 
     Args:
-        epochs: None is endless.
+        epochs: None is endless. name: of the order, which depends on it beside the seed.
     """
 
-    def __init__(self, rows: Sequence[E], *, per_step: int, epochs: float | None, seed: int) -> None:
-        self._rows, self._per_step, self._seed = rows, per_step, seed
+    def __init__(
+        self, rows: Sequence[E], *, per_step: int, epochs: float | None, seed: int, name: str = "rows"
+    ) -> None:
+        self._rows, self._per_step, self._order = rows, per_step, f"{name}/{seed}"
         self._limit = None if epochs is None else max(1, round(epochs * len(rows)))
         self.drawn = 0
 
@@ -49,5 +51,5 @@ class Rows(Generic[E]):
 
     def _place(self, number: int) -> int:
         epoch, offset = divmod(number, len(self._rows))
-        order = Permutation(len(self._rows), f"rows/{self._seed}/{epoch}")
+        order = Permutation(len(self._rows), f"{self._order}/{epoch}")
         return int(order(np.array([offset]))[0])

@@ -25,6 +25,7 @@ from hanok.models.decoder import Decoder
 from hanok.models.decoding import DecodingHeads
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
+from hanok.training.align.batches import Rows
 from hanok.training.decoding.config import ControlConfig
 from hanok.training.decoding.objective import Answers, decoding_loss, read_answers
 from hanok.training.decoding.run import run_on_heads
@@ -32,7 +33,6 @@ from hanok.training.loop import Surroundings, Trainer
 from hanok.training.objective import Loss
 from hanok.training.objectives.autodeco import control_ranking_loss
 from hanok.training.packing import PackedSequence, pack
-from hanok.training.permutation import Permutation
 from hanok.training.plan import Plan
 
 Message = Mapping[str, Any]
@@ -66,7 +66,9 @@ def train_control(config: ControlConfig, *, model: Path, prompts: Path, out: Pat
     def make(plan: Plan, decoder: Decoder, heads: DecodingHeads, around: Surroundings) -> Trainer[Any]:
         return Trainer(
             training, plan, decoder=decoder, objective=Control(module=heads, config=config),
-            batches=Triples(triples, config), surroundings=around,
+            batches=Rows(
+                triples, per_step=config.prompts_per_step, epochs=config.epochs, seed=config.seed, name="control"
+            ), surroundings=around,
         )  # fmt: skip
 
     settings = asdict(config) | {"prompts": sha256_file(prompts)}
@@ -124,39 +126,6 @@ class Control:
 
     def validate(self, decoder: Decoder, *, stopped: Callable[[], bool]) -> dict[str, float] | None:
         return {}
-
-
-class Triples:
-    """Steps of so many prompts, in a new order each epoch; the place is one number."""
-
-    def __init__(self, triples: Sequence[Triple], config: ControlConfig) -> None:
-        self._triples, self._config, self._drawn = triples, config, 0
-        self._limit = max(1, round(config.epochs * len(triples)))
-
-    def count(self, *, max_steps: int | None, max_tokens: int | None) -> tuple[int, int | None] | None:
-        assert max_tokens is None
-        steps = -(-self._limit // self._config.prompts_per_step)
-        return min(steps, max_steps or steps), None
-
-    def draw_step(self) -> list[Triple]:
-        end = min(self._drawn + self._config.prompts_per_step, self._limit)
-        chosen = [self._triples[self._place(number)] for number in range(self._drawn, end)]
-        self._drawn = end
-        return chosen
-
-    def metrics(self) -> Mapping[str, float]:
-        return {}
-
-    def state(self) -> dict[str, Any]:
-        return {"drawn": self._drawn}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self._drawn = state["drawn"]
-
-    def _place(self, number: int) -> int:
-        epoch, offset = divmod(number, len(self._triples))
-        order = Permutation(len(self._triples), f"control/{self._config.seed}/{epoch}")
-        return int(order(np.array([offset]))[0])
 
 
 def read_triples(config: ControlConfig, file: Path, tokenizer: Tokenizer) -> list[Triple]:

@@ -29,9 +29,10 @@ from hanok.training.config import TrainConfig
 from hanok.training.decoding.config import DecodingConfig
 from hanok.training.decoding.objective import LearnedDecoding
 from hanok.training.loop import Surroundings, Trainer
-from hanok.training.plan import Plan, new_plan, read_plan, use_threads
+from hanok.training.plan import Plan, use_threads
 from hanok.training.report import write_report
 from hanok.training.sampler import Sampler
+from hanok.training.stage import plan_of
 from hanok.training.stop import stop_on_signals
 from hanok.training.validation import choose_held_out
 
@@ -76,13 +77,9 @@ def run_on_heads(
     identity = {"config": settings, **{name: parent.hash for name, parent in parents.items()}}
     out.mkdir(parents=True, exist_ok=True)
     with sole_user(out, "training"):
-        plan = read_plan(out, identity)
-        if plan is not None and (out / "model").exists():
-            return open_artefact(out / "model", kind="model")
+        plan = plan_of(training, identity, out)
         if plan is None:
-            plan = new_plan(training, identity)
-            with disk_full_is_resumable(out):
-                plan.write(out)
+            return open_artefact(out / "model", kind="model")
         use_threads(plan.threads)
         log.info("%s; %d threads", plan.precision_reason, plan.threads)
         torch.manual_seed(training.seed)  # easy tokens are dropped by it; kept in every checkpoint

@@ -46,7 +46,11 @@ def overlong(max_tokens: int, cache: int, *, column: str = "completion_tokens") 
     def reward(prompt: Prompt, completion: str, columns: Columns) -> float:
         if column not in columns:
             raise ConfigError(f"no column {column!r}", remedy="roll-outs must count their tokens")
-        beyond = int(columns[column]) - (max_tokens - cache)
-        return -min(max(beyond / cache, 0.0), 1.0)
+        return overlong_penalty(int(columns[column]), max_tokens, cache)
 
     return reward
+
+
+def overlong_penalty(tokens: int, max_tokens: int, cache: int) -> float:
+    """Of an answer of so many tokens, from 0 to -1: what `overlong` gives."""
+    return -min(max((tokens - (max_tokens - cache)) / cache, 0.0), 1.0)

@@ -21,6 +21,7 @@ from hanok.reporting import log
 from hanok.training.align.config import AlignConfig
 from hanok.training.permutation import Permutation
 from hanok.training.rewards import Mix, Row, score
+from hanok.training.rewards.shape import overlong_penalty
 from hanok.training.rollouts.generator import Answer, Generator
 from hanok.training.rollouts.learning import Learning
 from hanok.training.rollouts.prompts import Prompt
@@ -133,7 +134,7 @@ class Rollouts:
             f"{name}: {next((reason for reason in counter if reason != 'scored'), 'scored')}"
             for name, counter in batch.counts.items()
         )
-        totals = [float("nan") if total is None else total for total in batch.totals]
+        totals = batch.with_nan()
         size = self._config.group_size
         return [
             (prompt, group, self._shaped(group, totals[place * size : (place + 1) * size]))
@@ -145,8 +146,10 @@ class Rollouts:
         cache, limit = self._config.overlong_cache, self._config.max_new_tokens
         if not cache:
             return list(rewards)
-        beyond = [(len(answer.ids) - (limit - cache)) / cache for answer in group]
-        return [reward - min(max(over, 0.0), 1.0) for reward, over in zip(rewards, beyond, strict=True)]
+        return [
+            reward + overlong_penalty(len(answer.ids), limit, cache)
+            for reward, answer in zip(rewards, group, strict=True)
+        ]
 
     def _about(self, groups: Sequence[Group], alike: float) -> dict[str, float]:
         answers = [answer for _, group, _ in groups for answer in group]
