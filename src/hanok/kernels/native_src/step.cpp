@@ -71,10 +71,13 @@ void run_step(const std::shared_ptr<const ModelWeights>& model, const std::share
   step->cache = cache;
   step->scratch = scratch;
   step->args = std::move(args);
-  make_room(*step, static_cast<Buffers&>(*scratch));
+  Buffers& buffers = static_cast<Buffers&>(*scratch);
+  make_room(*step, buffers);
   plan_attention(*step);
+  step->adapted.low = buffers.adapted.at_least(plan_adapters(step->args, step->adapted));
   const int threads = crew.threads();
-  crew.run(4 + kLoopsOfLayer * (int)model->layers.size(), [step, threads](Crew::Walk& walk) { Walker(*step, walk, threads).run(); });
+  const int loops = kLoopsOfLayer + (step->adapted.any ? kSites : 0);
+  crew.run(5 + loops * (int)model->layers.size(), [step, threads](Crew::Walk& walk) { Walker(*step, walk, threads).run(); });
 }
 
 // y [rows, a.rows] = x [rows, a.cols] times the matrix, rounded as a step rounds them.
