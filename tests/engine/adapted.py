@@ -44,3 +44,22 @@ def save_with_tokenizer(model: Decoder, directory: Path, tokenizer: Path) -> Pat
     save_model(model, directory)
     Tokenizer.load(tokenizer).save(directory)
     return directory
+
+
+def all_maps(model: Decoder) -> list[str]:
+    """By name, but those that inference does not use."""
+    return [name for name, _ in _linears(model) if not name.startswith("mtp")]
+
+
+def random_lows(
+    model: Decoder, names: list[str], *, seed: int, rank: int = 6, scale: float = 1.0
+) -> dict[str, LowRank]:
+    generator = torch.Generator().manual_seed(seed)
+    linears, lows = dict(_linears(model)), {}
+    for name in names:
+        outputs, inputs = linears[name].weight.shape
+        low = LowRank(inputs, outputs, rank, scale=scale, dropout=0.0).requires_grad_(False)
+        low.lora_A.copy_(torch.randn(rank, inputs, generator=generator) * inputs**-0.5)
+        low.lora_B.copy_(torch.randn(outputs, rank, generator=generator))
+        lows[name] = low
+    return lows

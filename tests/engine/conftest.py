@@ -37,7 +37,7 @@ def small() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def adapted() -> ModuleType:
-    """random_adapter, merged_model, save_with_tokenizer."""
+    """random_adapter, random_lows, all_maps, merged_model, save_with_tokenizer."""
     return _adapted
 
 

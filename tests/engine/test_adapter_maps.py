@@ -14,7 +14,6 @@ from hanok.kernels.native import native_available
 from hanok.models.config import MoEConfig
 from hanok.models.decoder import Decoder
 from hanok.models.linear import LowRank
-from hanok.models.lora import _linears
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
 IDS = [(7 * place * place + 3 * place) % 90 for place in range(70)]
@@ -28,24 +27,6 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "low queries": ("hybrid", {"q_lora_rank": 24, "pattern": ("mla",)}),
     "experts": ("full", {"moe": EXPERTS}),
 }
-
-
-def lows_for(
-    model: Decoder, names: list[str], *, seed: int, rank: int = 6, scale: float = 1.0
-) -> dict[str, LowRank]:
-    generator = torch.Generator().manual_seed(seed)
-    linears, lows = dict(_linears(model)), {}
-    for name in names:
-        outputs, inputs = linears[name].weight.shape
-        low = LowRank(inputs, outputs, rank, scale=scale, dropout=0.0).requires_grad_(False)
-        low.lora_A.copy_(torch.randn(rank, inputs, generator=generator) * inputs**-0.5)
-        low.lora_B.copy_(torch.randn(outputs, rank, generator=generator))
-        lows[name] = low
-    return lows
-
-
-def of_layers(model: Decoder) -> list[str]:
-    return [name for name, _ in _linears(model) if not name.startswith("mtp")]
 
 
 def plain(model: Decoder, lows: dict[str, LowRank] | None) -> torch.Tensor:
@@ -64,12 +45,12 @@ def pair(request: pytest.FixtureRequest, small) -> tuple[Decoder, NativeDecoder]
 
 
 @torch.inference_mode()
-def test_each_map_alone_and_all_together(pair: tuple[Decoder, NativeDecoder]) -> None:
+def test_each_map_alone_and_all_together(pair: tuple[Decoder, NativeDecoder], adapted) -> None:
     model, native = pair
     base, error = plain(model, None), (fast(native, None) - plain(model, None)).abs().mean()
-    names = of_layers(model)
+    names = adapted.all_maps(model)
     for seed, chosen in enumerate([*([name] for name in names), names]):
-        lows = lows_for(model, chosen, seed=seed, scale=3.0 if len(chosen) == 1 else 1.0)
+        lows = adapted.random_lows(model, chosen, seed=seed, scale=3.0 if len(chosen) == 1 else 1.0)
         expected, found = plain(model, lows), fast(native, native_adapter(model, lows))
         effect, off = (expected - base).abs().mean(), (found - expected).abs().mean()
         assert effect > 4 * error, chosen
@@ -78,15 +59,15 @@ def test_each_map_alone_and_all_together(pair: tuple[Decoder, NativeDecoder]) ->
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", ["bf16", "int4"])
-def test_company_changes_no_bit(small, kind) -> None:
+def test_company_changes_no_bit(small, adapted, kind) -> None:
     """Rows of several adapters and of none in one step, each by itself, in pieces of every size."""
     model = small.decoder_of("hybrid")
-    names = of_layers(model)
+    names = adapted.all_maps(model)
     adapters = [
         None,
-        native_adapter(model, lows_for(model, names, seed=1, rank=3)),
-        native_adapter(model, lows_for(model, names[::2], seed=2, rank=17)),
-        native_adapter(model, lows_for(model, names[1::3], seed=3, rank=40)),
+        native_adapter(model, adapted.random_lows(model, names, seed=1, rank=3)),
+        native_adapter(model, adapted.random_lows(model, names[::2], seed=2, rank=17)),
+        native_adapter(model, adapted.random_lows(model, names[1::3], seed=3, rank=40)),
     ]
     one, two = (NativeDecoder(model, kind=kind, blocks=8, threads=threads) for threads in (1, 2))
     alone = [fast(one, adapter) for adapter in adapters]
@@ -111,11 +92,11 @@ def test_company_changes_no_bit(small, kind) -> None:
 
 
 @torch.inference_mode()
-def test_other_instruction_sets(small) -> None:
+def test_other_instruction_sets(small, adapted) -> None:
     from hanok.kernels.native import native
 
     model = small.decoder_of("full", noise=0.05)
-    lows = lows_for(model, of_layers(model), seed=5)
+    lows = adapted.random_lows(model, adapted.all_maps(model), seed=5)
     expected = plain(model, lows)
     for path in native().step_paths():
         found = fast(
@@ -124,7 +105,7 @@ def test_other_instruction_sets(small) -> None:
         assert (found - expected).abs().mean() < 0.05 * expected.std(), path
 
 
-def test_a_block_keeps_the_ranks_of_its_part(small) -> None:
+def test_a_block_keeps_the_ranks_of_its_part() -> None:
     """Queries, keys and values lie in one matrix: the numbers of B that are zero for the others are not kept."""
     from hanok.engine.adapter_maps import _by_block
 
