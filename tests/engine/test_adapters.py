@@ -79,17 +79,12 @@ def test_pytorch_answers_as_the_merged_model(tmp_path: Path, tiny, adapted, chan
     engine = LocalEngine(base, weights="float32", adapters={"a": directory})
     merged = LocalEngine(adapted.merged_model(base, directory, tmp_path / "merged"), weights="float32")
     params = replace(GREEDY, prompt_logprobs=1)
-    for ids in (prompt(1), prompt(9), prompt(90), prompt(530)):
-        ours, theirs, without = (
-            ask(engine, ids, "a", params),
-            ask(merged, ids, None, params),
-            ask(engine, ids),
-        )
+    for ids in (prompt(1), prompt(9), prompt(70), *([prompt(530)] if changes is LLAMA else [])):
+        ours, theirs = ask(engine, ids, "a", params), ask(merged, ids, None, params)
         assert ours.ids == theirs.ids
-        assert ours.logprobs != pytest.approx(without.logprobs, abs=0.1)
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=2e-4)
         assert ours.prompt_logprobs == pytest.approx(theirs.prompt_logprobs, abs=2e-4)
-    ids = prompt(90)
+    ids = prompt(70)
     assert engine.score(ids, adapter="a") == pytest.approx(merged.score(ids), abs=2e-4)
     assert engine.score(ids) != pytest.approx(engine.score(ids, adapter="a"), abs=0.1)
     for layer in (0, -1):
@@ -157,17 +152,17 @@ def test_an_adapter_of_peft(llama: Path, tmp_path: Path) -> None:
 
 
 @KERNELS
-@pytest.mark.parametrize("speculation", ["off", "lookup"])
-def test_company_changes_no_bit(llama, colours, speculation) -> None:
+@pytest.mark.parametrize("speculation", ["off", "lookup", "draft"])
+def test_company_changes_no_bit(llama, colours, tiny, tmp_path: Path, speculation) -> None:
     """Many requests on a cache that is too small for them, adapters mixed at random, against each alone."""
     block = 4 * 2 * 2 * 64 * 16 * 2
+    guessing: dict[str, Any] = {"speculation": speculation}
+    if speculation == "draft":  # a model that knows no adapters
+        guessing = {
+            "draft_dir": tiny.save_tiny_model(tmp_path / "draft", seed=4, **LLAMA | {"num_layers": 1})
+        }
     engine = LocalEngine(
-        llama,
-        weights="int8",
-        adapters=colours,
-        cache_bytes=14 * block,
-        speculation=speculation,
-        max_running=6,
+        llama, weights="int8", adapters=colours, cache_bytes=14 * block, max_running=6, **guessing
     )
     chance = random.Random(3)
     names = [None, *colours]
@@ -259,8 +254,9 @@ def test_adapters_of_other_models_are_refused(engine: LocalEngine, tiny, adapted
 
 @pytest.mark.parametrize("weights", ["auto", "float32"])
 def test_unloading_lets_requests_finish(llama, colours, weights) -> None:
-    engine = LocalEngine(llama, weights=weights, adapters=colours)
-    params = replace(GREEDY, max_tokens=60)
+    """Those that run and those that wait for a place; who comes later gets what then has the name."""
+    engine = LocalEngine(llama, weights=weights, adapters=colours, max_running=1)
+    params = replace(GREEDY, max_tokens=24)
     expected = ask(engine, prompt(30), "red", params)
 
     async def read() -> list[int]:
@@ -272,7 +268,15 @@ def test_unloading_lets_requests_finish(llama, colours, weights) -> None:
             found += delta.ids
         return found
 
-    assert tuple(asyncio.run(read())) == expected.ids
+    async def wait() -> list[int]:
+        return [
+            token async for delta in engine.stream(request(prompt(30), "red", params)) for token in delta.ids
+        ]
+
+    async def both() -> list[list[int]]:
+        return await asyncio.gather(read(), wait())
+
+    assert [tuple(found) for found in asyncio.run(both())] == [expected.ids] * 2
     assert ask(engine, prompt(30), "red", params).ids == ask(engine, prompt(30), "green", params).ids
     engine.unload_adapter("red")
     with pytest.raises(InputError, match='no adapter "red"'):

@@ -125,7 +125,7 @@ def parse_adapters(options: Sequence[str]) -> dict[str, Path]:
             raise ConfigError(f'--adapter "{option}"', remedy="write NAME=DIR")
         if name in found:
             raise ConfigError(f'--adapter names "{name}" twice', remedy="give each a name of its own")
-        found[name] = Path(directory)
+        found[name] = Path(directory).expanduser()
     return found
 
 

@@ -148,7 +148,8 @@ def chat_terminal(
             adapter=next(iter(adapters), None),
         )  # fmt: skip
         if reading.isatty():
-            _converse(conversation, writing, name=_name(model_dir), context=engine.max_context)
+            name = " · ".join([_name(model_dir), *list(adapters)[:1]])
+            _converse(conversation, writing, name=name, context=engine.max_context)
         else:
             _answer_lines(conversation, reading, writing)
     finally:

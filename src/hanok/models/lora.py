@@ -35,6 +35,10 @@ from hanok.models.lora_fused import (
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX, _RESTORED = "base_model.model.", "restored"
+_PLAIN = "use a plain LoRA adapter"
+_REMEDIES = {
+    "target_parameters": "adapt linear maps; for routed experts, let PEFT merge the adapter into the model"
+}
 _UNSUPPORTED = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "use_qalora")
 
 
@@ -343,9 +347,9 @@ def _read_settings(directory: Path) -> dict[str, Any]:
         raise CheckpointError(f'{file}: peft_type "{kind}" is not supported', remedy="only LORA is")
     for key in _UNSUPPORTED:
         if values.get(key):
-            raise CheckpointError(f"{file}: {key} is not supported", remedy="use a plain LoRA adapter")
+            raise CheckpointError(f"{file}: {key} is not supported", remedy=_REMEDIES.get(key, _PLAIN))
     if values.get("bias", "none") != "none":
-        raise CheckpointError(f"{file}: trained biases are not supported", remedy="use a plain LoRA adapter")
+        raise CheckpointError(f"{file}: trained biases are not supported", remedy=_PLAIN)
     return values
 
 
