@@ -6,9 +6,17 @@
 namespace HANOK_ISA {
 
 struct Buffers : Scratch {
-  Buffer<float> x, normal, input, context, mixed, inner, part, rotation, decay, gate, low_queries, scores, shares, expert_inner, expert_out;
+  Buffer<float> x, normal, input, context, mixed, inner, part, rotation, decay, gate, low_queries, scores, shares, expert_inner, expert_out,
+      slice_sums;
   Buffer<uint16_t> queries;
   RowBuffers wide, deep, heads, last, low_decay, low_gate, low_query, grouped, grouped_deep;
+};
+
+// A task's part on one slice of the text.
+struct Slice {
+  Task task;
+  int slice;
+  size_t at;  // of its sums
 };
 
 // Which rows visit which experts in one layer. Slots: pairs of a row and an expert, sorted by expert, then by row.
@@ -27,11 +35,13 @@ struct Step {
   std::shared_ptr<Scratch> scratch;
   StepArgs args;
   std::vector<Task> tasks[2];  // of full and of latent attention
+  std::vector<Slice> slices[2];  // of tasks: where rows are few and a text is long, its slices are shared out, else none
+  std::vector<int> slices_of[2];  // [task] where its slices begin, and the end
   std::vector<Task> runs;      // of delta attention: all rows of one sequence, one head
   std::vector<int> turns;      // where the cosines of each of the model's rotaries begin in a row
   std::vector<Grouping> grouping;  // by layer: a thread that is late may still read an earlier layer's
   std::vector<int32_t> chosen;     // [row][rank], of the layer at hand
-  float *x, *normal, *input, *context, *mixed, *inner, *part, *cosine, *decay, *gate, *low_queries, *scores, *shares, *expert_inner, *expert_out;
+  float *x, *normal, *input, *context, *mixed, *inner, *part, *cosine, *decay, *gate, *low_queries, *scores, *shares, *expert_inner, *expert_out, *slice_sums;
   uint16_t* queries;
   Rows wide, deep, heads, last, low_decay, low_gate, low_query, grouped, grouped_deep;
   int turn_width = 0;
@@ -44,7 +54,22 @@ const LayerWeights* layer_with(const ModelWeights& model, Mixer mixer) {
   return nullptr;
 }
 
-void plan_attention(Step& step) {
+// Slices of the tasks of a mixer, where tasks alone would not occupy the threads.
+void plan_slices(Step& step, Mixer mixer, int threads, const AttentionShape& shape, size_t& used) {
+  const auto& tasks = step.tasks[mixer];
+  if ((int)tasks.size() >= 4 * threads || threads == 1) return;
+  const auto last_slice = [&](const Task& task) { return step.args.positions[task.row + task.rows - 1] / kSlice; };
+  if (std::all_of(tasks.begin(), tasks.end(), [&](const Task& task) { return last_slice(task) == 0; })) return;
+  for (const Task& task : tasks) {
+    step.slices_of[mixer].push_back((int)step.slices[mixer].size());
+    for (int slice = 0; slice <= last_slice(task); ++slice, used += (size_t)kQueries * (shape.value_dim + 2))
+      step.slices[mixer].push_back({task, slice, used});
+  }
+  step.slices_of[mixer].push_back((int)step.slices[mixer].size());
+}
+
+void plan_attention(Step& step, int threads, Buffer<float>& slice_sums) {
+  size_t used = 0;
   const auto& sequences = step.args.sequences;
   const int rows = step.args.rows;
   for (int row = 1; row < rows; ++row)
@@ -65,7 +90,9 @@ void plan_attention(Step& step) {
           step.tasks[mixer].push_back({row, end - row, kv, kv * shared + head, std::min(heads, shared - head)});
       row = end;
     }
+    plan_slices(step, mixer, threads, shape, used);
   }
+  step.slice_sums = slice_sums.at_least(used);
   if (const LayerWeights* layer = layer_with(*step.model, kDelta))
     for (int row = 0; row < rows;) {
       int end = row + 1;
@@ -306,41 +333,116 @@ void run_delta(const Step& step, const LayerWeights& layer, int number, const Ta
   }
 }
 
-// The heads of a task, each `stride` behind the row before.
+// A task's queries side by side, and the slices of the text that some of them see.
+struct Queries {
+  std::vector<uint16_t> q;
+  int count = 0, first_slice = 0, last_slice = 0, ends[kQueries];
+
+  void gather(const Step& step, const AttentionShape& shape, const Task& task) {
+    const int dim = shape.key_dim;
+    q.resize((size_t)kQueries * dim + 32);
+    count = 0;
+    for (int r = 0; r < task.rows; ++r)
+      for (int h = 0; h < task.count; ++h, ++count) {
+        const size_t from = ((size_t)(task.row + r) * shape.heads + task.head + h) * dim;
+        std::memcpy(q.data() + (size_t)count * dim, step.queries + from, dim * sizeof(uint16_t));
+        ends[count] = step.args.positions[task.row + r] + 1;
+      }
+    first_slice = shape.window ? std::max(0, ends[0] - shape.window) / kSlice : 0;
+    last_slice = (ends[count - 1] - 1) / kSlice;
+  }
+
+  // attend() over one slice for all queries: done(first of M queries, M, their sums).
+  template <class Done>
+  void attend_to(const Step& step, const AttentionShape& shape, int number, const Task& task, int slice, AttentionScratch& scratch,
+                 const Done& done) {
+    static thread_local Buffer<float> space;
+    float* out = space.at_least((size_t)kQueries * shape.value_dim);
+    const int32_t* table = step.args.tables.data() + (size_t)step.args.sequences[task.row] * step.args.table_width;
+    int first = 0;
+    const auto some = [&](auto size) {
+      constexpr int M = decltype(size)::value;
+      for (; first + M <= count; first += M) {
+        attend<M>(shape, step.cache->blocks, step.cache->layers[number], table, task.kv, q.data() + (size_t)first * shape.key_dim,
+                  ends + first, slice, out, scratch);
+        done(first, M, out);
+      }
+    };
+    some(std::integral_constant<int, 8>{});
+    some(std::integral_constant<int, 4>{});
+    some(std::integral_constant<int, 2>{});
+    some(std::integral_constant<int, 1>{});
+  }
+};
+
+// What a task's queries have found, slice by slice; then their heads' parts of the rows.
+struct TaskSums {
+  std::vector<Found> found;
+  std::vector<float> sums;
+
+  void begin(const AttentionShape& shape, const Task& task) {
+    found.clear();
+    for (int r = 0; r < task.rows; ++r)
+      for (int h = 0; h < task.count; ++h) found.emplace_back(shape.sinks ? shape.sinks[task.head + h] : 0.0f, shape.sinks != nullptr);
+    sums.assign(found.size() * shape.value_dim, 0.0f);
+  }
+  void add(int query, float most, float total, const float* from, int wide) {
+    found[query].add(most, total, from, wide, sums.data() + (size_t)query * wide);
+  }
+  // Each row `stride` behind the one before.
+  void finish(const Task& task, int wide, float* to, int stride) const {
+    for (size_t query = 0; query < found.size(); ++query) {
+      float* out = to + (task.row + query / task.count) * stride + (task.head + query % task.count) * wide;
+      const float inverse = 1.0f / found[query].total;
+      for (int i = 0; i < wide; ++i) out[i] = sums[query * wide + i] * inverse;
+    }
+  }
+};
+
+// A task from the beginning of its text to the end.
 void run_task(const Step& step, const LayerWeights& layer, int number, const Task& task, float* to, int stride) {
   const AttentionShape& shape = layer.attention;
-  const int dim = shape.key_dim, wide = shape.value_dim;
   static thread_local AttentionScratch scratch;
-  static thread_local std::vector<uint16_t> q;
-  static thread_local std::vector<float> out;
-  q.resize((size_t)kQueries * dim + 32);
-  out.resize((size_t)kQueries * wide);
-  int ends[kQueries], count = 0;
-  float sinks[kQueries];
-  for (int r = 0; r < task.rows; ++r)
-    for (int h = 0; h < task.count; ++h, ++count) {
-      const size_t from = ((size_t)(task.row + r) * shape.heads + task.head + h) * dim;
-      std::memcpy(q.data() + (size_t)count * dim, step.queries + from, dim * sizeof(uint16_t));
-      ends[count] = step.args.positions[task.row + r] + 1;
-      sinks[count] = shape.sinks ? shape.sinks[task.head + h] : -std::numeric_limits<float>::infinity();
+  static thread_local Queries queries;
+  static thread_local TaskSums sums;
+  queries.gather(step, shape, task);
+  sums.begin(shape, task);
+  for (int slice = queries.first_slice; slice <= queries.last_slice; ++slice)
+    queries.attend_to(step, shape, number, task, slice, scratch, [&](int first, int count, const float* out) {
+      for (int m = 0; m < count; ++m) sums.add(first + m, scratch.most[m], scratch.total[m], out + m * shape.value_dim, shape.value_dim);
+    });
+  sums.finish(task, shape.value_dim, to, stride);
+}
+
+// One slice of a task: for each query its greatest score, its weights' total, and the values' sums.
+void run_slice(const Step& step, const LayerWeights& layer, int number, const Slice& item) {
+  const AttentionShape& shape = layer.attention;
+  const int wide = shape.value_dim;
+  static thread_local AttentionScratch scratch;
+  static thread_local Queries queries;
+  queries.gather(step, shape, item.task);
+  queries.attend_to(step, shape, number, item.task, item.slice, scratch, [&](int first, int count, const float* out) {
+    for (int m = 0; m < count; ++m) {
+      float* to = step.slice_sums + item.at + (size_t)(first + m) * (wide + 2);
+      to[0] = scratch.most[m];
+      to[1] = scratch.total[m];
+      std::memcpy(to + 2, out + m * wide, wide * sizeof(float));
     }
-  const int32_t* table = step.args.tables.data() + (size_t)step.args.sequences[task.row] * step.args.table_width;
-  int done = 0;
-  const auto some = [&](auto size) {
-    constexpr int M = decltype(size)::value;
-    for (; done + M <= count; done += M)
-      attend<M>(shape, step.cache->blocks, step.cache->layers[number], table, task.kv, q.data() + (size_t)done * dim, ends + done, sinks + done,
-                out.data() + (size_t)done * wide, scratch);
-  };
-  some(std::integral_constant<int, 8>{});
-  some(std::integral_constant<int, 4>{});
-  some(std::integral_constant<int, 2>{});
-  some(std::integral_constant<int, 1>{});
-  count = 0;
-  for (int r = 0; r < task.rows; ++r)
-    for (int h = 0; h < task.count; ++h, ++count)
-      std::memcpy(to + (size_t)(task.row + r) * stride + (task.head + h) * wide, out.data() + (size_t)count * wide,
-                  wide * sizeof(float));
+  });
+}
+
+// What `run_task` gives, from a task's slices.
+void join_slices(const Step& step, const LayerWeights& layer, const Slice* first, int slices, float* to, int stride) {
+  const AttentionShape& shape = layer.attention;
+  const int wide = shape.value_dim;
+  static thread_local TaskSums sums;
+  sums.begin(shape, first->task);
+  for (int i = 0; i < slices; ++i)
+    for (size_t query = 0; query < sums.found.size(); ++query) {
+      const float* from = step.slice_sums + first[i].at + query * (wide + 2);
+      sums.add((int)query, from[0], from[1], from + 2, wide);
+    }
+  sums.finish(first->task, wide, to, stride);
 }
 
 // Behind full attention: the gate, and nothing behind the last head.

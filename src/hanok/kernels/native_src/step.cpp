@@ -71,9 +71,10 @@ void run_step(const std::shared_ptr<const ModelWeights>& model, const std::share
   step->cache = cache;
   step->scratch = scratch;
   step->args = std::move(args);
-  make_room(*step, static_cast<Buffers&>(*scratch));
-  plan_attention(*step);
   const int threads = crew.threads();
+  Buffers& buffers = static_cast<Buffers&>(*scratch);
+  make_room(*step, buffers);
+  plan_attention(*step, threads, buffers.slice_sums);
   crew.run(4 + kLoopsOfLayer * (int)model->layers.size(), [step, threads](Crew::Walk& walk) { Walker(*step, walk, threads).run(); });
 }
 

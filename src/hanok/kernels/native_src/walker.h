@@ -72,12 +72,14 @@ class Walker {
   }
 
   bool mix_full(const LayerWeights& layer, int number) {
-    const bool apart = step_.apart && !layer.norm_whole;
+    const bool sliced = slices_help(layer, kFull), apart = step_.apart && !layer.norm_whole && !sliced;
     if (layer.norm_whole && !walk_.loop(args_.rows, [&](int row) { normalise_whole(step_, layer, row); })) return false;
     if (!apart && !walk_.loop(args_.rows, [&](int row) {
           for (int kv = 0; kv < layer.attention.kv_heads; ++kv) place_head(step_, layer, number, row, kv);
         })) return false;
     const auto& tasks = step_.tasks[kFull];
+    if (sliced)
+      return walk_slices(layer, number, kFull, step_.mixed, layer.output.cols, [&](const Task& task) { finish_task(step_, layer, task); });
     return walk_.loop((int)tasks.size(), [&](int item) {
       const Task& task = tasks[item];
       if (apart) place_head(step_, layer, number, task.row, task.kv);
@@ -95,13 +97,33 @@ class Walker {
           if (first == 0) place_latent(step_, layer, number, row);
           for (int head = first; head < std::min(first + kHeads, shape.heads); ++head) place_latent_query(step_, layer, row, head);
         })) return false;
-    const auto& tasks = step_.tasks[kLatent];
-    return walk_.loop((int)tasks.size(), [&](int item) {
-      const Task& task = tasks[item];
-      run_task(step_, layer, number, task, step_.context, shape.heads * shape.value_dim);
+    const auto values = [&](const Task& task) {
       for (int row = task.row; row < task.row + task.rows; ++row)
         for (int head = task.head; head < task.head + task.count; ++head) latent_values(step_, layer, row, head);
+    };
+    const int stride = shape.heads * shape.value_dim;
+    if (slices_help(layer, kLatent)) return walk_slices(layer, number, kLatent, step_.context, stride, values);
+    const auto& tasks = step_.tasks[kLatent];
+    return walk_.loop((int)tasks.size(), [&](int item) {
+      run_task(step_, layer, number, tasks[item], step_.context, stride);
+      values(tasks[item]);
     });
+  }
+
+  // Not where a window leaves most of the text unread.
+  bool slices_help(const LayerWeights& layer, Mixer mixer) const { return !step_.slices[mixer].empty() && !layer.attention.window; }
+
+  // The slices of all tasks, then each task's together.
+  template <class Then>
+  bool walk_slices(const LayerWeights& layer, int number, Mixer mixer, float* to, int stride, const Then& then) {
+    const auto& slices = step_.slices[mixer];
+    const auto& begins = step_.slices_of[mixer];
+    return walk_.loop((int)slices.size(), [&](int item) { run_slice(step_, layer, number, slices[item]); }) &&
+           walk_.loop((int)begins.size() - 1, [&](int item) {
+             const Slice* first = &slices[begins[item]];
+             join_slices(step_, layer, first, begins[item + 1] - begins[item], to, stride);
+             then(first->task);
+           });
   }
 
   bool low_queries(const LayerWeights& layer) {
