@@ -267,7 +267,7 @@ class NativeDecoder:
         widths = [
             mixer.heads, mixer.nope, mixer.shared, mixer.value, mixer.latent, rank, self._rotary(mixer.rotary),
         ]  # fmt: skip
-        memory = self._memory(1, mixer.latent + mixer.shared, mixer.latent)
+        memory = self._memory(1, mixer.latent + mixer.shared, 0)
         self._runner.add_latent(norms, maps, *mlp, widths, mixer.scoring.scale, tables, memory)
 
     def _add_delta(self, mixer: DeltaAttention, norms: list[int], mlp: tuple[Any, Any]) -> None:
@@ -343,12 +343,12 @@ class NativeDecoder:
         return [self._table(lambda: norm_weight(norm)), bias]
 
     def _memory(self, heads: int, key: int, value: int) -> list[int]:
-        """Of the cache: keys, values, and of int8 their scales."""
+        """Of the cache: keys, values, and of int8 their scales. Without a `value` a key begins with it."""
         tokens, dtype = self.pool.size * BLOCK * heads, torch.int8 if self.cache == "int8" else torch.bfloat16
-        parts = [lazy(tokens * key, dtype), lazy(tokens * value, dtype)]
+        parts = [lazy(tokens * width, dtype) if width else None for width in (key, value)]
         if self.cache == "int8":
-            parts += [lazy(tokens, torch.float32) for _ in range(2)]
-        self.caches += parts
+            parts += [lazy(tokens, torch.float32) if width else None for width in (key, value)]
+        self.caches += [part for part in parts if part is not None]
         return [address(part) for part in parts]
 
     def _state_room(self, width: int) -> int:

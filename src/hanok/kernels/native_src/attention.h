@@ -75,6 +75,12 @@ void attend(const AttentionShape& shape, int blocks, const CacheLayer& cache, co
   const size_t head = (size_t)kv * blocks;
   const bool bytes = cache.key_scales != nullptr;
   const auto place = [&](int t) { return (head + table[t / kBlock]) * kBlock + t % kBlock; };
+  const auto key_tile = [&](int t) -> const uint16_t* {
+    if (!bytes) return cache.keys + place(t) * dim;
+    uint16_t* tile = s.keys.at_least(kTile * dim);
+    widen(reinterpret_cast<const int8_t*>(cache.keys) + place(t) * dim, kTile * dim, tile);
+    return tile;
+  };
   int end = 0, least = std::numeric_limits<int>::max(), first[M];
   for (int m = 0; m < M; ++m) {
     s.most[m] = -std::numeric_limits<float>::infinity();
@@ -89,15 +95,11 @@ void attend(const AttentionShape& shape, int blocks, const CacheLayer& cache, co
   for (int start = least / kSegment * kSegment; start < end; start += kSegment) {
     const int begin = std::max(least, start), stop = (std::min(end, start + kSegment) + kTile - 1) / kTile * kTile;
     for (int t = begin; t < stop; t += kTile) {
-      const uint16_t* k = cache.keys + place(t) * dim;
       if (bytes) {
-        uint16_t* tile = s.keys.at_least(kTile * dim);
-        widen(reinterpret_cast<const int8_t*>(cache.keys) + place(t) * dim, kTile * dim, tile);
         std::memcpy(s.key_scales + t - start, cache.key_scales + place(t), kTile * sizeof(float));
-        std::memcpy(s.value_scales + t - start, cache.value_scales + place(t), kTile * sizeof(float));
-        k = tile;
+        std::memcpy(s.value_scales + t - start, (cache.values ? cache.value_scales : cache.key_scales) + place(t), kTile * sizeof(float));
       }
-      score_tile<M>(k, q, dim, &s.scores[0][t - start], kSegment);
+      score_tile<M>(key_tile(t), q, dim, &s.scores[0][t - start], kSegment);
     }
     for (int m = 0; m < M; ++m) {
       const int to = std::min(std::max(ends[m] - start, 0), kSegment);
@@ -107,16 +109,18 @@ void attend(const AttentionShape& shape, int blocks, const CacheLayer& cache, co
     }
     constexpr int kWide = M >= 8 ? 2 : M >= 4 ? 4 : 8;  // vectors of the output held in registers
     for (int t = begin; t < stop; t += kBlock) {
-      const uint16_t *v = cache.values + place(t) * wide, *p = &s.weights[0][t - start];
-      const int pairs = std::min(kBlock, stop - t) / 2;
-      if (bytes) {
-        uint16_t* block = s.values.at_least(kBlock * wide);
-        widen(reinterpret_cast<const int8_t*>(cache.values) + place(t) * wide, 2 * pairs * wide, block);
-        v = block;
+      const uint16_t *v = cache.values ? cache.values + place(t) * wide : nullptr, *p = &s.weights[0][t - start];
+      const int count = std::min(kBlock, stop - t);
+      if (!v) {  // they are the keys' first channels
+        v = s.values.at_least(kBlock * wide);
+        for (int i = 0; i < count; i += kTile) turn_tile(key_tile(t + i), wide, s.values.data() + i * wide);
+      } else if (bytes) {
+        v = s.values.at_least(kBlock * wide);
+        widen(reinterpret_cast<const int8_t*>(cache.values) + place(t) * wide, count * wide, s.values.data());
       }
       int d = 0;
-      for (; d + 16 * kWide <= wide; d += 16 * kWide) value_tile<M, kWide>(v + d * 2, 2 * wide, p, kSegment, pairs, out + d, wide);
-      for (; d < wide; d += 16) value_tile<M, 1>(v + d * 2, 2 * wide, p, kSegment, pairs, out + d, wide);
+      for (; d + 16 * kWide <= wide; d += 16 * kWide) value_tile<M, kWide>(v + d * 2, 2 * wide, p, kSegment, count / 2, out + d, wide);
+      for (; d < wide; d += 16) value_tile<M, 1>(v + d * 2, 2 * wide, p, kSegment, count / 2, out + d, wide);
     }
   }
 }

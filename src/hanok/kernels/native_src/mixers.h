@@ -118,8 +118,13 @@ void clear_behind(const Step& step, const AttentionShape& shape, const CacheLaye
   const auto& sequences = step.args.sequences;
   if (row + 1 < step.args.rows && sequences[row + 1] == sequences[row]) return;
   if (row < column || sequences[row - column] != sequences[row]) return;
-  if (cache.value_scales) {
-    std::fill(cache.value_scales + place + 1, cache.value_scales + place + kTile - column, 0.0f);
+  if (float* scales = cache.values ? cache.value_scales : cache.key_scales) {
+    std::fill(scales + place + 1, scales + place + kTile - column, 0.0f);
+    return;
+  }
+  if (!cache.values) {
+    uint16_t* tile = cache.keys + (place - column) * shape.key_dim;
+    for (int i = 0; i < shape.key_dim / 2; ++i) std::fill(tile + i * 2 * kTile + 2 * (column + 1), tile + (i + 1) * 2 * kTile, uint16_t{0});
     return;
   }
   const size_t pair = (place - column % 2) * shape.value_dim;
@@ -128,7 +133,7 @@ void clear_behind(const Step& step, const AttentionShape& shape, const CacheLaye
   std::fill(cache.values + pair + 2 * shape.value_dim, cache.values + (place - column + kTile) * shape.value_dim, uint16_t{0});
 }
 
-// One token's key and value of one key head into the cache.
+// One token's key and value of one key head into the cache; the key alone where the value is its beginning.
 void keep(const Step& step, const AttentionShape& shape, int number, int row, int kv, const float* key, const float* value) {
   const CacheLayer& cache = step.cache->layers[number];
   const int position = step.args.positions[row], inside = position % kBlock, column = inside % kTile;
@@ -136,18 +141,18 @@ void keep(const Step& step, const AttentionShape& shape, int number, int row, in
   const size_t place = ((size_t)kv * step.cache->blocks + block) * kBlock;
   const size_t key_at = (place + inside - column) * shape.key_dim + column * 2, value_at = (place + inside / 2 * 2) * shape.value_dim + inside % 2;
   if (cache.key_scales) {
-    int8_t *k = reinterpret_cast<int8_t*>(cache.keys) + key_at, *v = reinterpret_cast<int8_t*>(cache.values) + value_at;
+    int8_t *k = reinterpret_cast<int8_t*>(cache.keys) + key_at, *v = cache.values ? reinterpret_cast<int8_t*>(cache.values) + value_at : nullptr;
     cache.key_scales[place + inside] = keep_bytes(key, shape.key_dim, k, [](int i) { return i / 2 * (2 * kTile) + i % 2; });
-    cache.value_scales[place + inside] = keep_bytes(value, shape.value_dim, v, [](int i) { return i * 2; });
+    if (v) cache.value_scales[place + inside] = keep_bytes(value, shape.value_dim, v, [](int i) { return i * 2; });
     clear_behind(step, shape, cache, row, column, place + inside);
     return;
   }
-  uint16_t *k = cache.keys + key_at, *v = cache.values + value_at;
+  uint16_t *k = cache.keys + key_at, *v = cache.values ? cache.values + value_at : nullptr;
   for (int i = 0; i < shape.key_dim; i += 2) {
     k[i * kTile] = to_bf16(key[i]);
     k[i * kTile + 1] = to_bf16(key[i + 1]);
   }
-  for (int i = 0; i < shape.value_dim; ++i) v[i * 2] = to_bf16(value[i]);
+  for (int i = 0; v && i < shape.value_dim; ++i) v[i * 2] = to_bf16(value[i]);
   clear_behind(step, shape, cache, row, column, place + inside);
 }
 

@@ -32,6 +32,7 @@ class Buffer {
     }
     return data_;
   }
+  T* data() const { return data_; }
 
  private:
   T* data_ = nullptr;
@@ -280,7 +281,32 @@ inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p,
   for (int m = 0; m < M; ++m)
     for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + m * dim + v * 16, y[m][v]);
 }
+// The first `wide` channels of a tile of 16 keys as `value_tile` reads them: 16 x 32 bits of them turn at a time.
+inline void turn_tile(const uint16_t* keys, int wide, uint16_t* to) {
+  const __m512i pairs = _mm512_set4_epi32(0x0f0e0b0a, 0x0d0c0908, 0x07060302, 0x05040100);  // [t0 d0, t0 d1, t1 d0, t1 d1] to [t0 d0, t1 d0, ...]
+  for (int d = 0; d < wide; d += 16, keys += 8 * 32, to += 32) {
+    __m512i x[8], y[8];
+    for (int i = 0; i < 8; ++i) x[i] = _mm512_shuffle_epi8(_mm512_load_si512(keys + i * 32), pairs);
+    for (int i = 0; i < 4; ++i) {
+      y[i] = _mm512_unpacklo_epi64(x[2 * i], x[2 * i + 1]);
+      y[4 + i] = _mm512_unpackhi_epi64(x[2 * i], x[2 * i + 1]);
+    }
+    for (int odd = 0; odd < 2; ++odd) {
+      const __m512i *z = y + 4 * odd;
+      const __m512i a = _mm512_shuffle_i64x2(z[0], z[1], 0x88), b = _mm512_shuffle_i64x2(z[0], z[1], 0xdd);
+      const __m512i c = _mm512_shuffle_i64x2(z[2], z[3], 0x88), e = _mm512_shuffle_i64x2(z[2], z[3], 0xdd);
+      _mm512_storeu_si512(to + (size_t)(odd + 0) * 2 * wide, _mm512_shuffle_i64x2(a, c, 0x88));
+      _mm512_storeu_si512(to + (size_t)(odd + 2) * 2 * wide, _mm512_shuffle_i64x2(b, e, 0x88));
+      _mm512_storeu_si512(to + (size_t)(odd + 4) * 2 * wide, _mm512_shuffle_i64x2(a, c, 0xdd));
+      _mm512_storeu_si512(to + (size_t)(odd + 6) * 2 * wide, _mm512_shuffle_i64x2(b, e, 0xdd));
+    }
+  }
+}
 #else
+inline void turn_tile(const uint16_t* keys, int wide, uint16_t* to) {
+  for (int d = 0; d < wide; ++d)
+    for (int t = 0; t < 16; ++t) to[(t / 2 * wide + d) * 2 + t % 2] = keys[(d / 2 * 16 + t) * 2 + d % 2];
+}
 template <int M>
 void block_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[16]) {
   const int cols = a.cols, groups = cols / 32;

@@ -112,7 +112,7 @@ struct ModelWeights {
 };
 
 // Keys: [kv head][block][tile of 16 tokens][key_dim / 2][16][2]; values: [kv head][block][pair of tokens][value_dim][2]; bfloat16,
-// or, with scales, int8 in the same order. Scales: [kv head][block][token].
+// or, with scales, int8 in the same order. Scales: [kv head][block][token]. Of latent attention keys alone: values are their beginning.
 struct CacheLayer {
   uint16_t *keys = nullptr, *values = nullptr;
   float *key_scales = nullptr, *value_scales = nullptr;
