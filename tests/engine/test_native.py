@@ -239,6 +239,15 @@ def test_the_same_bits_in_pieces_in_company_and_on_any_threads(name: str, kind) 
     assert torch.equal(both, torch.cat([alone[100:], whole[640:]]))
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2", "hybrid"])
+def test_the_same_bits_where_threads_lose_their_cores(name: str) -> None:
+    """Far more threads than cores: items of those that wait for one are done again by others, and handed out once."""
+    model, tokens = decoder_of(name), ids(200)
+    alone, crowd = (NativeDecoder(model, kind="int8", blocks=4, threads=threads) for threads in (1, 12))
+    pieces = [1] * 100 + [5] * 20
+    assert torch.equal(read(crowd, tokens, pieces), read(alone, tokens, pieces))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("cache", ["bf16", "int8"])
 @pytest.mark.parametrize("name", ["llama", "hybrid", "gemma2", "deepseek v3"])

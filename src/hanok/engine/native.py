@@ -56,6 +56,7 @@ class NativeDecoder:
     ) -> None:  # fmt: skip
         config = decoder.config
         assert why_not_native(config) is None
+        self._runner: Any = None  # the first that goes when this does: its threads read what follows
         self.config, self.slots = config, slots
         self.kind: Kind = kind
         self.cache: CacheKind = cache

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <vector>
 
 #include "vec.h"
 #if defined(__AVX512VNNI__) && defined(__AVX512BF16__)
@@ -18,24 +19,26 @@
 namespace HANOK_ISA {
 using namespace hanok;
 
-// A buffer on cache lines that only grows.
+// A buffer on cache lines that only grows, by half of itself at least. What it grew out of stays until the end: a thread that is late
+// may still read it.
 template <class T>
 class Buffer {
  public:
-  ~Buffer() { operator delete[](data_, std::align_val_t(64)); }
+  ~Buffer() {
+    for (T* data : all_) operator delete[](data, std::align_val_t(64));
+  }
   T* at_least(size_t count) {
     if (count > size_) {
-      operator delete[](data_, std::align_val_t(64));
-      data_ = static_cast<T*>(operator new[](count * sizeof(T) + 64, std::align_val_t(64)));
-      std::memset(static_cast<void*>(data_), 0, count * sizeof(T) + 64);
-      size_ = count;
+      size_ = std::max(count, size_ + size_ / 2);
+      all_.push_back(static_cast<T*>(operator new[](size_ * sizeof(T) + 64, std::align_val_t(64))));
+      std::memset(static_cast<void*>(data()), 0, size_ * sizeof(T) + 64);
     }
-    return data_;
+    return data();
   }
-  T* data() const { return data_; }
+  T* data() const { return all_.empty() ? nullptr : all_.back(); }
 
  private:
-  T* data_ = nullptr;
+  std::vector<T*> all_;
   size_t size_ = 0;
 };
 
@@ -400,12 +403,32 @@ inline void product_item(const Matrix& a, int first, int last, const Rows& x, in
 // Blocks of an item: small enough that the last one is not waited for long, in pairs for gate and up.
 inline int blocks_each(int blocks, int threads) { return std::max(2, blocks / (threads * 8) / 2 * 2); }
 
+constexpr int kRowsAgain = 8;  // of a product whose items may be done again
+
+// One thread's results of an item, until they are handed out: [block][row][16].
+inline float* found_space(size_t count) {
+  static thread_local Buffer<float> space;
+  return space.at_least(count);
+}
+
+// Calls use(block, row, rows of 16 outputs, how many) for all of a product.
 template <class Get, class Use>
 inline bool multiply(Crew::Walk& walk, int threads, const Matrix& a, int rows, const Get& get, const Use& use) {
-  const int blocks = a.rows / 16, each = blocks_each(blocks, threads);
-  return walk.loop((blocks + each - 1) / each, [&](int item) {
-    product_item(a, item * each, std::min(blocks, (item + 1) * each), get(), rows, use);
-  });
+  const int blocks = a.rows / 16, each = blocks_each(blocks, threads), items = (blocks + each - 1) / each;
+  if (rows > kRowsAgain)
+    return walk.loop(items, [&](int item) { product_item(a, item * each, std::min(blocks, (item + 1) * each), get(), rows, use); });
+  float(*found)[16] = reinterpret_cast<float(*)[16]>(found_space((size_t)each * rows * 16));
+  return walk.loop_again(
+      items,
+      [&](int item) {
+        product_item(a, item * each, std::min(blocks, (item + 1) * each), get(), rows, [&](int block, int row, float (*out)[16], int count) {
+          std::memcpy(found[(block - item * each) * rows + row], out, count * sizeof *out);
+        });
+      },
+      [&](int item) {
+        for (int block = item * each; block < std::min(blocks, (item + 1) * each); ++block)
+          use(block, 0, found + (block - item * each) * rows, rows);
+      });
 }
 
 void unpack_row(const Matrix& a, int row, int cols, float* out) {

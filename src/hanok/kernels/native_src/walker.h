@@ -174,10 +174,19 @@ class Walker {
     const Matrix& a = dense.gate_up;
     const int stride = dense.down.cols;
     if (dense.gated) {
-      const int blocks = a.rows / 16, each = blocks_each(blocks, threads_);
-      return walk_.loop((blocks + each - 1) / each, [&](int item) {
-        gate_and_up(a, 0, item * each, std::min(blocks, (item + 1) * each), get(), args_.rows, Gate{dense.activation}, step_.inner, stride);
-      });
+      const int blocks = a.rows / 16, each = blocks_each(blocks, threads_), items = (blocks + each - 1) / each, rows = args_.rows;
+      const int width = each / 2 * 16;  // of what an item gives
+      const auto work = [&](int item, float* to, int its_stride) {
+        gate_and_up(a, item * each, 0, std::min(each, blocks - item * each), get(), rows, Gate{dense.activation}, to, its_stride);
+      };
+      if (rows > kRowsAgain) return walk_.loop(items, [&](int item) { work(item, step_.inner + item * width, stride); });
+      float* found = found_space((size_t)rows * width);
+      return walk_.loop_again(
+          items, [&](int item) { work(item, found, width); },
+          [&](int item) {
+            const size_t count = std::min(width, blocks / 2 * 16 - item * width) * sizeof(float);
+            for (int row = 0; row < rows; ++row) std::memcpy(step_.inner + (size_t)row * stride + item * width, found + (size_t)row * width, count);
+          });
     }
     return multiply(walk_, threads_, a, args_.rows, get, [&](int block, int row, float (*out)[16], int count) {
       for (int m = 0; m < count; ++m)
