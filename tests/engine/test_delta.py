@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ HYBRID = {
 }
 
 
-def decoder_of(**settings: object) -> Decoder:
+def decoder_of(**settings: Any) -> Decoder:
     model = Decoder(ModelConfig(**SHAPE | settings), generator=torch.Generator().manual_seed(0)).eval()
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
@@ -77,7 +78,7 @@ def rounded(x: Tensor) -> Tensor:
     return x.bfloat16().float()
 
 
-def inputs(model: Decoder, mixer: DeltaAttention, tokens: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
+def inputs(model: Decoder, mixer: DeltaAttention, tokens: Sequence[int]) -> tuple[Tensor, dict[str, Any]]:
     """What the first layer's recurrence is given: what goes into the convolutions [N, 3 H K], and its arguments."""
     x = rounded(model.layers[0].input_layernorm(model.embed_tokens.weight[list(tokens)]))
     qkv = torch.cat([x @ p.weight.mT for p in (mixer.q_proj, mixer.k_proj, mixer.v_proj)], dim=-1)

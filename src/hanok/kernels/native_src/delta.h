@@ -11,8 +11,8 @@
 
 namespace HANOK_ISA {
 
-constexpr int kSpan = 32;     // rows that pass together
-constexpr int kColumns = 4;   // vectors of a state that they pass over; a row alone passes over twice as many
+constexpr int kSpan = 64;    // rows that pass together
+constexpr int kColumns = 4;  // vectors of a state that they pass over; a row alone passes over twice as many
 
 // Of some consecutive rows of one sequence, for one head: q, k, v, decay, out [row][width]; beta [row].
 struct Span {
