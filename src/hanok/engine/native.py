@@ -278,7 +278,7 @@ class NativeDecoder:
             self._joined(*maps) for maps in (inputs, (mixer.o_proj,), (mixer.f_b_proj,), (mixer.g_b_proj,))
         ]
         tables = [
-            self._table(lambda: torch.cat([conv.weight for conv in convs]).squeeze(1)),
+            self._table(lambda: torch.cat([conv.weight for conv in convs]).squeeze(1).T),
             self._table(lambda: mixer.A_log.float().exp().flatten()), self._table(lambda: mixer.dt_bias),
             self._table(lambda: norm_weight(mixer.o_norm)),
         ]  # fmt: skip

@@ -1,4 +1,4 @@
-// What a layer does between its products: full, latent and delta attention of a step's rows.
+// What a layer does between its products: full and latent attention of a step's rows; delta.h has delta attention.
 // Included by step.cpp alone, so compiled once for each instruction set.
 #pragma once
 #include "attention.h"
@@ -243,99 +243,6 @@ void latent_values(const Step& step, const LayerWeights& layer, int row, int hea
     to[i] = sum(total);
   }
   if (head + 1 == shape.heads) clear_rest(step, layer, row, shape.heads * w.value);
-}
-
-inline vf log1p_exp(vf x) {  // softplus: max(x, 0) + log(1 + exp(-|x|))
-  const vf size = select(x < vf{}, -x, x), positive = select(x < vf{}, vf{}, x);
-  return positive + log1p(exp(-size));
-}
-
-// Copies what one head of delta attention remembers from slot to slot.
-void save_delta(const Step& step, const LayerWeights& layer, int number, int head, int from, int to) {
-  const DeltaWeights& w = layer.delta;
-  const size_t matrix = (size_t)w.width * w.width, inner = (size_t)w.heads * w.width, kept = w.taps - 1;
-  float *states = step.cache->layers[number].states, *tails = step.cache->layers[number].tails;
-  std::memcpy(states + (to * (size_t)w.heads + head) * matrix, states + (from * (size_t)w.heads + head) * matrix, matrix * sizeof(float));
-  for (size_t part = 0; part < 3 && kept; ++part) {
-    const size_t channels = part * inner + (size_t)head * w.width;
-    std::memcpy(tails + (to * 3 * inner + channels) * kept, tails + (from * 3 * inner + channels) * kept, w.width * kept * sizeof(float));
-  }
-}
-
-// Delta attention of one head over the rows of one sequence, token by token: convolution, decay, error, write, read, gated norm.
-void run_delta(const Step& step, const LayerWeights& layer, int number, const Task& task) {
-  const DeltaWeights& w = layer.delta;
-  const int width = w.width, inner = w.heads * width, head = task.head, kept = w.taps - 1;
-  const int slot = step.args.slots[step.args.sequences[task.row]];
-  float* state = step.cache->layers[number].states + ((size_t)slot * w.heads + head) * width * width;
-  float* tails = step.cache->layers[number].tails + (size_t)slot * 3 * inner * kept;
-  static thread_local std::vector<float> space;
-  space.resize(7 * width);
-  float *q = space.data(), *k = q + width, *v = k + width, *decay = v + width, *read = decay + width, *error = read + width;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(width));
-  for (int row = task.row; row < task.row + task.rows; ++row) {
-    const bool fresh = step.args.positions[row] == 0;
-    if (fresh) std::memset(state, 0, (size_t)width * width * sizeof(float));
-    const float* input = step.input + (size_t)row * layer.input.rows;
-    for (int part = 0; part < 3; ++part) {
-      const int first = part * inner + head * width;
-      float* to = q + part * width;
-      for (int i = 0; i < width; ++i) {
-        float* tail = tails + (size_t)(first + i) * kept;
-        if (fresh) std::memset(tail, 0, kept * sizeof(float));
-        const float* taps = w.convolution + (size_t)(first + i) * w.taps;
-        const float x = input[first + i];
-        float total = x * taps[kept];
-        for (int t = 0; t < kept; ++t) total += tail[t] * taps[t];
-        for (int t = 0; t + 1 < kept; ++t) tail[t] = tail[t + 1];
-        if (kept) tail[kept - 1] = x;
-        to[i] = total;
-      }
-      vf squares{};
-      for (int i = 0; i < width; i += W) {
-        const vf x = load(to + i), y = x * sigmoid(x);
-        store(to + i, y);
-        squares += y * y;
-      }
-      if (part == 2) continue;
-      const float factor = (part == 0 ? scale : 1.0f) / std::sqrt(sum(squares) + 1e-6f);
-      for (int i = 0; i < width; i += W) store(to + i, load(to + i) * splat(factor));
-    }
-    const float *raw = step.decay + (size_t)row * layer.delta.decay.rows + head * width, rate = w.rate[head];
-    const float beta = sigmoid(splat(input[3 * inner + 2 * width + head]))[0];
-    for (int i = 0; i < width; i += W) {
-      const vf x = load(raw + i) + load(w.bias + head * width + i);
-      const vf log_decay = w.lower_bound < 0 ? splat(w.lower_bound) * sigmoid(splat(rate) * x) : splat(-rate) * log1p_exp(x);
-      store(decay + i, exp(log_decay));
-      store(read + i, vf{});
-    }
-    for (int i = 0; i < width; ++i) {
-      float* s = state + (size_t)i * width;
-      for (int j = 0; j < width; j += W) {
-        const vf y = load(s + j) * splat(decay[i]);
-        store(s + j, y);
-        store(read + j, load(read + j) + splat(k[i]) * y);
-      }
-    }
-    for (int j = 0; j < width; j += W) {
-      store(error + j, splat(beta) * (load(v + j) - load(read + j)));
-      store(read + j, vf{});
-    }
-    for (int i = 0; i < width; ++i) {
-      float* s = state + (size_t)i * width;
-      for (int j = 0; j < width; j += W) {
-        const vf y = load(s + j) + splat(k[i]) * load(error + j);
-        store(s + j, y);
-        store(read + j, load(read + j) + splat(q[i]) * y);
-      }
-    }
-    float* to = step.mixed + (size_t)row * layer.output.cols + head * width;
-    const float* gate = step.gate + (size_t)row * layer.delta.gate.rows + head * width;
-    normalise(read, w.norm, step.model->eps, width, to);
-    for (int j = 0; j < width; j += W) store(to + j, load(to + j) * sigmoid(load(gate + j)));
-    if (head + 1 == w.heads) clear_rest(step, layer, row, inner);
-    if (!step.args.saves.empty() && step.args.saves[row] >= 0) save_delta(step, layer, number, head, slot, step.args.saves[row]);
-  }
 }
 
 // A task's queries side by side, and the slices of the text that some of them see.

@@ -51,7 +51,7 @@ struct LatentWeights {
 struct DeltaWeights {
   int heads = 0, width = 0, taps = 0;
   float lower_bound = 0;  // 0: -rate softplus(x + bias)
-  const float *convolution = nullptr, *rate = nullptr, *bias = nullptr, *norm = nullptr;  // [3 heads width][taps], [head], ...
+  const float *convolution = nullptr, *rate = nullptr, *bias = nullptr, *norm = nullptr;  // [taps][3 heads width], [head], ...
   Matrix decay, gate;  // from the low ranks to all channels
 };
 
@@ -116,7 +116,7 @@ struct ModelWeights {
 struct CacheLayer {
   uint16_t *keys = nullptr, *values = nullptr;
   float *key_scales = nullptr, *value_scales = nullptr;
-  float *states = nullptr, *tails = nullptr;  // of delta attention: [slot][head][key][value], [slot][channel][taps - 1], oldest first
+  float *states = nullptr, *tails = nullptr;  // of delta attention: [slot][head][key][value], [slot][taps - 1][channel], oldest first
 };
 
 struct Cache {

@@ -1,6 +1,7 @@
 // One thread's way through a decoder: the loops of a step, layer by layer.
 // Included by step.cpp alone, so compiled once for each instruction set.
 #pragma once
+#include "delta.h"
 #include "experts.h"
 
 namespace HANOK_ISA {
