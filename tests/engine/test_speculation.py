@@ -104,12 +104,12 @@ def test_answers_are_those_without_guesses(
     scheduler = small.scheduler_of(decoder, 60, speculator=speculator)
     small.run(scheduler, *guessed)
     assert [outcome(g) for g in guessed] == [outcome(g) for g in plain]
-    assert scheduler.drafted
-    assert scheduler.accepted or "draft" in source
+    assert scheduler.counters.drafted_tokens
+    assert scheduler.counters.accepted_tokens or "draft" in source
     if (
         source == "same model"
     ):  # it chooses by the same numbers; a stop string may cut the last guesses of one answer off
-        assert scheduler.drafted - scheduler.accepted < most
+        assert scheduler.counters.drafted_tokens - scheduler.counters.accepted_tokens < most
 
 
 @pytest.mark.parametrize(("seed", "blocks"), [(1, 12), (2, 16), (3, 40)])
@@ -141,7 +141,7 @@ def test_any_load_any_cache(small: ModuleType, decoder: Decoder, seed: int, bloc
     assert scheduler._model.pool.free == blocks
     assert draft._model.pool.free == 64
     assert not speculator._tracks
-    assert scheduler.accepted
+    assert scheduler.counters.accepted_tokens
     for generation in everyone:
         if generation.arrival not in cancelled:
             assert generation.ids == small.alone(decoder, generation)
@@ -196,7 +196,7 @@ def test_the_law_of_sampled_tokens(small: ModuleType, kind: str, source: str) ->
     scale = sum(seen) / sum(awaited)
     assert len(cells) > 20
     assert chisquare(seen, [scale * number for number in awaited]).pvalue > 1e-3
-    assert speculator.accepted
+    assert scheduler.counters.accepted_tokens
 
 
 class Oracle(PromptLookup):

@@ -114,16 +114,6 @@ class PagedScheduler:
         self._laws.assign(learned, hidden_BD[firsts], logits_BV[firsts])
         return logits_BV
 
-    @property
-    def drafted(self) -> int:
-        """Guesses that were tried so far."""
-        return 0 if self._speculator is None else self._speculator.drafted
-
-    @property
-    def accepted(self) -> int:
-        """Guesses that held."""
-        return 0 if self._speculator is None else self._speculator.accepted
-
     def abandon(self) -> list[Generation]:
         """Forget everything (after an error); returns what was under way."""
         lost = [*self._waiting, *(running.generation for running in self._running)]
@@ -325,6 +315,8 @@ class PagedScheduler:
         running = part.running
         assert self._speculator is not None
         self._speculator.verified(running, len(part.draft), accepted)
+        self.counters.drafted_tokens += len(part.draft)
+        self.counters.accepted_tokens += accepted
         if part.fork is not None:
             kept, unneeded = running.slot, part.fork
             if accepted < len(part.draft):  # back to before the guesses; those that held are read again

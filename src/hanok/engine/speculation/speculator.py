@@ -71,7 +71,6 @@ class Speculator:
         self._overheads: deque[float] = deque([0.0], maxlen=9)
         self._deep: deque[float] = deque([0.0], maxlen=9)
         self._tries = self._rest = 0
-        self.drafted = self.accepted = 0
 
     def awake(self) -> bool:
         """Whether to guess in this step: not in each, where no guess paid and even thinking about it takes time."""
@@ -128,8 +127,6 @@ class Speculator:
         """What became of guesses that were tried."""
         track = self._tracks[running]
         assert track.tried is not None
-        self.drafted += drafted
-        self.accepted += accepted
         for acceptance in self._acceptances(track, track.tried):
             acceptance.add(accepted, failed=accepted < drafted)
 
