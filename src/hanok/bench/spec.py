@@ -103,7 +103,9 @@ def _answer(model: NativeDecoder, prompt: list[int], tokens: int, *, guess: bool
     scheduler = PagedScheduler(model, max_running=1, vocabulary=SHAPE.vocab_size, speculator=speculator)
     answer = ask(scheduler, prompt, tokens)
     if guess:
-        log.info("%d of %d guesses held", scheduler.accepted, scheduler.drafted)
+        log.info(
+            "%d of %d guesses held", scheduler.counters.accepted_tokens, scheduler.counters.drafted_tokens
+        )
     return answer
 
 

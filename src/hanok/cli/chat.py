@@ -14,7 +14,7 @@ def chat(
     temperature: float | None = None,
     max_tokens: int | None = None,
     weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto",
-    speculation: Literal["auto", "off", "lookup"] = "auto",
+    speculation: Literal["auto", "off", "lookup", "own"] = "auto",
     draft: Path | None = None,
     show_decoding: bool = False,
 ) -> None:
@@ -29,7 +29,8 @@ def chat(
         weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: what the file holds, or bfloat16, where they know
             the model, else float32.
         speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
-            text and the draft model, lookup from the text alone. On the native kernels only.
+            text and from the draft model or the model's own heads for later tokens (mtp), lookup from the text alone, own from
+            those heads alone. On the native kernels only.
         draft: directory of a smaller model with the same tokeniser, to guess with.
         show_decoding: show the temperature and top-p of each token: cold ones blue, hot ones red.
     """

@@ -15,7 +15,7 @@ def serve(
     weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto",
     cache_mib: int | None = None,
     cache_type: Literal["bf16", "int8"] = "bf16",
-    speculation: Literal["auto", "off", "lookup"] = "auto",
+    speculation: Literal["auto", "off", "lookup", "own"] = "auto",
     draft: Path | None = None,
 ) -> None:
     """Serve a model: OpenAI-compatible API under /v1 and a chat page on /.
@@ -29,7 +29,8 @@ def serve(
         cache_mib: memory for keys and values of the native kernels; default: by the model's context, 2048 at most.
         cache_type: of those keys and values; int8 takes about half the memory.
         speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
-            text and the draft model, lookup from the text alone. On the native kernels only.
+            text and from the draft model or the model's own heads for later tokens (mtp), lookup from the text alone, own from
+            those heads alone. On the native kernels only.
         draft: directory of a smaller model with the same tokeniser, to guess with.
     """
     from hanok.recipes.runs import servable_model

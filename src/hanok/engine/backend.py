@@ -86,10 +86,10 @@ def build_backend(options: BackendOptions) -> Backend:
         spares=0 if options.speculation == "off" else GUESSED, snapshots=budget.snapshots,
         images=images_of(options.model_dir, kind), cache=options.cache_type,
     )  # fmt: skip
-    give_back(stored_parts(decoder))
     speculator = new_speculator(
-        native, options.tokenizer, options.speculation, options.draft_dir, threads=threads
+        native, decoder, options.tokenizer, options.speculation, options.draft_dir, threads=threads
     )
+    give_back(stored_parts(decoder))
     scheduler = PagedScheduler(
         native,
         max_running=options.max_running,

@@ -51,7 +51,8 @@ class LocalEngine:
             most.
         cache_type: of keys and values; "int8" takes about half the memory of "bf16".
         speculation: guess the next tokens where that makes answers quicker; it never changes them. "auto": from the text,
-            and from the draft model if there is one; "lookup": from the text; "off". On the native kernels only.
+            and from the draft model if there is one, else from the model's own heads for later tokens if it has any; "lookup":
+            from the text; "own": from those heads; "off". On the native kernels only.
         draft_dir: of a smaller model with the same tokeniser.
         max_waiting: requests that wait for a place among the running ones at most; None: any number.
 
@@ -73,7 +74,7 @@ class LocalEngine:
         self.tokenizer = Tokenizer.load(model_dir)
         self.config = config = load_config(model_dir)
         self.weights = choose_weights(weights, cache_type, config, model_dir)
-        check_speculation(speculation, draft_dir, native=self.weights != "float32")
+        check_speculation(speculation, draft_dir, config, native=self.weights != "float32")
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
         self._grammars = Grammars(self.tokenizer, vocabulary=self._vocabulary)
         self._arrivals = itertools.count()

@@ -47,12 +47,13 @@ class NativeDecoder:
     kind: of the weights. blocks: of the cache. slots: sequences at once that have states (delta attention).
     spares: second places for states of sequences that may have to go back. snapshots: of states, to be used again.
     threads: of the kernels' own. path: an instruction set. images: packed weights of an earlier start.
-    cache: of keys and values; int8 with a scale for each token and head.
+    cache: of keys and values; int8 with a scale for each token and head. head: another's, of the same decoder's weights.
     """
 
     def __init__(
         self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, spares: int = 0,
         snapshots: int = 0, path: str = "", images: Images | None = None, cache: CacheKind = "bf16",
+        head: PackedMatrix | None = None,
     ) -> None:  # fmt: skip
         config = decoder.config
         assert why_not_native(config) is None
@@ -70,8 +71,10 @@ class NativeDecoder:
         self._images = images
         self._kept: list[Any] = []
         self._refills: list[Callable[[], object]] = []
-        head = self._pack(lambda: decoder.head_weight)
+        if head is None:
+            head = self._pack(lambda: decoder.head_weight)
         embedding = head if config.tie_embeddings else self._pack(lambda: decoder.embed_tokens.weight)
+        self.head, self.embedding = head, embedding
         positions = self._table(lambda: decoder.embed_positions.weight) if config.learned_positions else 0
         scale = torch.tensor(config.embedding_scale, dtype=decoder.embed_tokens.weight.dtype).item()
         self._rotaries: dict[Rotary, int] = {}
@@ -118,24 +121,35 @@ class NativeDecoder:
         wanted: Sequence[int],
         slots: Sequence[int] = (),
         saves: Mapping[int, int] = {},
+        *,
+        also: Sequence[int] = (),
+        inputs: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`step`, and the hidden vectors behind the final norm that the logits were made from: float32 [len(wanted), D]."""
+        """`step`, and the hidden vectors behind the final norm that the logits were made from: float32 [len(wanted), D].
+
+        Args:
+            also: rows whose hidden vectors are returned behind those of `wanted`, without logits.
+            inputs: float32 [R, D], what the layers read in place of the tokens' embeddings.
+        """
         logits = torch.empty(len(wanted), self.config.vocab_size)
-        hidden = torch.empty(len(wanted), self.config.hidden_size)
-        self._run(ids, positions, sequences, tables, wanted, slots, saves, logits=logits, hidden=hidden)
+        hidden = torch.empty(len(wanted) + len(also), self.config.hidden_size)
+        rows = [*wanted, *also]
+        self._run(
+            ids, positions, sequences, tables, rows, slots, saves, logits=logits, hidden=hidden, inputs=inputs
+        )
         return logits, hidden
 
     def _run(
         self, ids: Sequence[int], positions: Sequence[int], sequences: Sequence[int], tables: Sequence[Sequence[int]],
         wanted: Sequence[int], slots: Sequence[int], saves: Mapping[int, int] = {}, *, logits: Tensor | None = None,
-        hidden: Tensor | None = None,
+        hidden: Tensor | None = None, inputs: Tensor | None = None,
     ) -> None:  # fmt: skip
         width = max(map(len, tables))
         flat = [block for table in tables for block in (*table, *[0] * (width - len(table)))]
         self._runner.step(
             list(ids), list(positions), list(sequences), flat, width, list(slots or range(len(tables))),
             [saves.get(row, -1) for row in range(len(ids))] if saves else [], list(wanted),
-            address(logits) if wanted else 0, address(hidden) if wanted else 0,
+            0 if logits is None else len(logits), address(logits), address(hidden), address(inputs),
         )  # fmt: skip
 
     def read(self, ids: Sequence[int], *, rows: int) -> Iterator[Tensor]:

@@ -123,15 +123,15 @@ class Runner {
   }
   void step(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> sequences,
             std::vector<int32_t> tables, int table_width, std::vector<int32_t> slots, std::vector<int32_t> saves,
-            std::vector<int32_t> wanted, uintptr_t logits, uintptr_t normed) {
+            std::vector<int32_t> wanted, int answered, uintptr_t logits, uintptr_t normed, uintptr_t inputs) {
     StepArgs args;
     args.rows = static_cast<int>(ids.size());
-    args.wanted = static_cast<int>(wanted.size());
+    args.wanted = static_cast<int>(wanted.size()), args.answered = answered;
     args.table_width = table_width;
     args.ids = std::move(ids), args.positions = std::move(positions), args.sequences = std::move(sequences);
     args.tables = std::move(tables), args.slots = std::move(slots), args.saves = std::move(saves);
     args.wanted_rows = std::move(wanted);
-    args.logits = reinterpret_cast<float*>(logits), args.normed = reinterpret_cast<float*>(normed);
+    args.logits = reinterpret_cast<float*>(logits), args.normed = reinterpret_cast<float*>(normed), args.inputs = floats(inputs);
     nb::gil_scoped_release released;
     path_.run_step(model_, cache_, scratch_, std::move(args), crew_);
   }

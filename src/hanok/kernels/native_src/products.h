@@ -115,13 +115,21 @@ void round_row(const float* x, int row, Kind kind, const Rows& rows) {
   float* scales = rows.scale + (size_t)row * (cols / 32);
   const vf magic = splat(12582912.0f);  // added and taken away: rounds to the nearest even
   for (int g = 0; g < cols / 32; ++g) {
-    vf high{};
+    vi high{};  // sizes are ordered as their bits are, and what is not finite lies above all that is
     for (int k = g * 32; k < g * 32 + 32; k += W) {
-      const vf v = load(x + k), size = v < vf{} ? -v : v;
-      high = select(size > high, size, high);
+      const vi size = (vi)load(x + k) & 0x7fffffff;
+      high = size > high ? size : high;
     }
-    float most = 0;
-    for (int i = 0; i < W; ++i) most = std::max(most, high[i]);
+    int32_t top = 0;
+    for (int i = 0; i < W; ++i) top = std::max(top, high[i]);
+    if (top >= 0x7f800000) {  // integers would hide it: the scale makes every sum of the row no number
+      std::memset(to + g * 32, 0, 32);
+      scales[g] = std::numeric_limits<float>::quiet_NaN();
+      sums[g] = 0;
+      continue;
+    }
+    float most;
+    std::memcpy(&most, &top, sizeof most);
     const float inverse = most > 0 ? 127.0f / most : 0.0f;
     scales[g] = most / 127.0f;
     vi total{};

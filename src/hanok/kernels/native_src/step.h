@@ -125,13 +125,14 @@ struct Cache {
 };
 
 struct StepArgs {
-  int rows = 0, wanted = 0, table_width = 0;
+  int rows = 0, wanted = 0, answered = 0, table_width = 0;
   std::vector<int32_t> ids, positions, sequences, wanted_rows;  // of one sequence: consecutive rows, rising positions
   std::vector<int32_t> tables;                                  // [sequence][table_width] block numbers
   std::vector<int32_t> slots;                                   // [sequence] of the states; a row at position 0 begins anew
   std::vector<int32_t> saves;                                   // [row] slot that gets a copy of the states behind it, or -1; or none
-  float* logits = nullptr;                                      // [wanted][vocabulary]; null: not wanted
-  float* normed = nullptr;                                  // [wanted][hidden] behind the final norm; null: not wanted
+  const float* inputs = nullptr;                                // [rows][hidden] in place of the tokens' embeddings; null: none
+  float* logits = nullptr;                                      // [answered][vocabulary], of the first wanted rows
+  float* normed = nullptr;                                      // [wanted][hidden] behind the final norm; null: not wanted
 };
 
 struct Scratch {  // buffers between the loops

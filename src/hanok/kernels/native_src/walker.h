@@ -40,11 +40,8 @@ class Walker {
     return walk_.loop(args_.rows, [&](int row) {
       float *x = row_of_x(row), *cosine = step_.cosine + (size_t)row * step_.turn_width;
       const int position = args_.positions[row];
-      unpack_row(model_.embedding, args_.ids[row], model_.hidden, x);
-      if (model_.embedding_scale != 1.0f)
-        for (int i = 0; i < model_.hidden; ++i) x[i] *= model_.embedding_scale;
-      if (model_.positions)
-        for (int i = 0; i < model_.hidden; ++i) x[i] += model_.positions[(size_t)position * model_.hidden + i];
+      if (args_.inputs) std::memcpy(x, args_.inputs + (size_t)row * model_.hidden, model_.hidden * sizeof(float));
+      else read_token(args_.ids[row], position, x);
       for (size_t r = 0; r < model_.rotaries.size(); ++r) {
         const Rotary& rotary = model_.rotaries[r];
         const int half = rotary.width / 2;
@@ -55,6 +52,14 @@ class Walker {
         }
       }
     });
+  }
+
+  void read_token(int id, int position, float* x) const {
+    unpack_row(model_.embedding, id, model_.hidden, x);
+    if (model_.embedding_scale != 1.0f)
+      for (int i = 0; i < model_.hidden; ++i) x[i] *= model_.embedding_scale;
+    if (model_.positions)
+      for (int i = 0; i < model_.hidden; ++i) x[i] += model_.positions[(size_t)position * model_.hidden + i];
   }
 
   // The mixer between its two maps.
@@ -290,7 +295,7 @@ class Walker {
     if (args_.normed && !walk_.loop(args_.wanted, [&](int i) {
           normalise(row_of_x(args_.wanted_rows[i]), model_.final_norm, model_.eps, model_.hidden, args_.normed + (size_t)i * model_.hidden);
         })) return;
-    if (!args_.logits) return;
+    if (args_.answered == 0) return;
     static thread_local RowBuffers own;
     const auto last_row = [&](int i, float* space) -> const float* {
       float* to = space ? space : step_.normal + (size_t)i * width_;
@@ -298,8 +303,8 @@ class Walker {
       std::fill(to + model_.hidden, to + width_, 0.0f);
       return to;
     };
-    ready(step_.last, own, args_.wanted, model_.head.kind, last_row, [&](const auto& get) {
-      return multiply(walk_, threads_, model_.head, args_.wanted, get, [&](int block, int row, float (*out)[16], int count) {
+    ready(step_.last, own, args_.answered, model_.head.kind, last_row, [&](const auto& get) {
+      return multiply(walk_, threads_, model_.head, args_.answered, get, [&](int block, int row, float (*out)[16], int count) {
         const int left = std::min(16, model_.vocabulary - block * 16);
         const float cap = model_.logit_softcap;
         for (int m = 0; m < count && left > 0; ++m) {

@@ -71,7 +71,7 @@ def _write(
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", values)
     write_weights(theirs, directory, shard_bytes=shard_bytes)
-    future = {name: p.detach() for name, p in model.named_parameters() if name.startswith("mtp.")}
+    future = {f"mtp.{name}": tensor.detach() for name, tensor in model.mtp.state_dict().items()}
     if future:
         write_file(future, directory / "mtp.safetensors")
 
@@ -186,4 +186,6 @@ def _check(model: Decoder, tensors: dict[str, Tensor], where: str) -> None:
 def _finite(tensor: Tensor) -> bool:
     """Piece by piece, by the extremes (a NaN is one): a mask of a whole embedding would take as much memory as it does."""
     parts = tensor.reshape(-1).split(_FINITE_CHUNK) if tensor.numel() else ()
+    if tensor.element_size() == 1:  # of eight bits PyTorch knows no extremes
+        parts = (part.half() for part in parts)
     return all(bool(torch.stack(part.aminmax()).isfinite().all()) for part in parts)
