@@ -20,7 +20,7 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-_tiny, _small = _load("tiny"), _load("small")
+_tiny, _small, _adapted = _load("tiny"), _load("small"), _load("adapted")
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +33,12 @@ def tiny() -> ModuleType:
 def small() -> ModuleType:
     """decoder_of, native_of, scheduler_of, generation_of, run, alone."""
     return _small
+
+
+@pytest.fixture(scope="session")
+def adapted() -> ModuleType:
+    """random_adapter, random_lows, all_maps, merged_model, save_with_tokenizer."""
+    return _adapted
 
 
 @pytest.fixture(scope="session")

@@ -202,7 +202,11 @@ def test_context_is_never_cut(model_dir: Path, engine: LocalEngine) -> None:
 
 @pytest.mark.parametrize(
     ("ids", "fields", "message"),
-    [([], {}, "empty"), ([266], {}, "outside 0 to 265"), ([20], {"adapter": "x"}, "without adapters")],
+    [
+        ([], {}, "empty"),
+        ([266], {}, "outside 0 to 265"),
+        ([20], {"adapter": "x"}, 'no adapter "x" is loaded'),
+    ],
 )
 def test_bad_requests_are_refused(
     engine: LocalEngine, ids: list[int], fields: dict[str, str], message: str

@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from hanok.engine.adapter_maps import native_adapter
 from hanok.engine.blocks import BLOCK
 from hanok.engine.coverage import why_not_native
 from hanok.engine.native import NativeDecoder
+from hanok.engine.plain import text_logits
 from hanok.kernels.native import native_available
 from hanok.models.checkpoint import load_config, load_model
 from hanok.models.decoder import Decoder
@@ -77,6 +79,21 @@ def test_equal_to_the_decoder(name: str, tmp_path: Path) -> None:
     ours, theirs = ((x - expected).abs().amax(1) / expected.std() for x in (found, logits_of(model, tokens)))
     assert ours.median() < 1.5 * theirs.median()
     assert ours.median() < 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in public.MODELS if name not in REFUSED])
+def test_an_adapter_on_every_map_equals_that_of_the_decoder(name: str, tmp_path: Path, adapted) -> None:
+    public.make(name, **changes(name)).save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    tokens = torch.randint(3, 101, (60,), generator=torch.Generator().manual_seed(5)).tolist()
+    lows = adapted.random_lows(model, adapted.all_maps(model), seed=6, rank=3, scale=0.5)
+    fast = NativeDecoder(model, kind="bf16", blocks=2, threads=2)
+    found = torch.cat(list(fast.read(tokens, rows=BLOCK, adapter=native_adapter(model, lows))))
+    expected, without = (torch.cat(list(text_logits(model, tokens, x, rows=BLOCK))) for x in (lows, None))
+    ours, effect = ((x - expected).abs().amax(1) / expected.std() for x in (found, without))
+    assert ours.median() < 0.1
+    assert effect.median() > 0.5
 
 
 def test_the_guide_names_them() -> None:

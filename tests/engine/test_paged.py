@@ -195,8 +195,8 @@ def test_logits_that_are_no_numbers_end_their_request_alone(
     scheduler = small.scheduler_of(decoder, blocks=12)
     step = scheduler._model.step
 
-    def spoilt(ids, positions, sequences, tables, wanted, slots, saves):
-        logits = step(ids, positions, sequences, tables, wanted, slots, saves)
+    def spoilt(ids, positions, sequences, tables, wanted, *rest):
+        logits = step(ids, positions, sequences, tables, wanted, *rest)
         logits[: int(len(wanted) > 1), 3] = float("nan")
         return logits
 
@@ -219,6 +219,9 @@ def test_blocks_are_lent_found_again_and_run_out() -> None:
     tokens = list(range(3 * BLOCK))
     names = list(block_names(tokens, "a"))
     assert names != list(block_names(tokens, "b"))
+    of_adapter = list(block_names(tokens, "a", adapter=b"1" * 32))
+    assert not {*names} & {*of_adapter}
+    assert of_adapter != list(block_names(tokens, "a", adapter=b"2" * 32))
     assert names[2:] == list(block_names(tokens[2 * BLOCK :], "a", after=names[1]))
     held = pool.take(3)
     for block, name in zip(held, names, strict=True):

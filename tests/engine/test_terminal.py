@@ -20,11 +20,12 @@ from hanok.engine.generator import LocalEngine
 from hanok.engine.terminal import chat_terminal
 from hanok.engine.text import AnswerStream, chat_prompt
 from hanok.errors import ContextLengthError, InputError
+from hanok.models.checkpoint import load_model
 
 TOKENS = 12
 
 
-def expected(engine: LocalEngine, *users: str, system: str = "") -> list[str]:
+def expected(engine: LocalEngine, *users: str, system: str = "", adapter: str | None = None) -> list[str]:
     """Greedy answers to the turns of one conversation, from whole completions."""
     messages = [{"role": "system", "content": system}] if system else []
     answers = []
@@ -32,7 +33,7 @@ def expected(engine: LocalEngine, *users: str, system: str = "") -> list[str]:
         messages.append({"role": "user", "content": user})
         params = SamplingParams(temperature=0.0, max_tokens=TOKENS)
         prompt = chat_prompt(engine.tokenizer, messages)
-        (done,) = engine.generate([Request(id="x", prompt_ids=prompt, params=params)])
+        (done,) = engine.generate([Request(id="x", prompt_ids=prompt, params=params, adapter=adapter)])
         stream = AnswerStream(engine.tokenizer)
         stream.push(done.ids)
         stream.finish()
@@ -61,6 +62,19 @@ def test_reset_and_system(model_dir: Path, engine: LocalEngine) -> None:
         f"{plain}\n{plain}\n{ruled}\n{ruled}\n{plain}\n"
     )
     assert piped(model_dir, "hi", system="Be kind.") == f"{ruled}\n"
+
+
+def test_adapters_answer_in_turn(model_dir: Path, engine: LocalEngine, adapted, tmp_path: Path) -> None:
+    model = load_model(model_dir)
+    folders = {name: adapted.random_adapter(model, tmp_path / name, seed=n) for n, name in enumerate("ab")}
+    target, adapting = io.StringIO(), LocalEngine(model_dir, adapters=folders)
+    answers = [expected(adapting, "hi", adapter=name)[0] for name in ("a", "b", None)]
+    assert len(set(answers)) == 3
+    text = "hi\n/reset\n/adapter b\nhi\n/reset\n/adapter\nhi\n"
+    chat_terminal(model_dir, max_tokens=TOKENS, source=io.StringIO(text), target=target, adapters=folders)
+    assert target.getvalue() == "".join(f"{answer}\n" for answer in answers)
+    with pytest.raises(InputError, match='no adapter "c" is loaded; there are: a, b'):
+        chat_terminal(model_dir, source=io.StringIO("/adapter c"), target=target, adapters=folders)
 
 
 def test_save_appends_conversations(model_dir: Path, engine: LocalEngine, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import openai
@@ -26,14 +27,20 @@ from hanok.server.app import _listen, create_app, model_name
 from hanok.store.database import Store, feedback_file
 from hanok.tokens.tokenizer import Tokenizer
 
-_spec = importlib.util.spec_from_file_location(
-    "engine_tiny", Path(__file__).parents[1] / "engine" / "tiny.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-tiny = importlib.util.module_from_spec(_spec)
-sys.modules["engine_tiny"] = tiny
-_spec.loader.exec_module(tiny)
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        f"engine_{name}", Path(__file__).parents[1] / "engine" / f"{name}.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+tiny, adapted = _load("tiny"), _load("adapted")
 
 TOOLS = [
     {
@@ -84,6 +91,16 @@ def random_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def taught_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose model greets, and calls its tool."""
     return _make_run(tmp_path_factory.mktemp("runs") / "taught", teach=True)
+
+
+@pytest.fixture(scope="session")
+def adapters(random_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two of the random model."""
+    model, folder = load_model(random_run / "model"), tmp_path_factory.mktemp("adapters")
+    return {
+        name: adapted.random_adapter(model, folder / name, seed=seed, rank=3 + seed)
+        for seed, name in enumerate(("red", "blue"))
+    }
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ def chat(
     speculation: Literal["auto", "off", "lookup", "own"] = "auto",
     draft: Path | None = None,
     show_decoding: bool = False,
+    adapter: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
 ) -> None:
     """Talk to a model in the terminal, or through a pipe: one line in, one answer out.
 
@@ -33,12 +34,15 @@ def chat(
             those heads alone. On the native kernels only.
         draft: directory of a smaller model with the same tokeniser, to guess with.
         show_decoding: show the temperature and top-p of each token: cold ones blue, hot ones red.
+        adapter: NAME=DIR, a LoRA adapter of the model in PEFT's files, which answers; several times for several: the first
+            answers, /adapter NAME changes to another, /adapter to the model itself.
     """
+    from hanok.engine.adapters import parse_adapters
     from hanok.engine.terminal import chat_terminal
     from hanok.recipes.runs import servable_model
 
     chat_terminal(
         servable_model(model), system=system, temperature=temperature, max_tokens=max_tokens, weights=weights,
         speculation=speculation, draft_dir=draft,
-        show_decoding=show_decoding,
+        show_decoding=show_decoding, adapters=parse_adapters(adapter),
     )  # fmt: skip

@@ -17,6 +17,7 @@ def serve(
     cache_type: Literal["bf16", "int8"] = "bf16",
     speculation: Literal["auto", "off", "lookup", "own"] = "auto",
     draft: Path | None = None,
+    adapter: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
 ) -> None:
     """Serve a model: OpenAI-compatible API under /v1 and a chat page on /.
 
@@ -32,7 +33,10 @@ def serve(
             text and from the draft model or the model's own heads for later tokens (mtp), lookup from the text alone, own from
             those heads alone. On the native kernels only.
         draft: directory of a smaller model with the same tokeniser, to guess with.
+        adapter: NAME=DIR, a LoRA adapter of the model in PEFT's files; several times for several. Each is a model of its own
+            in the API, chosen by its name; requests for all of them run in one batch.
     """
+    from hanok.engine.adapters import parse_adapters
     from hanok.recipes.runs import servable_model
     from hanok.server.app import serve as serve_model
 
@@ -45,4 +49,5 @@ def serve(
         cache_type=cache_type,
         speculation=speculation,
         draft_dir=draft,
+        adapters=parse_adapters(adapter),
     )

@@ -110,7 +110,8 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One prompt. `deadline` is seconds of the monotonic clock; `priority`: lower runs first."""
+    """One prompt. `deadline` is seconds of the monotonic clock; `priority`: lower runs first; `adapter`: the name of one that the
+    engine has loaded, None for the model itself."""
 
     id: str
     prompt_ids: Sequence[int]
@@ -172,11 +173,11 @@ class Engine(Protocol):
         """Deltas as they come; closing the iterator cancels the request."""
         ...
 
-    def score(self, ids: Sequence[int]) -> list[float]:
+    def score(self, ids: Sequence[int], *, adapter: str | None = None) -> list[float]:
         """log p(ids[t] | ids[:t]) for t >= 1, in nats: len(ids) - 1 numbers."""
         ...
 
-    def embed(self, ids: Sequence[int], layer: int) -> Tensor:
+    def embed(self, ids: Sequence[int], layer: int, *, adapter: str | None = None) -> Tensor:
         """Hidden vectors [len(ids), D] after `layer` (-1 = the final norm), float32."""
         ...
 

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from hanok.engine.generation import Generation
 from hanok.models.decoder import Decoder
+from hanok.models.lora_rows import ROW_MULTIPLE, acting_on
 from hanok.models.state import DecoderState
-
-ROW_MULTIPLE = 4
 
 
 class DecodeBatch:
@@ -57,8 +56,10 @@ class DecodeBatch:
         self._state.lengths_B[free] = 0  # what runs idle in them must not grow the caches
         ids_R = torch.tensor([0 if row is None else row.ids[-1] for row in self._rows])
         cu_seqlens = torch.arange(len(self._rows) + 1, dtype=torch.int32)
-        hidden_RD, _ = self._decoder(ids_R, cu_seqlens, self._state)
-        return self.active, self._decoder.logits(hidden_RD)[places], hidden_RD[places]
+        with acting_on(self._decoder, [None if row is None else row.lows for row in self._rows]):
+            hidden_RD, _ = self._decoder(ids_R, cu_seqlens, self._state)
+            logits_RV = self._decoder.logits(hidden_RD)
+        return self.active, logits_RV[places], hidden_RD[places]
 
     def release(self) -> None:
         """Free the rows of finished sequences; close the gaps once a third of the rows is free."""

@@ -35,9 +35,10 @@ class _Beam(NamedTuple):
 
 def beam_search(
     engine: Engine, prompt_ids: Sequence[int], width: int, max_tokens: int, length_penalty: float = 1.0,
-    stop_ids: Sequence[int] = (),
+    stop_ids: Sequence[int] = (), adapter: str | None = None,
 ) -> list[Hypothesis]:  # fmt: skip
     """The best finished hypotheses, `width` of them or as many as there are, best first. What `max_tokens` cut is finished.
+    `adapter`: of the engine's, for all of them.
 
     Raises:
         ConfigError: a width that needs more alternatives than the engine reports.
@@ -53,7 +54,7 @@ def beam_search(
         )
     live, finished = [_Beam(0.0, ())], list[Hypothesis]()
     for length in range(1, max_tokens + 1):
-        best = sorted(_continued(engine, prompt_ids, live, looked_at), reverse=True)[:looked_at]
+        best = sorted(_continued(engine, prompt_ids, live, looked_at, adapter), reverse=True)[:looked_at]
         ends = [length == max_tokens or beam.ids[-1] in stops for beam in best]
         finished += [
             _finished(beam, stops, length_penalty)
@@ -68,11 +69,13 @@ def beam_search(
     return finished
 
 
-def _continued(engine: Engine, prompt_ids: Sequence[int], live: Sequence[_Beam], count: int) -> list[_Beam]:
+def _continued(
+    engine: Engine, prompt_ids: Sequence[int], live: Sequence[_Beam], count: int, adapter: str | None
+) -> list[_Beam]:
     """Every hypothesis with each of its `count` most probable next tokens."""
     params = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, logprobs=count)
     requests = [
-        Request(id=f"beam-{place}", prompt_ids=[*prompt_ids, *beam.ids], params=params)
+        Request(id=f"beam-{place}", prompt_ids=[*prompt_ids, *beam.ids], params=params, adapter=adapter)
         for place, beam in enumerate(live)
     ]
     continued: list[_Beam] = []

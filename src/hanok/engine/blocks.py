@@ -1,7 +1,8 @@
 """Blocks of the cache: who holds which, and which can be used again by a prompt that begins alike.
 
 A full block is known by a hash over its tokens and all before it, salted with the tenant, so that tenants never see from
-the time of an answer what others asked. Nobody's blocks stay as long as there is room and go the least recently used first.
+the time of an answer what others asked, and with the content of the adapter that it was computed with. Nobody's blocks stay
+as long as there is room and go the least recently used first.
 """
 
 from __future__ import annotations
@@ -117,9 +118,18 @@ class BlockPool:
             self._name[block] = None
 
 
-def block_names(tokens: Sequence[int], tenant: str, *, after: bytes = b"") -> Iterator[bytes]:
-    """The name of each full block of a text; `after`: the name of the block before the first."""
-    name = after or hashlib.blake2b(tenant.encode(), digest_size=16, person=b"hanok-prefix").digest()
+def block_names(
+    tokens: Sequence[int], tenant: str, *, adapter: bytes = b"", after: bytes = b""
+) -> Iterator[bytes]:
+    """The name of each full block of a text.
+
+    Args:
+        adapter: hash of its content, at most 64 bytes. after: the name of the block before the first.
+    """
+    name = after
+    if not after:
+        salt = hashlib.blake2b(tenant.encode(), digest_size=16, person=b"hanok-prefix", key=adapter)
+        name = salt.digest()
     for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
         part = np.asarray(tokens[start : start + BLOCK], dtype="<i4").tobytes()
         name = hashlib.blake2b(name + part, digest_size=16).digest()

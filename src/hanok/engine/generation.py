@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from hanok.engine.adapters import Adapter, lows_of
 from hanok.engine.api import Completion, Delta, FinishReason, Request, SamplingParams, Usage
 from hanok.engine.echo import PromptEcho
 from hanok.engine.grammar import Grammars, Mask, Matcher
@@ -18,6 +19,7 @@ from hanok.errors import HanokError, StructureError
 from hanok.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from hanok.models.linear import LowRank
     from hanok.models.state import DecoderState
 
 
@@ -31,6 +33,7 @@ class Generation:
         drawn. laws: of `ids`.
     matcher: of a structured answer; it moves with `ids`, so that a prompt that is read again changes nothing.
     memory: of the sampler, told of every id. words: that are banned. echo: collects the prompt's own logprobs.
+    adapter: of the request; held until it ends, whoever unloads it.
     """
 
     request: Request
@@ -41,6 +44,7 @@ class Generation:
     listener: Callable[[Delta], None]
     failed: Callable[[Exception], None]
     stops: _StopStrings | None
+    adapter: Adapter | None = None
     prefilled: int = 0
     state: DecoderState | None = None
     memory: Memory | None = None
@@ -63,6 +67,11 @@ class Generation:
     def order(self) -> tuple[int, int]:
         """Lower runs first."""
         return self.request.priority, self.arrival
+
+    @property
+    def lows(self) -> Mapping[str, LowRank] | None:
+        """Its adapter, for PyTorch's layers."""
+        return lows_of(self.adapter)
 
     @property
     def draw(self) -> Draw:
@@ -190,7 +199,7 @@ class _StopStrings:
 def new_generation(
     request: Request, *, arrival: int, tokenizer: Tokenizer, context: int,
     listener: Callable[[Delta], None], failed: Callable[[Exception], None],
-    grammars: Grammars | None = None, has_heads: bool = False,
+    grammars: Grammars | None = None, has_heads: bool = False, adapter: Adapter | None = None,
 ) -> Generation:  # fmt: skip
     """Args: has_heads: whether the model has decoding heads."""
     params = request.params
@@ -205,6 +214,7 @@ def new_generation(
         limit=min(room, params.max_tokens or room),
         listener=listener,
         failed=failed,
+        adapter=adapter,
         memory=new_memory(params, request.prompt_ids),
         words=BannedWords(tokenizer, params.bad_words) if params.bad_words else None,
         echo=None

@@ -10,19 +10,22 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from hanok.engine.adapters import Adapter, Adapters, lows_of, native_of
 from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.backend import BackendOptions, Weights, build_backend, choose_weights
 from hanok.engine.coverage import CacheKind
 from hanok.engine.generation import Generation, new_generation
 from hanok.engine.grammar import Grammars
 from hanok.engine.metrics import Counters, EngineMetrics
+from hanok.engine.plain import hidden_after, text_logits
 from hanok.engine.speculation.build import Speculation, check_speculation
+from hanok.engine.updates import tensors_to_replace
 from hanok.errors import ConfigError, ContextLengthError, InputError, QueueFullError
 from hanok.kernels.memory import release_memory
 from hanok.models.checkpoint import load_config
@@ -55,6 +58,7 @@ class LocalEngine:
             from the text; "own": from those heads; "off". On the native kernels only.
         draft_dir: of a smaller model with the same tokeniser.
         max_waiting: requests that wait for a place among the running ones at most; None: any number.
+        adapters: name to directory of those that are loaded from the start (`load_adapter`).
 
     Raises:
         ConfigError: weights of a kind that this model does not run with here; a draft model that does not fit it.
@@ -63,7 +67,7 @@ class LocalEngine:
     def __init__(
         self, model_dir: Path, *, threads: int | None = None, weights: Weights = "auto", max_running: int = 128,
         cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
-        draft_dir: Path | None = None, max_waiting: int | None = None,
+        draft_dir: Path | None = None, max_waiting: int | None = None, adapters: Mapping[str, Path] = {},
     ) -> None:  # fmt: skip
         if max_waiting is not None and max_waiting < 1:
             raise ConfigError(f"max_waiting = {max_waiting}", remedy="it must be at least 1")
@@ -87,12 +91,15 @@ class LocalEngine:
         self._resting = self._asleep = self._updated = False
         self._change = threading.Lock()  # one `sleep` or `wake` at a time
         self._counters = Counters()
+        self._adapters = Adapters()
         self._options = BackendOptions(
             model_dir=model_dir, config=config, weights=self.weights, vocabulary=self._vocabulary,
             max_running=max_running, cache_bytes=cache_bytes, cache_type=cache_type,
             tokenizer=self.tokenizer, speculation=speculation, draft_dir=draft_dir,
         )  # fmt: skip
         self._build()
+        for name, directory in adapters.items():
+            self.load_adapter(name, directory)
         atexit.register(
             _close, weakref.ref(self)
         )  # a thread inside torch must not meet the end of the interpreter
@@ -147,8 +154,29 @@ class LocalEngine:
         self.check_room(1)
         return self._deltas(request)
 
-    def score(self, ids: Sequence[int]) -> list[float]:
+    def load_adapter(self, name: str, directory: Path) -> Adapter:
+        """Take in a LoRA adapter in PEFT's files; requests choose it by its name, rows of several run in one batch.
+
+        Raises:
+            ConfigError: a name that is taken or that is none. CheckpointError: not an adapter of this model.
+        """
+        with self._model:
+            self._check_awake()
+            decoder, native = self.decoder, self._native is not None
+        return self._adapters.load(name, directory, decoder, native=native)
+
+    def unload_adapter(self, name: str) -> None:
+        """Take no more requests for it; those that were taken finish with it. Raises InputError: there is none."""
+        self._adapters.unload(name)
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """Those that are loaded, by name; they outlive a sleep."""
+        return self._adapters.all()
+
+    def score(self, ids: Sequence[int], *, adapter: str | None = None) -> list[float]:
         """log p(ids[t] | ids[:t]) for t >= 1, in nats."""
+        held = self._adapters.find(adapter)
         self._check_ids(ids, what="the sequence")
         if len(ids) < 2:
             return []
@@ -157,7 +185,9 @@ class LocalEngine:
             targets_N = torch.tensor(ids[1:])
             scores: list[float] = []
             parts = (
-                self._logits(ids[:-1]) if self._native is None else self._native.read(ids[:-1], rows=_ROWS)
+                text_logits(self.decoder, ids[:-1], lows_of(held), rows=_ROWS)
+                if self._native is None
+                else self._native.read(ids[:-1], rows=_ROWS, adapter=native_of(held))
             )
             for logits_nV, targets_n in zip(parts, targets_N.split(_ROWS), strict=True):
                 scores += (
@@ -169,58 +199,24 @@ class LocalEngine:
                 )
         return scores
 
-    def _logits(self, ids: Sequence[int]) -> Iterator[Tensor]:
-        hidden_ND, _ = self.decoder(torch.tensor(ids), torch.tensor([0, len(ids)], dtype=torch.int32))
-        for hidden_nD in hidden_ND.split(_ROWS):
-            yield self.decoder.logits(hidden_nD)
-
-    def embed(self, ids: Sequence[int], layer: int) -> Tensor:
+    def embed(self, ids: Sequence[int], layer: int, *, adapter: str | None = None) -> Tensor:
         """Hidden vectors [len(ids), D], float32, after block `layer` (from 0), or after the final norm (-1); of the weights
         as they are stored, whatever `weights` says."""
         self._check_ids(ids, what="the sequence")
-        layers = self.config.num_layers
+        held, layers = self._adapters.find(adapter), self.config.num_layers
         if not -1 <= layer < layers:
             raise InputError(
                 f"layer = {layer} of a model with {layers} layers", remedy=f"choose -1 to {layers - 1}"
             )
-        kept: list[Tensor] = []
         with self._model, torch.inference_mode():
             self._check_awake()
-            module = self.decoder.norm if layer == -1 else self.decoder.layers[layer]
-
-            def keep(_module: object, _inputs: object, output: Tensor) -> None:
-                kept.append(output)
-
-            hook = module.register_forward_hook(keep)
-            try:
-                self.decoder(torch.tensor(ids), torch.tensor([0, len(ids)], dtype=torch.int32))
-            finally:
-                hook.remove()
-        return kept[0].float()
+            return hidden_after(self.decoder, ids, lows_of(held), layer=layer)
 
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Replace named tensors in place, between two steps; running requests go on with the new weights."""
+        """Replace named tensors in place, between two steps; running requests go on with the new weights. Adapters stay as
+        they are and add to the new ones."""
         self._check_awake()
-        saved = self.decoder.state_dict(keep_vars=True).keys()
-        mine: dict[str, Tensor] = {
-            **dict(self.decoder.named_parameters()),
-            **{name: buffer for name, buffer in self.decoder.named_buffers() if name in saved},
-        }
-        for name, tensor in weights.items():
-            if name not in mine or mine[name].shape != tensor.shape:
-                known = tuple(mine[name].shape) if name in mine else "no such tensor"
-                raise InputError(
-                    f"{name} of shape {tuple(tensor.shape)}: the model has {known}", remedy="give its tensors"
-                )
-            if not torch.isfinite(tensor).all():
-                raise InputError(
-                    f"{name} holds NaN or infinity", remedy="the weights stay as they are: give sound ones"
-                )
-            if self._native is not None and not self._native.holds(tensor):
-                raise InputError(
-                    f"{name} holds numbers too large for a float16 scale of {self.weights} weights",
-                    remedy="the weights stay as they are: give smaller ones, or run in bf16",
-                )
+        mine = tensors_to_replace(self.decoder, weights, self._native)
         with self._model, torch.no_grad():
             self._check_awake()
             self._updated = True
@@ -314,10 +310,7 @@ class LocalEngine:
     def check(self, request: Request) -> None:
         """Raises InputError (StructureError where its structure is at fault) or ContextLengthError if the request cannot run."""
         self._check_ids(request.prompt_ids, what="the prompt")
-        if request.adapter is not None:
-            raise InputError(
-                f'adapter = "{request.adapter}"', remedy="this engine serves one model without adapters"
-            )
+        self._adapters.find(request.adapter)
         unknown = [token for token in request.params.logit_bias if not 0 <= token < self._vocabulary]
         if unknown:
             raise InputError(
@@ -366,6 +359,7 @@ class LocalEngine:
         return new_generation(
             request, arrival=next(self._arrivals), tokenizer=self.tokenizer, context=self.max_context,
             listener=listen, failed=fail, grammars=self._grammars, has_heads=self.has_heads,
+            adapter=self._adapters.find(request.adapter),
         )  # fmt: skip
 
     def _submit(self, generations: Sequence[Generation]) -> None:

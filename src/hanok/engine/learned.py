@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hanok.engine.batch import ROW_MULTIPLE
 from hanok.engine.generation import Generation
 from hanok.kernels.laws import decoding_laws
 from hanok.models.decoding import DecodingHeads
+from hanok.models.lora_rows import ROW_MULTIPLE
 
 
 class LearnedLaws:

@@ -98,6 +98,7 @@ class NativeDecoder:
         wanted: Sequence[int],
         slots: Sequence[int] = (),
         saves: Mapping[int, int] = {},
+        adapters: Sequence[Any] = (),
     ) -> Tensor:
         """Feed R tokens and return float32 logits [len(wanted), V] behind the rows `wanted`.
 
@@ -107,9 +108,10 @@ class NativeDecoder:
             tables: the blocks of each sequence, enough for its highest position.
             slots: where the states of each sequence are; a token at position 0 begins anew. Default: 0, 1, ...
             saves: row to the place that gets a copy of its sequence's states behind it.
+            adapters: of each sequence, of `native_adapter`, or None; or of no sequence.
         """
         logits = torch.empty(len(wanted), self.config.vocab_size)
-        self._run(ids, positions, sequences, tables, wanted, slots, saves, logits=logits)
+        self._run(ids, positions, sequences, tables, wanted, slots, saves, adapters, logits=logits)
         return logits
 
     def step_with_hidden(
@@ -121,6 +123,7 @@ class NativeDecoder:
         wanted: Sequence[int],
         slots: Sequence[int] = (),
         saves: Mapping[int, int] = {},
+        adapters: Sequence[Any] = (),
         *,
         also: Sequence[int] = (),
         inputs: Tensor | None = None,
@@ -135,31 +138,48 @@ class NativeDecoder:
         hidden = torch.empty(len(wanted) + len(also), self.config.hidden_size)
         rows = [*wanted, *also]
         self._run(
-            ids, positions, sequences, tables, rows, slots, saves, logits=logits, hidden=hidden, inputs=inputs
+            ids,
+            positions,
+            sequences,
+            tables,
+            rows,
+            slots,
+            saves,
+            adapters,
+            logits=logits,
+            hidden=hidden,
+            inputs=inputs,
         )
         return logits, hidden
 
     def _run(
         self, ids: Sequence[int], positions: Sequence[int], sequences: Sequence[int], tables: Sequence[Sequence[int]],
-        wanted: Sequence[int], slots: Sequence[int], saves: Mapping[int, int] = {}, *, logits: Tensor | None = None,
-        hidden: Tensor | None = None, inputs: Tensor | None = None,
+        wanted: Sequence[int], slots: Sequence[int], saves: Mapping[int, int] = {}, adapters: Sequence[Any] = (), *,
+        logits: Tensor | None = None, hidden: Tensor | None = None, inputs: Tensor | None = None,
     ) -> None:  # fmt: skip
+        acting = {
+            adapter: place
+            for place, adapter in enumerate(dict.fromkeys(a for a in adapters if a is not None))
+        }
         width = max(map(len, tables))
         flat = [block for table in tables for block in (*table, *[0] * (width - len(table)))]
         self._runner.step(
             list(ids), list(positions), list(sequences), flat, width, list(slots or range(len(tables))),
             [saves.get(row, -1) for row in range(len(ids))] if saves else [], list(wanted),
             0 if logits is None else len(logits), address(logits), address(hidden), address(inputs),
+            list(acting), [acting.get(adapter, -1) for adapter in adapters] if acting else [],
         )  # fmt: skip
 
-    def read(self, ids: Sequence[int], *, rows: int) -> Iterator[Tensor]:
-        """Logits behind every token of a text, float32, at most `rows` of them at a time.
+    def read(self, ids: Sequence[int], *, rows: int, adapter: Any = None) -> Iterator[Tensor]:
+        """Logits behind every token of a text, float32, at most `rows` of them at a time. `adapter`: as in `step`.
 
         Raises:
             CapacityError: no blocks are free for it.
         """
         for part, places, table in self._parts(ids, rows):
-            yield self.step(part, places, [0] * len(part), [table], range(len(part)), [self.slots])
+            yield self.step(
+                part, places, [0] * len(part), [table], range(len(part)), [self.slots], adapters=[adapter]
+            )
 
     def read_hidden(self, ids: Sequence[int], *, rows: int) -> Iterator[Tensor]:
         """Hidden vectors behind the final norm of every token of a text, float32, at most `rows` of them at a time; the

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from hanok.engine.blocks import BLOCK, block_names
+from hanok.engine.blocks import BLOCK
 from hanok.engine.echo import ECHO_ROWS
 from hanok.engine.generation import Generation
 from hanok.engine.learned import LearnedLaws
@@ -109,7 +109,9 @@ class PagedScheduler:
 
         Also, where heads guess, the hidden vectors of the wanted rows and of `_followed`.
         """
-        step = (rows.ids, rows.positions, rows.sequences, rows.tables, rows.wanted, rows.slots, rows.saves)
+        step = (
+            rows.ids, rows.positions, rows.sequences, rows.tables, rows.wanted, rows.slots, rows.saves, rows.adapters,
+        )  # fmt: skip
         answers = [part for part in parts if part.answers]
         laws = self._laws
         if laws is not None and not laws.wanted([part.running.generation for part in answers]):
@@ -195,7 +197,7 @@ class PagedScheduler:
     def _arrived(self, generation: Generation, slot: int) -> Running:
         """With what the cache has of its beginning."""
         running = Running(generation, slot, len(generation.request.prompt_ids) + len(generation.ids))
-        names = list(block_names(running.tokens(0, running.length - 1), generation.request.tenant))
+        names = list(running.block_names(0, running.length - 1))
         echo = generation.echo  # what is not read is not scored
         running.blocks = self._pool.find(names) if echo is None or echo.complete else []
         if self._model.recurrent:
@@ -288,9 +290,8 @@ class PagedScheduler:
         full = running.done // BLOCK
         if full > len(running.names):
             start = len(running.names) * BLOCK
-            tokens = running.tokens(start, full * BLOCK)
             before = running.names[-1] if running.names else b""
-            for name in block_names(tokens, running.generation.request.tenant, after=before):
+            for name in running.block_names(start, full * BLOCK, after=before):
                 if not running.stale:
                     self._pool.remember(running.blocks[len(running.names)], name)
                 running.names.append(name)

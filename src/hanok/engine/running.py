@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from hanok.engine.blocks import BLOCK
+from hanok.engine.adapters import native_of
+from hanok.engine.blocks import BLOCK, block_names
 from hanok.engine.generation import Generation
 
 
@@ -29,6 +31,17 @@ class Running:
     borders: frozenset[int] = frozenset()
     trail: bytes | None = None
     stale: bool = False
+
+    @property
+    def adapter(self) -> Any:
+        """As the native kernels have it, or None."""
+        return native_of(self.generation.adapter)
+
+    def block_names(self, start: int, end: int, *, after: bytes = b"") -> Iterator[bytes]:
+        """The names of its full blocks between two tokens; `after`: of the block before them."""
+        held = self.generation.adapter
+        salt = b"" if held is None else held.key
+        return block_names(self.tokens(start, end), self.generation.request.tenant, adapter=salt, after=after)
 
     @property
     def length(self) -> int:
@@ -105,10 +118,11 @@ class StepRows:
     slots: list[int]
     saves: dict[int, int]
     firsts: list[int]
+    adapters: list[Any]
 
 
 def rows_of(parts: Sequence[Part]) -> StepRows:
-    rows = StepRows([], [], [], [], [], [], {}, [])
+    rows = StepRows([], [], [], [], [], [], {}, [], [])
     echoed: list[int] = []
     for number, part in enumerate(parts):
         first, ids = len(rows.ids), part.ids
@@ -120,6 +134,7 @@ def rows_of(parts: Sequence[Part]) -> StepRows:
         rows.wanted.extend(first + row for row in part.wanted)
         echoed.extend(first + row for row in range(len(part.echoed)))
         rows.slots.append(part.running.slot)
+        rows.adapters.append(part.running.adapter)
         rows.saves.update({first + tokens - part.start - 1: place for tokens, place in part.saves.items()})
         if part.fork is not None:
             rows.saves[first + part.count - 1] = part.fork

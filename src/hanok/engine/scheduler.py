@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hanok.engine.batch import ROW_MULTIPLE, DecodeBatch
+from hanok.engine.batch import DecodeBatch
 from hanok.engine.echo import ECHO_ROWS
 from hanok.engine.generation import Generation
 from hanok.engine.learned import LearnedLaws
@@ -19,6 +19,7 @@ from hanok.engine.metrics import Counters
 from hanok.engine.sampler import choose
 from hanok.engine.turns import Turns
 from hanok.models.decoder import Decoder
+from hanok.models.lora_rows import ROW_MULTIPLE, acting_on
 from hanok.models.state import DecoderState
 
 PIECE = 512
@@ -121,7 +122,8 @@ class Scheduler:
         states = [g.state or self._decoder.new_state(1) for g in group]
         state = DecoderState.concatenate([*states, self._decoder.new_state(len(company))])
         bounds = torch.tensor([0, *lengths, *company]).cumsum(0).to(torch.int32)
-        with self.counters.model():
+        adapters = [g.lows for g, n in zip(group, lengths, strict=True) for _ in range(n)]
+        with self.counters.model(), acting_on(self._decoder, [*adapters, *[None] * spare]):
             hidden_ND, _ = self._decoder(torch.tensor([*ids, *[0] * spare]), bounds, state)
         self.counters.prefilled_tokens += len(ids)
         through = []
@@ -135,7 +137,7 @@ class Scheduler:
                 generation.state = state.select([b])
         if not through:
             return
-        self._take([group[b] for b in through], *self._last_logits(hidden_ND, bounds, through))
+        self._take([group[b] for b in through], *self._last_logits(hidden_ND, bounds, through, group))
         alive = [b for b in through if group[b].finish_reason is None]
         if alive:
             self._batch.admit([group[b] for b in alive], state.select(alive))
@@ -149,17 +151,20 @@ class Scheduler:
                 for start in range(0, len(places), ECHO_ROWS):
                     rows = list(range(first + start, first + min(start + ECHO_ROWS, len(places))))
                     padded = rows + rows[:1] * (-len(rows) % ROW_MULTIPLE)
-                    logits_nV = self._decoder.logits(hidden_ND[padded])[: len(rows), : self._vocabulary]
+                    with acting_on(self._decoder, [generation.lows] * len(padded)):
+                        logits_nV = self._decoder.logits(hidden_ND[padded])[: len(rows), : self._vocabulary]
                     echo.take(places.start + start, logits_nV)
             first += length
 
     def _last_logits(
-        self, hidden_ND: Tensor, bounds: Tensor, sequences: Sequence[int]
+        self, hidden_ND: Tensor, bounds: Tensor, sequences: Sequence[int], group: Sequence[Generation]
     ) -> tuple[Tensor, Tensor]:
         """Logits behind the last token of these sequences, and what they were made from."""
         last = [int(bounds[b + 1]) - 1 for b in sequences]
         padded = last + last[:1] * (-len(last) % ROW_MULTIPLE)
-        with self.counters.model():
+        adapters = [group[b].lows for b in sequences]
+        padding = adapters[:1] * (-len(last) % ROW_MULTIPLE)
+        with self.counters.model(), acting_on(self._decoder, [*adapters, *padding]):
             return self._decoder.logits(hidden_ND[padded])[: len(last)], hidden_ND[last]
 
     def _take(self, generations: Sequence[Generation], logits_BV: Tensor, hidden_BD: Tensor) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,6 +25,7 @@ HELP = """\
 /help           this text
 /reset          forget the conversation (the system message stays)
 /system TEXT    set the system message and begin anew; without TEXT, remove it
+/adapter NAME   let another adapter answer from here on; without NAME, the model itself
 /save FILE      append the conversation to a JSONL file, as {"messages": [...]}
 /quit           leave; so does Ctrl-D. Ctrl-C stops an answer."""
 PROMPT = "› "
@@ -46,12 +47,14 @@ class Conversation:
 
     Args:
         show: how a piece of an answer is written, with (temperature, top_p) of its tokens; None: as it is.
+        adapter: that answers; None: the model itself.
     """
 
     def __init__(
-        self, engine: LocalEngine, params: SamplingParams, *, system: str = "", show: Show | None = None
-    ) -> None:
-        self._engine, self._params, self.show = engine, params, show
+        self, engine: LocalEngine, params: SamplingParams, *, system: str = "", show: Show | None = None,
+        adapter: str | None = None,
+    ) -> None:  # fmt: skip
+        self._engine, self._params, self.show, self.adapter = engine, params, show, adapter
         self.system = system
         self.turns: list[dict[str, Any]] = []
 
@@ -65,6 +68,13 @@ class Conversation:
         self.turns = []
         if system is not None:
             self.system = system
+
+    def let_answer(self, adapter: str | None) -> None:
+        """Another adapter, or the model itself, from the next turn on. Raises InputError: it is not loaded."""
+        if adapter is not None and adapter not in self._engine.adapters:
+            known = ", ".join(self._engine.adapters) or "none"
+            raise InputError(f'no adapter "{adapter}" is loaded', remedy=f"there are: {known}")
+        self.adapter = adapter
 
     def say(self, text: str, write: Callable[[str], object]) -> str:
         """Add a turn of the user and the model's answer, which `write` gets piece by piece. Returns the finish reason.
@@ -87,7 +97,9 @@ class Conversation:
 
     async def _answer(self, answer: AnswerStream, write: Callable[[str], object]) -> str:
         prompt = chat_prompt(self._engine.tokenizer, self.messages)
-        request = Request(id=f"turn-{len(self.turns)}", prompt_ids=prompt, params=self._params)
+        request = Request(
+            id=f"turn-{len(self.turns)}", prompt_ids=prompt, params=self._params, adapter=self.adapter
+        )
         reason = ""
         async with aclosing(self._engine.stream(request)) as deltas:  # type: ignore[type-var]
             async for delta in deltas:
@@ -101,7 +113,7 @@ class Conversation:
 def chat_terminal(
     model_dir: Path, *, system: str = "", temperature: float | None = None, max_tokens: int | None = None,
     weights: Weights = "auto", speculation: Speculation = "auto", draft_dir: Path | None = None, show_decoding: bool = False,
-    source: TextIO | None = None, target: TextIO | None = None,
+    source: TextIO | None = None, target: TextIO | None = None, adapters: Mapping[str, Path] = {},
 ) -> None:  # fmt: skip
     """Converse until the input ends.
 
@@ -111,6 +123,7 @@ def chat_terminal(
         weights, speculation, draft_dir: as `LocalEngine` takes them.
         show_decoding: behind each token what the heads chose.
         source, target: default: standard input and output.
+        adapters: name to directory; the first of them answers.
 
     Raises:
         ConfigError: `show_decoding` without heads, or with a temperature that keeps them from choosing.
@@ -118,7 +131,9 @@ def chat_terminal(
     """
     reading: TextIO = source or sys.stdin
     writing: TextIO = target or sys.stdout
-    engine = LocalEngine(model_dir, weights=weights, speculation=speculation, draft_dir=draft_dir)
+    engine = LocalEngine(
+        model_dir, weights=weights, speculation=speculation, draft_dir=draft_dir, adapters=adapters
+    )
     try:
         learned = engine.has_heads and temperature is None
         if show_decoding and not learned:
@@ -128,7 +143,10 @@ def chat_terminal(
             )
         fixed = SamplingParams(temperature=temperature or 0.0, max_tokens=max_tokens, decoding="fixed")
         params = SamplingParams(max_tokens=max_tokens) if learned else fixed
-        conversation = Conversation(engine, params, system=system, show=with_laws if show_decoding else None)
+        conversation = Conversation(
+            engine, params, system=system, show=with_laws if show_decoding else None,
+            adapter=next(iter(adapters), None),
+        )  # fmt: skip
         if reading.isatty():
             _converse(conversation, writing, name=_name(model_dir), context=engine.max_context)
         else:
@@ -240,6 +258,9 @@ def _command(conversation: Conversation, line: str, note: Callable[[str], object
             if rest
             else "a new conversation without system message"
         )
+    elif word == "/adapter":
+        conversation.let_answer(rest or None)
+        note(f'the adapter "{rest}" answers' if rest else "the model itself answers")
     elif word == "/save":
         note(_save(conversation, rest))
     else:

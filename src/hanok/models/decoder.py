@@ -136,12 +136,15 @@ class Decoder(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """[V, D]."""
-        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        """[V, D], with the active adapters of the head in it."""
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.effective_weight()
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """float32 logits_NV."""
-        logits_NV = F.linear(hidden_ND, self.head_weight.to(hidden_ND.dtype)).float()
+        if self.lm_head is None:
+            logits_NV = F.linear(hidden_ND, self.embed_tokens.weight.to(hidden_ND.dtype)).float()
+        else:
+            logits_NV = self.lm_head(hidden_ND).float()
         cap = self.config.logit_softcap
         return logits_NV if cap is None else cap * (logits_NV / cap).tanh()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +31,19 @@ class LowRank(nn.Module):
         return self.scale * (self.lora_B.float() @ self.lora_A.float())
 
 
+class RowAdapter(NamedTuple):
+    """A low-rank addition for some rows of a batch alone (`lora_rows.py`): the first `real` of `rows_M`; others repeat one."""
+
+    low: LowRank
+    rows_M: Tensor
+    real: int
+
+
 class Linear(nn.Module):
     """y = x W^T + b in `x.dtype`; the weight [out, in] and the bias, if there is one, keep their own type.
 
-    `adapters`: low-rank additions by name (`lora.py`); those that are active are summed.
+    `adapters`: low-rank additions by name (`lora.py`); those that are active are summed. `on_rows`: additions for
+    rows of their own.
     """
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
@@ -41,11 +51,18 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
         self.adapters: nn.ModuleDict | None = None
+        self.on_rows: tuple[RowAdapter, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return self.with_adapters(x, y)
+
+    def with_adapters(self, x: Tensor, y: Tensor) -> Tensor:
+        """What they add to the product y of x."""
         for adapter in self.active_adapters():
             y = y + adapter(x)
+        for low, rows_M, real in self.on_rows:
+            y = y.index_add(0, rows_M[:real], low(x[rows_M])[:real])
         return y
 
     def active_adapters(self) -> list[LowRank]:
@@ -74,14 +91,10 @@ def joined_linear(x: Tensor, layers: Sequence[Linear]) -> Tensor:
         )
         bias = bias.to(x.dtype)
     y = F.linear(x, weight.to(x.dtype), bias)
-    if not any(layer.active_adapters() for layer in layers):
+    if not any(layer.on_rows or layer.active_adapters() for layer in layers):
         return y
     parts = y.split([layer.weight.shape[0] for layer in layers], dim=-1)
-    added = [
-        part + sum(adapter(x) for adapter in layer.active_adapters())
-        for part, layer in zip(parts, layers, strict=True)
-    ]
-    return torch.cat(added, dim=-1)
+    return torch.cat([layer.with_adapters(x, part) for part, layer in zip(parts, layers, strict=True)], -1)
 
 
 def fused_linear(x: Tensor, layers: Sequence[Linear]) -> tuple[Tensor, ...]:

@@ -95,13 +95,23 @@ def add_adapter(
 
 
 def load_adapter(model: Decoder, directory: Path, *, name: str = "default") -> LoraConfig:
-    """Attach an adapter from PEFT's files, active, beside those that are there.
+    """Attach an adapter from PEFT's files, active, beside those that are there. Raises as `read_adapter`, and ConfigError for a
+    name that is taken."""
+    if name in adapter_names(model):
+        raise ConfigError(f'there is an adapter "{name}" already', remedy="choose another name")
+    config, lows = read_adapter(model, directory)
+    linears = dict(_linears(model))
+    for where, low in lows.items():
+        _attach(linears[where], name, low.to(linears[where].weight.device))
+    return config
+
+
+def read_adapter(model: Decoder, directory: Path) -> tuple[LoraConfig, dict[str, LowRank]]:
+    """An adapter from PEFT's files by the names of the model's maps; the model stays as it is.
 
     Raises:
         CheckpointError: files missing or damaged, a feature that is not supported, maps that the model does not have.
     """
-    if name in adapter_names(model):
-        raise ConfigError(f'there is an adapter "{name}" already', remedy="choose another name")
     values = _read_settings(directory)
     config = LoraConfig(
         rank=values["r"], alpha=values["lora_alpha"], dropout=values.get("lora_dropout") or 0.0,
@@ -129,7 +139,7 @@ def load_adapter(model: Decoder, directory: Path, *, name: str = "default") -> L
             )
         _check_shapes(file, where, pair, linears[where])
     original = {id(tensor): key.removesuffix(".lora_A.weight") for key, tensor in theirs.items()}
-    found: set[str] = set()
+    lows: dict[str, LowRank] = {}
     for where, pair in pairs.items():
         linear, a, b = linears[where], pair["lora_A"], pair["lora_B"]
         base = original.get(id(a), where)
@@ -149,12 +159,12 @@ def load_adapter(model: Decoder, directory: Path, *, name: str = "default") -> L
             linear.weight.shape[1], linear.weight.shape[0], rank, scale=scale, dropout=config.dropout
         )
         low.lora_A, low.lora_B = nn.Parameter(a.float().clone()), nn.Parameter(b.float().clone())
-        _attach(linear, name, low.to(linear.weight.device))
-        found.add(where.rpartition(".")[2])
+        lows[where] = low
+    found = {where.rpartition(".")[2] for where in lows}
     return LoraConfig(
         rank=config.rank, alpha=config.alpha, dropout=config.dropout, rslora=config.rslora,
         targets=tuple(sorted(found)), ranks=config.ranks, alphas=config.alphas,
-    )  # fmt: skip
+    ), lows  # fmt: skip
 
 
 def save_adapter(

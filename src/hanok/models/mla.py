@@ -85,17 +85,24 @@ class LatentAttention(nn.Module):
 
     def _absorbed(self, q_NHK: Tensor, cache_BTC: Tensor, ragged: Ragged) -> Tensor:
         """Scores against [latent | shared] as one key for all heads; the context of latents is mapped to values last."""
-        up = (
-            self.kv_b_proj.effective_weight()
-            .to(q_NHK.dtype)
-            .view(self.heads, self.nope + self.value, self.latent)
-        )
-        to_key_HKL, to_value_HVL = up.split([self.nope, self.value], dim=1)
         q_nope, q_shared = q_NHK.split([self.nope, self.shared], dim=-1)
-        q_NHC = torch.cat([torch.einsum("nhk,hkl->nhl", q_nope, to_key_HKL), q_shared], dim=-1)
+        q_NHC = torch.cat([self._times_up("nhk,hkl->nhl", q_nope, 0), q_shared], dim=-1)
         keys, values = cache_BTC[:, :, None], cache_BTC[:, :, None, : self.latent]
         context_NHL = cached_attention(q_NHC, keys, values, ragged, self.scoring)
-        return torch.einsum("nhl,hvl->nhv", context_NHL, to_value_HVL)
+        return self._times_up("nhl,hvl->nhv", context_NHL, 1)
+
+    def _times_up(self, equation: str, x: Tensor, part: int) -> Tensor:
+        """x times the up-projection of each head to keys (part 0) or values (part 1), with each row's adapter."""
+
+        def of_heads(weight: Tensor) -> Tensor:
+            up = weight.to(x.dtype).view(self.heads, self.nope + self.value, self.latent)
+            return up.split([self.nope, self.value], dim=1)[part]
+
+        y = torch.einsum(equation, x, of_heads(self.kv_b_proj.effective_weight()))
+        for low, rows_M, real in self.kv_b_proj.on_rows:
+            rows = rows_M[:real]
+            y = y.index_add(0, rows, torch.einsum(equation, x[rows], of_heads(low.delta())))
+        return y
 
 
 def _rotary(config: ModelConfig) -> Rotary | None:

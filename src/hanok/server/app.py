@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ from fastapi.staticfiles import StaticFiles
 from sse_starlette import EventSourceResponse
 
 from hanok.artefacts import open_artefact
+from hanok.engine.adapters import Adapter
 from hanok.engine.backend import Weights
 from hanok.engine.coverage import CacheKind
 from hanok.engine.generator import LocalEngine
@@ -40,21 +42,25 @@ T = TypeVar("T")
 def serve(
     model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Path | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
-    draft_dir: Path | None = None,
+    draft_dir: Path | None = None, adapters: Mapping[str, Path] = {},
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
         port: 0 picks a free one. store: the feedback database; by default in the run that the model belongs to.
-        weights, cache_bytes, cache_type, speculation, draft_dir: as `LocalEngine` takes them.
+        weights, cache_bytes, cache_type, speculation, draft_dir, adapters: as `LocalEngine` takes them.
 
     Raises:
-        ConfigError: not a loopback address, or the port is taken.
+        ConfigError: not a loopback address, the port is taken, or an adapter is called like the model.
     """
     if host not in LOOPBACK:
         raise ConfigError(
             f'host = "{host}": this server has no keys yet, so it listens on this machine only',
             remedy="use 127.0.0.1, and an SSH tunnel to reach it from elsewhere",
+        )
+    if model_name(model_dir) in adapters:
+        raise ConfigError(
+            f'the model is called "{model_name(model_dir)}" too', remedy="give the adapter another name"
         )
     listener = _listen(host, port)
     with listener, Store(store or feedback_file(model_dir)) as kept:
@@ -66,6 +72,7 @@ def serve(
             speculation=speculation,
             draft_dir=draft_dir,
             max_waiting=MAX_WAITING,
+            adapters=adapters,
         )
         app = create_app(
             engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash, store=kept,
@@ -88,7 +95,7 @@ def create_app(
     """The application.
 
     Args:
-        name: of the model in the API. store: for answers and feedback.
+        name: of the model in the API; the engine's adapters are models too, under their names. store: for answers and feedback.
         examples: language to questions that the empty page offers.
     """
     app = FastAPI(title="Hanok", docs_url=None, redoc_url=None)
@@ -101,7 +108,7 @@ def create_app(
         if chat.body.store is not False:
             answered = Answered(
                 request_id=chat.id,
-                model_hash=model_hash,
+                model_hash=answerer_hash(model_hash, chat.adapter),
                 messages=chat.messages,
                 answers=answers,
                 tools=chat.tools,
@@ -118,17 +125,18 @@ def create_app(
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(name, started, engine)]}
+        adapters = [one for one in engine.adapters if one != name]
+        return {"object": "list", "data": [_model(one, name, started, engine) for one in (name, *adapters)]}
 
-    @app.get("/v1/models/{model}")
+    @app.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
-        _check_model(model, name)
-        return _model(name, started, engine)
+        _adapter_of(model, name, engine)
+        return _model(model, name, started, engine)
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        _check_model(body.model, name)
-        chat = await asyncio.to_thread(Chat, engine, body, model=name, answered=keep)
+        adapter = _adapter_of(body.model, name, engine)
+        chat = await asyncio.to_thread(Chat, engine, body, model=body.model, adapter=adapter, answered=keep)
         if body.stream:
             return EventSourceResponse(chat.events(), sep="\n", shutdown_grace_period=DRAIN_SECONDS)
         done = await _unless_disconnected(request, chat.complete())
@@ -154,20 +162,35 @@ def model_name(model_dir: Path) -> str:
     return "-".join(part for part in parts if part != "model")
 
 
-def _model(name: str, created: int, engine: LocalEngine) -> dict[str, Any]:
+def answerer_hash(model_hash: str, adapter: Adapter | None) -> str:
+    """Whose answer it is: the model's own hash, or one of the model and the adapter's content."""
+    return (
+        model_hash if adapter is None else hashlib.sha256(f"{model_hash} {adapter.hash}".encode()).hexdigest()
+    )
+
+
+def _model(model: str, name: str, created: int, engine: LocalEngine) -> dict[str, Any]:
+    """`parent`: of an adapter, the model that it belongs to."""
     return {
-        "id": name, "object": "model", "created": created, "owned_by": "hanok", "context_length": engine.max_context,
+        "id": model, "object": "model", "created": created, "owned_by": "hanok", "context_length": engine.max_context,
+        **({} if model == name else {"parent": name}),
     }  # fmt: skip
 
 
-def _check_model(asked: str, name: str) -> None:
-    if asked != name:
+def _adapter_of(asked: str, name: str, engine: LocalEngine) -> Adapter | None:
+    """None for the model itself."""
+    if asked == name:
+        return None
+    adapters = engine.adapters
+    if asked not in adapters:
+        served = ", ".join(f'"{one}"' for one in (name, *adapters))
         raise ApiError(
             404,
-            f'no model "{asked}" here; this server serves "{name}"',
+            f'no model "{asked}" here; this server serves {served}',
             param="model",
             code="model_not_found",
         )
+    return adapters[asked]
 
 
 def _add_feedback(store: Store, body: FeedbackRequest) -> str:

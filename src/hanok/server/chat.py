@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from typing import Any
 
+from hanok.engine.adapters import Adapter
 from hanok.engine.api import Delta, FinishReason, Request, Usage
 from hanok.engine.generator import LocalEngine
 from hanok.engine.samples import expand
@@ -32,20 +33,29 @@ class Chat:
     """One accepted chat request. Raises ApiError, InputError, ContextLengthError or QueueFullError before anything is sent.
 
     Args:
+        model: as the client called it. adapter: that answers, if it is one.
         answered: called with the finished assistant messages before the client gets the last of them.
     """
 
     def __init__(
         self, engine: LocalEngine, body: ChatRequest, *, model: str, answered: Callable[[Chat, list[Message]], Awaitable[None]],
+        adapter: Adapter | None = None,
     ) -> None:  # fmt: skip
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.body, self.messages, self.tools = body, body.plain_messages(), body.plain_tools()
-        self._engine, self._model, self._answered = engine, model, answered
+        self._engine, self._model, self._answered, self.adapter = engine, model, answered, adapter
         tokenizer = engine.tokenizer
         params = body.sampling()
         prompt = chat_prompt(tokenizer, self.messages, tools=self.tools)
-        self._requests = expand(Request(id=self.id, prompt_ids=prompt, params=params))
+        self._requests = expand(
+            Request(
+                id=self.id,
+                prompt_ids=prompt,
+                params=params,
+                adapter=None if adapter is None else adapter.name,
+            )
+        )
         try:
             engine.check(self._requests[0])
         except StructureError as error:

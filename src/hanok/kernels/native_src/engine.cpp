@@ -69,6 +69,40 @@ Experts experts(const std::vector<int>& widths, const std::vector<float>& number
   return e;
 }
 
+// An adapter, its numbers copied: a thread that is late may still read them when Python has let go.
+class AdapterHandle {
+ public:
+  explicit AdapterHandle(int layers) : adapter_(std::make_shared<Adapter>()) { adapter_->layers.resize(layers + 1); }
+  // shape: columns, ranks (padded); a: bfloat16; b: bfloat16, as many ranks of 16 as `blocks` says: of each block at, first, count.
+  void add(int layer, int site, const std::vector<int>& shape, uintptr_t a, uintptr_t b, const std::vector<int32_t>& blocks) {
+    LowRank& map = adapter_->layers.at(layer).maps.at(site);
+    map.cols = shape.at(0), map.rank = shape.at(1);
+    size_t ranks = 0;
+    for (size_t i = 0; i + 2 < blocks.size(); i += 3) {
+      map.blocks.push_back({blocks[i], blocks[i + 1], blocks[i + 2]});
+      ranks += blocks[i + 2];
+    }
+    map.a = copied<uint16_t>(a, (size_t)map.cols * map.rank);
+    map.b = copied<uint16_t>(b, ranks * 16);
+  }
+  // shape: rank, latent width, all numbers of keys, of values (rank left out).
+  void add_latent(int layer, const std::vector<int>& shape, uintptr_t a, uintptr_t to_key, uintptr_t to_value) {
+    const size_t rank = shape.at(0);
+    adapter_->layers.at(layer).latent = {shape.at(0), copied<float>(a, rank * shape.at(1)), copied<float>(to_key, rank * shape.at(2)),
+                                         copied<float>(to_value, rank * shape.at(3))};
+  }
+  void add_shared_gate(int layer, int width, uintptr_t weight) { adapter_->layers.at(layer).shared_gate = copied<float>(weight, width); }
+  std::shared_ptr<const Adapter> held() const { return adapter_; }
+
+ private:
+  template <class T>
+  static std::vector<T> copied(uintptr_t address, size_t count) {
+    const T* from = reinterpret_cast<const T*>(address);
+    return {from, from + count};
+  }
+  std::shared_ptr<Adapter> adapter_;
+};
+
 // A model, its cache and its threads. The memory behind all addresses is the caller's. A norm is two addresses: weight, bias.
 class Runner {
  public:
@@ -123,8 +157,11 @@ class Runner {
   }
   void step(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> sequences,
             std::vector<int32_t> tables, int table_width, std::vector<int32_t> slots, std::vector<int32_t> saves,
-            std::vector<int32_t> wanted, int answered, uintptr_t logits, uintptr_t normed, uintptr_t inputs) {
+            std::vector<int32_t> wanted, int answered, uintptr_t logits, uintptr_t normed, uintptr_t inputs,
+            const std::vector<AdapterHandle*>& adapters, std::vector<int32_t> adapter_of) {
     StepArgs args;
+    for (const AdapterHandle* adapter : adapters) args.adapters.push_back(adapter->held());
+    args.adapter_of = std::move(adapter_of);
     args.rows = static_cast<int>(ids.size());
     args.wanted = static_cast<int>(wanted.size()), args.answered = answered;
     args.table_width = table_width;
@@ -188,6 +225,11 @@ void bind_engine(nb::module_& m) {
     madvise(reinterpret_cast<void*>(address), bytes, MADV_HUGEPAGE);
 #endif
   });
+  nb::class_<AdapterHandle>(m, "Adapter")
+      .def(nb::init<int>())
+      .def("add", &AdapterHandle::add)
+      .def("add_latent", &AdapterHandle::add_latent)
+      .def("add_shared_gate", &AdapterHandle::add_shared_gate);
   nb::class_<Runner>(m, "Runner")
       .def(nb::init<const std::vector<int>&, const std::vector<float>&, const std::vector<uintptr_t>&, const Matrix&, const Matrix&, int,
                     const std::string&>())

@@ -1,13 +1,13 @@
 // What a layer does between its products: full and latent attention of a step's rows; delta.h has delta attention.
 // Included by step.cpp alone, so compiled once for each instruction set.
 #pragma once
-#include "attention.h"
+#include "lowrank.h"
 
 namespace HANOK_ISA {
 
 struct Buffers : Scratch {
   Buffer<float> x, normal, input, context, mixed, inner, part, rotation, decay, gate, low_queries, scores, shares, expert_inner, expert_out,
-      slice_sums;
+      slice_sums, adapted;
   Buffer<uint16_t> queries;
   RowBuffers wide, deep, heads, last, low_decay, low_gate, low_query, grouped, grouped_deep;
 };
@@ -38,6 +38,7 @@ struct Step {
   std::vector<Slice> slices[2];  // of tasks: where rows are few and a text is long, its slices are shared out, else none
   std::vector<int> slices_of[2];  // [task] where its slices begin, and the end
   std::vector<Task> runs;      // of delta attention: all rows of one sequence, one head
+  LowPlan adapted;
   std::vector<int> turns;      // where the cosines of each of the model's rotaries begin in a row
   std::vector<Grouping> grouping;  // by layer: a thread that is late may still read an earlier layer's
   std::vector<int32_t> chosen;     // [row][rank], of the layer at hand
@@ -207,7 +208,7 @@ void place_latent(const Step& step, const LayerWeights& layer, int number, int r
 }
 
 // A head's query against latents: the up-projection of keys goes into it.
-void place_latent_query(const Step& step, const LayerWeights& layer, int row, int head) {
+void place_latent_query(const Step& step, const LayerWeights& layer, int number, int row, int head) {
   const AttentionShape& shape = layer.attention;
   const LatentWeights& w = layer.latent;
   const int latent = shape.value_dim, own = w.nope + w.shared;
@@ -219,6 +220,7 @@ void place_latent_query(const Step& step, const LayerWeights& layer, int row, in
   const float* up = w.to_key + (size_t)head * w.nope * latent;
   for (int i = 0; i < w.nope; ++i)
     for (int l = 0; l < latent; l += W) store(&query[l], load(&query[l]) + splat(q[i]) * load(up + (size_t)i * latent + l));
+  adapt_query(step.adapted, number, row, head, w, latent, q, query.data());
   std::memcpy(&query[latent], q + w.nope, w.shared * sizeof(float));
   uint16_t* to = step.queries + ((size_t)row * shape.heads + head) * shape.key_dim;
   for (int i = 0; i < shape.key_dim; ++i) to[i] = to_bf16(query[i]);
@@ -230,7 +232,7 @@ inline void clear_rest(const Step& step, const LayerWeights& layer, int row, int
   std::fill(to + used, to + layer.output.cols, 0.0f);
 }
 
-void latent_values(const Step& step, const LayerWeights& layer, int row, int head) {
+void latent_values(const Step& step, const LayerWeights& layer, int number, int row, int head) {
   const AttentionShape& shape = layer.attention;
   const LatentWeights& w = layer.latent;
   const int latent = shape.value_dim;
@@ -242,6 +244,7 @@ void latent_values(const Step& step, const LayerWeights& layer, int row, int hea
     for (int l = 0; l < latent; l += W) total += load(context + l) * load(up + (size_t)i * latent + l);
     to[i] = sum(total);
   }
+  adapt_values(step.adapted, number, row, head, w, latent, context, to);
   if (head + 1 == shape.heads) clear_rest(step, layer, row, shape.heads * w.value);
 }
 

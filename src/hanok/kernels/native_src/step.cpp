@@ -75,7 +75,9 @@ void run_step(const std::shared_ptr<const ModelWeights>& model, const std::share
   Buffers& buffers = static_cast<Buffers&>(*scratch);
   make_room(*step, buffers);
   plan_attention(*step, threads, buffers.slice_sums);
-  crew.run(4 + kLoopsOfLayer * (int)model->layers.size(), [step, threads](Crew::Walk& walk) { Walker(*step, walk, threads).run(); });
+  step->adapted.low = buffers.adapted.at_least(plan_adapters(step->args, step->adapted));
+  const int loops = kLoopsOfLayer + (step->adapted.any ? kSites : 0);
+  crew.run(5 + loops * (int)model->layers.size(), [step, threads](Crew::Walk& walk) { Walker(*step, walk, threads).run(); });
 }
 
 // y [rows, a.rows] = x [rows, a.cols] times the matrix, rounded as a step rounds them.

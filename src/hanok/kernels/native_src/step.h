@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "adapters.h"
 #include "crew.h"
 
 namespace hanok {
@@ -130,6 +131,8 @@ struct StepArgs {
   std::vector<int32_t> tables;                                  // [sequence][table_width] block numbers
   std::vector<int32_t> slots;                                   // [sequence] of the states; a row at position 0 begins anew
   std::vector<int32_t> saves;                                   // [row] slot that gets a copy of the states behind it, or -1; or none
+  std::vector<std::shared_ptr<const Adapter>> adapters;         // that some sequence has
+  std::vector<int32_t> adapter_of;                              // [sequence] which of them, or -1
   const float* inputs = nullptr;                                // [rows][hidden] in place of the tokens' embeddings; null: none
   float* logits = nullptr;                                      // [answered][vocabulary], of the first wanted rows
   float* normed = nullptr;                                      // [wanted][hidden] behind the final norm; null: not wanted

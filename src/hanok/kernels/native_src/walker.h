@@ -66,15 +66,17 @@ class Walker {
   bool mix(int number) {
     const LayerWeights& layer = model_.layers[number];
     static thread_local RowBuffers own_wide, own_heads;
+    if (!lower(number, kToInput, normal_of(layer.before_mixer))) return false;
     if (!ready(step_.wide, own_wide, args_.rows, layer.input.kind, normal_of(layer.before_mixer), [&](const auto& get) {
-          return product_to(layer.input, step_.input, layer.input.rows, get);
+          return product_to(layer.input, step_.input, layer.input.rows, get, added(number, kToInput));
         })) return false;
     const bool mixed = layer.mixer == kFull ? mix_full(layer, number) : layer.mixer == kLatent ? mix_latent(layer, number) : mix_delta(layer, number);
     if (!mixed) return false;
     const auto mixed_row = [&](int row, float*) -> const float* { return step_.mixed + (size_t)row * layer.output.cols; };
-    return ready(with_cols(step_.heads, layer.output.cols), own_heads, args_.rows, layer.output.kind, mixed_row, [&](const auto& get) {
-      return product_to_x(layer.output, layer.after_mixer, get);
-    });
+    return lower(number, kToOutput, mixed_row) &&
+           ready(with_cols(step_.heads, layer.output.cols), own_heads, args_.rows, layer.output.kind, mixed_row, [&](const auto& get) {
+             return product_to_x(layer.output, layer.after_mixer, get, added(number, kToOutput));
+           });
   }
 
   bool mix_full(const LayerWeights& layer, int number) {
@@ -96,16 +98,16 @@ class Walker {
 
   bool mix_latent(const LayerWeights& layer, int number) {
     const AttentionShape& shape = layer.attention;
-    if (layer.latent.rank && !low_queries(layer)) return false;
+    if (layer.latent.rank && !low_queries(layer, number)) return false;
     const int parts = (shape.heads + kHeads - 1) / kHeads;
     if (!walk_.loop(args_.rows * parts, [&](int item) {
           const int row = item / parts, first = item % parts * kHeads;
           if (first == 0) place_latent(step_, layer, number, row);
-          for (int head = first; head < std::min(first + kHeads, shape.heads); ++head) place_latent_query(step_, layer, row, head);
+          for (int head = first; head < std::min(first + kHeads, shape.heads); ++head) place_latent_query(step_, layer, number, row, head);
         })) return false;
     const auto values = [&](const Task& task) {
       for (int row = task.row; row < task.row + task.rows; ++row)
-        for (int head = task.head; head < task.head + task.count; ++head) latent_values(step_, layer, row, head);
+        for (int head = task.head; head < task.head + task.count; ++head) latent_values(step_, layer, number, row, head);
     };
     const int stride = shape.heads * shape.value_dim;
     if (slices_help(layer, kLatent)) return walk_slices(layer, number, kLatent, step_.context, stride, values);
@@ -132,7 +134,7 @@ class Walker {
            });
   }
 
-  bool low_queries(const LayerWeights& layer) {
+  bool low_queries(const LayerWeights& layer, int number) {
     static thread_local RowBuffers own;
     const LatentWeights& latent = layer.latent;
     const Matrix& a = latent.queries;
@@ -142,9 +144,9 @@ class Walker {
       std::fill(to + latent.rank, to + a.cols, 0.0f);
       return to;
     };
-    return ready(with_cols(step_.low_query, a.cols), own, args_.rows, a.kind, source, [&](const auto& get) {
-      return product_to(a, step_.low_queries, a.rows, get);
-    });
+    return lower(number, kToQueries, source) && ready(with_cols(step_.low_query, a.cols), own, args_.rows, a.kind, source, [&](const auto& get) {
+             return product_to(a, step_.low_queries, a.rows, get, added(number, kToQueries));
+           });
   }
 
   bool mix_delta(const LayerWeights& layer, int number) {
@@ -160,7 +162,9 @@ class Walker {
       };
     };
     const auto widen = [&](const Rows& rows, const Matrix& a, int part, float* to) {
-      return ready(rows, own, args_.rows, a.kind, low(part), [&](const auto& get) { return product_to(a, to, a.rows, get); });
+      const Site site = part == 0 ? kToDecay : kToGate;
+      return lower(number, site, low(part)) &&
+             ready(rows, own, args_.rows, a.kind, low(part), [&](const auto& get) { return product_to(a, to, a.rows, get, added(number, site)); });
     };
     if (!widen(step_.low_decay, delta.decay, 0, step_.decay) || !widen(step_.low_gate, delta.gate, 1, step_.gate)) return false;
     return walk_.loop((int)step_.runs.size(), [&](int item) { run_delta(step_, layer, number, step_.runs[item]); });
@@ -171,19 +175,21 @@ class Walker {
     if (layer.mlp.experts.count) return mixture(layer, number);
     static thread_local RowBuffers own;
     const Dense& dense = layer.mlp.dense;
-    return ready(step_.wide, own, args_.rows, dense.gate_up.kind, normal_of(layer.before_mlp), [&](const auto& get) { return up(dense, get); }) &&
-           down(dense, [&](const auto& get) { return product_to_x(dense.down, layer.after_mlp, get); });
+    return lower(number, kToGateUp, normal_of(layer.before_mlp)) &&
+           ready(step_.wide, own, args_.rows, dense.gate_up.kind, normal_of(layer.before_mlp), [&](const auto& get) { return up(dense, number, get); }) &&
+           down(dense, number, [&](const auto& get) { return product_to_x(dense.down, layer.after_mlp, get, added(number, kToDown)); });
   }
 
   template <class Get>
-  bool up(const Dense& dense, const Get& get) {
+  bool up(const Dense& dense, int number, const Get& get) {
+    const Added add = added(number, kToGateUp);
     const Matrix& a = dense.gate_up;
     const int stride = dense.down.cols;
     if (dense.gated) {
       const int blocks = a.rows / 16, each = blocks_each(blocks, threads_), items = (blocks + each - 1) / each, rows = args_.rows;
       const int width = each / 2 * 16;  // of what an item gives
       const auto work = [&](int item, float* to, int its_stride) {
-        gate_and_up(a, item * each, 0, std::min(each, blocks - item * each), get(), rows, Gate{dense.activation}, to, its_stride);
+        gate_and_up(a, item * each, 0, std::min(each, blocks - item * each), get(), rows, Gate{dense.activation}, to, its_stride, add);
       };
       if (rows > kRowsAgain) return walk_.loop(items, [&](int item) { work(item, step_.inner + item * width, stride); });
       float* found = found_space((size_t)rows * width);
@@ -195,6 +201,7 @@ class Walker {
           });
     }
     return multiply(walk_, threads_, a, args_.rows, get, [&](int block, int row, float (*out)[16], int count) {
+      add(block, row, out, count);
       for (int m = 0; m < count; ++m)
         for (int n = 0; n < 16; n += W) {
           const vf x = load(out[m] + n) + (a.bias ? load(a.bias + block * 16 + n) : vf{});
@@ -204,10 +211,10 @@ class Walker {
   }
 
   template <class Use>
-  bool down(const Dense& dense, const Use& use) {
+  bool down(const Dense& dense, int number, const Use& use) {
     static thread_local RowBuffers own;
     const auto source = [&](int row, float*) -> const float* { return step_.inner + (size_t)row * dense.down.cols; };
-    return ready(with_cols(step_.deep, dense.down.cols), own, args_.rows, dense.down.kind, source, use);
+    return lower(number, kToDown, source) && ready(with_cols(step_.deep, dense.down.cols), own, args_.rows, dense.down.kind, source, use);
   }
 
   // Experts, each over the rows that chose it; the shared one over all.
@@ -222,8 +229,9 @@ class Walker {
         })) return false;
     if (!choose_experts(e, number)) return false;
     if (shared.down.rows) {
-      if (!up(shared, [&]() -> const Rows& { return step_.wide; })) return false;
-      if (!down(shared, [&](const auto& get) { return product_to(shared.down, step_.part, width_, get); })) return false;
+      if (!lower(number, kToGateUp, [&](int row, float*) -> const float* { return step_.normal + (size_t)row * width_; })) return false;
+      if (!up(shared, number, [&]() -> const Rows& { return step_.wide; })) return false;
+      if (!down(shared, number, [&](const auto& get) { return product_to(shared.down, step_.part, width_, get, added(number, kToDown)); })) return false;
     }
     const int slots = rows * e.per_token, inner = e.down.cols, out = e.down.rows / e.count;
     const Grouping& grouping = step_.grouping[number];
@@ -249,7 +257,11 @@ class Walker {
     const int each = rows >= threads_ * 4 ? scores : kScores, parts = (scores + each - 1) / each;
     if (!walk_.loop(rows * parts, [&](int item) {
           const int row = item / parts, first = item % parts * each;
-          route(e, step_.normal + (size_t)row * width_, model_.hidden, first, std::min(first + each, scores), step_.scores + (size_t)row * (e.count + 1));
+          const float* x = step_.normal + (size_t)row * width_;
+          float* to = step_.scores + (size_t)row * (e.count + 1);
+          route(e, x, model_.hidden, first, std::min(first + each, scores), to);
+          const LayerAdapter* adapter = first + each >= scores ? layer_adapter(step_.adapted, number, row) : nullptr;
+          if (adapter && !adapter->shared_gate.empty()) to[e.count] += dot(x, adapter->shared_gate.data(), model_.hidden);
         })) return false;
     if (!walk_.loop(rows, [&](int row) {
           const size_t at = (size_t)row * e.per_token;
@@ -303,8 +315,12 @@ class Walker {
       std::fill(to + model_.hidden, to + width_, 0.0f);
       return to;
     };
+    const int head = (int)model_.layers.size();
+    if (!lower(head, kToInput, last_row)) return;
+    const Added add = added(head, kToInput);
     ready(step_.last, own, args_.answered, model_.head.kind, last_row, [&](const auto& get) {
       return multiply(walk_, threads_, model_.head, args_.answered, get, [&](int block, int row, float (*out)[16], int count) {
+        add(block, row, out, count);
         const int left = std::min(16, model_.vocabulary - block * 16);
         const float cap = model_.logit_softcap;
         for (int m = 0; m < count && left > 0; ++m) {
@@ -313,6 +329,35 @@ class Walker {
         }
       });
     });
+  }
+
+  // A x of the rows whose adapters have this map, before its product. Rows as the product gets them, but not rounded.
+  template <class Source>
+  bool lower(int number, Site site, const Source& source) {
+    const int ranks = widest(args_, number, site), parts = (ranks + kRanks - 1) / kRanks;
+    if (!ranks) return true;
+    const auto& groups = adapted_rows(number).groups;
+    return walk_.loop((int)groups.size() * parts, [&](int item) {
+      const LowGroup& group = groups[item / parts];
+      const LowRank& map = group.adapter->layers[number].maps[site];
+      const int first = item % parts * kRanks, last = std::min(first + kRanks, map.rank);
+      if (first >= last) return;
+      static thread_local Buffer<float> space;
+      float* room = space.at_least((size_t)kTogether * map.cols);
+      const float* x[kTogether];
+      for (int m = 0; m < group.count; ++m) x[m] = source(group.rows[m], room + (size_t)m * map.cols);
+      lower_group(map, group, x, first, last, step_.adapted);
+    });
+  }
+
+  Added added(int number, Site site) const {
+    if (!widest(args_, number, site)) return {};
+    return {&step_.adapted, &adapted_rows(number), number, site};
+  }
+
+  // Behind the last layer those whose logits are wanted go on.
+  const AdaptedRows& adapted_rows(int number) const {
+    return number < (int)model_.layers.size() ? step_.adapted.rows : step_.adapted.wanted;
   }
 
   float* row_of_x(int row) const { return step_.x + (size_t)row * width_; }
@@ -352,18 +397,20 @@ class Walker {
   }
 
   template <class Get>
-  bool product_to(const Matrix& a, float* to, int stride, const Get& get) {
-    return multiply(walk_, threads_, a, args_.rows, get, [&a, to, stride](int block, int row, float (*out)[16], int count) {
+  bool product_to(const Matrix& a, float* to, int stride, const Get& get, const Added& add = {}) {
+    return multiply(walk_, threads_, a, args_.rows, get, [&a, &add, to, stride](int block, int row, float (*out)[16], int count) {
+      add(block, row, out, count);
       place(a, block, out, count, to + (size_t)row * stride + block * 16, stride);
     });
   }
 
   // x += the product, behind a norm where there is one.
   template <class Get>
-  bool product_to_x(const Matrix& a, const Norm& norm, const Get& get) {
+  bool product_to_x(const Matrix& a, const Norm& norm, const Get& get, const Added& add) {
     if (norm.weight)
-      return product_to(a, step_.part, width_, get) && walk_.loop(args_.rows, [&](int row) { add_part(norm, row); });
+      return product_to(a, step_.part, width_, get, add) && walk_.loop(args_.rows, [&](int row) { add_part(norm, row); });
     return multiply(walk_, threads_, a, args_.rows, get, [&](int block, int row, float (*out)[16], int count) {
+      add(block, row, out, count);
       for (int m = 0; m < count; ++m) {
         float* x = row_of_x(row + m) + block * 16;
         for (int n = 0; n < 16; ++n) x[n] += out[m][n] + (a.bias ? a.bias[block * 16 + n] : 0.0f);
