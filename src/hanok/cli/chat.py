@@ -18,7 +18,8 @@ def chat(
     draft: Path | None = None,
     show_decoding: bool = False,
 ) -> None:
-    """Talk to a model in the terminal, or through a pipe: one line in, one answer out.
+    """Talk to a model in the terminal, or through a pipe: one line in, one answer out. Under `torchrun` its processes
+    share the model.
 
     Args:
         model: a model directory, or a run (then its servable model).
@@ -33,11 +34,17 @@ def chat(
         draft: directory of a smaller model with the same tokeniser, to guess with.
         show_decoding: show the temperature and top-p of each token: cold ones blue, hot ones red.
     """
+    from hanok.engine.parallel.start import run_together
+    from hanok.engine.parallel.team import Team
     from hanok.engine.terminal import chat_terminal
     from hanok.recipes.runs import servable_model
 
-    chat_terminal(
-        servable_model(model), system=system, temperature=temperature, max_tokens=max_tokens, weights=weights,
-        speculation=speculation, draft_dir=draft,
-        show_decoding=show_decoding,
-    )  # fmt: skip
+    directory = servable_model(model)
+
+    def work(team: Team | None) -> None:
+        chat_terminal(
+            directory, system=system, temperature=temperature, max_tokens=max_tokens, weights=weights,
+            speculation=speculation, draft_dir=draft, show_decoding=show_decoding, team=team,
+        )  # fmt: skip
+
+    run_together(directory, work)

@@ -18,7 +18,7 @@ def serve(
     speculation: Literal["auto", "off", "lookup"] = "auto",
     draft: Path | None = None,
 ) -> None:
-    """Serve a model: OpenAI-compatible API under /v1 and a chat page on /.
+    """Serve a model: OpenAI-compatible API under /v1 and a chat page on /. Under `torchrun` its processes share the model.
 
     Args:
         model: a model directory, or a run (then its servable model).
@@ -32,16 +32,17 @@ def serve(
             text and the draft model, lookup from the text alone. On the native kernels only.
         draft: directory of a smaller model with the same tokeniser, to guess with.
     """
+    from hanok.engine.parallel.start import run_together
+    from hanok.engine.parallel.team import Team
     from hanok.recipes.runs import servable_model
     from hanok.server.app import serve as serve_model
 
-    serve_model(
-        servable_model(model),
-        host=host,
-        port=port,
-        weights=weights,
-        cache_bytes=cache_mib and cache_mib << 20,
-        cache_type=cache_type,
-        speculation=speculation,
-        draft_dir=draft,
-    )
+    directory = servable_model(model)
+
+    def work(team: Team | None) -> None:
+        serve_model(
+            directory, host=host, port=port, weights=weights, cache_bytes=cache_mib and cache_mib << 20,
+            cache_type=cache_type, speculation=speculation, draft_dir=draft, team=team,
+        )  # fmt: skip
+
+    run_together(directory, work)

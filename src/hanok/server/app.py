@@ -21,6 +21,7 @@ from hanok.artefacts import open_artefact
 from hanok.engine.backend import Weights
 from hanok.engine.coverage import CacheKind
 from hanok.engine.generator import LocalEngine
+from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError
 from hanok.reporting import log
@@ -40,13 +41,13 @@ T = TypeVar("T")
 def serve(
     model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Path | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
-    draft_dir: Path | None = None,
+    draft_dir: Path | None = None, team: Team | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
         port: 0 picks a free one. store: the feedback database; by default in the run that the model belongs to.
-        weights, cache_bytes, cache_type, speculation, draft_dir: as `LocalEngine` takes them.
+        weights, cache_bytes, cache_type, speculation, draft_dir, team: as `LocalEngine` takes them.
 
     Raises:
         ConfigError: not a loopback address, or the port is taken.
@@ -66,6 +67,7 @@ def serve(
             speculation=speculation,
             draft_dir=draft_dir,
             max_waiting=MAX_WAITING,
+            team=team,
         )
         app = create_app(
             engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash, store=kept,
@@ -79,7 +81,8 @@ def serve(
             flush=True,
         )
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAIN_SECONDS + 5)
-        _run(uvicorn.Server(config), listener)
+        _run(uvicorn.Server(config), listener, team)
+        engine.close()
 
 
 def create_app(
@@ -225,9 +228,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _run(server: uvicorn.Server, listener: socket.socket) -> None:
-    """uvicorn raises the signal that stopped it once more at the end; stopping on request is no failure."""
+def _run(server: uvicorn.Server, listener: socket.socket, team: Team | None) -> None:
+    """Until a signal, or until the team breaks.
+
+    uvicorn raises the signal that stopped it once more at the end; stopping on request is no failure.
+    """
     previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    if team is not None:
+        team.on_break = lambda: setattr(server, "should_exit", True)
     try:
         server.run(sockets=[listener])
     finally:
