@@ -7,8 +7,9 @@
     ├── ArtefactError          a directory that is missing, damaged, of another kind or of a newer format
     │   └── CheckpointError    weights: a tensor missing, mis-shaped or cut short
     ├── ContextLengthError     a prompt longer than the model's context
-    └── CapacityError          no room at the moment
-        └── QueueFullError     so many requests wait already that this one is not taken
+    ├── CapacityError          no room at the moment
+    │   └── QueueFullError     so many requests wait already that this one is not taken
+    └── TeamError              exit code 1: one of several processes that run a model together has ended
     Interrupted                exit code 75: stopped on request, state saved, run the same command to resume
 
 Invariants of our own use `assert`; nothing here is for them.
@@ -80,6 +81,12 @@ class QueueFullError(CapacityError):
             f"{waiting} requests are waiting, and {limit} may", remedy=f"try again in {retry_after} seconds"
         )
         self.retry_after = retry_after
+
+
+class TeamError(HanokError):
+    """One of several processes that run a model together has ended."""
+
+    exit_code = 1
 
 
 class Interrupted(Exception):  # noqa: N818 - a state, not an error

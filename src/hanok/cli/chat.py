@@ -19,7 +19,8 @@ def chat(
     show_decoding: bool = False,
     adapter: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
 ) -> None:
-    """Talk to a model in the terminal, or through a pipe: one line in, one answer out.
+    """Talk to a model in the terminal, or through a pipe: one line in, one answer out. Under `torchrun` its processes
+    share the model.
 
     Args:
         model: a model directory, or a run (then its servable model).
@@ -38,11 +39,17 @@ def chat(
             answers, /adapter NAME changes to another, /adapter to the model itself.
     """
     from hanok.engine.adapters import parse_adapters
+    from hanok.engine.parallel.start import run_together
+    from hanok.engine.parallel.team import Team
     from hanok.engine.terminal import chat_terminal
     from hanok.recipes.runs import servable_model
 
-    chat_terminal(
-        servable_model(model), system=system, temperature=temperature, max_tokens=max_tokens, weights=weights,
-        speculation=speculation, draft_dir=draft,
-        show_decoding=show_decoding, adapters=parse_adapters(adapter),
-    )  # fmt: skip
+    directory, adapters = servable_model(model), parse_adapters(adapter)
+
+    def work(team: Team | None) -> None:
+        chat_terminal(
+            directory, system=system, temperature=temperature, max_tokens=max_tokens, weights=weights,
+            speculation=speculation, draft_dir=draft, show_decoding=show_decoding, adapters=adapters, team=team,
+        )  # fmt: skip
+
+    run_together(directory, work)

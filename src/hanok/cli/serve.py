@@ -19,7 +19,7 @@ def serve(
     draft: Path | None = None,
     adapter: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
 ) -> None:
-    """Serve a model: OpenAI-compatible API under /v1 and a chat page on /.
+    """Serve a model: OpenAI-compatible API under /v1 and a chat page on /. Under `torchrun` its processes share the model.
 
     Args:
         model: a model directory, or a run (then its servable model).
@@ -37,17 +37,17 @@ def serve(
             in the API, chosen by its name; requests for all of them run in one batch.
     """
     from hanok.engine.adapters import parse_adapters
+    from hanok.engine.parallel.start import run_together
+    from hanok.engine.parallel.team import Team
     from hanok.recipes.runs import servable_model
     from hanok.server.app import serve as serve_model
 
-    serve_model(
-        servable_model(model),
-        host=host,
-        port=port,
-        weights=weights,
-        cache_bytes=cache_mib and cache_mib << 20,
-        cache_type=cache_type,
-        speculation=speculation,
-        draft_dir=draft,
-        adapters=parse_adapters(adapter),
-    )
+    directory, adapters = servable_model(model), parse_adapters(adapter)
+
+    def work(team: Team | None) -> None:
+        serve_model(
+            directory, host=host, port=port, weights=weights, cache_bytes=cache_mib and cache_mib << 20,
+            cache_type=cache_type, speculation=speculation, draft_dir=draft, adapters=adapters, team=team,
+        )  # fmt: skip
+
+    run_together(directory, work)

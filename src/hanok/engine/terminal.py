@@ -17,6 +17,7 @@ from hanok.artefacts import append_jsonl
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.backend import Weights
 from hanok.engine.generator import LocalEngine
+from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.engine.text import AnswerStream, chat_prompt
 from hanok.errors import ConfigError, ContextLengthError, HanokError, InputError
@@ -113,14 +114,14 @@ class Conversation:
 def chat_terminal(
     model_dir: Path, *, system: str = "", temperature: float | None = None, max_tokens: int | None = None,
     weights: Weights = "auto", speculation: Speculation = "auto", draft_dir: Path | None = None, show_decoding: bool = False,
-    source: TextIO | None = None, target: TextIO | None = None, adapters: Mapping[str, Path] = {},
+    source: TextIO | None = None, target: TextIO | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
 ) -> None:  # fmt: skip
     """Converse until the input ends.
 
     Args:
         system: the system message. temperature, max_tokens: as in `SamplingParams`; without a temperature the model's decoding
             heads choose, or it is 0.
-        weights, speculation, draft_dir: as `LocalEngine` takes them.
+        weights, speculation, draft_dir, team: as `LocalEngine` takes them.
         show_decoding: behind each token what the heads chose.
         source, target: default: standard input and output.
         adapters: name to directory; the first of them answers.
@@ -132,7 +133,7 @@ def chat_terminal(
     reading: TextIO = source or sys.stdin
     writing: TextIO = target or sys.stdout
     engine = LocalEngine(
-        model_dir, weights=weights, speculation=speculation, draft_dir=draft_dir, adapters=adapters
+        model_dir, weights=weights, speculation=speculation, draft_dir=draft_dir, adapters=adapters, team=team
     )
     try:
         learned = engine.has_heads and temperature is None
