@@ -28,23 +28,27 @@ def measure(file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Seconds of each decode step at each context, and of reading each prompt.
 
     Args:
-        settings: threads, flash (flash attention), contexts, steps, prompts, streams.
+        settings: threads, flash (flash attention), contexts, steps, prompts, repeats, streams; ubatch (tokens of a batch).
     """
     llama_cpp = _library()
     model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
     contexts, prompts, streams = settings["contexts"], settings["prompts"], settings["streams"]
+    ubatch = settings.get("ubatch", _UBATCH)
     most = max([*contexts, *prompts, 0]) + settings["steps"] + 64
     result: dict[str, Any] = {"decode": {}, "prefill": {}, "streams": {}}
     context = _context(llama_cpp, model, most, 1, settings)
     for length in prompts:
         times = []
-        for _ in range(settings["repeats"]):
+        for number in range(
+            settings["repeats"] + 1
+        ):  # the first is for its buffers and the processor's caches
             _clear(llama_cpp, context)
-            times.append(_read(llama_cpp, context, length))
-        result["prefill"][length] = times
+            seconds = _read(llama_cpp, context, length if number else min(length, 512), piece=ubatch)
+            times.append(seconds)
+        result["prefill"][length] = times[1:]
     for length in contexts:
         _clear(llama_cpp, context)
-        _read(llama_cpp, context, length)
+        _read(llama_cpp, context, length, piece=ubatch)
         result["decode"][length] = [
             _timed(llama_cpp, context, [(7 + step, length + step, 0)]) for step in range(settings["steps"])
         ]
@@ -52,7 +56,7 @@ def measure(file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     for count in streams:
         context = _context(llama_cpp, model, count * 256, count, settings)
         for sequence in range(count):
-            _read(llama_cpp, context, 30, sequence)
+            _read(llama_cpp, context, 30, sequence, piece=ubatch)
         result["streams"][count] = [
             _timed(llama_cpp, context, [(7 + step, 30 + step, sequence) for sequence in range(count)])
             for step in range(settings["steps"])
@@ -123,7 +127,7 @@ def _library() -> Any:
 def _context(llama_cpp: Any, model: Any, tokens: int, sequences: int, settings: Mapping[str, Any]) -> Any:
     params = llama_cpp.llama_context_default_params()
     params.n_ctx, params.n_seq_max = tokens, sequences
-    params.n_batch = params.n_ubatch = _UBATCH
+    params.n_batch = params.n_ubatch = settings.get("ubatch", _UBATCH)
     params.n_threads = params.n_threads_batch = settings["threads"]
     params.flash_attn_type = 1 if settings["flash"] else 0
     context = llama_cpp.llama_init_from_model(model, params)
@@ -135,11 +139,11 @@ def _clear(llama_cpp: Any, context: Any) -> None:
     llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
 
 
-def _read(llama_cpp: Any, context: Any, length: int, sequence: int = 0) -> float:
+def _read(llama_cpp: Any, context: Any, length: int, sequence: int = 0, *, piece: int = _UBATCH) -> float:
     """Seconds for a prompt, with the logits of its last token."""
     total = 0.0
-    for start in range(0, length, _UBATCH):
-        end = min(length, start + _UBATCH)
+    for start in range(0, length, piece):
+        end = min(length, start + piece)
         rows = [(1000 + 37 * place % 5000, place, sequence) for place in range(start, end)]
         total += _timed(llama_cpp, context, rows, last=end == length)
     return total
