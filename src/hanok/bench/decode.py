@@ -100,11 +100,13 @@ def make_gguf(directory: Path, folder: Path, tokenizer: Mapping[str, str] | None
     return {"BF16": plain, **made}
 
 
-def process(side: str, model: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a side measures, in a process of its own."""
+def process(
+    side: str, model: Path, settings: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What a side measures, in a process of its own. `environment`: besides this one's."""
     command = [sys.executable, "-m", f"hanok.bench.{side}", str(model), json.dumps(settings)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    around = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"]), **(environment or {})}
+    done = subprocess.run(command, capture_output=True, text=True, env=around, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[2:4])}: {done.stderr[-2000:]}")
     return json.loads(done.stdout)

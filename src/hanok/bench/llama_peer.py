@@ -25,17 +25,19 @@ _UBATCH = 512
 
 
 def measure(file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds of each decode step at each context, and of reading each prompt.
+    """Seconds of each decode step at each context, of reading each prompt, and of each answer.
 
     Args:
-        settings: threads, flash (flash attention), contexts, steps, prompts, repeats, streams; ubatch (tokens of a batch).
+        settings: threads, flash (flash attention), contexts, steps, prompts, repeats, streams; ubatch (tokens of a batch);
+            answers, each of a prompt of `prompt` tokens and `tokens` greedy ones.
     """
     llama_cpp = _library()
     model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
     contexts, prompts, streams = settings["contexts"], settings["prompts"], settings["streams"]
     ubatch = settings.get("ubatch", _UBATCH)
-    most = max([*contexts, *prompts, 0]) + settings["steps"] + 64
-    result: dict[str, Any] = {"decode": {}, "prefill": {}, "streams": {}}
+    answers, long = settings.get("answers", 0), settings.get("prompt", 0) + settings.get("tokens", 0)
+    most = max([*contexts, *prompts, long]) + settings["steps"] + 64
+    result: dict[str, Any] = {"decode": {}, "prefill": {}, "streams": {}, "answers": []}
     context = _context(llama_cpp, model, most, 1, settings)
     for length in prompts:
         times = []
@@ -52,6 +54,8 @@ def measure(file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         result["decode"][length] = [
             _timed(llama_cpp, context, [(7 + step, length + step, 0)]) for step in range(settings["steps"])
         ]
+    for _ in range(answers):
+        result["answers"].append(_answer(llama_cpp, context, settings["prompt"], settings["tokens"]))
     llama_cpp.llama_free(context)
     for count in streams:
         context = _context(llama_cpp, model, count * 256, count, settings)
@@ -147,6 +151,20 @@ def _read(llama_cpp: Any, context: Any, length: int, sequence: int = 0, *, piece
         rows = [(1000 + 37 * place % 5000, place, sequence) for place in range(start, end)]
         total += _timed(llama_cpp, context, rows, last=end == length)
     return total
+
+
+def _answer(llama_cpp: Any, context: Any, prompt: int, tokens: int) -> float:
+    """Seconds for a prompt and the greedy tokens behind it, chosen by its own sampler."""
+    _clear(llama_cpp, context)
+    sampler = llama_cpp.llama_sampler_init_greedy()
+    start = time.perf_counter()
+    ids = (ctypes.c_int32 * prompt)(*range(300, 300 + prompt))
+    for _ in range(tokens):
+        assert llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(ids, len(ids))) == 0
+        ids = (ctypes.c_int32 * 1)(llama_cpp.llama_sampler_sample(sampler, context, -1))
+    seconds = time.perf_counter() - start
+    llama_cpp.llama_sampler_free(sampler)
+    return seconds
 
 
 def _timed(

@@ -10,40 +10,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from hanok.bench.decode import PEERS, SHAPE, make_gguf, make_model, process
+from hanok.bench.decode import PEERS, SHAPE, make_gguf, make_model
 from hanok.bench.outcome import Rows, command_line, compare, present
+from hanok.bench.sides import OURS, Side, fastest, take_turns
 from hanok.models.config import ModelConfig
-from hanok.reporting import log
 
 LENGTHS = (512, 4096)
 KINDS = ("int4", "int8", "bf16")
 _UBATCHES = (128, 256, 1024, 2048)
 _PLAIN = 512  # llama.cpp's own choice of n_ubatch
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """A program with its settings, to be run in a process of its own."""
-
-    label: str
-    module: str
-    model: Path
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def rate(self, length: int) -> float:
-        """Tokens a second."""
-        settings = {
-            "threads": torch.get_num_threads(), "contexts": [], "steps": 0, "streams": [], "prompts": [length], "repeats": 1,
-        }  # fmt: skip
-        found = process(self.module, self.model, settings | dict(self.settings))["prefill"][str(length)]
-        return length / statistics.median(found)
 
 
 def run(
@@ -61,23 +39,22 @@ def run(
     absent = _absent(kinds) if peers else {}
     rows = []
     for kind in kinds:
-        ours = Side("ours", "native_side", directory, {"kind": kind})
         for length in lengths:
-            sides = [ours]
+            what = f"prefill/{kind}/ctx{length}"
+            sides = [Side(OURS, "native_side", directory, {"kind": kind})]
             if files:
                 sides.append(_best_llama(kind, length, files))
             if kind == "bf16" and peers and find_spec("transformers"):
                 sides.append(Side("transformers", "transformers_peer", directory, {"dtype": "bfloat16"}))
-            rates: dict[str, list[float]] = {side.label: [] for side in sides}
-            for number in range(rounds):
-                log.info("%s, %d tokens, round %d of %d", kind, length, number + 1, rounds)
-                for side in sides:
-                    rates[side.label].append(side.rate(length))
-            rows.append(
-                compare(f"prefill/{kind}/ctx{length}", "prompt tokens a second", rates.pop("ours"), rates)
-            )
+            rates = take_turns(what, sides, rounds, lambda side, length=length: _rate(side, length))
+            rows.append(compare(what, "prompt tokens a second", rates.pop(OURS), rates))
     present("Reading prompts, tokens a second", rows, folder / "prefill", absent=absent)
     return rows
+
+
+def _rate(side: Side, length: int) -> float:
+    """Tokens a second."""
+    return length / statistics.median(side.measure(prompts=[length])["prefill"][str(length)])
 
 
 def _best_llama(kind: str, length: int, files: Mapping[str, Path]) -> Side:
@@ -87,17 +64,13 @@ def _best_llama(kind: str, length: int, files: Mapping[str, Path]) -> Side:
         label = f"llama.cpp {name}{', flash' if flash else ''}, ubatch {ubatch}"
         return Side(label, "llama_peer", files[name], {"flash": flash, "ubatch": ubatch})
 
-    tried = {
-        (name, flash, _PLAIN): side(name, flash, _PLAIN).rate(length)
-        for name in PEERS[kind] for flash in (False, True)
-    }  # fmt: skip
-    name, flash, _ = max(tried, key=tried.__getitem__)
-    for ubatch in _UBATCHES:
-        if ubatch <= length:
-            tried[name, flash, ubatch] = side(name, flash, ubatch).rate(length)
-    best = side(*max(tried, key=tried.__getitem__))
-    log.info("%s, %d tokens: %s is the fastest of %d", kind, length, best.label, len(tried))
-    return best
+    what = f"{kind}, {length} tokens"
+    plain = [(name, flash) for name in PEERS[kind] for flash in (False, True)]
+    sides = [side(name, flash, _PLAIN) for name, flash in plain]
+    best = fastest(what, sides, lambda one: _rate(one, length))
+    name, flash = plain[sides.index(best)]
+    sizes = [side(name, flash, ubatch) for ubatch in (_PLAIN, *_UBATCHES) if ubatch <= max(length, _PLAIN)]
+    return fastest(what, sizes, lambda one: _rate(one, length))
 
 
 def _absent(kinds: tuple[str, ...]) -> dict[str, str]:

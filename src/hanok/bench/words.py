@@ -47,8 +47,8 @@ def word_tokenizer(tokens: int) -> Tokenizer:
 def random_prompts(tokenizer: Tokenizer, count: int, tokens: int, *, seed: int) -> list[str]:
     """Messages that make prompts of exactly `tokens` tokens with the chat template around them, all different."""
     source = random.Random(seed)
-    around = len(chat_ids(tokenizer, " one")) - 1
-    assert len(chat_ids(tokenizer, " one two")) == around + 2, "a word is not a token"
+    around = len(chat_ids(tokenizer, " on")) - 1
+    assert len(chat_ids(tokenizer, " on tw")) == around + 2, "a word is not a token"
     words = [_words(source, tokens - around) for _ in range(count)]
     assert {len(chat_ids(tokenizer, text)) for text in words} == {tokens}
     return words

@@ -11,7 +11,20 @@ from hanok.errors import ConfigError, did_you_mean
 
 BENCHMARKS = {
     name: f"hanok.bench.{name}"
-    for name in ("accuracy", "busy", "decode", "kda", "long_context", "prefill", "prefix", "spec", "train")
+    for name in (
+        "accuracy",
+        "busy",
+        "decode",
+        "kda",
+        "long_context",
+        "memory",
+        "prefill",
+        "prefix",
+        "serve",
+        "small",
+        "spec",
+        "train",
+    )
 }
 
 
@@ -23,8 +36,11 @@ def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> di
     * decode: tokens a second of one stream and of many, against llama.cpp
     * kda: delta attention, forward and backward, against softmax attention and other forms of it
     * long_context: a hybrid at up to a million tokens, against latent and grouped attention everywhere
+    * memory: what an engine takes up beside its weights and its cache, and how long it takes to start
     * prefill: reading prompts, against llama.cpp and transformers
     * prefix: the second turn of a conversation, against a cold cache
+    * serve: many streams over HTTP, against llama-server, OpenVINO GenAI and vLLM
+    * small: one stream of a model of 5 million parameters, against llama.cpp and transformers; Python's share
     * spec: guessing tokens from the text, against not guessing
     * train: bits per byte after the same time, against transformers' Trainer
 
