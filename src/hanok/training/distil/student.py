@@ -171,7 +171,7 @@ def _channels(sources: dict[str, Tensor], wanted: dict[str, Tensor], width: int)
     for name, source in sources.items():
         for dim, inner in enumerate(_is_inner(name, source.dim())):
             if source.shape[dim] != wanted[name].shape[dim] and not inner:
-                part_D = source.double().square().movedim(dim, 0).flatten(1).sum(1)
+                part_D = source.double().square().movedim(dim, 0).reshape(source.shape[dim], -1).sum(1)
                 strength_D = part_D if strength_D is None else strength_D + part_D
     return _strongest(strength_D, width) if strength_D is not None else torch.arange(width)
 
