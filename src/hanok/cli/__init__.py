@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "model diff": ("model", "diff", "how far the tensors of one model are from another's"),
     "train": ("train", "train", "step 5: pre-train or fine-tune on token shards"),
     "align": ("align", "align", "step 5: preferences or rewards into a better model"),
+    "align distill": ("distill", "distill", "step 5: a smaller model from a larger one's answers or law"),
     "align autodeco": (
         "autodeco",
         "autodeco",
