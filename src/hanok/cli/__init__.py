@@ -27,6 +27,12 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "village_alignment",
         "pairs, prompts and an exam for aligning a village model",
     ),
+    "data parity": (
+        "data",
+        "parity",
+        "puzzles with long and short answers, for RL after next-token prediction",
+    ),
+    "data ledger": ("data", "ledger", "puzzles whose sum is carried along, for thinking in chunks"),
     "data split": ("data", "split", "step 3: leak-free train, validation and test"),
     "data tokenizer": ("data", "tokenizer", "step 3: train a byte-level BPE tokeniser"),
     "data shards": ("data", "shards", "step 3: encode into memory-mapped token shards"),

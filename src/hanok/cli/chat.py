@@ -17,6 +17,10 @@ def chat(
     speculation: Literal["auto", "off", "lookup"] = "auto",
     draft: Path | None = None,
     show_decoding: bool = False,
+    think: Literal["plain", "delethink"] = "plain",
+    chunk: int = 8192,
+    carry: int | None = None,
+    chunks: int = 5,
 ) -> None:
     """Talk to a model in the terminal, or through a pipe: one line in, one answer out.
 
@@ -31,13 +35,20 @@ def chat(
         speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
             text and the draft model, lookup from the text alone. On the native kernels only.
         draft: directory of a smaller model with the same tokeniser, to guess with.
+        think: delethink answers in chunks: each begins from the question and the last words of the one before, so memory does
+            not grow with the length of the answer.
+        chunk: tokens held beside the question.
+        carry: of them kept for the next chunk; default: half.
+        chunks: at most.
         show_decoding: show the temperature and top-p of each token: cold ones blue, hot ones red.
     """
     from hanok.engine.terminal import chat_terminal
+    from hanok.engine.thinking import Delethink
     from hanok.recipes.runs import servable_model
 
     chat_terminal(
         servable_model(model), system=system, temperature=temperature, max_tokens=max_tokens, weights=weights,
         speculation=speculation, draft_dir=draft,
         show_decoding=show_decoding,
+        thinking=Delethink(chunk=chunk, carry=carry, chunks=chunks) if think == "delethink" else None,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from hanok.engine.backend import Weights
 from hanok.engine.generator import LocalEngine
 from hanok.engine.speculation.build import Speculation
 from hanok.engine.text import AnswerStream, chat_prompt
+from hanok.engine.thinking import Chunk, Delethink, Trace, stream_thinking
 from hanok.errors import ConfigError, ContextLengthError, HanokError, InputError
 
 HELP = """\
@@ -46,12 +47,15 @@ class Conversation:
 
     Args:
         show: how a piece of an answer is written, with (temperature, top_p) of its tokens; None: as it is.
+        thinking: answers in chunks; `trace` then has those of the last one.
     """
 
     def __init__(
-        self, engine: LocalEngine, params: SamplingParams, *, system: str = "", show: Show | None = None
-    ) -> None:
+        self, engine: LocalEngine, params: SamplingParams, *, system: str = "", show: Show | None = None,
+        thinking: Delethink | None = None,
+    ) -> None:  # fmt: skip
         self._engine, self._params, self.show = engine, params, show
+        self._thinking, self._chunks = thinking, list[Chunk]()
         self.system = system
         self.turns: list[dict[str, Any]] = []
 
@@ -59,6 +63,10 @@ class Conversation:
     def messages(self) -> list[dict[str, Any]]:
         opening = [{"role": "system", "content": self.system}] if self.system else []
         return [*opening, *self.turns]
+
+    @property
+    def trace(self) -> Trace | None:
+        return Trace(tuple(self._chunks)) if self._chunks else None
 
     def reset(self, *, system: str | None = None) -> None:
         """Begin anew; `system` replaces the system message."""
@@ -88,8 +96,13 @@ class Conversation:
     async def _answer(self, answer: AnswerStream, write: Callable[[str], object]) -> str:
         prompt = chat_prompt(self._engine.tokenizer, self.messages)
         request = Request(id=f"turn-{len(self.turns)}", prompt_ids=prompt, params=self._params)
-        reason = ""
-        async with aclosing(self._engine.stream(request)) as deltas:  # type: ignore[type-var]
+        reason, self._chunks = "", []
+        stream = (
+            self._engine.stream(request)
+            if self._thinking is None
+            else stream_thinking(self._engine, request, self._thinking, self._chunks)
+        )
+        async with aclosing(stream) as deltas:  # type: ignore[type-var]
             async for delta in deltas:
                 text = answer.push(delta.ids)
                 write(text if self.show is None else self.show(text, delta.decoding or ()))
@@ -101,7 +114,7 @@ class Conversation:
 def chat_terminal(
     model_dir: Path, *, system: str = "", temperature: float | None = None, max_tokens: int | None = None,
     weights: Weights = "auto", speculation: Speculation = "auto", draft_dir: Path | None = None, show_decoding: bool = False,
-    source: TextIO | None = None, target: TextIO | None = None,
+    thinking: Delethink | None = None, source: TextIO | None = None, target: TextIO | None = None,
 ) -> None:  # fmt: skip
     """Converse until the input ends.
 
@@ -110,6 +123,7 @@ def chat_terminal(
             heads choose, or it is 0.
         weights, speculation, draft_dir: as `LocalEngine` takes them.
         show_decoding: behind each token what the heads chose.
+        thinking: answer in chunks, each from the question and the end of the one before.
         source, target: default: standard input and output.
 
     Raises:
@@ -128,7 +142,8 @@ def chat_terminal(
             )
         fixed = SamplingParams(temperature=temperature or 0.0, max_tokens=max_tokens, decoding="fixed")
         params = SamplingParams(max_tokens=max_tokens) if learned else fixed
-        conversation = Conversation(engine, params, system=system, show=with_laws if show_decoding else None)
+        show = with_laws if show_decoding else None
+        conversation = Conversation(engine, params, system=system, show=show, thinking=thinking)
         if reading.isatty():
             _converse(conversation, writing, name=_name(model_dir), context=engine.max_context)
         else:
@@ -156,6 +171,8 @@ def _answer_lines(conversation: Conversation, source: TextIO, target: TextIO) ->
             continue
         conversation.say(line, lambda text: target.write(text.translate(colours)))
         print(file=target, flush=True)
+        if (trace := conversation.trace) is not None:
+            print(_about(trace), file=sys.stderr)
 
 
 def _lines(source: TextIO) -> Iterator[str]:
@@ -209,6 +226,13 @@ def _turn(
     write("\n")
     if reason == "length":
         note("[cut at the longest answer or the end of the context]")
+    if (trace := conversation.trace) is not None:
+        note(_about(trace))
+
+
+def _about(trace: Trace) -> str:
+    chunks, tokens = len(trace.chunks), sum(len(chunk.drawn_ids) for chunk in trace.chunks)
+    return f"[{chunks} chunk{'s' * (chunks > 1)}, {tokens} tokens, at most {trace.peak_context} held at once]"
 
 
 def _ask(note: Callable[[str], None]) -> str | None:
