@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "model diff": ("model", "diff", "how far the tensors of one model are from another's"),
     "train": ("train", "train", "step 5: pre-train or fine-tune on token shards"),
     "align": ("align", "align", "step 5: preferences or rewards into a better model"),
+    "align predict": ("align", "predict", "where a run of practice will end, while it runs"),
     "align autodeco": (
         "autodeco",
         "autodeco",
