@@ -1,6 +1,6 @@
 """RL after next-token prediction on parity: accuracy and share of long answers before and after practice, against the law.
 
-python benchmarks/parity.py [--folder runs/bench/parity] [--rounds 3] [--quick] [--json]
+python benchmarks/parity.py [--folder runs/bench/parity] [--quick] [--json]
 """
 
 from hanok.bench.parity import main

@@ -30,8 +30,9 @@ from hanok.training.run import train
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BITS, SAMPLES = 10, 4
-SHARES = ((0.1, 1), (0.2, 1), (0.25, 1), (0.25, 2), (0.25, 3), (0.4, 1), (0.5, 1))  # (p, seed)
+BITS, SAMPLES = 10, 8
+SHARES = ((0.1, 1), (0.2, 1), (0.25, 1), (0.25, 2), (0.25, 3), (0.4, 1))  # (p, seed)
+ENOUGH = 0.5  # of long answers, at which practice in rounds ends
 MODEL = ModelConfig(hidden_size=64, num_layers=2, pattern=("gqa",), num_heads=4, max_context=256)
 PRETRAINING = TrainConfig(
     max_steps=150, mixture={"chat-train": 1.0}, max_seq_len=64, tokens_per_step=4096, micro_batch_tokens=4096,
@@ -39,11 +40,11 @@ PRETRAINING = TrainConfig(
     checkpoint_every=150, keep_checkpoints=1,
 )  # fmt: skip
 ROUND = AlignConfig(
-    max_steps=16, updates_per_rollout=16, prompts_per_step=256, group_size=8, max_new_tokens=BITS + 4, muon_lr=5e-4,
-    adamw_lr=5e-4, warmup_steps=0, max_seq_len=64, micro_batch_tokens=4096, validate_every=1000, checkpoint_every=1000,
+    max_steps=16, updates_per_rollout=16, prompts_per_step=256, group_size=8, max_new_tokens=BITS + 4, muon_lr=1e-3,
+    adamw_lr=1e-3, warmup_steps=0, max_seq_len=64, micro_batch_tokens=4096, validate_every=1000, checkpoint_every=1000,
     keep_checkpoints=1,
 )  # fmt: skip
-GRPO = replace(ROUND, max_steps=30, updates_per_rollout=1, prompts_per_step=32, muon_lr=3e-4, adamw_lr=3e-4)
+GRPO = replace(ROUND, max_steps=20, updates_per_rollout=1, prompts_per_step=32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +90,25 @@ def law(share: float) -> float:
     return 2 * share / (1 + share)
 
 
-def study(share: float, seed: int, folder: Path, *, rounds: int, grpo: bool) -> list[dict[str, Any]]:
+def rounds_of(share: float) -> int:
+    """Until more than half of the answers should be long."""
+    return 0 if share > ENOUGH else 1 + rounds_of(law(share))
+
+
+def study(share: float, seed: int, folder: Path) -> list[dict[str, Any]]:
     """One p: pre-training, rounds of practice, GRPO from the same start. Goes on where an earlier call stopped."""
     place = folder / f"p{share:g}-seed{seed}"
     if not (data := place / "data").is_dir():
-        write_parity(ParityConfig(bits=BITS, long=share, validation=128, seed=seed), data)
+        write_parity(ParityConfig(bits=BITS, long=share, seed=seed), data)
     start = train(replace(PRETRAINING, seed=seed), shards=data, out=place / "ntp", model=MODEL).path
     found = [_row(share, seed, "next-token prediction", _marked(start, data, seed), None)]
     model = start
-    for number in range(1, rounds + 1):
+    for number in range(1, rounds_of(share) + 1):
         model = _practised(
             "star", replace(ROUND, seed=100 * seed + number), model, data, place / f"star{number}"
         )
         found.append(_row(share, seed, f"round {number}", _marked(model, data, seed), law(found[-1]["long"])))
-    if grpo:
+    if share < 1 / 3:
         model = _practised("grpo", replace(GRPO, seed=seed), start, data, place / "grpo")
         found.append(_row(share, seed, f"grpo, {GRPO.max_steps} steps", _marked(model, data, seed), None))
     return found
@@ -127,14 +133,10 @@ def _row(share: float, seed: int, stage: str, found: Mark, expected: float | Non
     return {"p": share, "seed": seed, "stage": stage, **asdict(found), "law": expected}
 
 
-def run(*, folder: Path, quick: bool = False, rounds: int = 3) -> list[dict[str, Any]]:
+def run(*, folder: Path = Path("runs/bench/parity"), quick: bool = False) -> list[dict[str, Any]]:
     """Train and measure all shares; the table, and `folder/report.html` with the plot."""
     chosen = SHARES[2:3] if quick else SHARES
-    rows = [
-        row
-        for share, seed in chosen
-        for row in study(share, seed, folder, rounds=rounds + (share < 0.2), grpo=share < 1 / 3)
-    ]
+    rows = [row for share, seed in chosen for row in study(share, seed, folder)]
     columns = ("p", "seed", "stage", "greedy", "tokens", "long", "law", "of_long", "of_short")
     cells = [tuple(_shown(row[name]) for name in columns) for row in rows]
     table("RL after next-token prediction: parity", columns, cells)
@@ -203,11 +205,10 @@ def _shown(value: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench/parity"))
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="p = 0.25 with one seed alone")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows = run(folder=options.folder, quick=options.quick, rounds=options.rounds)
+    rows = run(folder=options.folder, quick=options.quick)
     if options.json:
         json.dump(rows, sys.stdout, indent=1)
 

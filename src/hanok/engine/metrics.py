@@ -17,7 +17,7 @@ class EngineMetrics:
         prefilled_tokens: read by the model, prompts and what a preemption made it read again.
         generated_tokens: chosen, ends among them. cached_tokens: of prompts, found in the cache instead of read.
         blocks_held: of the cache, by running requests. blocks_idle: keep a past for prompts that begin alike, until
-            room is needed. blocks_free: hold nothing. All 0 where the cache has no blocks.
+            room is needed. blocks_free: hold nothing. blocks_peak: most held at one time. All 0 where the cache has no blocks.
         model_seconds: in the model's steps. scheduler_seconds: in all else that a step does.
         asleep: the weights are put away (`LocalEngine.sleep`).
     """
@@ -31,6 +31,7 @@ class EngineMetrics:
     blocks_held: int
     blocks_idle: int
     blocks_free: int
+    blocks_peak: int
     steps: int
     model_seconds: float
     scheduler_seconds: float
