@@ -16,7 +16,7 @@ from hanok.errors import ConfigError
 from hanok.tokens.tokenizer import Tokenizer
 
 PARITY = ParityConfig(bits=9, long=0.3, train=2000, prompts=100, validation=40)
-LEDGER = LedgerConfig(train=300, prompts=60, validation=20)
+LEDGER = LedgerConfig(train=300, fragments=0.0, prompts=60, validation=20)
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -66,17 +66,28 @@ def test_ledger(tmp_path: Path) -> None:
         amounts = {question[i]: int(question[i + 1]) for i in range(0, len(question), 2)}
         steps, total = said.split("\n")
         assert steps[::2] == "".join(sorted(amounts))
-        assert 3 <= len(amounts) <= 8
+        assert 4 <= len(amounts) <= 8
         for place, letter in enumerate(sorted(amounts)):
             assert int(steps[2 * place + 1]) == sum(amounts[x] for x in amounts if x <= letter) % 5
         assert total == str(sum(amounts.values()) % 5)
     prompts, held_out = rows(tmp_path / "a/prompts.jsonl"), rows(tmp_path / "a/prompts-validation.jsonl")
     for row in prompts + held_out:
         question = row["prompt"][0]["content"]
-        assert 10 <= len(question) // 2 <= 12
+        assert 6 <= len(question) // 2 <= 8
         assert row["answer"] == [str(sum(map(int, question[1::2])) % 5)]
     asked = {row["prompt"][0]["content"] for row in held_out}
     assert not asked & {row["prompt"][0]["content"] for row in prompts}
+
+
+def test_fragments_begin_in_the_middle_and_do_not_learn_where(tmp_path: Path) -> None:
+    config = LedgerConfig(train=300, fragments=0.5, prompts=1, validation=1)
+    write_ledger(config, tmp_path / "a")
+    cut = 0
+    for question, learnt in conversations(tmp_path / "a", "chat-train"):
+        total = sum(map(int, question[1::2])) % 5
+        assert learnt.endswith(f"\n{total}") or str(total).endswith(learnt.strip())
+        cut += not learnt.startswith("a")
+    assert cut / 300 == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.parametrize("wrong", [{"bits": 1}, {"long": 1.5}, {"train": 0}, {"bits": 4, "validation": 9}])
@@ -85,7 +96,9 @@ def test_no_such_parity(wrong: dict[str, Any]) -> None:
         ParityConfig(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"modulus": 11}, {"train_pages": (5, 3)}, {"practice_pages": (20, 27)}])
+@pytest.mark.parametrize(
+    "wrong", [{"modulus": 11}, {"train_pages": (5, 3)}, {"practice_pages": (20, 27)}, {"train_pages": (1, 4)}]
+)
 def test_no_such_ledger(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         LedgerConfig(**wrong)

@@ -50,8 +50,8 @@ LENGTHS = (256, 512, 1024, 2048, 4096)
 COST = Delethink(chunk=128, carry=32, chunks=1000)
 PROMPT = 32
 
-CHUNK, CARRY, CHUNKS, LONGEST = 10, 4, 5, 34  # LONGEST = CHUNK + (CHUNKS - 1) (CHUNK - CARRY)
-LEDGER = LedgerConfig(train_pages=(3, 8), practice_pages=(9, 11), train=40_000, prompts=4000, validation=128)
+CHUNK, CARRY, CHUNKS, LONGEST = 8, 4, 4, 20  # LONGEST = CHUNK + (CHUNKS - 1) (CHUNK - CARRY)
+LEDGER = LedgerConfig(train=40_000, prompts=4000, validation=256)
 PRETRAINING = TrainConfig(
     max_steps=300, mixture={"chat-train": 1.0}, max_seq_len=128, tokens_per_step=4096, micro_batch_tokens=4096,
     muon_lr=3e-3, adamw_lr=2e-3, weight_decay=0.0, precision="float32", decay_fraction=0.3, validate_every=300,

@@ -40,13 +40,15 @@ class LedgerConfig:
     """Args:
     modulus: the running sum is kept modulo this.
     train_pages: fewest and most pages of the conversations to learn from. practice_pages: of the prompts.
+    fragments: share of those conversations that show only an end of the working, whose first characters are not learnt.
     train: conversations. prompts: to practise on. validation: prompts that occur in neither.
     seed: equal seeds give byte-identical files.
     """
 
     modulus: int = 5
-    train_pages: tuple[int, int] = (3, 8)
-    practice_pages: tuple[int, int] = (10, 12)
+    train_pages: tuple[int, int] = (4, 8)
+    practice_pages: tuple[int, int] = (6, 8)
+    fragments: float = 0.3
     train: int = 40_000
     prompts: int = 4000
     validation: int = 256
@@ -54,12 +56,18 @@ class LedgerConfig:
 
     def __post_init__(self) -> None:
         _between("modulus", self.modulus, 2, 10)
+        _between("fragments", self.fragments, 0.0, 1.0)
         for name in ("train_pages", "practice_pages"):
             low, high = getattr(self, name)
             if not 1 <= low <= high <= MOST_PAGES:
                 raise ConfigError(
                     f"{name} = {low} to {high}", remedy=f"from 1 to {MOST_PAGES}, the smaller number first"
                 )
+        if self.fragments and self.train_pages[0] < 2:
+            raise ConfigError(
+                f"train_pages = {self.train_pages} with fragments = {self.fragments}",
+                remedy="one page has no end to show alone: begin at 2",
+            )
         _counts(self)
 
 

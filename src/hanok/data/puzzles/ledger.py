@@ -4,7 +4,8 @@
     answer     a1b4c3 ↵ 3      pages in the order of the alphabet with the sum so far, modulo 5; then the last sum alone
 
 Each step needs the page before, its sum, and one amount of the question: the last two characters are all of the state. So a
-model that is shown only the end of its own working (Delethink, arXiv 2510.06557) can go on as if it saw everything.
+model that is shown only the end of its own working (Delethink, arXiv 2510.06557) can go on as if it saw everything. A share of
+the conversations to learn from begins in the middle, at any character, so that such a sight is not new to it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from string import ascii_lowercase
 from hanok.artefacts import Artefact
 from hanok.data.puzzles.config import LedgerConfig
 from hanok.data.puzzles.write import Exercise, write_puzzles
+
+_GIVEN = 4  # characters; the working of two pages has six
 
 
 def write_ledger(config: LedgerConfig, out: Path) -> Artefact:
@@ -30,8 +33,12 @@ def write_ledger(config: LedgerConfig, out: Path) -> Artefact:
                 seen.add(found.question)
                 return found
 
+    def lesson() -> Exercise:
+        found = exercise(config.train_pages)
+        return fragment(rng, found) if rng.random() < config.fragments else found
+
     parts = {
-        "chat-train": [exercise(config.train_pages) for _ in range(config.train)],
+        "chat-train": [lesson() for _ in range(config.train)],
         "prompts": [exercise(config.practice_pages) for _ in range(config.prompts)],
         "chat-validation": [exercise(config.practice_pages, new=True) for _ in range(config.validation)],
     }
@@ -47,3 +54,9 @@ def ledger(rng: random.Random, pages: int, modulus: int) -> Exercise:
     rng.shuffle(amounts)
     question = "".join(f"{letter}{amount}" for letter, amount in amounts)
     return Exercise(question, f"{''.join(steps)}\n{total}", (str(total),))
+
+
+def fragment(rng: random.Random, whole: Exercise) -> Exercise:
+    """The working from some character on; the next `_GIVEN` are there to go on from."""
+    start = rng.randint(1, len(whole.said) - _GIVEN - 1)
+    return Exercise(whole.question, whole.said[start:], whole.accepted, _GIVEN)

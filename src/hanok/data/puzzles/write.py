@@ -20,11 +20,12 @@ SOURCE, LICENCE = "hanok/puzzles", "CC0-1.0"
 
 @dataclass(frozen=True, slots=True)
 class Exercise:
-    """Args: said: the answer to learn from. accepted: all right answers."""
+    """Args: said: the answer to learn from. accepted: all right answers. given: first characters that are not learnt."""
 
     question: str
     said: str
     accepted: tuple[str, ...]
+    given: int = 0
 
 
 def write_puzzles(
@@ -38,6 +39,8 @@ def write_puzzles(
             with SplitWriter(draft.path, name, tokenizer) as writer:
                 for one in parts[name]:
                     chat = tokenizer.encode_chat([*_asked(one), {"role": "assistant", "content": one.said}])
+                    start = chat.loss_mask.index(True)  # a token a character
+                    chat.loss_mask[start : start + one.given] = [False] * one.given
                     writer.write([tokenizer.bos_id, *chat.ids], [False, *chat.loss_mask])
             records[name] = writer.record()
         write_index(draft.path, tokenizer, records)
