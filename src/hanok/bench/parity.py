@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BITS, SAMPLES = 10, 8
-SHARES = ((0.1, 1), (0.2, 1), (0.25, 1), (0.25, 2), (0.25, 3), (0.4, 1))  # (p, seed)
+SHARES = ((0.25, 1), (0.25, 2), (0.25, 3), (0.4, 1), (0.15, 1))  # (p, seed)
 ENOUGH = 0.5  # of long answers, at which practice in rounds ends
 MODEL = ModelConfig(hidden_size=64, num_layers=2, pattern=("gqa",), num_heads=4, max_context=256)
 PRETRAINING = TrainConfig(
-    max_steps=150, mixture={"chat-train": 1.0}, max_seq_len=64, tokens_per_step=4096, micro_batch_tokens=4096,
-    muon_lr=3e-3, adamw_lr=2e-3, weight_decay=0.0, precision="float32", decay_fraction=0.3, validate_every=150,
-    checkpoint_every=150, keep_checkpoints=1,
+    max_steps=160, mixture={"chat-train": 1.0}, max_seq_len=64, tokens_per_step=4096, micro_batch_tokens=4096,
+    muon_lr=3e-3, adamw_lr=2e-3, weight_decay=0.0, precision="float32", decay_fraction=0.3, validate_every=160,
+    checkpoint_every=160, keep_checkpoints=1,
 )  # fmt: skip
 ROUND = AlignConfig(
     max_steps=16, updates_per_rollout=16, prompts_per_step=256, group_size=8, max_new_tokens=BITS + 4, muon_lr=1e-3,
@@ -90,6 +90,14 @@ def law(share: float) -> float:
     return 2 * share / (1 + share)
 
 
+def pretrained(share: float, seed: int, folder: Path) -> tuple[Path, Path]:
+    """The model that next-token prediction gives, and the data; made once in `folder`."""
+    place = folder / f"p{share:g}-seed{seed}"
+    if not (data := place / "data").is_dir():
+        write_parity(ParityConfig(bits=BITS, long=share, seed=seed), data)
+    return train(replace(PRETRAINING, seed=seed), shards=data, out=place / "ntp", model=MODEL).path, data
+
+
 def rounds_of(share: float) -> int:
     """Until more than half of the answers should be long."""
     return 0 if share > ENOUGH else 1 + rounds_of(law(share))
@@ -97,10 +105,8 @@ def rounds_of(share: float) -> int:
 
 def study(share: float, seed: int, folder: Path) -> list[dict[str, Any]]:
     """One p: pre-training, rounds of practice, GRPO from the same start. Goes on where an earlier call stopped."""
-    place = folder / f"p{share:g}-seed{seed}"
-    if not (data := place / "data").is_dir():
-        write_parity(ParityConfig(bits=BITS, long=share, seed=seed), data)
-    start = train(replace(PRETRAINING, seed=seed), shards=data, out=place / "ntp", model=MODEL).path
+    start, data = pretrained(share, seed, folder)
+    place = data.parent
     found = [_row(share, seed, "next-token prediction", _marked(start, data, seed), None)]
     model = start
     for number in range(1, rounds_of(share) + 1):
@@ -135,7 +141,7 @@ def _row(share: float, seed: int, stage: str, found: Mark, expected: float | Non
 
 def run(*, folder: Path = Path("runs/bench/parity"), quick: bool = False) -> list[dict[str, Any]]:
     """Train and measure all shares; the table, and `folder/report.html` with the plot."""
-    chosen = SHARES[2:3] if quick else SHARES
+    chosen = SHARES[:1] if quick else SHARES
     rows = [row for share, seed in chosen for row in study(share, seed, folder)]
     columns = ("p", "seed", "stage", "greedy", "tokens", "long", "law", "of_long", "of_short")
     cells = [tuple(_shown(row[name]) for name in columns) for row in rows]
