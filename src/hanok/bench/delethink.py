@@ -2,9 +2,9 @@
 
 Cost: traces of forced length by a model of two layers through the native engine. Tokens held, blocks of the cache held and
 tokens attended to are counted, not timed; the exponent is the slope of log(attended) over log(length).
-Learning: ledgers whose running sum must be carried from chunk to chunk (`hanok data ledger`). One model, which learnt short
-ledgers by next-token prediction, practises longer ones by GRPO: with all of its working in view, and with only the last `CARRY`
-tokens at the start of each chunk. Same prompts, seeds, numbers of answers and updates; accuracy of the likeliest answers.
+Learning: ledgers whose running sum must be carried from chunk to chunk (`hanok data ledger`). One model, which
+next-token prediction left half-taught, practises by GRPO: with all of its working in view, and with only the last `CARRY` tokens
+of it at the start of each chunk. Same prompts, seeds, numbers of answers and updates; accuracy of the likeliest answers.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def exam(model: Path, data: Path, config: AlignConfig) -> float:
     return json.loads(file.read_text(encoding="utf-8"))["validation.reward"]
 
 
-def run(*, folder: Path, quick: bool = False) -> list[dict[str, Any]]:
+def run(*, folder: Path = Path("runs/bench/delethink"), quick: bool = False) -> list[dict[str, Any]]:
     """Both parts; tables, and `folder/report.html`."""
     cost = costs(folder, LENGTHS[:3] if quick else LENGTHS)
     columns = ("length", "way", "peak tokens", "peak cache bytes", "attended")

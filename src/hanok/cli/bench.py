@@ -11,7 +11,19 @@ from hanok.errors import ConfigError, did_you_mean
 
 BENCHMARKS = {
     name: f"hanok.bench.{name}"
-    for name in ("accuracy", "busy", "decode", "kda", "long_context", "prefix", "spec", "train")
+    for name in (
+        "accuracy",
+        "busy",
+        "decode",
+        "delethink",
+        "kda",
+        "long_context",
+        "parity",
+        "prefix",
+        "scaling",
+        "spec",
+        "train",
+    )
 }
 
 
@@ -19,7 +31,7 @@ def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> di
     """Compare with named peers on this machine in one run.
 
     Args:
-        name: accuracy, busy, decode, kda, long_context, prefix, spec or train.
+        name: accuracy, busy, decode, delethink, kda, long_context, parity, prefix, scaling, spec or train.
         quick: at most two minutes.
     """
     if name not in BENCHMARKS:
