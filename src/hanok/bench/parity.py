@@ -94,7 +94,7 @@ def pretrained(share: float, seed: int, folder: Path) -> tuple[Path, Path]:
     """The model that next-token prediction gives, and the data; made once in `folder`."""
     place = folder / f"p{share:g}-seed{seed}"
     if not (data := place / "data").is_dir():
-        write_parity(ParityConfig(bits=BITS, long=share, seed=seed), data)
+        write_parity(ParityConfig(bits=BITS, long=share, train=24_000, prompts=1000, seed=seed), data)
     return train(replace(PRETRAINING, seed=seed), shards=data, out=place / "ntp", model=MODEL).path, data
 
 

@@ -13,7 +13,7 @@ from hanok.artefacts import Artefact, create_artefact, open_artefact
 from hanok.data.puzzles.config import LedgerConfig, ParityConfig
 from hanok.data.shards import SplitWriter, write_index
 from hanok.data.tokenizer import Alphabet, tokenizer_files
-from hanok.tokens.tokenizer import Tokenizer
+from hanok.tokens.tokenizer import Conversation, Tokenizer
 
 SOURCE, LICENCE = "hanok/puzzles", "CC0-1.0"
 
@@ -36,9 +36,12 @@ def write_puzzles(
     with create_artefact(out, kind="shards", step=dataclasses.asdict(config)) as draft:
         records = {}
         for name in ("chat-train", "chat-validation"):
+            said = [
+                Conversation([*_asked(one), {"role": "assistant", "content": one.said}])
+                for one in parts[name]
+            ]
             with SplitWriter(draft.path, name, tokenizer) as writer:
-                for one in parts[name]:
-                    chat = tokenizer.encode_chat([*_asked(one), {"role": "assistant", "content": one.said}])
+                for one, chat in zip(parts[name], tokenizer.encode_chats(said), strict=True):
                     start = chat.loss_mask.index(True)  # a token a character
                     chat.loss_mask[start : start + one.given] = [False] * one.given
                     writer.write([tokenizer.bos_id, *chat.ids], [False, *chat.loss_mask])
