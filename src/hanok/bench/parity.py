@@ -30,7 +30,7 @@ from hanok.training.run import train
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BITS, SAMPLES = 10, 8
+BITS, SAMPLES = 10, 4
 SHARES = ((0.25, 1), (0.25, 2), (0.25, 3), (0.4, 1), (0.15, 1))  # (p, seed)
 ENOUGH = 0.5  # of long answers, at which practice in rounds ends
 MODEL = ModelConfig(hidden_size=64, num_layers=2, pattern=("gqa",), num_heads=4, max_context=256)
@@ -40,11 +40,11 @@ PRETRAINING = TrainConfig(
     checkpoint_every=160, keep_checkpoints=1,
 )  # fmt: skip
 ROUND = AlignConfig(
-    max_steps=16, updates_per_rollout=16, prompts_per_step=256, group_size=8, max_new_tokens=BITS + 4, muon_lr=1e-3,
+    max_steps=8, updates_per_rollout=8, prompts_per_step=128, group_size=8, max_new_tokens=BITS + 4, muon_lr=1e-3,
     adamw_lr=1e-3, warmup_steps=0, max_seq_len=64, micro_batch_tokens=4096, validate_every=1000, checkpoint_every=1000,
     keep_checkpoints=1,
 )  # fmt: skip
-GRPO = replace(ROUND, max_steps=20, updates_per_rollout=1, prompts_per_step=32)
+GRPO = replace(ROUND, max_steps=15, updates_per_rollout=1, prompts_per_step=32)
 
 
 @dataclass(frozen=True, slots=True)
