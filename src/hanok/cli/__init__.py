@@ -27,6 +27,12 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "village_alignment",
         "pairs, prompts and an exam for aligning a village model",
     ),
+    "data parity": (
+        "data",
+        "parity",
+        "puzzles with long and short answers, for RL after next-token prediction",
+    ),
+    "data ledger": ("data", "ledger", "puzzles whose sum is carried along, for thinking in chunks"),
     "data split": ("data", "split", "step 3: leak-free train, validation and test"),
     "data tokenizer": ("data", "tokenizer", "step 3: train a byte-level BPE tokeniser"),
     "data shards": ("data", "shards", "step 3: encode into memory-mapped token shards"),
@@ -39,6 +45,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "train": ("train", "train", "step 5: pre-train or fine-tune on token shards"),
     "align": ("align", "align", "step 5: preferences or rewards into a better model"),
     "align distill": ("distill", "distill", "step 5: a smaller model from a larger one's answers or law"),
+    "align predict": ("align", "predict", "where a run of practice will end, while it runs"),
     "align autodeco": (
         "autodeco",
         "autodeco",

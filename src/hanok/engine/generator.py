@@ -290,6 +290,7 @@ class LocalEngine:
                 requests_running=running, requests_waiting=waiting, asleep=self._asleep,
                 blocks_held=0 if pool is None else pool.size - pool.free, blocks_idle=0 if pool is None else pool.idle,
                 blocks_free=0 if pool is None else pool.free - pool.idle,
+                blocks_peak=0 if pool is None else pool.most_held,
                 scheduler_seconds=max(0.0, sums.pop("step_seconds") - sums["model_seconds"]), **sums,
             )  # fmt: skip
 

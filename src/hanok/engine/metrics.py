@@ -18,7 +18,7 @@ class EngineMetrics:
         generated_tokens: chosen, ends among them. cached_tokens: of prompts, found in the cache instead of read.
         drafted_tokens: guesses that a step tried, from whatever source. accepted_tokens: of them, those that held.
         blocks_held: of the cache, by running requests. blocks_idle: keep a past for prompts that begin alike, until
-            room is needed. blocks_free: hold nothing. All 0 where the cache has no blocks.
+            room is needed. blocks_free: hold nothing. blocks_peak: most held at one time. All 0 where the cache has no blocks.
         model_seconds: in the model's steps. scheduler_seconds: in all else that a step does.
         asleep: the weights are put away (`LocalEngine.sleep`).
     """
@@ -34,6 +34,7 @@ class EngineMetrics:
     blocks_held: int
     blocks_idle: int
     blocks_free: int
+    blocks_peak: int
     steps: int
     model_seconds: float
     scheduler_seconds: float
