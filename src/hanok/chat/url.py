@@ -130,9 +130,9 @@ class UrlChat:
             )
 
     def _verify(self) -> ssl.SSLContext | bool:
-        """Certificates are read once, not once a question."""
+        """Certificates are read once, not once a question; where no TLS is spoken, never."""
         if not self.url.startswith("https://"):
-            return True
+            return False
         if not self._tls:
             self._tls.append(httpx.create_ssl_context())
         return self._tls[0]
