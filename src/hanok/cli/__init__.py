@@ -27,6 +27,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "village_alignment",
         "pairs, prompts and an exam for aligning a village model",
     ),
+    "data village-safety": (
+        "data",
+        "village_safety",
+        "pairs and an exam for tuning a village model's safety",
+    ),
     "data judge": ("judge", "judge", "a judge labels pairs of answers by a constitution"),
     "data split": ("data", "split", "step 3: leak-free train, validation and test"),
     "data tokenizer": ("data", "tokenizer", "step 3: train a byte-level BPE tokeniser"),
@@ -50,6 +55,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "step 5: such heads follow words in the prompt",
     ),
     "eval": ("eval", "verify", "step 6: bits per byte, village accuracy, samples; one report"),
+    "eval safety": (
+        "eval",
+        "safety",
+        "step 6: refusals, over-refusals, injected instructions; with intervals",
+    ),
     "eval compare": ("eval", "compare", "two evaluations of one exam: what changed, with intervals"),
     "chat": ("chat", "chat", "step 7: talk to a model in the terminal"),
     "serve": ("serve", "serve", "step 7: OpenAI-compatible server and chat page"),

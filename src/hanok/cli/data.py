@@ -10,7 +10,7 @@ import tyro
 
 from hanok.data.config import CleanConfig, CollectConfig, SourceConfig
 from hanok.data.config_tokens import ShardsConfig, SplitConfig, TokenizerConfig
-from hanok.data.village.config import AlignmentDataConfig, VillageConfig
+from hanok.data.village.config import AlignmentDataConfig, SafetyDataConfig, VillageConfig
 from hanok.reporting import table
 
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -44,6 +44,24 @@ def village_alignment(
     return _done(
         write_alignment(config, village, out),
         "hanok align dpo --model MODEL --data {out}/preferences.jsonl --out OUT",
+    )
+
+
+def village_safety(
+    village: Folder, out: Path, config: SafetyDataConfig = SafetyDataConfig()
+) -> dict[str, Any]:
+    """Write a village to tune safety in: harmful requests and look-alikes, injected instructions, disguises, and an exam.
+
+    Args:
+        village: a corpus from `hanok data village`.
+        out: directory to make.
+        config: how much of each.
+    """
+    from hanok.data.village.safety import write_safety
+
+    return _done(
+        write_safety(config, village, out),
+        "hanok align dpo --model MODEL --data {out}/preferences.jsonl --nll-weight 1 --out OUT",
     )
 
 
