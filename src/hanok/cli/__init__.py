@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "pairs and an exam for tuning a village model's safety",
     ),
     "data judge": ("judge", "judge", "a judge labels pairs of answers by a constitution"),
+    "data revise": ("judge", "revise", "answers criticised and revised by a constitution"),
     "data split": ("data", "split", "step 3: leak-free train, validation and test"),
     "data tokenizer": ("data", "tokenizer", "step 3: train a byte-level BPE tokeniser"),
     "data shards": ("data", "shards", "step 3: encode into memory-mapped token shards"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanok.errors import ConfigError
-from hanok.improvement.judging.config import JudgeConfig
+from hanok.improvement.judging.config import JudgeConfig, ReviseConfig
 from hanok.reporting import table
 
 if TYPE_CHECKING:
@@ -71,6 +71,42 @@ def judge(
         rules=rules_hash,
     )
     return _done(artefact, "hanok align dpo --model MODEL --data {out}/preferences.jsonl --out OUT")
+
+
+def revise(
+    prompts: Path,
+    model: str,
+    out: Path,
+    critic: str = "",
+    constitution: Path = SHIPPED,
+    served_model: str = "",
+    key_variable: str = "",
+    config: ReviseConfig = ReviseConfig(),
+) -> dict[str, Any]:
+    """Answers are criticised by a constitution and revised; out come conversations to tune on, and preferences.
+
+    Args:
+        prompts: a file of {id, prompt}.
+        model: a model directory, a run, or an address, that gives the first answers.
+        out: directory to make; killed, the same command goes on.
+        critic: who criticises and revises; the model itself by default.
+        constitution: a TOML or Markdown file of principles; the shipped one by default.
+        served_model: the name that a service knows its model by.
+        key_variable: name of the environment variable with the service's key.
+        config: how.
+    """
+    from hanok.improvement.judging.constitution import SHIPPED as OURS
+    from hanok.improvement.judging.constitution import read_constitution
+    from hanok.improvement.judging.revise import revise_answers
+
+    rules = read_constitution(OURS if constitution == SHIPPED else constitution)
+    lineage: dict[str, Artefact] = {}
+    speaker = _chat(model, served_model, key_variable, config.timeout, lineage, "model")
+    other = (
+        _chat(critic, served_model, key_variable, config.timeout, lineage, "critic") if critic else speaker
+    )
+    artefact = revise_answers(config, rules, prompts, out, model=speaker, critic=other, lineage=lineage)
+    return _done(artefact, "hanok data collect {out}/messages.jsonl --out CORPUS")
 
 
 def _chat(
