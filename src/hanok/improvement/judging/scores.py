@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from hanok.improvement.judging.rows import shown
 
 Score = Callable[[Sequence[Message], str], float]
 RULES = ("longer", "overlap")
+_REMEMBERED = 1000
 MODELS = ("reward", "likelihood", "pmi")
 
 
@@ -32,10 +33,20 @@ class ScoreJudge:
 
     name: str
     score: Score
+    _known: dict[tuple[str, str], float] = field(default_factory=dict, init=False, repr=False)
 
     async def compare(self, prompt: Sequence[Message], first: str, second: str) -> Opinion:
-        one, other = await asyncio.to_thread(lambda: (self.score(prompt, first), self.score(prompt, second)))
+        one, other = await asyncio.to_thread(lambda: (self._of(prompt, first), self._of(prompt, second)))
         return Opinion((one > other) + 0.5 * (one == other), f"{one:.6g} against {other:.6g}")
+
+    def _of(self, prompt: Sequence[Message], answer: str) -> float:
+        """The other order asks for the same two scores."""
+        key = (shown(prompt), answer)
+        if key not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[key] = self.score(prompt, answer)
+        return self._known[key]
 
 
 def score_judge(word: str) -> ScoreJudge:
