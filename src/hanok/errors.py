@@ -6,6 +6,7 @@
     │   └── StructureError     a schema, regular expression or grammar that an answer cannot be held to
     ├── ArtefactError          a directory that is missing, damaged, of another kind or of a newer format
     │   └── CheckpointError    weights: a tensor missing, mis-shaped or cut short
+    ├── ChatError              a chat model that gave no reply
     ├── ContextLengthError     a prompt longer than the model's context
     ├── CapacityError          no room at the moment
     │   └── QueueFullError     so many requests wait already that this one is not taken
@@ -67,6 +68,18 @@ class ContextLengthError(HanokError):
         )
         self.prompt = prompt
         self.limit = limit
+
+
+class ChatError(HanokError):
+    """A chat model gave no reply, for the `reason` that counts go by (few words, the same for all such calls)."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(
+            f"the chat model {reason}" + (f": {detail}" if detail else ""),
+            remedy="check that it runs and takes this conversation",
+        )
+        self.reason = reason
+        self.detail = detail
 
 
 class CapacityError(HanokError):

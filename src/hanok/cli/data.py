@@ -11,7 +11,7 @@ import tyro
 from hanok.data.config import CleanConfig, CollectConfig, SourceConfig
 from hanok.data.config_tokens import ShardsConfig, SplitConfig, TokenizerConfig
 from hanok.data.puzzles.config import LedgerConfig, ParityConfig
-from hanok.data.village.config import AlignmentDataConfig, VillageConfig
+from hanok.data.village.config import AlignmentDataConfig, SafetyDataConfig, VillageConfig
 from hanok.reporting import table
 
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -73,6 +73,24 @@ def ledger(out: Path, config: LedgerConfig = LedgerConfig()) -> dict[str, Any]:
     from hanok.data.puzzles.ledger import write_ledger
 
     return _done(write_ledger(config, out), _PUZZLE_NEXT)
+
+
+def village_safety(
+    village: Folder, out: Path, config: SafetyDataConfig = SafetyDataConfig()
+) -> dict[str, Any]:
+    """Write a village to tune safety in: harmful requests and look-alikes, injected instructions, disguises, and an exam.
+
+    Args:
+        village: a corpus from `hanok data village`.
+        out: directory to make.
+        config: how much of each.
+    """
+    from hanok.data.village.safety import write_safety
+
+    return _done(
+        write_safety(config, village, out),
+        "hanok align dpo --model MODEL --data {out}/preferences.jsonl --nll-weight 1 --out OUT",
+    )
 
 
 def collect(

@@ -126,8 +126,8 @@ class Conversation:
 def chat_terminal(
     model_dir: Path, *, system: str = "", temperature: float | None = None, max_tokens: int | None = None,
     weights: Weights = "auto", speculation: Speculation = "auto", draft_dir: Path | None = None, show_decoding: bool = False,
-    thinking: Delethink | None = None, source: TextIO | None = None, target: TextIO | None = None, adapters: Mapping[str, Path] = {},
-    team: Team | None = None,
+    thinking: Delethink | None = None, source: TextIO | None = None, target: TextIO | None = None,
+    adapters: Mapping[str, Path] = {}, team: Team | None = None,
 ) -> None:  # fmt: skip
     """Converse until the input ends.
 
