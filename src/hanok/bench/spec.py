@@ -41,9 +41,9 @@ class Scripted(NativeDecoder):
 
     def step(
         self, ids: Sequence[int], positions: Sequence[int], sequences: Sequence[int], tables: Sequence[Sequence[int]],
-        wanted: Sequence[int], slots: Sequence[int] = (), saves: Mapping[int, int] = {},
+        wanted: Sequence[int], slots: Sequence[int] = (), saves: Mapping[int, int] = {}, adapters: Sequence[Any] = (),
     ) -> Tensor:  # fmt: skip
-        logits = super().step(ids, positions, sequences, tables, wanted, slots, saves)
+        logits = super().step(ids, positions, sequences, tables, wanted, slots, saves, adapters)
         for place, row in enumerate(wanted):
             after = positions[row] + 1
             logits[place, self.script[min(after, len(self.script) - 1)]] = 1e6
