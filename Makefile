@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 NATIVE_SOURCES := $(shell find src/hanok/kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' 2>/dev/null) CMakeLists.txt
 
-.PHONY: setup setup-dev run test test-slow faults check lint types bench peers lock clean
+.PHONY: setup setup-dev run test test-slow soak faults check lint types bench peers lock clean
 
 setup: $(STAMP)  ## install the product from the lock file and build its kernels
 setup-dev: $(DEV_STAMP)
@@ -37,6 +37,9 @@ test: setup-dev  ## the suite without its slow part
 
 test-slow: setup-dev
 	$(BIN)/python -m pytest -m 'slow and not faults' --timeout 3600
+
+soak: setup-dev  ## two hours of random company for the engine (test-slow has ten minutes of it)
+	HANOK_SOAK_SECONDS=7200 $(BIN)/python -m pytest tests/engine/test_soak.py -m slow -s
 
 faults: setup-dev  ## kills, full disks, bit flips
 	$(BIN)/python -m pytest -m faults --timeout 3600

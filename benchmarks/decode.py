@@ -1,4 +1,4 @@
-"""Decoding and reading prompts at the shape of Qwen3-0.6B, against llama.cpp.
+"""Decoding at the shape of Qwen3-0.6B, against llama.cpp.
 
 python benchmarks/decode.py [--quick] [--json] [--kinds int4 int8 bf16] [--rounds 3] [--folder runs/bench]
 """

@@ -19,21 +19,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "artefacts": set(),
     "reporting": set(),
     "tokens": set(),
+    "chat": set(),
     "data": {"tokens"},
     "kernels": set(),
     "models": {"kernels", "tokens"},
     "sandbox": set(),
-    "training": {"kernels", "models", "tokens", "sandbox"},
-    "engine": {"kernels", "models", "tokens"},
+    "training": {"kernels", "models", "tokens", "sandbox", "chat"},
+    "engine": {"kernels", "models", "tokens", "chat"},
     "evaluation": {"engine", "models", "kernels", "tokens", "data"},
     "store": set(),
-    "improvement": {"training", "evaluation", "data", "engine", "models", "kernels", "tokens", "store"},
+    "improvement": {
+        "training", "evaluation", "data", "engine", "models", "kernels", "tokens", "store", "chat",
+    },
     "server": {"engine", "tokens", "store"},
     "recipes": {"data", "models", "training", "evaluation", "improvement", "tokens", "kernels", "engine"},
     "bench": {"kernels", "models", "training", "engine", "evaluation", "data", "tokens", "recipes"},
     "cli": {
         "recipes", "data", "models", "training", "evaluation", "engine", "server", "store", "improvement",
-        "bench", "kernels", "tokens",
+        "bench", "kernels", "tokens", "chat",
     },
 }  # fmt: skip
 # folder -> rooms that its files alone may import too

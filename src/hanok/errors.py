@@ -6,9 +6,11 @@
     │   └── StructureError     a schema, regular expression or grammar that an answer cannot be held to
     ├── ArtefactError          a directory that is missing, damaged, of another kind or of a newer format
     │   └── CheckpointError    weights: a tensor missing, mis-shaped or cut short
+    ├── ChatError              a chat model that gave no reply
     ├── ContextLengthError     a prompt longer than the model's context
-    └── CapacityError          no room at the moment
-        └── QueueFullError     so many requests wait already that this one is not taken
+    ├── CapacityError          no room at the moment
+    │   └── QueueFullError     so many requests wait already that this one is not taken
+    └── TeamError              exit code 1: one of several processes that run a model together has ended
     Interrupted                exit code 75: stopped on request, state saved, run the same command to resume
 
 Invariants of our own use `assert`; nothing here is for them.
@@ -68,6 +70,18 @@ class ContextLengthError(HanokError):
         self.limit = limit
 
 
+class ChatError(HanokError):
+    """A chat model gave no reply, for the `reason` that counts go by (few words, the same for all such calls)."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(
+            f"the chat model {reason}" + (f": {detail}" if detail else ""),
+            remedy="check that it runs and takes this conversation",
+        )
+        self.reason = reason
+        self.detail = detail
+
+
 class CapacityError(HanokError):
     """There is no room for more at the moment."""
 
@@ -80,6 +94,12 @@ class QueueFullError(CapacityError):
             f"{waiting} requests are waiting, and {limit} may", remedy=f"try again in {retry_after} seconds"
         )
         self.retry_after = retry_after
+
+
+class TeamError(HanokError):
+    """One of several processes that run a model together has ended."""
+
+    exit_code = 1
 
 
 class Interrupted(Exception):  # noqa: N818 - a state, not an error

@@ -173,6 +173,28 @@ def test_windows_over_several_segments(window: int) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["qwen3", "gpt-oss", "deepseek v2"])
+def test_long_texts_in_slices(name: str) -> None:
+    """Behind 2,048 tokens a query's sums come from several slices, which one thread takes in turn or several share."""
+    config = ModelConfig(
+        **SHAPE
+        | MODELS[name]
+        | {"num_layers": 1, "pattern": MODELS[name].get("pattern", ("gqa",))[-1:], "moe": None}
+    )
+    model, tokens = filled(config), ids(2200)
+    hidden, _ = model(torch.tensor(tokens), torch.tensor([0, len(tokens)], dtype=torch.int32))
+    expected = model.logits(hidden[-3:])
+    found = []
+    for threads in (1, 3):
+        decoder = NativeDecoder(model, kind="bf16", blocks=36, threads=threads)
+        table, places = decoder.pool.take(36), list(range(len(tokens)))
+        decoder.step(tokens[:-3], places[:-3], [0] * (len(tokens) - 3), [table], [])
+        rows = [decoder.step(tokens[i : i + 1], [i], [0], [table], [0]) for i in places[-3:]]
+        found.append(torch.cat(rows))
+    assert torch.equal(found[0], found[1])
+    torch.testing.assert_close(found[0], expected, atol=0.05, rtol=0.02)
+
+
 @pytest.mark.parametrize(("kind", "bits"), [("int8", 8), ("int4", 4)])
 @pytest.mark.parametrize(("name", "layers"), [("qwen2", 3), ("mixtral", 1)])
 def test_integers_equal_the_decoder_with_their_weights(name: str, layers: int, kind, bits: int) -> None:
@@ -215,6 +237,15 @@ def test_the_same_bits_in_pieces_in_company_and_on_any_threads(name: str, kind) 
         range(90), slots=[5, 1],
     )  # fmt: skip
     assert torch.equal(both, torch.cat([alone[100:], whole[640:]]))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "hybrid"])
+def test_the_same_bits_where_threads_lose_their_cores(name: str) -> None:
+    """Far more threads than cores: items of those that wait for one are done again by others, and handed out once."""
+    model, tokens = decoder_of(name), ids(200)
+    alone, crowd = (NativeDecoder(model, kind="int8", blocks=4, threads=threads) for threads in (1, 12))
+    pieces = [1] * 100 + [5] * 20
+    assert torch.equal(read(crowd, tokens, pieces), read(alone, tokens, pieces))
 
 
 @torch.no_grad()

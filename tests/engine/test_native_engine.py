@@ -160,7 +160,7 @@ def test_drafts_that_do_not_fit(llama_dir: Path, tmp_path: Path, tiny) -> None:
         LocalEngine(llama_dir, draft_dir=llama_dir, speculation="off")
     with pytest.raises(ConfigError, match="run by PyTorch"):
         LocalEngine(unknown, draft_dir=llama_dir)
-    with pytest.raises(ConfigError, match="auto, off or lookup"):
+    with pytest.raises(ConfigError, match="auto, off, lookup or own"):
         LocalEngine(llama_dir, speculation="medusa")  # type: ignore[arg-type]
     other = tiny.save_tiny_model(tmp_path / "other", **SHAPE)
     file = other / "tokenizer.json"

@@ -141,6 +141,7 @@ def test_metrics_add_up(llama: LocalEngine) -> None:
     assert numbers.cached_tokens == sum(one.usage.cached_tokens for one in done)
     assert numbers.prefilled_tokens + numbers.cached_tokens == sum(one.usage.prompt_tokens for one in done)
     assert (numbers.requests_running, numbers.requests_waiting, numbers.preemptions) == (0, 0, 0)
+    assert 0 <= numbers.accepted_tokens <= numbers.drafted_tokens
     assert numbers.blocks_held == 0
     if llama.weights != "float32":
         assert numbers.cached_tokens == 5 * 128

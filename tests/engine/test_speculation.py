@@ -15,6 +15,7 @@ from hanok.engine.paged import PagedScheduler
 from hanok.engine.running import Running
 from hanok.engine.speculation.draft import DraftModel
 from hanok.engine.speculation.lookup import Found, PromptLookup
+from hanok.engine.speculation.own import OwnHeads
 from hanok.engine.speculation.pace import Offer, Pace
 from hanok.engine.speculation.speculator import Speculator
 from hanok.kernels.native import native_available
@@ -44,12 +45,18 @@ def draft_of(small: ModuleType, decoder: Decoder, slots: int = 16) -> DraftModel
     return DraftModel(native, vocabulary=decoder.config.vocab_size)
 
 
+def heads_of(small: ModuleType, decoder: Decoder, texts: int = 16) -> OwnHeads:
+    target = small.native_of(decoder, 1)
+    return OwnHeads(decoder, target, vocabulary=decoder.config.vocab_size, texts=texts, threads=2)
+
+
 def speculator_of(small: ModuleType, source: str, decoder: Decoder, most: int) -> Speculator:
     draft = {
         "lookup": lambda: None,
         "same model": lambda: draft_of(small, decoder),
         "recurrent draft": lambda: draft_of(small, small.decoder_of("recurrent")),
         "both": lambda: draft_of(small, small.decoder_of("full", seed=4)),
+        "own heads": lambda: heads_of(small, decoder),
     }[source]()
     lookup = PromptLookup() if source in ("lookup", "both") else None
     return Speculator(lookup=lookup, draft=draft, pace=AlwaysGuess(most))
@@ -57,7 +64,7 @@ def speculator_of(small: ModuleType, source: str, decoder: Decoder, most: int) -
 
 @pytest.fixture(scope="module", params=["full", "hybrid", "recurrent"])
 def decoder(request: pytest.FixtureRequest, small: ModuleType) -> Decoder:
-    return small.decoder_of(request.param)
+    return small.decoder_of(request.param, mtp_layers=2)
 
 
 class Letters:
@@ -93,7 +100,7 @@ def outcome(generation: Generation) -> tuple:
     return generation.ids, generation.finish_reason, generation.logprobs, generation.tops
 
 
-@pytest.mark.parametrize("source", ["lookup", "same model", "recurrent draft", "both"])
+@pytest.mark.parametrize("source", ["lookup", "same model", "recurrent draft", "both", "own heads"])
 @pytest.mark.parametrize("most", [1, 4, 15])
 def test_answers_are_those_without_guesses(
     small: ModuleType, decoder: Decoder, source: str, most: int
@@ -104,18 +111,21 @@ def test_answers_are_those_without_guesses(
     scheduler = small.scheduler_of(decoder, 60, speculator=speculator)
     small.run(scheduler, *guessed)
     assert [outcome(g) for g in guessed] == [outcome(g) for g in plain]
-    assert scheduler.drafted
-    assert scheduler.accepted or "draft" in source
+    assert scheduler.counters.drafted_tokens
+    assert scheduler.counters.accepted_tokens or "draft" in source
     if (
         source == "same model"
     ):  # it chooses by the same numbers; a stop string may cut the last guesses of one answer off
-        assert scheduler.drafted - scheduler.accepted < most
+        assert scheduler.counters.drafted_tokens - scheduler.counters.accepted_tokens < most
 
 
-@pytest.mark.parametrize(("seed", "blocks"), [(1, 12), (2, 16), (3, 40)])
+@pytest.mark.parametrize(("seed", "blocks"), [(1, 12), (2, 16), (3, 40), (4, 12), (5, 40)])
 def test_any_load_any_cache(small: ModuleType, decoder: Decoder, seed: int, blocks: int) -> None:
     draw = random.Random(seed)
-    draft = draft_of(small, decoder if seed == 1 else small.decoder_of("full", seed=2), slots=3)
+    if seed > 3:
+        draft = heads_of(small, decoder, texts=3)
+    else:
+        draft = draft_of(small, decoder if seed == 1 else small.decoder_of("full", seed=2), slots=3)
     speculator = Speculator(lookup=PromptLookup(), draft=draft, pace=AlwaysGuess(6))
     scheduler = small.scheduler_of(decoder, blocks, draw.choice([3, 6]), 4, speculator)
     phrase = [draw.randrange(90) for _ in range(40)]
@@ -139,9 +149,10 @@ def test_any_load_any_cache(small: ModuleType, decoder: Decoder, seed: int, bloc
         scheduler.check()
         draft.check()
     assert scheduler._model.pool.free == blocks
-    assert draft._model.pool.free == 64
+    pools = [draft._model.pool] if isinstance(draft, DraftModel) else [h.model.pool for h in draft._heads]
+    assert all(pool.free == pool.size for pool in pools)
     assert not speculator._tracks
-    assert scheduler.accepted
+    assert scheduler.counters.accepted_tokens
     for generation in everyone:
         if generation.arrival not in cancelled:
             assert generation.ids == small.alone(decoder, generation)
@@ -159,15 +170,20 @@ def test_the_next_turn_goes_on_behind_a_guessed_answer(small: ModuleType, decode
     assert second.ids == small.alone(decoder, second)
 
 
-@pytest.mark.parametrize(("kind", "source"), [("full", "lookup"), ("hybrid", "draft")])
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [("full", "lookup"), ("hybrid", "draft"), ("full", "own"), ("hybrid", "own"), ("recurrent", "own")],
+)
 def test_the_law_of_sampled_tokens(small: ModuleType, kind: str, source: str) -> None:
     """The joint law of the first two tokens behind a prompt, over many seeds, against the model's own probabilities."""
-    target = small.decoder_of(kind, vocab_size=8, noise=0.1)
-    draft = draft_of(small, small.decoder_of("full", seed=1, vocab_size=8, noise=0.1), slots=64)
-    speculator = Speculator(
-        lookup=PromptLookup() if source == "lookup" else None, draft=draft if source == "draft" else None,
-        pace=AlwaysGuess(3),
-    )  # fmt: skip
+    target = small.decoder_of(kind, vocab_size=8, noise=0.1, mtp_layers=1)
+    draft = None
+    if source == "draft":
+        draft = draft_of(small, small.decoder_of("full", seed=1, vocab_size=8, noise=0.1), slots=64)
+    elif source == "own":
+        draft = heads_of(small, target, texts=64)
+    lookup = PromptLookup() if source == "lookup" else None
+    speculator = Speculator(lookup=lookup, draft=draft, pace=AlwaysGuess(3))
     model = small.native_of(target, 400, slots=64)
     scheduler = PagedScheduler(model, max_running=64, vocabulary=8, speculator=speculator)
     prompt, samples, temperature = [1, 2, 3, 1, 2, 3, 1, 2], 5000, 1.3
@@ -196,7 +212,7 @@ def test_the_law_of_sampled_tokens(small: ModuleType, kind: str, source: str) ->
     scale = sum(seen) / sum(awaited)
     assert len(cells) > 20
     assert chisquare(seen, [scale * number for number in awaited]).pvalue > 1e-3
-    assert speculator.accepted
+    assert scheduler.counters.accepted_tokens
 
 
 class Oracle(PromptLookup):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hanok.artefacts import append_jsonl, create_artefact, write_json
-from hanok.data.shards import SplitWriter, write_index
+from hanok.artefacts.shard_writer import SplitWriter, write_index
 from hanok.data.tokenizer import Alphabet, tokenizer_files
 from hanok.models.config import ModelConfig
 from hanok.tokens.tokenizer import Tokenizer

@@ -44,6 +44,24 @@ def test_a_row_does_not_depend_on_its_company_or_on_threads(kind: Kind) -> None:
         assert torch.equal(product(matrix, x[row : row + 1].contiguous(), threads=1)[0], together[row])
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("spoilt", ["nan", "-nan", "inf", "-inf"])
+def test_what_is_no_number_stays_none(path: str, kind: Kind, spoilt: str) -> None:
+    """Wherever it stands in a row, with any sizes beside it; the other rows do not notice."""
+    matrix, x = pack(random(48, 96), kind), random(9, 96, seed=1)
+    expected = product(matrix, x, threads=2, path=path)
+    for place in (0, 31, 32, 70, 95):
+        for row in (0, 4, 8):
+            wrong = x.clone()
+            wrong[row, place] = float(spoilt.removeprefix("-")) * (-1 if spoilt.startswith("-") else 1)
+            wrong[row, place // 32 * 32 + 5] = 3e38 if place != 5 else x[row, 5]
+            found = product(matrix, wrong, threads=2, path=path)
+            assert not found[row].isfinite().any()
+            others = [other for other in range(9) if other != row]
+            assert torch.equal(found[others], expected[others])
+
+
 def test_a_row_of_zeros() -> None:
     for kind in KINDS:
         assert product(pack(random(32, 64), kind), torch.zeros(2, 64)).abs().max() == 0

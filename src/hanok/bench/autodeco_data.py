@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hanok.artefacts import create_artefact
-from hanok.data.shards import SplitWriter, write_index
+from hanok.artefacts.shard_writer import SplitWriter, write_index
 from hanok.data.village.build import Village
 from hanok.data.village.config import VillageConfig
 from hanok.data.village.dialogues import Conversations, Dialogue

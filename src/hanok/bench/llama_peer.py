@@ -25,34 +25,42 @@ _UBATCH = 512
 
 
 def measure(file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds of each decode step at each context, and of reading each prompt.
+    """Seconds of each decode step at each context, of reading each prompt, and of each answer.
 
     Args:
-        settings: threads, flash (flash attention), contexts, steps, prompts, streams.
+        settings: threads, flash (flash attention), contexts, steps, prompts, repeats, streams; ubatch (tokens of a batch);
+            answers, each of a prompt of `prompt` tokens and `tokens` greedy ones.
     """
     llama_cpp = _library()
     model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
     contexts, prompts, streams = settings["contexts"], settings["prompts"], settings["streams"]
-    most = max([*contexts, *prompts, 0]) + settings["steps"] + 64
-    result: dict[str, Any] = {"decode": {}, "prefill": {}, "streams": {}}
+    ubatch = settings.get("ubatch", _UBATCH)
+    answers, long = settings.get("answers", 0), settings.get("prompt", 0) + settings.get("tokens", 0)
+    most = max([*contexts, *prompts, long]) + settings["steps"] + 64
+    result: dict[str, Any] = {"decode": {}, "prefill": {}, "streams": {}, "answers": []}
     context = _context(llama_cpp, model, most, 1, settings)
     for length in prompts:
         times = []
-        for _ in range(settings["repeats"]):
+        for number in range(
+            settings["repeats"] + 1
+        ):  # the first is for its buffers and the processor's caches
             _clear(llama_cpp, context)
-            times.append(_read(llama_cpp, context, length))
-        result["prefill"][length] = times
+            seconds = _read(llama_cpp, context, length if number else min(length, 512), piece=ubatch)
+            times.append(seconds)
+        result["prefill"][length] = times[1:]
     for length in contexts:
         _clear(llama_cpp, context)
-        _read(llama_cpp, context, length)
+        _read(llama_cpp, context, length, piece=ubatch)
         result["decode"][length] = [
             _timed(llama_cpp, context, [(7 + step, length + step, 0)]) for step in range(settings["steps"])
         ]
+    for _ in range(answers):
+        result["answers"].append(_answer(llama_cpp, context, settings["prompt"], settings["tokens"]))
     llama_cpp.llama_free(context)
     for count in streams:
         context = _context(llama_cpp, model, count * 256, count, settings)
         for sequence in range(count):
-            _read(llama_cpp, context, 30, sequence)
+            _read(llama_cpp, context, 30, sequence, piece=ubatch)
         result["streams"][count] = [
             _timed(llama_cpp, context, [(7 + step, 30 + step, sequence) for sequence in range(count)])
             for step in range(settings["steps"])
@@ -123,7 +131,7 @@ def _library() -> Any:
 def _context(llama_cpp: Any, model: Any, tokens: int, sequences: int, settings: Mapping[str, Any]) -> Any:
     params = llama_cpp.llama_context_default_params()
     params.n_ctx, params.n_seq_max = tokens, sequences
-    params.n_batch = params.n_ubatch = _UBATCH
+    params.n_batch = params.n_ubatch = settings.get("ubatch", _UBATCH)
     params.n_threads = params.n_threads_batch = settings["threads"]
     params.flash_attn_type = 1 if settings["flash"] else 0
     context = llama_cpp.llama_init_from_model(model, params)
@@ -135,14 +143,28 @@ def _clear(llama_cpp: Any, context: Any) -> None:
     llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
 
 
-def _read(llama_cpp: Any, context: Any, length: int, sequence: int = 0) -> float:
+def _read(llama_cpp: Any, context: Any, length: int, sequence: int = 0, *, piece: int = _UBATCH) -> float:
     """Seconds for a prompt, with the logits of its last token."""
     total = 0.0
-    for start in range(0, length, _UBATCH):
-        end = min(length, start + _UBATCH)
+    for start in range(0, length, piece):
+        end = min(length, start + piece)
         rows = [(1000 + 37 * place % 5000, place, sequence) for place in range(start, end)]
         total += _timed(llama_cpp, context, rows, last=end == length)
     return total
+
+
+def _answer(llama_cpp: Any, context: Any, prompt: int, tokens: int) -> float:
+    """Seconds for a prompt and the greedy tokens behind it, chosen by its own sampler."""
+    _clear(llama_cpp, context)
+    sampler = llama_cpp.llama_sampler_init_greedy()
+    start = time.perf_counter()
+    ids = (ctypes.c_int32 * prompt)(*range(300, 300 + prompt))
+    for _ in range(tokens):
+        assert llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(ids, len(ids))) == 0
+        ids = (ctypes.c_int32 * 1)(llama_cpp.llama_sampler_sample(sampler, context, -1))
+    seconds = time.perf_counter() - start
+    llama_cpp.llama_sampler_free(sampler)
+    return seconds
 
 
 def _timed(

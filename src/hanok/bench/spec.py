@@ -41,9 +41,9 @@ class Scripted(NativeDecoder):
 
     def step(
         self, ids: Sequence[int], positions: Sequence[int], sequences: Sequence[int], tables: Sequence[Sequence[int]],
-        wanted: Sequence[int], slots: Sequence[int] = (), saves: Mapping[int, int] = {},
+        wanted: Sequence[int], slots: Sequence[int] = (), saves: Mapping[int, int] = {}, adapters: Sequence[Any] = (),
     ) -> Tensor:  # fmt: skip
-        logits = super().step(ids, positions, sequences, tables, wanted, slots, saves)
+        logits = super().step(ids, positions, sequences, tables, wanted, slots, saves, adapters)
         for place, row in enumerate(wanted):
             after = positions[row] + 1
             logits[place, self.script[min(after, len(self.script) - 1)]] = 1e6
@@ -103,7 +103,9 @@ def _answer(model: NativeDecoder, prompt: list[int], tokens: int, *, guess: bool
     scheduler = PagedScheduler(model, max_running=1, vocabulary=SHAPE.vocab_size, speculator=speculator)
     answer = ask(scheduler, prompt, tokens)
     if guess:
-        log.info("%d of %d guesses held", scheduler.accepted, scheduler.drafted)
+        log.info(
+            "%d of %d guesses held", scheduler.counters.accepted_tokens, scheduler.counters.drafted_tokens
+        )
     return answer
 
 

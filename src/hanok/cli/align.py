@@ -24,7 +24,7 @@ def align(
     config: AlignConfig = AlignConfig(),
 ) -> dict[str, Any]:
     """Make a model better by preferences (dpo, ipo, kto, orpo, simpo, cpo), learn a reward model from them (reward),
-    or practise against a reward (grpo, rloo, ppo, dapo, gspo, cispo, drgrpo).
+    or practise against a reward (grpo, rloo, ppo, dapo, gspo, cispo, drgrpo, scalerl, star).
 
     Args:
         method: how.
@@ -65,3 +65,25 @@ def align(
     table(f"{method}: {artefact.path}", ("measure", "value"), scalars)
     print(f"report: {out / 'report.html'}\nnext: hanok chat {artefact.path}", file=sys.stderr)
     return {"path": str(artefact.path), "metrics": dict(artefact.metrics)}
+
+
+def predict(
+    run: Annotated[Path, tyro.conf.Positional],
+    share: float = 1.0,
+    ceiling: float = 1.0,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Where a run of practice will end, by a sigmoid through its rewards so far; while it runs, or behind it.
+
+    Args:
+        run: the directory that `hanok align` was given as --out.
+        share: fit to the points within this part of the run alone, and compare with the rest.
+        ceiling: the largest reward there is.
+        out: directory of the page; default: prediction/ in the run's.
+    """
+    from hanok.training.align.predict import predict_run
+
+    found = predict_run(run, share=share, ceiling=ceiling, out=out)
+    table(f"{run}: at the end", ("measure", "value"), list(found.items()))
+    print(f"report: {(out or run / 'prediction') / 'report.html'}", file=sys.stderr)
+    return found

@@ -11,16 +11,50 @@ from hanok.errors import ConfigError, did_you_mean
 
 BENCHMARKS = {
     name: f"hanok.bench.{name}"
-    for name in ("accuracy", "busy", "decode", "kda", "long_context", "prefix", "spec", "train")
+    for name in (
+        "accuracy",
+        "busy",
+        "decode",
+        "delethink",
+        "hybrid",
+        "kda",
+        "long_context",
+        "memory",
+        "parity",
+        "prefill",
+        "prefix",
+        "scaling",
+        "serve",
+        "small",
+        "spec",
+        "train",
+    )
 }
 
 
 def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> dict[str, Any]:
     """Compare with named peers on this machine in one run.
 
+    * accuracy: what rounding weights to 8 and 4 bits costs, against llama.cpp's formats
+    * busy: how much of its speed decoding keeps while another process takes a core
+    * decode: tokens a second of one stream and of many, against llama.cpp
+    * delethink: thinking in chunks, against one context that grows
+    * hybrid: reading prompts by a hybrid's delta layers, against the same layers in PyTorch
+    * kda: delta attention, forward and backward, against softmax attention and other forms of it
+    * long_context: a hybrid at up to a million tokens, against latent and grouped attention everywhere
+    * memory: what an engine takes up beside its weights and its cache, and how long it takes to start
+    * parity: practice after next-token prediction, against the law of how answers grow long
+    * prefill: reading prompts, against llama.cpp and transformers
+    * prefix: the second turn of a conversation, against a cold cache
+    * scaling: the ends of runs of practice, predicted from their first halves
+    * serve: many streams over HTTP, against llama-server, OpenVINO GenAI and vLLM
+    * small: one stream of a model of 5 million parameters, against llama.cpp and transformers; Python's share
+    * spec: guessing tokens from the text, against not guessing
+    * train: bits per byte after the same time, against transformers' Trainer
+
     Args:
-        name: accuracy, busy, decode, kda, long_context, prefix, spec or train.
-        quick: at most two minutes.
+        name: one of the above.
+        quick: a version of some minutes at most.
     """
     if name not in BENCHMARKS:
         raise ConfigError(f'no benchmark "{name}"', remedy=did_you_mean(name, BENCHMARKS))

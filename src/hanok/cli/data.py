@@ -10,11 +10,15 @@ import tyro
 
 from hanok.data.config import CleanConfig, CollectConfig, SourceConfig
 from hanok.data.config_tokens import ShardsConfig, SplitConfig, TokenizerConfig
-from hanok.data.village.config import AlignmentDataConfig, VillageConfig
+from hanok.data.puzzles.config import LedgerConfig, ParityConfig
+from hanok.data.village.config import AlignmentDataConfig, SafetyDataConfig, VillageConfig
 from hanok.reporting import table
 
 Folder = Annotated[Path, tyro.conf.Positional]
 Options = tyro.conf.OmitArgPrefixes
+_PUZZLE_NEXT = (
+    "hanok train --shards {out} --mixture chat-train=1 --out MODEL; prompts to practise on lie beside"
+)
 
 
 def village(out: Path, config: VillageConfig = VillageConfig()) -> dict[str, Any]:
@@ -44,6 +48,48 @@ def village_alignment(
     return _done(
         write_alignment(config, village, out),
         "hanok align dpo --model MODEL --data {out}/preferences.jsonl --out OUT",
+    )
+
+
+def parity(out: Path, config: ParityConfig = ParityConfig()) -> dict[str, Any]:
+    """Write parity puzzles with long and short answers: token shards to learn from, prompts to practise on.
+
+    Args:
+        out: directory to make.
+        config: size, and the share of long answers.
+    """
+    from hanok.data.puzzles.parity import write_parity
+
+    return _done(write_parity(config, out), _PUZZLE_NEXT)
+
+
+def ledger(out: Path, config: LedgerConfig = LedgerConfig()) -> dict[str, Any]:
+    """Write ledgers to add up in order: token shards to learn from, longer prompts to practise on.
+
+    Args:
+        out: directory to make.
+        config: size, and how many pages.
+    """
+    from hanok.data.puzzles.ledger import write_ledger
+
+    return _done(write_ledger(config, out), _PUZZLE_NEXT)
+
+
+def village_safety(
+    village: Folder, out: Path, config: SafetyDataConfig = SafetyDataConfig()
+) -> dict[str, Any]:
+    """Write a village to tune safety in: harmful requests and look-alikes, injected instructions, disguises, and an exam.
+
+    Args:
+        village: a corpus from `hanok data village`.
+        out: directory to make.
+        config: how much of each.
+    """
+    from hanok.data.village.safety import write_safety
+
+    return _done(
+        write_safety(config, village, out),
+        "hanok align dpo --model MODEL --data {out}/preferences.jsonl --nll-weight 1 --out OUT",
     )
 
 

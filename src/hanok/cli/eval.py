@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -36,6 +36,31 @@ def verify(
         (key, value) for key, value in artefact.metrics.items() if isinstance(value, (int, float, str))
     ]
     table("verified", ("measure", "value"), scalars)
+    print(f"report: {artefact.path / 'report.html'}", file=sys.stderr)
+    return {"path": str(artefact.path), "metrics": dict(artefact.metrics)}
+
+
+def safety(
+    model: Annotated[Path, tyro.conf.Positional],
+    data: Path,
+    out: Path,
+    split: Literal["exam", "validation"] = "exam",
+    config: VerifyConfig = VerifyConfig(max_new_tokens=64),
+) -> dict[str, Any]:
+    """What a village model refuses, what it refuses for nothing, and whether it follows instructions that nobody gave.
+
+    Args:
+        model: a model directory, or a run.
+        data: a corpus of `hanok data village-safety`.
+        out: directory to make.
+        split: the exam, or the validation questions that settings are chosen by.
+        config: options.
+    """
+    from hanok.evaluation.safety import examine_safety
+    from hanok.recipes.runs import servable_model
+
+    artefact = examine_safety(config, model=servable_model(model), safety=data, out=out, split=split)
+    table("safety", ("measure", "share"), list(artefact.metrics.items()))
     print(f"report: {artefact.path / 'report.html'}", file=sys.stderr)
     return {"path": str(artefact.path), "metrics": dict(artefact.metrics)}
 

@@ -15,11 +15,11 @@ def serve(
     weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto",
     cache_mib: int | None = None,
     cache_type: Literal["bf16", "int8"] = "bf16",
-    speculation: Literal["auto", "off", "lookup"] = "auto",
+    speculation: Literal["auto", "off", "lookup", "own"] = "auto",
     draft: Path | None = None,
     adapter: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
 ) -> None:
-    """Serve a model: OpenAI-compatible API under /v1 and a chat page on /.
+    """Serve a model: OpenAI-compatible API under /v1 and a chat page on /. Under `torchrun` its processes share the model.
 
     Args:
         model: a model directory, or a run (then its servable model).
@@ -30,23 +30,24 @@ def serve(
         cache_mib: memory for keys and values of the native kernels; default: by the model's context, 2048 at most.
         cache_type: of those keys and values; int8 takes about half the memory.
         speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
-            text and the draft model, lookup from the text alone. On the native kernels only.
+            text and from the draft model or the model's own heads for later tokens (mtp), lookup from the text alone, own from
+            those heads alone. On the native kernels only.
         draft: directory of a smaller model with the same tokeniser, to guess with.
         adapter: NAME=DIR, a LoRA adapter of the model in PEFT's files; several times for several. Each is a model of its own
             in the API, chosen by its name; requests for all of them run in one batch.
     """
     from hanok.engine.adapters import parse_adapters
+    from hanok.engine.parallel.start import run_together
+    from hanok.engine.parallel.team import Team
     from hanok.recipes.runs import servable_model
     from hanok.server.app import serve as serve_model
 
-    serve_model(
-        servable_model(model),
-        host=host,
-        port=port,
-        weights=weights,
-        cache_bytes=cache_mib and cache_mib << 20,
-        cache_type=cache_type,
-        speculation=speculation,
-        draft_dir=draft,
-        adapters=parse_adapters(adapter),
-    )
+    directory, adapters = servable_model(model), parse_adapters(adapter)
+
+    def work(team: Team | None) -> None:
+        serve_model(
+            directory, host=host, port=port, weights=weights, cache_bytes=cache_mib and cache_mib << 20,
+            cache_type=cache_type, speculation=speculation, draft_dir=draft, adapters=adapters, team=team,
+        )  # fmt: skip
+
+    run_together(directory, work)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
-
-from hanok.artefacts import Artefact, create_artefact, open_artefact, write_json
-from hanok.artefacts.shards import DTYPES, FORMAT, INDEX, OFFSETS
+from hanok.artefacts import Artefact, create_artefact, open_artefact
+from hanok.artefacts.shard_writer import SplitWriter, write_index
 from hanok.data.config_tokens import ShardsConfig
 from hanok.data.corpus import count_documents, iter_tables
 from hanok.errors import InputError
@@ -71,61 +69,6 @@ def write_shards(
         draft.metrics |= {f"{name}.tokens": record["tokens"] for name, record in splits.items()}
         _report(splits, encoder, draft.path)
     return open_artefact(out, kind="shards")
-
-
-class SplitWriter:
-    """The files of one split, appended to document by document."""
-
-    def __init__(self, directory: Path, name: str, tokenizer: Tokenizer) -> None:
-        self.name, self._dtype = name, DTYPES[_dtype(tokenizer)]
-        self._byte_lengths = tokenizer.byte_lengths
-        self._lengths: list[int] = []
-        self._sizes: list[int] = []
-        self.learnt = 0
-        endings = ("tokens", "mask") if name.startswith("chat") else ("tokens",)
-        self.files = [f"{name}.{ending}.bin" for ending in (*endings, "offsets", "bytes")]
-        self._directory = directory
-        self._open: dict[str, BinaryIO] = {}
-        for ending in endings:
-            self._open[ending] = (directory / f"{name}.{ending}.bin").open("wb")
-
-    def __enter__(self) -> SplitWriter:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for file in self._open.values():
-            file.close()
-        offsets = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)])
-        offsets.astype(OFFSETS).tofile(self._directory / f"{self.name}.offsets.bin")
-        np.array(self._sizes, dtype=OFFSETS).tofile(self._directory / f"{self.name}.bytes.bin")
-
-    def write(self, ids: Sequence[int], mask: Sequence[bool] | None = None) -> None:
-        tokens = np.array(ids, dtype=self._dtype)
-        self._open["tokens"].write(tokens.tobytes())
-        if mask is not None:
-            learnt = np.array(mask, dtype=np.uint8)
-            self.learnt += int(learnt.sum())
-            self._open["mask"].write(learnt.tobytes())
-        self._lengths.append(len(tokens))
-        self._sizes.append(int(self._byte_lengths[tokens].sum()))
-
-    def record(self) -> dict[str, Any]:
-        counts = {"documents": len(self._lengths), "tokens": sum(self._lengths), "bytes": sum(self._sizes)}
-        return counts | ({"learnt": self.learnt} if "mask" in self._open else {}) | {"files": self.files}
-
-
-def write_index(directory: Path, tokenizer: Tokenizer, splits: Mapping[str, Mapping[str, Any]]) -> None:
-    """What makes files of `SplitWriter` into shards: the tokeniser's files, and `shards.json` with their records."""
-    tokenizer.save(directory)
-    index = {
-        "format": FORMAT, "vocab_size": tokenizer.vocab_size, "dtype": _dtype(tokenizer),
-        "tokenizer_hash": tokenizer.hash, "splits": splits,
-    }  # fmt: skip
-    write_json(directory / INDEX, index)
-
-
-def _dtype(tokenizer: Tokenizer) -> str:
-    return "uint16" if tokenizer.vocab_size <= 65_536 else "uint32"
 
 
 Row = dict[str, Any]

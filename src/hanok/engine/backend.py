@@ -15,6 +15,8 @@ from hanok.engine.images import images_of
 from hanok.engine.learned import LearnedLaws
 from hanok.engine.native import NativeDecoder
 from hanok.engine.paged import PagedScheduler
+from hanok.engine.parallel.leader import lead
+from hanok.engine.parallel.team import Team
 from hanok.engine.scheduler import Scheduler
 from hanok.engine.speculation.build import GUESSED, Speculation, new_speculator
 from hanok.errors import ConfigError
@@ -38,6 +40,7 @@ class BackendOptions:
 
     Args:
         vocabulary: ids from here on are never chosen.
+        team: of processes that run the model together, this one leads.
     """
 
     model_dir: Path
@@ -50,6 +53,7 @@ class BackendOptions:
     tokenizer: Tokenizer
     speculation: Speculation
     draft_dir: Path | None
+    team: Team | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,8 @@ def build_backend(options: BackendOptions) -> Backend:
     heads = load_heads(options.model_dir, width=config.hidden_size)
     laws = None if heads is None else LearnedLaws(heads, fast=kind != "float32")
     if kind == "float32":
-        decoder = load_model(options.model_dir).requires_grad_(False)
+        team, directory = options.team, options.model_dir
+        decoder = load_model(directory).requires_grad_(False) if team is None else lead(directory, team)
         scheduler = Scheduler(
             decoder, max_running=options.max_running, vocabulary=options.vocabulary, laws=laws
         )
@@ -86,10 +91,10 @@ def build_backend(options: BackendOptions) -> Backend:
         spares=0 if options.speculation == "off" else GUESSED, snapshots=budget.snapshots,
         images=images_of(options.model_dir, kind), cache=options.cache_type,
     )  # fmt: skip
-    give_back(stored_parts(decoder))
     speculator = new_speculator(
-        native, options.tokenizer, options.speculation, options.draft_dir, threads=threads
+        native, decoder, options.tokenizer, options.speculation, options.draft_dir, threads=threads
     )
+    give_back(stored_parts(decoder))
     scheduler = PagedScheduler(
         native,
         max_running=options.max_running,
@@ -103,14 +108,14 @@ def build_backend(options: BackendOptions) -> Backend:
 
 
 def choose_weights(
-    weights: Weights, cache_type: CacheKind, config: ModelConfig, model_dir: Path
+    weights: Weights, cache_type: CacheKind, config: ModelConfig, model_dir: Path, team: Team | None = None
 ) -> RunningWeights:
     """What "auto" means for a model here.
 
     Raises:
         ConfigError: a kind that the native kernels do not run this model with, or a cache that PyTorch's layers have not.
     """
-    why = why_not_native(config)
+    why = why_not_native(config) if team is None else "several processes share it"
     if weights not in ("auto", "float32"):
         if why is not None:
             raise ConfigError(

@@ -43,7 +43,7 @@ class DecodeBatch:
             self._rows += [None] * new
         assert self._state is not None
         places = free[: len(arrivals)]
-        write_rows(self._state, places, state)
+        self._state.write(places, state)
         for place, arrival in zip(places, arrivals, strict=True):
             self._rows[place] = arrival
 
@@ -53,7 +53,7 @@ class DecodeBatch:
         assert self._state is not None
         places = [r for r, row in enumerate(self._rows) if row is not None]
         free = [r for r, row in enumerate(self._rows) if row is None]
-        self._state.lengths_B[free] = 0  # what runs idle in them must not grow the caches
+        self._state.rewind(free)  # what runs idle in them must not grow the caches
         ids_R = torch.tensor([0 if row is None else row.ids[-1] for row in self._rows])
         cu_seqlens = torch.arange(len(self._rows) + 1, dtype=torch.int32)
         with acting_on(self._decoder, [None if row is None else row.lows for row in self._rows]):
@@ -73,19 +73,3 @@ class DecodeBatch:
             order = sorted(range(len(self._rows)), key=lambda r: self._rows[r] is None)[:needed]
             self._state = self._state.select(order)
             self._rows = [self._rows[r] for r in order]
-
-
-def write_rows(target: DecoderState, rows: Sequence[int], source: DecoderState) -> None:
-    """Copy all rows of `source` over `rows` of `target`; caches of `target` grow where they are too short."""
-    index = torch.tensor(rows)
-    target.lengths_B[index] = source.lengths_B
-    for mine, theirs in zip(target.layers, source.layers, strict=True):
-        for name, new in theirs.items():
-            old = mine[name]
-            if any(a < b for a, b in zip(old.shape[1:], new.shape[1:], strict=True)):
-                shape = [max(a, b) for a, b in zip(old.shape[1:], new.shape[1:], strict=True)]
-                grown = old.new_zeros(old.shape[0], *shape)
-                grown[(slice(None), *(slice(0, n) for n in old.shape[1:]))] = old
-                old = mine[name] = grown
-            window = old[(slice(None), *(slice(0, n) for n in new.shape[1:]))]
-            window[index] = new.to(window.dtype)

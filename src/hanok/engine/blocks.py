@@ -24,6 +24,7 @@ class BlockPool:
 
     def __init__(self, blocks: int, *, reuse: bool = True) -> None:
         self.size = blocks
+        self.most_held = 0  # at one time, so far
         self._reuse = reuse
         self._unused = list(range(blocks))
         self._holders = [0] * blocks
@@ -57,6 +58,7 @@ class BlockPool:
             block = heapq.heappop(self._unused)
             self._holders[block] = 1
             taken.append(block)
+        self.most_held = max(self.most_held, self.size - self.free)
         return taken
 
     def give_back(self, blocks: Sequence[int]) -> None:
@@ -87,6 +89,7 @@ class BlockPool:
             self._idle.pop(block, None)
             self._holders[block] += 1
             found.append(block)
+        self.most_held = max(self.most_held, self.size - self.free)
         return found
 
     def forget_all(self) -> None:

@@ -51,7 +51,7 @@ def block_bytes(config: ModelConfig, cache: CacheKind = "bf16") -> int:
     """Of a block of the cache in all layers."""
     number, scale = (2, 0) if cache == "bf16" else (1, 4)
     full = 2 * config.kv_heads * (config.dim_of_head * number + scale)
-    latent = (2 * config.kv_lora_rank + config.qk_rope_head_dim) * number + 2 * scale
+    latent = (config.kv_lora_rank + config.qk_rope_head_dim) * number + scale
     widths = {"gqa": full, "swa": full, "mla": latent, "kda": 0}
     return sum(widths[kind] for kind in config.layers) * BLOCK
 

@@ -23,10 +23,11 @@ from hanok.engine.coverage import CacheKind
 from hanok.engine.generation import Generation, new_generation
 from hanok.engine.grammar import Grammars
 from hanok.engine.metrics import Counters, EngineMetrics
+from hanok.engine.parallel.team import Team, refuse_in_team
 from hanok.engine.plain import hidden_after, text_logits
 from hanok.engine.speculation.build import Speculation, check_speculation
 from hanok.engine.updates import tensors_to_replace
-from hanok.errors import ConfigError, ContextLengthError, InputError, QueueFullError
+from hanok.errors import ConfigError, ContextLengthError, InputError, QueueFullError, TeamError
 from hanok.kernels.memory import release_memory
 from hanok.models.checkpoint import load_config
 from hanok.reporting import log
@@ -54,10 +55,12 @@ class LocalEngine:
             most.
         cache_type: of keys and values; "int8" takes about half the memory of "bf16".
         speculation: guess the next tokens where that makes answers quicker; it never changes them. "auto": from the text,
-            and from the draft model if there is one; "lookup": from the text; "off". On the native kernels only.
+            and from the draft model if there is one, else from the model's own heads for later tokens if it has any; "lookup":
+            from the text; "own": from those heads; "off". On the native kernels only.
         draft_dir: of a smaller model with the same tokeniser.
         max_waiting: requests that wait for a place among the running ones at most; None: any number.
         adapters: name to directory of those that are loaded from the start (`load_adapter`).
+        team: of processes that run the model together (`hanok.engine.parallel`), this one leads; in float32 then.
 
     Raises:
         ConfigError: weights of a kind that this model does not run with here; a draft model that does not fit it.
@@ -67,6 +70,7 @@ class LocalEngine:
         self, model_dir: Path, *, threads: int | None = None, weights: Weights = "auto", max_running: int = 128,
         cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
         draft_dir: Path | None = None, max_waiting: int | None = None, adapters: Mapping[str, Path] = {},
+        team: Team | None = None,
     ) -> None:  # fmt: skip
         if max_waiting is not None and max_waiting < 1:
             raise ConfigError(f"max_waiting = {max_waiting}", remedy="it must be at least 1")
@@ -76,8 +80,8 @@ class LocalEngine:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer.load(model_dir)
         self.config = config = load_config(model_dir)
-        self.weights = choose_weights(weights, cache_type, config, model_dir)
-        check_speculation(speculation, draft_dir, native=self.weights != "float32")
+        self.weights = choose_weights(weights, cache_type, config, model_dir, team)
+        check_speculation(speculation, draft_dir, config, native=self.weights != "float32")
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
         self._grammars = Grammars(self.tokenizer, vocabulary=self._vocabulary)
         self._arrivals = itertools.count()
@@ -94,7 +98,7 @@ class LocalEngine:
         self._options = BackendOptions(
             model_dir=model_dir, config=config, weights=self.weights, vocabulary=self._vocabulary,
             max_running=max_running, cache_bytes=cache_bytes, cache_type=cache_type,
-            tokenizer=self.tokenizer, speculation=speculation, draft_dir=draft_dir,
+            tokenizer=self.tokenizer, speculation=speculation, draft_dir=draft_dir, team=team,
         )  # fmt: skip
         self._build()
         for name, directory in adapters.items():
@@ -159,6 +163,7 @@ class LocalEngine:
         Raises:
             ConfigError: a name that is taken or that is none. CheckpointError: not an adapter of this model.
         """
+        refuse_in_team(self._options.team, "adapters are loaded")
         with self._model:
             self._check_awake()
             decoder, native = self.decoder, self._native is not None
@@ -214,6 +219,7 @@ class LocalEngine:
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace named tensors in place, between two steps; running requests go on with the new weights. Adapters stay as
         they are and add to the new ones."""
+        refuse_in_team(self._options.team, "weights are replaced")
         self._check_awake()
         mine = tensors_to_replace(self.decoder, weights, self._native)
         with self._model, torch.no_grad():
@@ -237,6 +243,7 @@ class LocalEngine:
         Raises:
             ConfigError: there are such tensors.
         """
+        refuse_in_team(self._options.team, "a model is put to sleep")
         if self._updated and not forget_updates:
             raise ConfigError(
                 "the weights in memory are not those of the directory",
@@ -283,6 +290,7 @@ class LocalEngine:
                 requests_running=running, requests_waiting=waiting, asleep=self._asleep,
                 blocks_held=0 if pool is None else pool.size - pool.free, blocks_idle=0 if pool is None else pool.idle,
                 blocks_free=0 if pool is None else pool.free - pool.idle,
+                blocks_peak=0 if pool is None else pool.most_held,
                 scheduler_seconds=max(0.0, sums.pop("step_seconds") - sums["model_seconds"]), **sums,
             )  # fmt: skip
 
@@ -416,7 +424,8 @@ class LocalEngine:
                 with torch.inference_mode():
                     self._scheduler.step()
             except Exception as error:
-                log.exception("the engine failed; the requests under way are lost")
+                expected = isinstance(error, TeamError)
+                log.error("the engine failed; the requests under way are lost", exc_info=not expected)
                 for generation in self._scheduler.abandon():
                     generation.failed(error)
             self._counters.steps += 1

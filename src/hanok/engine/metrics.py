@@ -16,8 +16,9 @@ class EngineMetrics:
         requests_running: that have a place in the model's batch. requests_waiting: for one.
         prefilled_tokens: read by the model, prompts and what a preemption made it read again.
         generated_tokens: chosen, ends among them. cached_tokens: of prompts, found in the cache instead of read.
+        drafted_tokens: guesses that a step tried, from whatever source. accepted_tokens: of them, those that held.
         blocks_held: of the cache, by running requests. blocks_idle: keep a past for prompts that begin alike, until
-            room is needed. blocks_free: hold nothing. All 0 where the cache has no blocks.
+            room is needed. blocks_free: hold nothing. blocks_peak: most held at one time. All 0 where the cache has no blocks.
         model_seconds: in the model's steps. scheduler_seconds: in all else that a step does.
         asleep: the weights are put away (`LocalEngine.sleep`).
     """
@@ -27,10 +28,13 @@ class EngineMetrics:
     prefilled_tokens: int
     generated_tokens: int
     cached_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     preemptions: int
     blocks_held: int
     blocks_idle: int
     blocks_free: int
+    blocks_peak: int
     steps: int
     model_seconds: float
     scheduler_seconds: float
@@ -44,6 +48,8 @@ class Counters:
     prefilled_tokens: int = 0
     generated_tokens: int = 0
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     preemptions: int = 0
     steps: int = 0
     model_seconds: float = 0.0

@@ -47,15 +47,17 @@ class NativeDecoder:
     kind: of the weights. blocks: of the cache. slots: sequences at once that have states (delta attention).
     spares: second places for states of sequences that may have to go back. snapshots: of states, to be used again.
     threads: of the kernels' own. path: an instruction set. images: packed weights of an earlier start.
-    cache: of keys and values; int8 with a scale for each token and head.
+    cache: of keys and values; int8 with a scale for each token and head. head: another's, of the same decoder's weights.
     """
 
     def __init__(
         self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, spares: int = 0,
         snapshots: int = 0, path: str = "", images: Images | None = None, cache: CacheKind = "bf16",
+        head: PackedMatrix | None = None,
     ) -> None:  # fmt: skip
         config = decoder.config
         assert why_not_native(config) is None
+        self._runner: Any = None  # the first that goes when this does: its threads read what follows
         self.config, self.slots = config, slots
         self.kind: Kind = kind
         self.cache: CacheKind = cache
@@ -69,8 +71,10 @@ class NativeDecoder:
         self._images = images
         self._kept: list[Any] = []
         self._refills: list[Callable[[], object]] = []
-        head = self._pack(lambda: decoder.head_weight)
+        if head is None:
+            head = self._pack(lambda: decoder.head_weight)
         embedding = head if config.tie_embeddings else self._pack(lambda: decoder.embed_tokens.weight)
+        self.head, self.embedding = head, embedding
         positions = self._table(lambda: decoder.embed_positions.weight) if config.learned_positions else 0
         scale = torch.tensor(config.embedding_scale, dtype=decoder.embed_tokens.weight.dtype).item()
         self._rotaries: dict[Rotary, int] = {}
@@ -120,19 +124,38 @@ class NativeDecoder:
         slots: Sequence[int] = (),
         saves: Mapping[int, int] = {},
         adapters: Sequence[Any] = (),
+        *,
+        also: Sequence[int] = (),
+        inputs: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`step`, and the hidden vectors behind the final norm that the logits were made from: float32 [len(wanted), D]."""
+        """`step`, and the hidden vectors behind the final norm that the logits were made from: float32 [len(wanted), D].
+
+        Args:
+            also: rows whose hidden vectors are returned behind those of `wanted`, without logits.
+            inputs: float32 [R, D], what the layers read in place of the tokens' embeddings.
+        """
         logits = torch.empty(len(wanted), self.config.vocab_size)
-        hidden = torch.empty(len(wanted), self.config.hidden_size)
+        hidden = torch.empty(len(wanted) + len(also), self.config.hidden_size)
+        rows = [*wanted, *also]
         self._run(
-            ids, positions, sequences, tables, wanted, slots, saves, adapters, logits=logits, hidden=hidden
+            ids,
+            positions,
+            sequences,
+            tables,
+            rows,
+            slots,
+            saves,
+            adapters,
+            logits=logits,
+            hidden=hidden,
+            inputs=inputs,
         )
         return logits, hidden
 
     def _run(
         self, ids: Sequence[int], positions: Sequence[int], sequences: Sequence[int], tables: Sequence[Sequence[int]],
         wanted: Sequence[int], slots: Sequence[int], saves: Mapping[int, int] = {}, adapters: Sequence[Any] = (), *,
-        logits: Tensor | None = None, hidden: Tensor | None = None,
+        logits: Tensor | None = None, hidden: Tensor | None = None, inputs: Tensor | None = None,
     ) -> None:  # fmt: skip
         acting = {
             adapter: place
@@ -143,7 +166,7 @@ class NativeDecoder:
         self._runner.step(
             list(ids), list(positions), list(sequences), flat, width, list(slots or range(len(tables))),
             [saves.get(row, -1) for row in range(len(ids))] if saves else [], list(wanted),
-            address(logits) if wanted else 0, address(hidden) if wanted else 0,
+            0 if logits is None else len(logits), address(logits), address(hidden), address(inputs),
             list(acting), [acting.get(adapter, -1) for adapter in adapters] if acting else [],
         )  # fmt: skip
 
@@ -279,7 +302,7 @@ class NativeDecoder:
         widths = [
             mixer.heads, mixer.nope, mixer.shared, mixer.value, mixer.latent, rank, self._rotary(mixer.rotary),
         ]  # fmt: skip
-        memory = self._memory(1, mixer.latent + mixer.shared, mixer.latent)
+        memory = self._memory(1, mixer.latent + mixer.shared, 0)
         self._runner.add_latent(norms, maps, *mlp, widths, mixer.scoring.scale, tables, memory)
 
     def _add_delta(self, mixer: DeltaAttention, norms: list[int], mlp: tuple[Any, Any]) -> None:
@@ -289,7 +312,7 @@ class NativeDecoder:
             self._joined(*maps) for maps in (inputs, (mixer.o_proj,), (mixer.f_b_proj,), (mixer.g_b_proj,))
         ]
         tables = [
-            self._table(lambda: torch.cat([conv.weight for conv in convs]).squeeze(1)),
+            self._table(lambda: torch.cat([conv.weight for conv in convs]).squeeze(1).T),
             self._table(lambda: mixer.A_log.float().exp().flatten()), self._table(lambda: mixer.dt_bias),
             self._table(lambda: norm_weight(mixer.o_norm)),
         ]  # fmt: skip
@@ -355,12 +378,12 @@ class NativeDecoder:
         return [self._table(lambda: norm_weight(norm)), bias]
 
     def _memory(self, heads: int, key: int, value: int) -> list[int]:
-        """Of the cache: keys, values, and of int8 their scales."""
+        """Of the cache: keys, values, and of int8 their scales. Without a `value` a key begins with it."""
         tokens, dtype = self.pool.size * BLOCK * heads, torch.int8 if self.cache == "int8" else torch.bfloat16
-        parts = [lazy(tokens * key, dtype), lazy(tokens * value, dtype)]
+        parts = [lazy(tokens * width, dtype) if width else None for width in (key, value)]
         if self.cache == "int8":
-            parts += [lazy(tokens, torch.float32) for _ in range(2)]
-        self.caches += parts
+            parts += [lazy(tokens, torch.float32) if width else None for width in (key, value)]
+        self.caches += [part for part in parts if part is not None]
         return [address(part) for part in parts]
 
     def _state_room(self, width: int) -> int:

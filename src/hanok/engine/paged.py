@@ -86,7 +86,7 @@ class PagedScheduler:
         started = self._clock()
         rows = rows_of(parts)
         with self.counters.model():
-            logits_BV = self._compute(rows, parts)
+            logits_BV, hidden_BD = self._compute(rows, parts)
         continued = sum(part.answers and bool(part.running.generation.ids) for part in parts)
         self.counters.prefilled_tokens += sum(part.count for part in parts) - continued
         answers = sum(len(part.wanted) for part in parts)
@@ -98,33 +98,58 @@ class PagedScheduler:
             part.running.done = part.end
             self._remember(part.running)
             self._keep_snapshots(part)
-        self._answer([part for part in parts if part.answers], logits_BV[:answers])
+        held = self._answer([part for part in parts if part.answers], logits_BV[:answers])
+        if hidden_BD is not None:
+            self._show(parts, rows, hidden_BD, held)
         if guessing and self._speculator is not None:
             self._speculator.stepped(len(rows.ids), self._clock() - started)
 
-    def _compute(self, rows: StepRows, parts: Sequence[Part]) -> Tensor:
-        """The logits of the wanted rows; and for answers that learned laws steer, the law of the next token."""
+    def _compute(self, rows: StepRows, parts: Sequence[Part]) -> tuple[Tensor, Tensor | None]:
+        """The logits of the wanted rows; and for answers that learned laws steer, the law of the next token.
+
+        Also, where heads guess, the hidden vectors of the wanted rows and of `_followed`.
+        """
         step = (
             rows.ids, rows.positions, rows.sequences, rows.tables, rows.wanted, rows.slots, rows.saves, rows.adapters,
         )  # fmt: skip
         answers = [part for part in parts if part.answers]
-        if self._laws is None or not self._laws.wanted([part.running.generation for part in answers]):
-            return self._model.step(*step)
-        logits_BV, hidden_BD = self._model.step_with_hidden(*step)
-        firsts = [row for part, row in _first_rows(answers) if part.running.generation.learned]
-        learned = [part.running.generation for part in answers if part.running.generation.learned]
-        self._laws.assign(learned, hidden_BD[firsts], logits_BV[firsts])
-        return logits_BV
+        laws = self._laws
+        if laws is not None and not laws.wanted([part.running.generation for part in answers]):
+            laws = None
+        followed = any(map(self._follows, parts))
+        if laws is None and not followed:
+            return self._model.step(*step), None
+        logits_BV, hidden_BD = self._model.step_with_hidden(*step, also=self._followed(parts, rows))
+        if laws is not None:
+            firsts = [row for part, row in _first_rows(answers) if part.running.generation.learned]
+            learned = [part.running.generation for part in answers if part.running.generation.learned]
+            laws.assign(learned, hidden_BD[firsts], logits_BV[firsts])
+        return logits_BV, hidden_BD if followed else None
 
-    @property
-    def drafted(self) -> int:
-        """Guesses that were tried so far."""
-        return 0 if self._speculator is None else self._speculator.drafted
+    def _follows(self, part: Part) -> bool:
+        return self._speculator is not None and self._speculator.follows(part)
 
-    @property
-    def accepted(self) -> int:
-        """Guesses that held."""
-        return 0 if self._speculator is None else self._speculator.accepted
+    def _followed(self, parts: Sequence[Part], rows: StepRows) -> list[int]:
+        """Rows that are not wanted for their logits, but for their hidden vectors."""
+        wanted = set(rows.wanted)
+        spans = [
+            range(first, first + len(part.ids))
+            for part, first in zip(parts, rows.firsts, strict=True)
+            if self._follows(part)
+        ]
+        return [row for span in spans for row in span if row not in wanted]
+
+    def _show(
+        self, parts: Sequence[Part], rows: StepRows, hidden_BD: Tensor, held: dict[Running, int]
+    ) -> None:
+        """To the heads that guess, what stands behind the tokens that became part of a text."""
+        assert self._speculator is not None
+        at = {row: place for place, row in enumerate([*rows.wanted, *self._followed(parts, rows)])}
+        for part, first in zip(parts, rows.firsts, strict=True):
+            if part.running.generation.finish_reason is None and self._follows(part):
+                count = part.count + held.get(part.running, 0)
+                places = [at[row] for row in range(first, first + count)]
+                self._speculator.observe(part.running, part.start, hidden_BD[places])
 
     def abandon(self) -> list[Generation]:
         """Forget everything (after an error); returns what was under way."""
@@ -142,6 +167,8 @@ class PagedScheduler:
         self._snapshots.forget_all()
         for running in self._running:
             running.stale, running.trail = True, None
+        if self._speculator is not None:
+            self._speculator.refill()
 
     def check(self) -> None:
         """No block, place or snapshot is lost or held twice. For tests."""
@@ -301,10 +328,11 @@ class PagedScheduler:
         fork = self._spares.pop() if self._model.recurrent else None
         return replace(part, draft=draft, fork=fork)
 
-    def _answer(self, parts: Sequence[Part], logits_BV: Tensor) -> None:
-        """Tokens for each part, one behind each guess as if it held, as far as the guesses do."""
+    def _answer(self, parts: Sequence[Part], logits_BV: Tensor) -> dict[Running, int]:
+        """Tokens for each part, one behind each guess as if it held, as far as the guesses do: how many those were."""
+        held: dict[Running, int] = {}
         if not parts:
-            return
+            return held
         draws = [
             part.running.generation.draw_after(part.draft[:place])
             for part in parts
@@ -316,16 +344,20 @@ class PagedScheduler:
             chosen, accepted = _take(part, [next(drawn) for _ in part.wanted])
             self.counters.generated_tokens += chosen
             self._waiting.serve(part.running.generation, part.running.length - before)
+            held[part.running] = accepted
             if part.draft:
                 self._settle(part, accepted)
             if part.running.generation.finish_reason is not None:
                 self._release(part.running)
+        return held
 
     def _settle(self, part: Part, accepted: int) -> None:
         """After guesses: what of them was read, and which states are those of the text."""
         running = part.running
         assert self._speculator is not None
         self._speculator.verified(running, len(part.draft), accepted)
+        self.counters.drafted_tokens += len(part.draft)
+        self.counters.accepted_tokens += accepted
         if part.fork is not None:
             kept, unneeded = running.slot, part.fork
             if accepted < len(part.draft):  # back to before the guesses; those that held are read again

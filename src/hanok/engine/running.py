@@ -104,7 +104,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class StepRows:
-    """The parts of a step, one behind the other, as `NativeDecoder.step` takes them; wanted: for answers, then for echoes."""
+    """The parts of a step, one behind the other, as `NativeDecoder.step` takes them.
+
+    Args:
+        wanted: rows for answers, then for echoes. firsts: the first row of each part.
+    """
 
     ids: list[int]
     positions: list[int]
@@ -113,14 +117,16 @@ class StepRows:
     wanted: list[int]
     slots: list[int]
     saves: dict[int, int]
+    firsts: list[int]
     adapters: list[Any]
 
 
 def rows_of(parts: Sequence[Part]) -> StepRows:
-    rows = StepRows([], [], [], [], [], [], {}, [])
+    rows = StepRows([], [], [], [], [], [], {}, [], [])
     echoed: list[int] = []
     for number, part in enumerate(parts):
         first, ids = len(rows.ids), part.ids
+        rows.firsts.append(first)
         rows.ids.extend(ids)
         rows.positions.extend(range(part.start, part.start + len(ids)))
         rows.sequences.extend([number] * len(ids))

@@ -17,8 +17,10 @@ from hanok.artefacts import append_jsonl
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.backend import Weights
 from hanok.engine.generator import LocalEngine
+from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.engine.text import AnswerStream, chat_prompt
+from hanok.engine.thinking import Chunk, Delethink, Trace, stream_thinking
 from hanok.errors import ConfigError, ContextLengthError, HanokError, InputError
 
 HELP = """\
@@ -48,13 +50,15 @@ class Conversation:
     Args:
         show: how a piece of an answer is written, with (temperature, top_p) of its tokens; None: as it is.
         adapter: that answers; None: the model itself.
+        thinking: answers in chunks; `trace` then has those of the last one.
     """
 
     def __init__(
         self, engine: LocalEngine, params: SamplingParams, *, system: str = "", show: Show | None = None,
-        adapter: str | None = None,
+        thinking: Delethink | None = None, adapter: str | None = None,
     ) -> None:  # fmt: skip
         self._engine, self._params, self.show, self.adapter = engine, params, show, adapter
+        self._thinking, self._chunks = thinking, list[Chunk]()
         self.system = system
         self.turns: list[dict[str, Any]] = []
 
@@ -62,6 +66,10 @@ class Conversation:
     def messages(self) -> list[dict[str, Any]]:
         opening = [{"role": "system", "content": self.system}] if self.system else []
         return [*opening, *self.turns]
+
+    @property
+    def trace(self) -> Trace | None:
+        return Trace(tuple(self._chunks)) if self._chunks else None
 
     def reset(self, *, system: str | None = None) -> None:
         """Begin anew; `system` replaces the system message."""
@@ -100,8 +108,13 @@ class Conversation:
         request = Request(
             id=f"turn-{len(self.turns)}", prompt_ids=prompt, params=self._params, adapter=self.adapter
         )
-        reason = ""
-        async with aclosing(self._engine.stream(request)) as deltas:  # type: ignore[type-var]
+        reason, self._chunks = "", []
+        stream = (
+            self._engine.stream(request)
+            if self._thinking is None
+            else stream_thinking(self._engine, request, self._thinking, self._chunks)
+        )
+        async with aclosing(stream) as deltas:  # type: ignore[type-var]
             async for delta in deltas:
                 text = answer.push(delta.ids)
                 write(text if self.show is None else self.show(text, delta.decoding or ()))
@@ -113,15 +126,17 @@ class Conversation:
 def chat_terminal(
     model_dir: Path, *, system: str = "", temperature: float | None = None, max_tokens: int | None = None,
     weights: Weights = "auto", speculation: Speculation = "auto", draft_dir: Path | None = None, show_decoding: bool = False,
-    source: TextIO | None = None, target: TextIO | None = None, adapters: Mapping[str, Path] = {},
+    thinking: Delethink | None = None, source: TextIO | None = None, target: TextIO | None = None,
+    adapters: Mapping[str, Path] = {}, team: Team | None = None,
 ) -> None:  # fmt: skip
     """Converse until the input ends.
 
     Args:
         system: the system message. temperature, max_tokens: as in `SamplingParams`; without a temperature the model's decoding
             heads choose, or it is 0.
-        weights, speculation, draft_dir: as `LocalEngine` takes them.
+        weights, speculation, draft_dir, team: as `LocalEngine` takes them.
         show_decoding: behind each token what the heads chose.
+        thinking: answer in chunks, each from the question and the end of the one before.
         source, target: default: standard input and output.
         adapters: name to directory; the first of them answers.
 
@@ -132,7 +147,7 @@ def chat_terminal(
     reading: TextIO = source or sys.stdin
     writing: TextIO = target or sys.stdout
     engine = LocalEngine(
-        model_dir, weights=weights, speculation=speculation, draft_dir=draft_dir, adapters=adapters
+        model_dir, weights=weights, speculation=speculation, draft_dir=draft_dir, adapters=adapters, team=team
     )
     try:
         learned = engine.has_heads and temperature is None
@@ -144,7 +159,7 @@ def chat_terminal(
         fixed = SamplingParams(temperature=temperature or 0.0, max_tokens=max_tokens, decoding="fixed")
         params = SamplingParams(max_tokens=max_tokens) if learned else fixed
         conversation = Conversation(
-            engine, params, system=system, show=with_laws if show_decoding else None,
+            engine, params, system=system, show=with_laws if show_decoding else None, thinking=thinking,
             adapter=next(iter(adapters), None),
         )  # fmt: skip
         if reading.isatty():
@@ -175,6 +190,8 @@ def _answer_lines(conversation: Conversation, source: TextIO, target: TextIO) ->
             continue
         conversation.say(line, lambda text: target.write(text.translate(colours)))
         print(file=target, flush=True)
+        if (trace := conversation.trace) is not None:
+            print(_about(trace), file=sys.stderr)
 
 
 def _lines(source: TextIO) -> Iterator[str]:
@@ -228,6 +245,13 @@ def _turn(
     write("\n")
     if reason == "length":
         note("[cut at the longest answer or the end of the context]")
+    if (trace := conversation.trace) is not None:
+        note(_about(trace))
+
+
+def _about(trace: Trace) -> str:
+    chunks, tokens = len(trace.chunks), sum(len(chunk.drawn_ids) for chunk in trace.chunks)
+    return f"[{chunks} chunk{'s' * (chunks > 1)}, {tokens} tokens, at most {trace.peak_context} held at once]"
 
 
 def _ask(note: Callable[[str], None]) -> str | None:

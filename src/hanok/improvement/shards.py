@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from hanok.artefacts import Artefact, create_artefact, open_artefact
+from hanok.artefacts.shard_writer import SplitWriter, write_index
 from hanok.artefacts.shards import Shards, TokenSplit
-from hanok.data.shards import SplitWriter, write_index
 from hanok.engine.text import chat_prompt
 from hanok.errors import InputError
 from hanok.improvement.config import ImproveConfig

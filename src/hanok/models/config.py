@@ -110,7 +110,7 @@ class ModelConfig:
         kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim: MLA; the shared key part is not rotated.
         kda_gate: "softplus" (Kimi-Linear) or "lower_bound" (gates in (gate_lower_bound, 0)).
         intermediate_size: of the gated MLP (None = 8/3 hidden, rounded up to a multiple of 64).
-        mtp_layers: extra heads that predict the token after next (training only; their own file).
+        mtp_layers: heads that predict tokens further ahead (in their own file), to learn from and to guess with.
         max_context: tokens that the model was made for.
 
         family: the public layout to save in ("" = the one that expresses this configuration).

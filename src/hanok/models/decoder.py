@@ -58,7 +58,8 @@ class Block(nn.Module):
 
 class FutureHead(nn.Module):
     """Predicts one token further (DeepSeek-V3, arXiv 2412.19437, section 2.2): the hidden vector and the embedding of
-    the next token, joined, through one more block. Training only; the decoder's head is shared."""
+    the next token, joined, through one more block; the decoder's head is shared. To learn from, and to guess with
+    (`engine/speculation/own.py`)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

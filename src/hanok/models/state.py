@@ -36,10 +36,33 @@ class DecoderState:
     @staticmethod
     def concatenate(states: Sequence[DecoderState]) -> DecoderState:
         """Rows of several states as one; caches are padded to the longest."""
-        layers: list[LayerState] = []
+        return states[0].followed_by(states[1:])
+
+    def followed_by(self, others: Sequence[DecoderState]) -> DecoderState:
+        """The rows of this state and of others, copied."""
+        states, layers = [self, *others], []
         for parts in zip(*(state.layers for state in states), strict=True):
             layers.append({name: _stack_rows([part[name] for part in parts]) for name in parts[0]})
         return DecoderState(torch.cat([state.lengths_B for state in states]), layers)
+
+    def write(self, rows: Sequence[int], source: DecoderState) -> None:
+        """Copy all rows of `source` over these; caches grow where they are too short."""
+        index = torch.tensor(rows)
+        self.lengths_B[index] = source.lengths_B
+        for mine, theirs in zip(self.layers, source.layers, strict=True):
+            for name, new in theirs.items():
+                old = mine[name]
+                if any(a < b for a, b in zip(old.shape[1:], new.shape[1:], strict=True)):
+                    shape = [max(a, b) for a, b in zip(old.shape[1:], new.shape[1:], strict=True)]
+                    grown = old.new_zeros(old.shape[0], *shape)
+                    grown[(slice(None), *(slice(0, n) for n in old.shape[1:]))] = old
+                    old = mine[name] = grown
+                window = old[(slice(None), *(slice(0, n) for n in new.shape[1:]))]
+                window[index] = new.to(window.dtype)
+
+    def rewind(self, rows: Sequence[int]) -> None:
+        """These rows have seen no token: what runs in them writes over what they hold."""
+        self.lengths_B[list(rows)] = 0
 
     @property
     def nbytes(self) -> int:

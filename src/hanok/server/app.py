@@ -23,6 +23,7 @@ from hanok.engine.adapters import Adapter
 from hanok.engine.backend import Weights
 from hanok.engine.coverage import CacheKind
 from hanok.engine.generator import LocalEngine
+from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError
 from hanok.reporting import log
@@ -42,13 +43,13 @@ T = TypeVar("T")
 def serve(
     model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Path | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
-    draft_dir: Path | None = None, adapters: Mapping[str, Path] = {},
+    draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
         port: 0 picks a free one. store: the feedback database; by default in the run that the model belongs to.
-        weights, cache_bytes, cache_type, speculation, draft_dir, adapters: as `LocalEngine` takes them.
+        weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team: as `LocalEngine` takes them.
 
     Raises:
         ConfigError: not a loopback address, the port is taken, or an adapter is called like the model.
@@ -73,6 +74,7 @@ def serve(
             draft_dir=draft_dir,
             max_waiting=MAX_WAITING,
             adapters=adapters,
+            team=team,
         )
         app = create_app(
             engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash, store=kept,
@@ -86,7 +88,8 @@ def serve(
             flush=True,
         )
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAIN_SECONDS + 5)
-        _run(uvicorn.Server(config), listener)
+        _run(uvicorn.Server(config), listener, team)
+        engine.close()
 
 
 def create_app(
@@ -248,9 +251,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _run(server: uvicorn.Server, listener: socket.socket) -> None:
-    """uvicorn raises the signal that stopped it once more at the end; stopping on request is no failure."""
+def _run(server: uvicorn.Server, listener: socket.socket, team: Team | None) -> None:
+    """Until a signal, or until the team breaks.
+
+    uvicorn raises the signal that stopped it once more at the end; stopping on request is no failure.
+    """
     previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    if team is not None:
+        team.on_break = lambda: setattr(server, "should_exit", True)
     try:
         server.run(sockets=[listener])
     finally:

@@ -15,7 +15,7 @@ from hanok.engine.api import Delta, FinishReason, Request, Usage
 from hanok.engine.generator import LocalEngine
 from hanok.engine.samples import expand
 from hanok.engine.text import AnswerStream, chat_prompt
-from hanok.errors import HanokError, StructureError
+from hanok.errors import HanokError, StructureError, TeamError
 from hanok.reporting import log
 from hanok.server.errors import ApiError
 from hanok.server.schema import ChatRequest
@@ -106,9 +106,8 @@ class Chat:
                 async for chunk in chunks:
                     yield json.dumps(chunk, ensure_ascii=False)
         except HanokError as error:  # too late for a status code
-            yield json.dumps(
-                {"error": {"message": str(error), "type": "invalid_request_error"}}, ensure_ascii=False
-            )
+            kind = "server_error" if isinstance(error, TeamError) else "invalid_request_error"
+            yield json.dumps({"error": {"message": str(error), "type": kind}}, ensure_ascii=False)
         except Exception as error:
             log.error("request %s failed", self.id, exc_info=error)
             yield json.dumps(

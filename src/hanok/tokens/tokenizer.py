@@ -78,6 +78,11 @@ class Tokenizer:
         lengths = [0 if n in self._control_ids else len(piece) for n, piece in enumerate(self._pieces)]
         self.byte_lengths = np.array(lengths, dtype=np.int32)
 
+    @property
+    def has_template(self) -> bool:
+        """Whether it can write chats."""
+        return self._template is not None
+
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
         """Read a tokeniser or model directory.

@@ -48,6 +48,10 @@ class SequenceTable:
         starts = (sequences - self._first[documents]) * self.max_seq_len
         return documents, starts, np.minimum(self._predictions[documents] - starts, self.max_seq_len)
 
+    def number(self, document: int, start: int) -> int:
+        """Of the sequence that begins at a prediction of a document."""
+        return int(self._first[document]) + start // self.max_seq_len
+
     def of_document(self, document: int) -> list[tuple[int, int, int]]:
         """Number, first prediction and number of predictions of each of a document's sequences."""
         numbers = np.arange(self._first[document], self._first[document + 1])

@@ -74,6 +74,17 @@ class Forecast:
     asymptote_moved: float
 
 
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Args: low, high: nine tenths of what other noise of the same size would have predicted and shown."""
+
+    fit: Fit
+    at: float
+    reward: float
+    low: float
+    high: float
+
+
 def fit_curve(
     compute: Sequence[float], reward: Sequence[float], *, start: float, ceiling: float = 1.0, skip_below: float = 0.0
 ) -> Fit:  # fmt: skip
@@ -112,6 +123,29 @@ def forecast(
     errors = fit.curve.at(x[~seen]) - y[~seen]
     moved = _fit(x, y, start, ceiling).asymptote - fit.curve.asymptote
     return Forecast(fit, float(x[seen][-1]), float(np.abs(errors).max()), float(errors[-1]), float(moved))
+
+
+def predict(
+    compute: Sequence[float], reward: Sequence[float], *, start: float, at: float, ceiling: float = 1.0,
+    skip_below: float = 0.0, draws: int = 200, seed: int = 0,
+) -> Prediction:  # fmt: skip
+    """The reward at an amount of compute that was not reached yet, by a curve through the points so far.
+
+    The interval holds nine tenths of what curves through other noise of the same size predict (residual bootstrap), with
+    that noise on top: it knows nothing of a curve that is no sigmoid.
+    """
+    x, y = _points(compute, reward, start, ceiling, skip_below)
+    fit = fit_curve(x.tolist(), y.tolist(), start=start, ceiling=ceiling)
+    point, smooth = np.array([float(at)]), fit.curve.at(x)
+    residual = (y - smooth) * np.sqrt(len(x) / (len(x) - 3))  # three numbers were fitted
+    rng = np.random.default_rng(seed)
+    found = [
+        float(_fit(x, smooth + rng.choice(residual, len(x)), start, ceiling, near=fit.curve).at(point)[0])
+        + float(rng.choice(residual))
+        for _ in range(draws)
+    ]
+    low, high = np.quantile(found, [0.05, 0.95])
+    return Prediction(fit, float(at), float(fit.curve.at(point)[0]), float(low), float(high))
 
 
 def plot(

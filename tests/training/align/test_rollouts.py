@@ -149,7 +149,7 @@ def test_another_reward_under_the_same_name_is_another_run(base: Path, prompts: 
 
 @pytest.mark.parametrize("method", POLICY_METHODS)
 def test_every_method_learns_something(method: str, base: Path, prompts: Path, tmp_path: Path) -> None:
-    config = quick(kl_beta=0.05 if method in ("ppo", "rloo", "grpo") else 0.0)
+    config = quick(kl_beta=0.05 if method in ("ppo", "rloo", "grpo") else 0.0, pass_reward=0.2)
     artefact = align_on_rewards(
         method, config, model=base, prompts=prompts, rewards=mix({"letters": letters}), out=tmp_path
     )

@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
+from hanok.chat import GREEDY, Reply, Sampling, ScriptedChat, UrlChat
 from hanok.errors import ConfigError
 from hanok.sandbox import Limits, probe
 from hanok.training.rewards import Row, SkipReward, mix, score, score_async
 from hanok.training.rewards.answers import exact_answer
 from hanok.training.rewards.code import code_tests, last_program
-from hanok.training.rewards.judges import ChatJudge, ScriptedJudge, UrlJudge
 from hanok.training.rewards.models import judged, question, read_verdict, reward_model
 
 
@@ -148,16 +148,17 @@ def test_verdicts(answer: str, verdict: float | None) -> None:
 
 
 def test_scripted_judge() -> None:
-    judge = ScriptedJudge(["Fine.\nScore: 10", "Bad.\nScore: 1", "Middling.\nScore: 5.5"])
+    judge = ScriptedChat(["Fine.\nScore: 10", "Bad.\nScore: 1", "Middling.\nScore: 5.5"])
     batch = score(judged(judge, "Be strict."), rows("a", "b", "c"), concurrency=1)
     assert batch.totals == [1.0, 0.0, 0.5]
     assert "Be strict." in judge.asked[0][0]["content"]
+    assert judge.sampled == [GREEDY] * 3
 
 
 def test_a_judge_without_a_verdict_is_asked_again_and_then_skipped() -> None:
-    second_thought = ScriptedJudge(["Hm.", "Score: 10"])
+    second_thought = ScriptedChat(["Hm.", "Score: 10"])
     assert score(judged(second_thought, ""), rows("a")).totals == [1.0]
-    babbling = ScriptedJudge(["Score: 11", "Score: 0", "what?"])
+    babbling = ScriptedChat(["Score: 11", "Score: 0", "what?"])
     batch = score(judged(babbling, "", attempts=3), rows("a"))
     assert batch.totals == [None]
     assert batch.counts["reward"] == {"judge gave no verdict": 1}
@@ -173,67 +174,33 @@ def test_an_answer_cannot_close_its_own_marks() -> None:
 
 
 def test_a_slow_judge_times_out() -> None:
-    class Slow:
-        async def ask(self, messages: Any) -> str:
-            await asyncio.sleep(30)
-            return "Score: 10"
-
-    batch = score(judged(Slow(), "", timeout=0.05), rows("a", "b"))
+    batch = score(judged(ScriptedChat(["Score: 10"], delay=30.0), "", timeout=0.05), rows("a", "b"))
     assert batch.totals == [None, None]
     assert batch.counts["reward"] == {"judge timed out": 2}
 
 
-def test_chat_model_judges() -> None:
-    class Plain:
-        def chat(self, messages: Any, tools: Any = None, sampling: Any = None) -> dict[str, str]:
-            assert sampling == "greedy"
-            return {"role": "assistant", "content": "Score: 10"}
-
-    class Silent:
-        async def chat(self, messages: Any, tools: Any = None, sampling: Any = None) -> dict[str, None]:
-            return {"content": None}
-
-    assert score(judged(ChatJudge(Plain(), "greedy"), ""), rows("a")).totals == [1.0]
-    assert score(judged(ChatJudge(Silent()), ""), rows("a")).counts["reward"] == {"judge gave no text": 1}
-
-
-def url_judge(respond: Any) -> UrlJudge:
-    return UrlJudge(
-        url="http://judge.test/v1/", model="m", headers={"Authorization": "Bearer s3cret"},
-        transport=httpx.MockTransport(respond),
-    )  # fmt: skip
-
-
-def test_judge_behind_a_url() -> None:
-    def respond(request: httpx.Request) -> httpx.Response:
-        assert request.url == "http://judge.test/v1/chat/completions"
-        assert request.headers["authorization"] == "Bearer s3cret"
-        return httpx.Response(200, json={"choices": [{"message": {"content": "Score: 10"}}]})
-
-    judge = url_judge(respond)
-    assert score(judged(judge, ""), rows("a")).totals == [1.0]
-    assert "s3cret" not in repr(judge)
-    with pytest.raises(ConfigError, match="http://"):
-        UrlJudge(url="judge.test", model="m")
+def test_the_sampling_of_a_judge() -> None:
+    judge, drawn = ScriptedChat([Reply(content="Score: 10")]), Sampling(temperature=0.5, seed=3)
+    assert score(judged(judge, "", sampling=drawn), rows("a")).totals == [1.0]
+    assert judge.sampled == [drawn]
 
 
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (httpx.Response(500), "judge refused"),
+        (httpx.Response(401), "judge refused"),
         (httpx.Response(200, text="<html>"), "judge gave no text"),
-        (httpx.Response(200, json={"choices": []}), "judge gave no text"),
         (httpx.ConnectError("refused"), "judge unreachable"),
-        (httpx.ReadTimeout("slow"), "judge timed out"),
     ],
 )
-def test_a_url_that_fails(reply: Any, reason: str) -> None:
+def test_a_judge_behind_a_url_that_fails(reply: Any, reason: str) -> None:
     def respond(request: httpx.Request) -> httpx.Response:
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    batch = score(judged(url_judge(respond), ""), rows("a"))
+    judge = UrlChat(url="http://judge.test/v1", model="m", attempts=1, transport=httpx.MockTransport(respond))
+    batch = score(judged(judge, ""), rows("a"))
     assert batch.totals == [None]
     assert batch.counts["reward"] == {reason: 1}
 

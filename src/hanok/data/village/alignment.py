@@ -56,7 +56,7 @@ def write_alignment(config: AlignmentDataConfig, village: Path, out: Path) -> Ar
         ArtefactError: that directory is no village.
     """
     source = open_artefact(village, kind="corpus")
-    known = Village(_config_of(source))
+    known = known_village(source)
     with create_artefact(
         out, kind="corpus", parents={"village": source}, step=dataclasses.asdict(config)
     ) as draft:
@@ -288,9 +288,10 @@ def _is_validation(problem: arithmetic.Problem) -> bool:
     return hashlib.sha256(f"validation-{problem.expression}".encode()).digest()[0] < 16
 
 
-def _config_of(village: Artefact) -> VillageConfig:
+def known_village(village: Artefact) -> Village:
+    """The village that an artefact was written from. Raises ArtefactError: it is none."""
     try:
-        return VillageConfig(**{**village.step, "languages": tuple(village.step["languages"])})
+        return Village(VillageConfig(**{**village.step, "languages": tuple(village.step["languages"])}))
     except (KeyError, TypeError) as error:
         raise ArtefactError(
             f"{village.path} is no village ({error})", remedy="give a corpus of `hanok data village`"

@@ -83,3 +83,25 @@ class AlignmentDataConfig:
                 raise ConfigError(f"{name} = {getattr(self, name)}", remedy="it must be at least 1")
         if not 1 <= self.digits <= 12:
             raise ConfigError(f"digits = {self.digits}", remedy="it must lie between 1 and 12")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SafetyDataConfig:
+    """How much of the village to tune safety in is written, per language.
+
+    Args:
+        seed: equal seeds give byte-identical files.
+        pairs: preference pairs to learn from.
+        validation: pairs to watch the training by; half as many questions of each kind to choose settings by.
+        questions: of the exam, of each kind and way of obfuscation.
+    """
+
+    seed: int = 1
+    pairs: int = 3000
+    validation: int = 100
+    questions: int = 100
+
+    def __post_init__(self) -> None:
+        for name, least in (("pairs", 1), ("validation", 2), ("questions", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} = {getattr(self, name)}", remedy=f"it must be at least {least}")

@@ -44,21 +44,19 @@ class DraftModel:
         guesses: dict[Running, list[int]] = {running: [] for running in going}
         stuck: set[Running] = set()  # whose numbers are none: the draft guesses no further
         while going:
-            draws = [_draw(running, guesses[running]) for running in going]
+            draws = [draw_behind(running, guesses[running]) for running in going]
             for running, choice in zip(going, choose(logits_BV[:, : self._vocabulary], draws), strict=True):
                 if isinstance(choice, Choice):
                     guesses[running].append(choice.token)
                 else:
                     stuck.add(running)
             going = [
-                r
-                for r in going
-                if r not in stuck and len(guesses[r]) < limits[r] and not _ends(r, guesses[r])
+                r for r in going if r not in stuck and len(guesses[r]) < limits[r] and not ends(r, guesses[r])
             ]
             if going:
                 logits_BV = self._feed(going, guesses)
         for running, tokens in guesses.items():
-            if _ends(running, tokens):
+            if ends(running, tokens):
                 tokens.pop()
             reader = self._readers[running]
             reader.slot, reader.spare = reader.spare, reader.slot
@@ -123,12 +121,13 @@ class DraftModel:
         )  # fmt: skip
 
 
-def _draw(running: Running, guesses: list[int]) -> Draw:
+def draw_behind(running: Running, guesses: list[int]) -> Draw:
+    """What would decide the token behind so many guesses, as far as it matters for which one comes."""
     draw = running.generation.draw_after(guesses)
     if draw.params.logprobs is not None:
         draw = draw._replace(params=replace(draw.params, logprobs=None))
     return draw
 
 
-def _ends(running: Running, tokens: list[int]) -> bool:
+def ends(running: Running, tokens: list[int]) -> bool:
     return bool(tokens) and tokens[-1] in running.generation.stop_ids

@@ -13,19 +13,22 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
 
+from torch import Tensor
+
 from hanok.engine.generation import Generation
-from hanok.engine.running import Running
+from hanok.engine.running import Part, Running
 from hanok.engine.speculation.draft import DraftModel
 from hanok.engine.speculation.lookup import PromptLookup
+from hanok.engine.speculation.own import KEEP, OwnHeads
 from hanok.engine.speculation.pace import Acceptance, Offer, Pace
 
 LIMIT = 15  # guesses for one answer in one step
 PLAIN_EVERY = 48  # steps with guesses, after which one goes without: its time is what they are compared with
-_WATCHED = 4  # guesses that are only watched, of the draft model: each costs a step of it
+_WATCHED = 4  # guesses that are only watched, of a draft: each costs a step of it
 
 
 class Source(NamedTuple):
-    """Where guesses come from; those of longer matches are better ones."""
+    """Where guesses come from: a draft, of a model or of heads, or the text; those of longer matches are better ones."""
 
     draft: bool
     match: int = 0
@@ -39,10 +42,10 @@ class _Watched(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Track:
-    """Of one answer; by whether the draft model is the source.
+    """Of one answer; by whether a draft is the source.
 
     Args:
-        resting: steps until the draft model is asked again, if it did not pay. tried: source of the guesses under way.
+        resting: steps until the draft is asked again, if it did not pay. tried: source of the guesses under way.
     """
 
     rates: dict[Source, Acceptance] = field(default_factory=dict)
@@ -54,15 +57,18 @@ class _Track:
 class _Candidate(NamedTuple):
     running: Running
     source: Source
-    tokens: Sequence[int]  # of the text itself; the draft model is asked once it is known how many
+    tokens: Sequence[int]  # of the text itself; a draft is asked once it is known how many
     limit: int
 
 
 class Speculator:
-    """Args: clock: seconds; decides how many guesses are made, never what is answered."""
+    """Args:
+    lookup: guesses from the text. draft: from a smaller model, or from the model's own heads.
+    clock: seconds; decides how many guesses are made, never what is answered.
+    """
 
     def __init__(
-        self, *, lookup: PromptLookup | None, draft: DraftModel | None, pace: Pace,
+        self, *, lookup: PromptLookup | None, draft: DraftModel | OwnHeads | None, pace: Pace,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         self._lookup, self._draft, self._pace, self._clock = lookup, draft, pace, clock
@@ -71,7 +77,6 @@ class Speculator:
         self._overheads: deque[float] = deque([0.0], maxlen=9)
         self._deep: deque[float] = deque([0.0], maxlen=9)
         self._tries = self._rest = 0
-        self.drafted = self.accepted = 0
 
     def awake(self) -> bool:
         """Whether to guess in this step: not in each, where no guess paid and even thinking about it takes time."""
@@ -99,7 +104,7 @@ class Speculator:
     def _guesses(
         self, limits: Mapping[Running, int], rows: int, streams: int
     ) -> tuple[dict[Running, Sequence[int]], float]:
-        """And the seconds that the draft model took."""
+        """And the seconds that the draft took."""
         candidates = [c for running, limit in limits.items() if (c := self._candidate(running, limit))]
         if not candidates:
             return {}, 0.0
@@ -128,10 +133,26 @@ class Speculator:
         """What became of guesses that were tried."""
         track = self._tracks[running]
         assert track.tried is not None
-        self.drafted += drafted
-        self.accepted += accepted
         for acceptance in self._acceptances(track, track.tried):
             acceptance.add(accepted, failed=accepted < drafted)
+
+    def follows(self, part: Part) -> bool:
+        """Whether the heads want the hidden vectors of these rows: of a long prompt, the last ones alone."""
+        return (
+            isinstance(self._draft, OwnHeads)
+            and may_guess(part.running.generation)
+            and part.running.length - part.end < KEEP
+        )
+
+    def observe(self, running: Running, start: int, hidden_nD: Tensor) -> None:
+        """The model's hidden vectors behind places of a text, from `start` on."""
+        assert isinstance(self._draft, OwnHeads)
+        self._draft.observe(running, start, hidden_nD)
+
+    def refill(self) -> None:
+        """The model's weights changed."""
+        if isinstance(self._draft, OwnHeads):
+            self._draft.refill()
 
     def stepped(self, rows: int, seconds: float) -> None:
         """A step of answers alone took so long, beside the time for guessing."""

@@ -10,6 +10,7 @@ struct Task {  // queries of `rows` rows of one sequence, `count` heads that sha
 };
 
 constexpr int kSegment = 512;  // keys whose scores are in memory at once
+constexpr int kSlice = 2048;   // of the text, summed by itself: slices of one query may be different threads'
 constexpr int kQueries = 8;
 
 struct AttentionScratch {
@@ -65,36 +66,40 @@ inline float weigh(const AttentionShape& shape, int m, bool bytes, int begin, in
   return fade;
 }
 
-// Segments begin at multiples of kSegment in the text, whatever is seen, so that a query's sums do not depend on those beside it.
+// Of M queries over one slice of the text: sums of values by their weights, not yet divided by s.total.
+// Slices and segments begin at multiples in the text, whatever is seen, so that a query's sums do not depend on those beside it.
 template <int M>
 void attend(const AttentionShape& shape, int blocks, const CacheLayer& cache, const int32_t* table, int kv, const uint16_t* q,
-            const int* ends, const float* sinks, float* out, AttentionScratch& s) {
+            const int* ends, int slice, float* out, AttentionScratch& s) {
   const int dim = shape.key_dim, wide = shape.value_dim;
   const size_t head = (size_t)kv * blocks;
   const bool bytes = cache.key_scales != nullptr;
   const auto place = [&](int t) { return (head + table[t / kBlock]) * kBlock + t % kBlock; };
+  const auto key_tile = [&](int t) -> const uint16_t* {
+    if (!bytes) return cache.keys + place(t) * dim;
+    uint16_t* tile = s.keys.at_least(kTile * dim);
+    widen(reinterpret_cast<const int8_t*>(cache.keys) + place(t) * dim, kTile * dim, tile);
+    return tile;
+  };
   int end = 0, least = std::numeric_limits<int>::max(), first[M];
   for (int m = 0; m < M; ++m) {
-    s.most[m] = sinks[m];
-    s.total[m] = shape.sinks ? 1.0f : 0.0f;
+    s.most[m] = -std::numeric_limits<float>::infinity();
+    s.total[m] = 0.0f;
     first[m] = shape.window ? std::max(0, ends[m] - shape.window) : 0;
     least = std::min(least, first[m]);
     end = std::max(end, ends[m]);
     std::memset(out + m * wide, 0, wide * sizeof(float));
   }
-  least = least / kBlock * kBlock;
+  least = std::max(least / kBlock * kBlock, slice * kSlice);
+  end = std::min(end, (slice + 1) * kSlice);
   for (int start = least / kSegment * kSegment; start < end; start += kSegment) {
     const int begin = std::max(least, start), stop = (std::min(end, start + kSegment) + kTile - 1) / kTile * kTile;
     for (int t = begin; t < stop; t += kTile) {
-      const uint16_t* k = cache.keys + place(t) * dim;
       if (bytes) {
-        uint16_t* tile = s.keys.at_least(kTile * dim);
-        widen(reinterpret_cast<const int8_t*>(cache.keys) + place(t) * dim, kTile * dim, tile);
         std::memcpy(s.key_scales + t - start, cache.key_scales + place(t), kTile * sizeof(float));
-        std::memcpy(s.value_scales + t - start, cache.value_scales + place(t), kTile * sizeof(float));
-        k = tile;
+        std::memcpy(s.value_scales + t - start, (cache.values ? cache.value_scales : cache.key_scales) + place(t), kTile * sizeof(float));
       }
-      score_tile<M>(k, q, dim, &s.scores[0][t - start], kSegment);
+      score_tile<M>(key_tile(t), q, dim, &s.scores[0][t - start], kSegment);
     }
     for (int m = 0; m < M; ++m) {
       const int to = std::min(std::max(ends[m] - start, 0), kSegment);
@@ -104,22 +109,33 @@ void attend(const AttentionShape& shape, int blocks, const CacheLayer& cache, co
     }
     constexpr int kWide = M >= 8 ? 2 : M >= 4 ? 4 : 8;  // vectors of the output held in registers
     for (int t = begin; t < stop; t += kBlock) {
-      const uint16_t *v = cache.values + place(t) * wide, *p = &s.weights[0][t - start];
-      const int pairs = std::min(kBlock, stop - t) / 2;
-      if (bytes) {
-        uint16_t* block = s.values.at_least(kBlock * wide);
-        widen(reinterpret_cast<const int8_t*>(cache.values) + place(t) * wide, 2 * pairs * wide, block);
-        v = block;
+      const uint16_t *v = cache.values ? cache.values + place(t) * wide : nullptr, *p = &s.weights[0][t - start];
+      const int count = std::min(kBlock, stop - t);
+      if (!v) {  // they are the keys' first channels
+        v = s.values.at_least(kBlock * wide);
+        for (int i = 0; i < count; i += kTile) turn_tile(key_tile(t + i), wide, s.values.data() + i * wide);
+      } else if (bytes) {
+        v = s.values.at_least(kBlock * wide);
+        widen(reinterpret_cast<const int8_t*>(cache.values) + place(t) * wide, count * wide, s.values.data());
       }
       int d = 0;
-      for (; d + 16 * kWide <= wide; d += 16 * kWide) value_tile<M, kWide>(v + d * 2, 2 * wide, p, kSegment, pairs, out + d, wide);
-      for (; d < wide; d += 16) value_tile<M, 1>(v + d * 2, 2 * wide, p, kSegment, pairs, out + d, wide);
+      for (; d + 16 * kWide <= wide; d += 16 * kWide) value_tile<M, kWide>(v + d * 2, 2 * wide, p, kSegment, count / 2, out + d, wide);
+      for (; d < wide; d += 16) value_tile<M, 1>(v + d * 2, 2 * wide, p, kSegment, count / 2, out + d, wide);
     }
   }
-  for (int m = 0; m < M; ++m) {
-    const float inverse = 1.0f / s.total[m];
-    for (int d = 0; d < wide; ++d) out[m * wide + d] *= inverse;
-  }
 }
+
+// What some slices have found for one query, in the order of the text.
+struct Found {
+  float most, total;
+  Found(float sink, bool sinks) : most(sinks ? sink : -std::numeric_limits<float>::infinity()), total(sinks ? 1.0f : 0.0f) {}
+  void add(float its_most, float its_total, const float* from, int wide, float* to) {
+    if (its_total == 0) return;  // it sees nothing of that slice
+    const float high = std::max(most, its_most), before = total > 0 ? std::exp(most - high) : 0.0f, now = std::exp(its_most - high);
+    total = total * before + its_total * now;
+    for (int i = 0; i < wide; ++i) to[i] = to[i] * before + from[i] * now;
+    most = high;
+  }
+};
 
 }  // namespace HANOK_ISA

@@ -59,6 +59,29 @@ int Crew::claim(uint32_t round, int place, int count) {
   return -1;
 }
 
+bool Crew::take(uint32_t round, int place, int item) {
+  auto& taken = loops_[place].taken[item / 32];
+  const uint64_t bit = uint64_t{1} << item % 32;
+  uint64_t value = taken.load(std::memory_order_acquire);
+  while (static_cast<uint32_t>(value >> 32) == round && !(value & bit))
+    if (taken.compare_exchange_weak(value, value | bit, std::memory_order_acq_rel)) return true;
+  return false;
+}
+
+bool Crew::taken(uint32_t round, int place, int item) {
+  const uint64_t value = loops_[place].taken[item / 32].load(std::memory_order_acquire);
+  return static_cast<uint32_t>(value >> 32) != round || (value >> item % 32 & 1);
+}
+
+bool Crew::wait_until(uint32_t round, int place, int count, std::chrono::steady_clock::time_point end) {
+  for (int spins = 0;; ++spins) {
+    if (static_cast<int>(loops_[place].done.load(std::memory_order_acquire)) >= count || round_.load(std::memory_order_acquire) != round)
+      return true;
+    if (spins % 16 == 15 && std::chrono::steady_clock::now() > end) return false;
+    pause();
+  }
+}
+
 void Crew::finish(int place, int count) {
   Loop& loop = loops_[place];
   if (static_cast<int>(loop.done.fetch_add(1, std::memory_order_seq_cst)) + 1 == count && loop.sleepers.load() > 0) wake(loop.done);
@@ -92,6 +115,7 @@ void Crew::run(int loops, Program program) {
     for (int i = 0; i < loops; ++i) {
       loops_[i].done.store(0, std::memory_order_relaxed);
       loops_[i].next.store(static_cast<uint64_t>(round) << 32, std::memory_order_relaxed);
+      for (auto& taken : loops_[i].taken) taken.store(static_cast<uint64_t>(round) << 32, std::memory_order_relaxed);
     }
     program_ = mine;
     round_.store(round);

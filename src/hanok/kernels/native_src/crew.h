@@ -1,8 +1,9 @@
 // Threads that walk through one program together: a chain of loops, each of which begins when all items of the one before are
 // done. Items are claimed one by one, and nobody waits for a thread, only for items: one whose core was taken by another process
-// delays just the item that it holds. A waiting thread spins briefly and then sleeps, so that an idle core can take the other in.
+// delays just the item that it holds, and where items can be done again, not even that. A waiting thread spins briefly and then sleeps, so that an idle core can take the other in.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -34,6 +35,35 @@ class Crew {
       return crew_.wait(round_, place, count);
     }
 
+    // As `loop`, in two parts: work(i) touches nothing that another thread reads, keep(i) hands out what it found. A waiting thread
+    // does the items again of one that seems to have lost its core; keep(i) is called once. The late one's work may find its input
+    // overwritten, but not gone: who calls this keeps the memory until the crew is.
+    template <class Work, class Keep>
+    bool loop_again(int count, const Work& work, const Keep& keep) {
+      if (count > kAgain || crew_.threads() == 1)
+        return loop(count, [&](int item) {
+          work(item);
+          keep(item);
+        });
+      const int place = place_++;
+      const auto start = std::chrono::steady_clock::now();
+      int mine = 0;
+      const auto both = [&](int item) {
+        work(item);
+        if (!crew_.take(round_, place, item)) return;
+        keep(item);
+        crew_.finish(place, count);
+      };
+      for (int item; (item = crew_.claim(round_, place, count)) >= 0; ++mine) both(item);
+      if (mine) {  // as long again as one item took
+        const auto patience = (std::chrono::steady_clock::now() - start) * 3 / (2 * mine) + std::chrono::microseconds(10);
+        if (!crew_.wait_until(round_, place, count, std::chrono::steady_clock::now() + patience))
+          for (int item = 0; item < count; ++item)
+            if (!crew_.taken(round_, place, item)) both(item);
+      }
+      return crew_.wait(round_, place, count);
+    }
+
    private:
     friend class Crew;
     Walk(Crew& crew, uint32_t round) : crew_(crew), round_(round) {}
@@ -48,14 +78,18 @@ class Crew {
   void run(int loops, Program program);
 
  private:
-  static constexpr int kLoops = 4096;
+  static constexpr int kLoops = 4096, kAgain = 128;  // loops of a program; items of a loop that can be done again
   struct alignas(64) Loop {
     std::atomic<uint64_t> next{0};  // round << 32 | item
     std::atomic<uint32_t> done{0};
     std::atomic<int> sleepers{0};
+    std::atomic<uint64_t> taken[kAgain / 32] = {};  // round << 32 | a bit for each item whose result somebody hands out
   };
   int claim(uint32_t round, int place, int count);
+  bool take(uint32_t round, int place, int item);   // false: somebody has, or the round is over
+  bool taken(uint32_t round, int place, int item);  // true too when the round is over
   void finish(int place, int count);
+  bool wait_until(uint32_t round, int place, int count, std::chrono::steady_clock::time_point);  // false: still not done
   bool wait(uint32_t round, int place, int count);
   void work();
 

@@ -157,18 +157,18 @@ class Runner {
   }
   void step(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> sequences,
             std::vector<int32_t> tables, int table_width, std::vector<int32_t> slots, std::vector<int32_t> saves,
-            std::vector<int32_t> wanted, uintptr_t logits, uintptr_t normed, const std::vector<AdapterHandle*>& adapters,
-            std::vector<int32_t> adapter_of) {
+            std::vector<int32_t> wanted, int answered, uintptr_t logits, uintptr_t normed, uintptr_t inputs,
+            const std::vector<AdapterHandle*>& adapters, std::vector<int32_t> adapter_of) {
     StepArgs args;
     for (const AdapterHandle* adapter : adapters) args.adapters.push_back(adapter->held());
     args.adapter_of = std::move(adapter_of);
     args.rows = static_cast<int>(ids.size());
-    args.wanted = static_cast<int>(wanted.size());
+    args.wanted = static_cast<int>(wanted.size()), args.answered = answered;
     args.table_width = table_width;
     args.ids = std::move(ids), args.positions = std::move(positions), args.sequences = std::move(sequences);
     args.tables = std::move(tables), args.slots = std::move(slots), args.saves = std::move(saves);
     args.wanted_rows = std::move(wanted);
-    args.logits = reinterpret_cast<float*>(logits), args.normed = reinterpret_cast<float*>(normed);
+    args.logits = reinterpret_cast<float*>(logits), args.normed = reinterpret_cast<float*>(normed), args.inputs = floats(inputs);
     nb::gil_scoped_release released;
     path_.run_step(model_, cache_, scratch_, std::move(args), crew_);
   }

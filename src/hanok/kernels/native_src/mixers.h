@@ -1,4 +1,4 @@
-// What a layer does between its products: full, latent and delta attention of a step's rows.
+// What a layer does between its products: full and latent attention of a step's rows; delta.h has delta attention.
 // Included by step.cpp alone, so compiled once for each instruction set.
 #pragma once
 #include "lowrank.h"
@@ -6,10 +6,17 @@
 namespace HANOK_ISA {
 
 struct Buffers : Scratch {
-  Buffer<float> x, normal, input, context, mixed, inner, part, rotation, decay, gate, low_queries, scores, shares, expert_inner, expert_out;
-  Buffer<float> adapted;
+  Buffer<float> x, normal, input, context, mixed, inner, part, rotation, decay, gate, low_queries, scores, shares, expert_inner, expert_out,
+      slice_sums, adapted;
   Buffer<uint16_t> queries;
   RowBuffers wide, deep, heads, last, low_decay, low_gate, low_query, grouped, grouped_deep;
+};
+
+// A task's part on one slice of the text.
+struct Slice {
+  Task task;
+  int slice;
+  size_t at;  // of its sums
 };
 
 // Which rows visit which experts in one layer. Slots: pairs of a row and an expert, sorted by expert, then by row.
@@ -28,12 +35,14 @@ struct Step {
   std::shared_ptr<Scratch> scratch;
   StepArgs args;
   std::vector<Task> tasks[2];  // of full and of latent attention
+  std::vector<Slice> slices[2];  // of tasks: where rows are few and a text is long, its slices are shared out, else none
+  std::vector<int> slices_of[2];  // [task] where its slices begin, and the end
   std::vector<Task> runs;      // of delta attention: all rows of one sequence, one head
   LowPlan adapted;
   std::vector<int> turns;      // where the cosines of each of the model's rotaries begin in a row
   std::vector<Grouping> grouping;  // by layer: a thread that is late may still read an earlier layer's
   std::vector<int32_t> chosen;     // [row][rank], of the layer at hand
-  float *x, *normal, *input, *context, *mixed, *inner, *part, *cosine, *decay, *gate, *low_queries, *scores, *shares, *expert_inner, *expert_out;
+  float *x, *normal, *input, *context, *mixed, *inner, *part, *cosine, *decay, *gate, *low_queries, *scores, *shares, *expert_inner, *expert_out, *slice_sums;
   uint16_t* queries;
   Rows wide, deep, heads, last, low_decay, low_gate, low_query, grouped, grouped_deep;
   int turn_width = 0;
@@ -46,7 +55,22 @@ const LayerWeights* layer_with(const ModelWeights& model, Mixer mixer) {
   return nullptr;
 }
 
-void plan_attention(Step& step) {
+// Slices of the tasks of a mixer, where tasks alone would not occupy the threads.
+void plan_slices(Step& step, Mixer mixer, int threads, const AttentionShape& shape, size_t& used) {
+  const auto& tasks = step.tasks[mixer];
+  if ((int)tasks.size() >= 4 * threads || threads == 1) return;
+  const auto last_slice = [&](const Task& task) { return step.args.positions[task.row + task.rows - 1] / kSlice; };
+  if (std::all_of(tasks.begin(), tasks.end(), [&](const Task& task) { return last_slice(task) == 0; })) return;
+  for (const Task& task : tasks) {
+    step.slices_of[mixer].push_back((int)step.slices[mixer].size());
+    for (int slice = 0; slice <= last_slice(task); ++slice, used += (size_t)kQueries * (shape.value_dim + 2))
+      step.slices[mixer].push_back({task, slice, used});
+  }
+  step.slices_of[mixer].push_back((int)step.slices[mixer].size());
+}
+
+void plan_attention(Step& step, int threads, Buffer<float>& slice_sums) {
+  size_t used = 0;
   const auto& sequences = step.args.sequences;
   const int rows = step.args.rows;
   for (int row = 1; row < rows; ++row)
@@ -67,7 +91,9 @@ void plan_attention(Step& step) {
           step.tasks[mixer].push_back({row, end - row, kv, kv * shared + head, std::min(heads, shared - head)});
       row = end;
     }
+    plan_slices(step, mixer, threads, shape, used);
   }
+  step.slice_sums = slice_sums.at_least(used);
   if (const LayerWeights* layer = layer_with(*step.model, kDelta))
     for (int row = 0; row < rows;) {
       int end = row + 1;
@@ -93,8 +119,13 @@ void clear_behind(const Step& step, const AttentionShape& shape, const CacheLaye
   const auto& sequences = step.args.sequences;
   if (row + 1 < step.args.rows && sequences[row + 1] == sequences[row]) return;
   if (row < column || sequences[row - column] != sequences[row]) return;
-  if (cache.value_scales) {
-    std::fill(cache.value_scales + place + 1, cache.value_scales + place + kTile - column, 0.0f);
+  if (float* scales = cache.values ? cache.value_scales : cache.key_scales) {
+    std::fill(scales + place + 1, scales + place + kTile - column, 0.0f);
+    return;
+  }
+  if (!cache.values) {
+    uint16_t* tile = cache.keys + (place - column) * shape.key_dim;
+    for (int i = 0; i < shape.key_dim / 2; ++i) std::fill(tile + i * 2 * kTile + 2 * (column + 1), tile + (i + 1) * 2 * kTile, uint16_t{0});
     return;
   }
   const size_t pair = (place - column % 2) * shape.value_dim;
@@ -103,7 +134,7 @@ void clear_behind(const Step& step, const AttentionShape& shape, const CacheLaye
   std::fill(cache.values + pair + 2 * shape.value_dim, cache.values + (place - column + kTile) * shape.value_dim, uint16_t{0});
 }
 
-// One token's key and value of one key head into the cache.
+// One token's key and value of one key head into the cache; the key alone where the value is its beginning.
 void keep(const Step& step, const AttentionShape& shape, int number, int row, int kv, const float* key, const float* value) {
   const CacheLayer& cache = step.cache->layers[number];
   const int position = step.args.positions[row], inside = position % kBlock, column = inside % kTile;
@@ -111,18 +142,18 @@ void keep(const Step& step, const AttentionShape& shape, int number, int row, in
   const size_t place = ((size_t)kv * step.cache->blocks + block) * kBlock;
   const size_t key_at = (place + inside - column) * shape.key_dim + column * 2, value_at = (place + inside / 2 * 2) * shape.value_dim + inside % 2;
   if (cache.key_scales) {
-    int8_t *k = reinterpret_cast<int8_t*>(cache.keys) + key_at, *v = reinterpret_cast<int8_t*>(cache.values) + value_at;
+    int8_t *k = reinterpret_cast<int8_t*>(cache.keys) + key_at, *v = cache.values ? reinterpret_cast<int8_t*>(cache.values) + value_at : nullptr;
     cache.key_scales[place + inside] = keep_bytes(key, shape.key_dim, k, [](int i) { return i / 2 * (2 * kTile) + i % 2; });
-    cache.value_scales[place + inside] = keep_bytes(value, shape.value_dim, v, [](int i) { return i * 2; });
+    if (v) cache.value_scales[place + inside] = keep_bytes(value, shape.value_dim, v, [](int i) { return i * 2; });
     clear_behind(step, shape, cache, row, column, place + inside);
     return;
   }
-  uint16_t *k = cache.keys + key_at, *v = cache.values + value_at;
+  uint16_t *k = cache.keys + key_at, *v = cache.values ? cache.values + value_at : nullptr;
   for (int i = 0; i < shape.key_dim; i += 2) {
     k[i * kTile] = to_bf16(key[i]);
     k[i * kTile + 1] = to_bf16(key[i + 1]);
   }
-  for (int i = 0; i < shape.value_dim; ++i) v[i * 2] = to_bf16(value[i]);
+  for (int i = 0; v && i < shape.value_dim; ++i) v[i * 2] = to_bf16(value[i]);
   clear_behind(step, shape, cache, row, column, place + inside);
 }
 
@@ -217,134 +248,116 @@ void latent_values(const Step& step, const LayerWeights& layer, int number, int 
   if (head + 1 == shape.heads) clear_rest(step, layer, row, shape.heads * w.value);
 }
 
-inline vf log1p_exp(vf x) {  // softplus: max(x, 0) + log(1 + exp(-|x|))
-  const vf size = select(x < vf{}, -x, x), positive = select(x < vf{}, vf{}, x);
-  return positive + log1p(exp(-size));
-}
+// A task's queries side by side, and the slices of the text that some of them see.
+struct Queries {
+  std::vector<uint16_t> q;
+  int count = 0, first_slice = 0, last_slice = 0, ends[kQueries];
 
-// Copies what one head of delta attention remembers from slot to slot.
-void save_delta(const Step& step, const LayerWeights& layer, int number, int head, int from, int to) {
-  const DeltaWeights& w = layer.delta;
-  const size_t matrix = (size_t)w.width * w.width, inner = (size_t)w.heads * w.width, kept = w.taps - 1;
-  float *states = step.cache->layers[number].states, *tails = step.cache->layers[number].tails;
-  std::memcpy(states + (to * (size_t)w.heads + head) * matrix, states + (from * (size_t)w.heads + head) * matrix, matrix * sizeof(float));
-  for (size_t part = 0; part < 3 && kept; ++part) {
-    const size_t channels = part * inner + (size_t)head * w.width;
-    std::memcpy(tails + (to * 3 * inner + channels) * kept, tails + (from * 3 * inner + channels) * kept, w.width * kept * sizeof(float));
+  void gather(const Step& step, const AttentionShape& shape, const Task& task) {
+    const int dim = shape.key_dim;
+    q.resize((size_t)kQueries * dim + 32);
+    count = 0;
+    for (int r = 0; r < task.rows; ++r)
+      for (int h = 0; h < task.count; ++h, ++count) {
+        const size_t from = ((size_t)(task.row + r) * shape.heads + task.head + h) * dim;
+        std::memcpy(q.data() + (size_t)count * dim, step.queries + from, dim * sizeof(uint16_t));
+        ends[count] = step.args.positions[task.row + r] + 1;
+      }
+    first_slice = shape.window ? std::max(0, ends[0] - shape.window) / kSlice : 0;
+    last_slice = (ends[count - 1] - 1) / kSlice;
   }
-}
 
-// Delta attention of one head over the rows of one sequence, token by token: convolution, decay, error, write, read, gated norm.
-void run_delta(const Step& step, const LayerWeights& layer, int number, const Task& task) {
-  const DeltaWeights& w = layer.delta;
-  const int width = w.width, inner = w.heads * width, head = task.head, kept = w.taps - 1;
-  const int slot = step.args.slots[step.args.sequences[task.row]];
-  float* state = step.cache->layers[number].states + ((size_t)slot * w.heads + head) * width * width;
-  float* tails = step.cache->layers[number].tails + (size_t)slot * 3 * inner * kept;
-  static thread_local std::vector<float> space;
-  space.resize(7 * width);
-  float *q = space.data(), *k = q + width, *v = k + width, *decay = v + width, *read = decay + width, *error = read + width;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(width));
-  for (int row = task.row; row < task.row + task.rows; ++row) {
-    const bool fresh = step.args.positions[row] == 0;
-    if (fresh) std::memset(state, 0, (size_t)width * width * sizeof(float));
-    const float* input = step.input + (size_t)row * layer.input.rows;
-    for (int part = 0; part < 3; ++part) {
-      const int first = part * inner + head * width;
-      float* to = q + part * width;
-      for (int i = 0; i < width; ++i) {
-        float* tail = tails + (size_t)(first + i) * kept;
-        if (fresh) std::memset(tail, 0, kept * sizeof(float));
-        const float* taps = w.convolution + (size_t)(first + i) * w.taps;
-        const float x = input[first + i];
-        float total = x * taps[kept];
-        for (int t = 0; t < kept; ++t) total += tail[t] * taps[t];
-        for (int t = 0; t + 1 < kept; ++t) tail[t] = tail[t + 1];
-        if (kept) tail[kept - 1] = x;
-        to[i] = total;
+  // attend() over one slice for all queries: done(first of M queries, M, their sums).
+  template <class Done>
+  void attend_to(const Step& step, const AttentionShape& shape, int number, const Task& task, int slice, AttentionScratch& scratch,
+                 const Done& done) {
+    static thread_local Buffer<float> space;
+    float* out = space.at_least((size_t)kQueries * shape.value_dim);
+    const int32_t* table = step.args.tables.data() + (size_t)step.args.sequences[task.row] * step.args.table_width;
+    int first = 0;
+    const auto some = [&](auto size) {
+      constexpr int M = decltype(size)::value;
+      for (; first + M <= count; first += M) {
+        attend<M>(shape, step.cache->blocks, step.cache->layers[number], table, task.kv, q.data() + (size_t)first * shape.key_dim,
+                  ends + first, slice, out, scratch);
+        done(first, M, out);
       }
-      vf squares{};
-      for (int i = 0; i < width; i += W) {
-        const vf x = load(to + i), y = x * sigmoid(x);
-        store(to + i, y);
-        squares += y * y;
-      }
-      if (part == 2) continue;
-      const float factor = (part == 0 ? scale : 1.0f) / std::sqrt(sum(squares) + 1e-6f);
-      for (int i = 0; i < width; i += W) store(to + i, load(to + i) * splat(factor));
-    }
-    const float *raw = step.decay + (size_t)row * layer.delta.decay.rows + head * width, rate = w.rate[head];
-    const float beta = sigmoid(splat(input[3 * inner + 2 * width + head]))[0];
-    for (int i = 0; i < width; i += W) {
-      const vf x = load(raw + i) + load(w.bias + head * width + i);
-      const vf log_decay = w.lower_bound < 0 ? splat(w.lower_bound) * sigmoid(splat(rate) * x) : splat(-rate) * log1p_exp(x);
-      store(decay + i, exp(log_decay));
-      store(read + i, vf{});
-    }
-    for (int i = 0; i < width; ++i) {
-      float* s = state + (size_t)i * width;
-      for (int j = 0; j < width; j += W) {
-        const vf y = load(s + j) * splat(decay[i]);
-        store(s + j, y);
-        store(read + j, load(read + j) + splat(k[i]) * y);
-      }
-    }
-    for (int j = 0; j < width; j += W) {
-      store(error + j, splat(beta) * (load(v + j) - load(read + j)));
-      store(read + j, vf{});
-    }
-    for (int i = 0; i < width; ++i) {
-      float* s = state + (size_t)i * width;
-      for (int j = 0; j < width; j += W) {
-        const vf y = load(s + j) + splat(k[i]) * load(error + j);
-        store(s + j, y);
-        store(read + j, load(read + j) + splat(q[i]) * y);
-      }
-    }
-    float* to = step.mixed + (size_t)row * layer.output.cols + head * width;
-    const float* gate = step.gate + (size_t)row * layer.delta.gate.rows + head * width;
-    normalise(read, w.norm, step.model->eps, width, to);
-    for (int j = 0; j < width; j += W) store(to + j, load(to + j) * sigmoid(load(gate + j)));
-    if (head + 1 == w.heads) clear_rest(step, layer, row, inner);
-    if (!step.args.saves.empty() && step.args.saves[row] >= 0) save_delta(step, layer, number, head, slot, step.args.saves[row]);
+    };
+    some(std::integral_constant<int, 8>{});
+    some(std::integral_constant<int, 4>{});
+    some(std::integral_constant<int, 2>{});
+    some(std::integral_constant<int, 1>{});
   }
-}
+};
 
-// The heads of a task, each `stride` behind the row before.
+// What a task's queries have found, slice by slice; then their heads' parts of the rows.
+struct TaskSums {
+  std::vector<Found> found;
+  std::vector<float> sums;
+
+  void begin(const AttentionShape& shape, const Task& task) {
+    found.clear();
+    for (int r = 0; r < task.rows; ++r)
+      for (int h = 0; h < task.count; ++h) found.emplace_back(shape.sinks ? shape.sinks[task.head + h] : 0.0f, shape.sinks != nullptr);
+    sums.assign(found.size() * shape.value_dim, 0.0f);
+  }
+  void add(int query, float most, float total, const float* from, int wide) {
+    found[query].add(most, total, from, wide, sums.data() + (size_t)query * wide);
+  }
+  // Each row `stride` behind the one before.
+  void finish(const Task& task, int wide, float* to, int stride) const {
+    for (size_t query = 0; query < found.size(); ++query) {
+      float* out = to + (task.row + query / task.count) * stride + (task.head + query % task.count) * wide;
+      const float inverse = 1.0f / found[query].total;
+      for (int i = 0; i < wide; ++i) out[i] = sums[query * wide + i] * inverse;
+    }
+  }
+};
+
+// A task from the beginning of its text to the end.
 void run_task(const Step& step, const LayerWeights& layer, int number, const Task& task, float* to, int stride) {
   const AttentionShape& shape = layer.attention;
-  const int dim = shape.key_dim, wide = shape.value_dim;
   static thread_local AttentionScratch scratch;
-  static thread_local std::vector<uint16_t> q;
-  static thread_local std::vector<float> out;
-  q.resize((size_t)kQueries * dim + 32);
-  out.resize((size_t)kQueries * wide);
-  int ends[kQueries], count = 0;
-  float sinks[kQueries];
-  for (int r = 0; r < task.rows; ++r)
-    for (int h = 0; h < task.count; ++h, ++count) {
-      const size_t from = ((size_t)(task.row + r) * shape.heads + task.head + h) * dim;
-      std::memcpy(q.data() + (size_t)count * dim, step.queries + from, dim * sizeof(uint16_t));
-      ends[count] = step.args.positions[task.row + r] + 1;
-      sinks[count] = shape.sinks ? shape.sinks[task.head + h] : -std::numeric_limits<float>::infinity();
+  static thread_local Queries queries;
+  static thread_local TaskSums sums;
+  queries.gather(step, shape, task);
+  sums.begin(shape, task);
+  for (int slice = queries.first_slice; slice <= queries.last_slice; ++slice)
+    queries.attend_to(step, shape, number, task, slice, scratch, [&](int first, int count, const float* out) {
+      for (int m = 0; m < count; ++m) sums.add(first + m, scratch.most[m], scratch.total[m], out + m * shape.value_dim, shape.value_dim);
+    });
+  sums.finish(task, shape.value_dim, to, stride);
+}
+
+// One slice of a task: for each query its greatest score, its weights' total, and the values' sums.
+void run_slice(const Step& step, const LayerWeights& layer, int number, const Slice& item) {
+  const AttentionShape& shape = layer.attention;
+  const int wide = shape.value_dim;
+  static thread_local AttentionScratch scratch;
+  static thread_local Queries queries;
+  queries.gather(step, shape, item.task);
+  queries.attend_to(step, shape, number, item.task, item.slice, scratch, [&](int first, int count, const float* out) {
+    for (int m = 0; m < count; ++m) {
+      float* to = step.slice_sums + item.at + (size_t)(first + m) * (wide + 2);
+      to[0] = scratch.most[m];
+      to[1] = scratch.total[m];
+      std::memcpy(to + 2, out + m * wide, wide * sizeof(float));
     }
-  const int32_t* table = step.args.tables.data() + (size_t)step.args.sequences[task.row] * step.args.table_width;
-  int done = 0;
-  const auto some = [&](auto size) {
-    constexpr int M = decltype(size)::value;
-    for (; done + M <= count; done += M)
-      attend<M>(shape, step.cache->blocks, step.cache->layers[number], table, task.kv, q.data() + (size_t)done * dim, ends + done, sinks + done,
-                out.data() + (size_t)done * wide, scratch);
-  };
-  some(std::integral_constant<int, 8>{});
-  some(std::integral_constant<int, 4>{});
-  some(std::integral_constant<int, 2>{});
-  some(std::integral_constant<int, 1>{});
-  count = 0;
-  for (int r = 0; r < task.rows; ++r)
-    for (int h = 0; h < task.count; ++h, ++count)
-      std::memcpy(to + (size_t)(task.row + r) * stride + (task.head + h) * wide, out.data() + (size_t)count * wide,
-                  wide * sizeof(float));
+  });
+}
+
+// What `run_task` gives, from a task's slices.
+void join_slices(const Step& step, const LayerWeights& layer, const Slice* first, int slices, float* to, int stride) {
+  const AttentionShape& shape = layer.attention;
+  const int wide = shape.value_dim;
+  static thread_local TaskSums sums;
+  sums.begin(shape, first->task);
+  for (int i = 0; i < slices; ++i)
+    for (size_t query = 0; query < sums.found.size(); ++query) {
+      const float* from = step.slice_sums + first[i].at + query * (wide + 2);
+      sums.add((int)query, from[0], from[1], from + 2, wide);
+    }
+  sums.finish(first->task, wide, to, stride);
 }
 
 // Behind full attention: the gate, and nothing behind the last head.

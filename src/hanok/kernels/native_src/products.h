@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <vector>
 
 #include "vec.h"
 #if defined(__AVX512VNNI__) && defined(__AVX512BF16__)
@@ -18,23 +19,26 @@
 namespace HANOK_ISA {
 using namespace hanok;
 
-// A buffer on cache lines that only grows.
+// A buffer on cache lines that only grows, by half of itself at least. What it grew out of stays until the end: a thread that is late
+// may still read it.
 template <class T>
 class Buffer {
  public:
-  ~Buffer() { operator delete[](data_, std::align_val_t(64)); }
+  ~Buffer() {
+    for (T* data : all_) operator delete[](data, std::align_val_t(64));
+  }
   T* at_least(size_t count) {
     if (count > size_) {
-      operator delete[](data_, std::align_val_t(64));
-      data_ = static_cast<T*>(operator new[](count * sizeof(T) + 64, std::align_val_t(64)));
-      std::memset(static_cast<void*>(data_), 0, count * sizeof(T) + 64);
-      size_ = count;
+      size_ = std::max(count, size_ + size_ / 2);
+      all_.push_back(static_cast<T*>(operator new[](size_ * sizeof(T) + 64, std::align_val_t(64))));
+      std::memset(static_cast<void*>(data()), 0, size_ * sizeof(T) + 64);
     }
-    return data_;
+    return data();
   }
+  T* data() const { return all_.empty() ? nullptr : all_.back(); }
 
  private:
-  T* data_ = nullptr;
+  std::vector<T*> all_;
   size_t size_ = 0;
 };
 
@@ -111,13 +115,21 @@ void round_row(const float* x, int row, Kind kind, const Rows& rows) {
   float* scales = rows.scale + (size_t)row * (cols / 32);
   const vf magic = splat(12582912.0f);  // added and taken away: rounds to the nearest even
   for (int g = 0; g < cols / 32; ++g) {
-    vf high{};
+    vi high{};  // sizes are ordered as their bits are, and what is not finite lies above all that is
     for (int k = g * 32; k < g * 32 + 32; k += W) {
-      const vf v = load(x + k), size = v < vf{} ? -v : v;
-      high = select(size > high, size, high);
+      const vi size = (vi)load(x + k) & 0x7fffffff;
+      high = size > high ? size : high;
     }
-    float most = 0;
-    for (int i = 0; i < W; ++i) most = std::max(most, high[i]);
+    int32_t top = 0;
+    for (int i = 0; i < W; ++i) top = std::max(top, high[i]);
+    if (top >= 0x7f800000) {  // integers would hide it: the scale makes every sum of the row no number
+      std::memset(to + g * 32, 0, 32);
+      scales[g] = std::numeric_limits<float>::quiet_NaN();
+      sums[g] = 0;
+      continue;
+    }
+    float most;
+    std::memcpy(&most, &top, sizeof most);
     const float inverse = most > 0 ? 127.0f / most : 0.0f;
     scales[g] = most / 127.0f;
     vi total{};
@@ -280,7 +292,32 @@ inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p,
   for (int m = 0; m < M; ++m)
     for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + m * dim + v * 16, y[m][v]);
 }
+// The first `wide` channels of a tile of 16 keys as `value_tile` reads them: 16 x 32 bits of them turn at a time.
+inline void turn_tile(const uint16_t* keys, int wide, uint16_t* to) {
+  const __m512i pairs = _mm512_set4_epi32(0x0f0e0b0a, 0x0d0c0908, 0x07060302, 0x05040100);  // [t0 d0, t0 d1, t1 d0, t1 d1] to [t0 d0, t1 d0, ...]
+  for (int d = 0; d < wide; d += 16, keys += 8 * 32, to += 32) {
+    __m512i x[8], y[8];
+    for (int i = 0; i < 8; ++i) x[i] = _mm512_shuffle_epi8(_mm512_load_si512(keys + i * 32), pairs);
+    for (int i = 0; i < 4; ++i) {
+      y[i] = _mm512_unpacklo_epi64(x[2 * i], x[2 * i + 1]);
+      y[4 + i] = _mm512_unpackhi_epi64(x[2 * i], x[2 * i + 1]);
+    }
+    for (int odd = 0; odd < 2; ++odd) {
+      const __m512i *z = y + 4 * odd;
+      const __m512i a = _mm512_shuffle_i64x2(z[0], z[1], 0x88), b = _mm512_shuffle_i64x2(z[0], z[1], 0xdd);
+      const __m512i c = _mm512_shuffle_i64x2(z[2], z[3], 0x88), e = _mm512_shuffle_i64x2(z[2], z[3], 0xdd);
+      _mm512_storeu_si512(to + (size_t)(odd + 0) * 2 * wide, _mm512_shuffle_i64x2(a, c, 0x88));
+      _mm512_storeu_si512(to + (size_t)(odd + 2) * 2 * wide, _mm512_shuffle_i64x2(b, e, 0x88));
+      _mm512_storeu_si512(to + (size_t)(odd + 4) * 2 * wide, _mm512_shuffle_i64x2(a, c, 0xdd));
+      _mm512_storeu_si512(to + (size_t)(odd + 6) * 2 * wide, _mm512_shuffle_i64x2(b, e, 0xdd));
+    }
+  }
+}
 #else
+inline void turn_tile(const uint16_t* keys, int wide, uint16_t* to) {
+  for (int d = 0; d < wide; ++d)
+    for (int t = 0; t < 16; ++t) to[(t / 2 * wide + d) * 2 + t % 2] = keys[(d / 2 * 16 + t) * 2 + d % 2];
+}
 template <int M>
 void block_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[16]) {
   const int cols = a.cols, groups = cols / 32;
@@ -374,12 +411,32 @@ inline void product_item(const Matrix& a, int first, int last, const Rows& x, in
 // Blocks of an item: small enough that the last one is not waited for long, in pairs for gate and up.
 inline int blocks_each(int blocks, int threads) { return std::max(2, blocks / (threads * 8) / 2 * 2); }
 
+constexpr int kRowsAgain = 8;  // of a product whose items may be done again
+
+// One thread's results of an item, until they are handed out: [block][row][16].
+inline float* found_space(size_t count) {
+  static thread_local Buffer<float> space;
+  return space.at_least(count);
+}
+
+// Calls use(block, row, rows of 16 outputs, how many) for all of a product.
 template <class Get, class Use>
 inline bool multiply(Crew::Walk& walk, int threads, const Matrix& a, int rows, const Get& get, const Use& use) {
-  const int blocks = a.rows / 16, each = blocks_each(blocks, threads);
-  return walk.loop((blocks + each - 1) / each, [&](int item) {
-    product_item(a, item * each, std::min(blocks, (item + 1) * each), get(), rows, use);
-  });
+  const int blocks = a.rows / 16, each = blocks_each(blocks, threads), items = (blocks + each - 1) / each;
+  if (rows > kRowsAgain)
+    return walk.loop(items, [&](int item) { product_item(a, item * each, std::min(blocks, (item + 1) * each), get(), rows, use); });
+  float(*found)[16] = reinterpret_cast<float(*)[16]>(found_space((size_t)each * rows * 16));
+  return walk.loop_again(
+      items,
+      [&](int item) {
+        product_item(a, item * each, std::min(blocks, (item + 1) * each), get(), rows, [&](int block, int row, float (*out)[16], int count) {
+          std::memcpy(found[(block - item * each) * rows + row], out, count * sizeof *out);
+        });
+      },
+      [&](int item) {
+        for (int block = item * each; block < std::min(blocks, (item + 1) * each); ++block)
+          use(block, 0, found + (block - item * each) * rows, rows);
+      });
 }
 
 void unpack_row(const Matrix& a, int row, int cols, float* out) {

@@ -71,11 +71,11 @@ void run_step(const std::shared_ptr<const ModelWeights>& model, const std::share
   step->cache = cache;
   step->scratch = scratch;
   step->args = std::move(args);
+  const int threads = crew.threads();
   Buffers& buffers = static_cast<Buffers&>(*scratch);
   make_room(*step, buffers);
-  plan_attention(*step);
+  plan_attention(*step, threads, buffers.slice_sums);
   step->adapted.low = buffers.adapted.at_least(plan_adapters(step->args, step->adapted));
-  const int threads = crew.threads();
   const int loops = kLoopsOfLayer + (step->adapted.any ? kSites : 0);
   crew.run(5 + loops * (int)model->layers.size(), [step, threads](Crew::Walk& walk) { Walker(*step, walk, threads).run(); });
 }

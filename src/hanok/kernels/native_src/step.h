@@ -52,7 +52,7 @@ struct LatentWeights {
 struct DeltaWeights {
   int heads = 0, width = 0, taps = 0;
   float lower_bound = 0;  // 0: -rate softplus(x + bias)
-  const float *convolution = nullptr, *rate = nullptr, *bias = nullptr, *norm = nullptr;  // [3 heads width][taps], [head], ...
+  const float *convolution = nullptr, *rate = nullptr, *bias = nullptr, *norm = nullptr;  // [taps][3 heads width], [head], ...
   Matrix decay, gate;  // from the low ranks to all channels
 };
 
@@ -113,11 +113,11 @@ struct ModelWeights {
 };
 
 // Keys: [kv head][block][tile of 16 tokens][key_dim / 2][16][2]; values: [kv head][block][pair of tokens][value_dim][2]; bfloat16,
-// or, with scales, int8 in the same order. Scales: [kv head][block][token].
+// or, with scales, int8 in the same order. Scales: [kv head][block][token]. Of latent attention keys alone: values are their beginning.
 struct CacheLayer {
   uint16_t *keys = nullptr, *values = nullptr;
   float *key_scales = nullptr, *value_scales = nullptr;
-  float *states = nullptr, *tails = nullptr;  // of delta attention: [slot][head][key][value], [slot][channel][taps - 1], oldest first
+  float *states = nullptr, *tails = nullptr;  // of delta attention: [slot][head][key][value], [slot][taps - 1][channel], oldest first
 };
 
 struct Cache {
@@ -126,15 +126,16 @@ struct Cache {
 };
 
 struct StepArgs {
-  int rows = 0, wanted = 0, table_width = 0;
+  int rows = 0, wanted = 0, answered = 0, table_width = 0;
   std::vector<int32_t> ids, positions, sequences, wanted_rows;  // of one sequence: consecutive rows, rising positions
   std::vector<int32_t> tables;                                  // [sequence][table_width] block numbers
   std::vector<int32_t> slots;                                   // [sequence] of the states; a row at position 0 begins anew
   std::vector<int32_t> saves;                                   // [row] slot that gets a copy of the states behind it, or -1; or none
   std::vector<std::shared_ptr<const Adapter>> adapters;         // that some sequence has
   std::vector<int32_t> adapter_of;                              // [sequence] which of them, or -1
-  float* logits = nullptr;                                      // [wanted][vocabulary]; null: not wanted
-  float* normed = nullptr;                                  // [wanted][hidden] behind the final norm; null: not wanted
+  const float* inputs = nullptr;                                // [rows][hidden] in place of the tokens' embeddings; null: none
+  float* logits = nullptr;                                      // [answered][vocabulary], of the first wanted rows
+  float* normed = nullptr;                                      // [wanted][hidden] behind the final norm; null: not wanted
 };
 
 struct Scratch {  // buffers between the loops

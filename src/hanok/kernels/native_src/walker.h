@@ -1,6 +1,7 @@
 // One thread's way through a decoder: the loops of a step, layer by layer.
 // Included by step.cpp alone, so compiled once for each instruction set.
 #pragma once
+#include "delta.h"
 #include "experts.h"
 
 namespace HANOK_ISA {
@@ -39,11 +40,8 @@ class Walker {
     return walk_.loop(args_.rows, [&](int row) {
       float *x = row_of_x(row), *cosine = step_.cosine + (size_t)row * step_.turn_width;
       const int position = args_.positions[row];
-      unpack_row(model_.embedding, args_.ids[row], model_.hidden, x);
-      if (model_.embedding_scale != 1.0f)
-        for (int i = 0; i < model_.hidden; ++i) x[i] *= model_.embedding_scale;
-      if (model_.positions)
-        for (int i = 0; i < model_.hidden; ++i) x[i] += model_.positions[(size_t)position * model_.hidden + i];
+      if (args_.inputs) std::memcpy(x, args_.inputs + (size_t)row * model_.hidden, model_.hidden * sizeof(float));
+      else read_token(args_.ids[row], position, x);
       for (size_t r = 0; r < model_.rotaries.size(); ++r) {
         const Rotary& rotary = model_.rotaries[r];
         const int half = rotary.width / 2;
@@ -54,6 +52,14 @@ class Walker {
         }
       }
     });
+  }
+
+  void read_token(int id, int position, float* x) const {
+    unpack_row(model_.embedding, id, model_.hidden, x);
+    if (model_.embedding_scale != 1.0f)
+      for (int i = 0; i < model_.hidden; ++i) x[i] *= model_.embedding_scale;
+    if (model_.positions)
+      for (int i = 0; i < model_.hidden; ++i) x[i] += model_.positions[(size_t)position * model_.hidden + i];
   }
 
   // The mixer between its two maps.
@@ -74,12 +80,14 @@ class Walker {
   }
 
   bool mix_full(const LayerWeights& layer, int number) {
-    const bool apart = step_.apart && !layer.norm_whole;
+    const bool sliced = slices_help(layer, kFull), apart = step_.apart && !layer.norm_whole && !sliced;
     if (layer.norm_whole && !walk_.loop(args_.rows, [&](int row) { normalise_whole(step_, layer, row); })) return false;
     if (!apart && !walk_.loop(args_.rows, [&](int row) {
           for (int kv = 0; kv < layer.attention.kv_heads; ++kv) place_head(step_, layer, number, row, kv);
         })) return false;
     const auto& tasks = step_.tasks[kFull];
+    if (sliced)
+      return walk_slices(layer, number, kFull, step_.mixed, layer.output.cols, [&](const Task& task) { finish_task(step_, layer, task); });
     return walk_.loop((int)tasks.size(), [&](int item) {
       const Task& task = tasks[item];
       if (apart) place_head(step_, layer, number, task.row, task.kv);
@@ -97,13 +105,33 @@ class Walker {
           if (first == 0) place_latent(step_, layer, number, row);
           for (int head = first; head < std::min(first + kHeads, shape.heads); ++head) place_latent_query(step_, layer, number, row, head);
         })) return false;
-    const auto& tasks = step_.tasks[kLatent];
-    return walk_.loop((int)tasks.size(), [&](int item) {
-      const Task& task = tasks[item];
-      run_task(step_, layer, number, task, step_.context, shape.heads * shape.value_dim);
+    const auto values = [&](const Task& task) {
       for (int row = task.row; row < task.row + task.rows; ++row)
         for (int head = task.head; head < task.head + task.count; ++head) latent_values(step_, layer, number, row, head);
+    };
+    const int stride = shape.heads * shape.value_dim;
+    if (slices_help(layer, kLatent)) return walk_slices(layer, number, kLatent, step_.context, stride, values);
+    const auto& tasks = step_.tasks[kLatent];
+    return walk_.loop((int)tasks.size(), [&](int item) {
+      run_task(step_, layer, number, tasks[item], step_.context, stride);
+      values(tasks[item]);
     });
+  }
+
+  // Not where a window leaves most of the text unread.
+  bool slices_help(const LayerWeights& layer, Mixer mixer) const { return !step_.slices[mixer].empty() && !layer.attention.window; }
+
+  // The slices of all tasks, then each task's together.
+  template <class Then>
+  bool walk_slices(const LayerWeights& layer, int number, Mixer mixer, float* to, int stride, const Then& then) {
+    const auto& slices = step_.slices[mixer];
+    const auto& begins = step_.slices_of[mixer];
+    return walk_.loop((int)slices.size(), [&](int item) { run_slice(step_, layer, number, slices[item]); }) &&
+           walk_.loop((int)begins.size() - 1, [&](int item) {
+             const Slice* first = &slices[begins[item]];
+             join_slices(step_, layer, first, begins[item + 1] - begins[item], to, stride);
+             then(first->task);
+           });
   }
 
   bool low_queries(const LayerWeights& layer, int number) {
@@ -158,10 +186,19 @@ class Walker {
     const Matrix& a = dense.gate_up;
     const int stride = dense.down.cols;
     if (dense.gated) {
-      const int blocks = a.rows / 16, each = blocks_each(blocks, threads_);
-      return walk_.loop((blocks + each - 1) / each, [&](int item) {
-        gate_and_up(a, 0, item * each, std::min(blocks, (item + 1) * each), get(), args_.rows, Gate{dense.activation}, step_.inner, stride, add);
-      });
+      const int blocks = a.rows / 16, each = blocks_each(blocks, threads_), items = (blocks + each - 1) / each, rows = args_.rows;
+      const int width = each / 2 * 16;  // of what an item gives
+      const auto work = [&](int item, float* to, int its_stride) {
+        gate_and_up(a, item * each, 0, std::min(each, blocks - item * each), get(), rows, Gate{dense.activation}, to, its_stride, add);
+      };
+      if (rows > kRowsAgain) return walk_.loop(items, [&](int item) { work(item, step_.inner + item * width, stride); });
+      float* found = found_space((size_t)rows * width);
+      return walk_.loop_again(
+          items, [&](int item) { work(item, found, width); },
+          [&](int item) {
+            const size_t count = std::min(width, blocks / 2 * 16 - item * width) * sizeof(float);
+            for (int row = 0; row < rows; ++row) std::memcpy(step_.inner + (size_t)row * stride + item * width, found + (size_t)row * width, count);
+          });
     }
     return multiply(walk_, threads_, a, args_.rows, get, [&](int block, int row, float (*out)[16], int count) {
       add(block, row, out, count);
@@ -270,7 +307,7 @@ class Walker {
     if (args_.normed && !walk_.loop(args_.wanted, [&](int i) {
           normalise(row_of_x(args_.wanted_rows[i]), model_.final_norm, model_.eps, model_.hidden, args_.normed + (size_t)i * model_.hidden);
         })) return;
-    if (!args_.logits) return;
+    if (args_.answered == 0) return;
     static thread_local RowBuffers own;
     const auto last_row = [&](int i, float* space) -> const float* {
       float* to = space ? space : step_.normal + (size_t)i * width_;
@@ -281,8 +318,8 @@ class Walker {
     const int head = (int)model_.layers.size();
     if (!lower(head, kToInput, last_row)) return;
     const Added add = added(head, kToInput);
-    ready(step_.last, own, args_.wanted, model_.head.kind, last_row, [&](const auto& get) {
-      return multiply(walk_, threads_, model_.head, args_.wanted, get, [&](int block, int row, float (*out)[16], int count) {
+    ready(step_.last, own, args_.answered, model_.head.kind, last_row, [&](const auto& get) {
+      return multiply(walk_, threads_, model_.head, args_.answered, get, [&](int block, int row, float (*out)[16], int count) {
         add(block, row, out, count);
         const int left = std::min(16, model_.vocabulary - block * 16);
         const float cap = model_.logit_softcap;

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,7 +71,7 @@ def _write(
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", values)
     write_weights(theirs, directory, shard_bytes=shard_bytes)
-    future = {name: p.detach() for name, p in model.named_parameters() if name.startswith("mtp.")}
+    future = {f"mtp.{name}": tensor.detach() for name, tensor in model.mtp.state_dict().items()}
     if future:
         write_file(future, directory / "mtp.safetensors")
 
@@ -84,15 +84,16 @@ def _copy_tokenizer(source: Path | None, directory: Path) -> None:
 
 def load_config(directory: Path) -> ModelConfig:
     """Raises CheckpointError where there is no readable `config.json` of a supported family."""
-    return read_config(_settings(directory))
+    return read_config(read_settings(directory))
 
 
 def load_stored_bits(directory: Path) -> int | None:
     """4 or 8 where a quantised directory has codes of that width that the kernels take as they are. Raises as `load_config`."""
-    return stored_bits(_settings(directory).get("quantization_config") or {})
+    return stored_bits(read_settings(directory).get("quantization_config") or {})
 
 
-def _settings(directory: Path) -> dict[str, Any]:
+def read_settings(directory: Path) -> dict[str, Any]:
+    """What `config.json` says. Raises CheckpointError where there is no readable one."""
     file = directory / "config.json"
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -117,7 +118,7 @@ def load_model(
     Raises:
         CheckpointError: a tensor missing, unknown, of another shape or not finite, a file cut short or malformed.
     """
-    settings = _settings(directory)
+    settings = read_settings(directory)
     config = read_config(settings)
     tensors = _incoming(read_weights(directory), settings, config, keep_codes=dtype == "stored")
     head = tensors.pop("lm_head.weight", None) if config.tie_embeddings else None
@@ -131,10 +132,17 @@ def load_model(
     return model if device == "cpu" else model.to(device)
 
 
-def assemble(config: ModelConfig, tensors: dict[str, Tensor], *, where: str) -> Decoder:
-    """A decoder that holds exactly these tensors, in their types. Raises CheckpointError where they do not fit."""
+def assemble(
+    config: ModelConfig,
+    tensors: dict[str, Tensor],
+    *,
+    where: str,
+    new: Callable[[ModelConfig], Decoder] = Decoder,
+) -> Decoder:
+    """A decoder (as `new` makes it) that holds exactly these tensors, in their types. Raises CheckpointError where they do
+    not fit."""
     with torch.device("meta"):
-        model = Decoder(config)
+        model = new(config)
     _check(model, tensors, where)
     model.load_state_dict(tensors, assign=True)
     for parameter in model.parameters():
@@ -186,4 +194,6 @@ def _check(model: Decoder, tensors: dict[str, Tensor], where: str) -> None:
 def _finite(tensor: Tensor) -> bool:
     """Piece by piece, by the extremes (a NaN is one): a mask of a whole embedding would take as much memory as it does."""
     parts = tensor.reshape(-1).split(_FINITE_CHUNK) if tensor.numel() else ()
+    if tensor.element_size() == 1:  # of eight bits PyTorch knows no extremes
+        parts = (part.half() for part in parts)
     return all(bool(torch.stack(part.aminmax()).isfinite().all()) for part in parts)

@@ -29,7 +29,7 @@ _COMPRESSED = ("pack-quantized", "int-quantized", "naive-quantized", "float-quan
 
 
 def dequantise(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Plain `weight` tensors (in the type of the scales) in place of the packed ones; names are the family's.
+    """Plain `weight` tensors (in the type of the scales) in place of the packed ones; names are the family's. The log says so.
 
     Args:
         settings: `quantization_config` of `config.json`.
@@ -37,6 +37,15 @@ def dequantise(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> di
     Raises:
         CheckpointError: a method, format or width that is not read, or parts that do not fit together.
     """
+    found = plain_values(tensors, settings)
+    count = sum(found[name] is not tensors.get(name) for name in found)
+    if count:
+        log.info("%d matrices of %s were dequantised to %s", count, settings["quant_method"], _type(found))
+    return found
+
+
+def plain_values(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """`dequantise` without a word."""
     method = settings.get("quant_method")
     with fitting(settings):
         if method == "gptq":
@@ -50,9 +59,6 @@ def dequantise(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> di
                 f'weights quantised with "{method}" are not read',
                 remedy="known: gptq, awq, compressed-tensors, GGUF",
             )
-    count = sum(found[name] is not tensors.get(name) for name in found)
-    if count:
-        log.info("%d matrices of %s were dequantised to %s", count, method, _type(found))
     return found
 
 

@@ -5,19 +5,27 @@ One dataclass for all methods: what a method does not use is left at its default
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from hanok.errors import ConfigError
 from hanok.training.config import TrainConfig
 
 PairMethod = Literal["dpo", "ipo", "kto", "orpo", "simpo", "cpo", "reward"]
-PolicyMethod = Literal["grpo", "rloo", "ppo", "dapo", "gspo", "cispo", "drgrpo"]
+PolicyMethod = Literal["grpo", "rloo", "ppo", "dapo", "gspo", "cispo", "drgrpo", "scalerl", "star"]
 Method = Literal[PairMethod, PolicyMethod]
 PAIR_METHODS: tuple[str, ...] = get_args(PairMethod)
 POLICY_METHODS: tuple[str, ...] = get_args(PolicyMethod)
 BETAS = {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "orpo": 0.1, "simpo": 2.0, "cpo": 0.1}
 CLIPS = {"gspo": (3e-4, 4e-4), "dapo": (0.2, 0.28)}
+CHUNKED = (
+    "grpo",
+    "drgrpo",
+    "dapo",
+    "cispo",
+    "scalerl",
+    "star",
+)  # whose losses do not need an answer in one piece
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +44,8 @@ class AlignConfig:
     adamw_lr: float = 1e-4
     """For embeddings, norms and other vectors."""
     warmup_steps: int = 5
-    decay_fraction: float = 0.5
+    decay_fraction: float | None = None
+    """Part of the run over which learning rates fall. Default: 0.5; scalerl and star 0."""
     final_lr: float = 0.1
     grad_clip: float = 1.0
     weight_decay: float = 0.0
@@ -82,7 +91,11 @@ class AlignConfig:
     clip_high: float | None = None
     """Default: 0.2; dapo 0.28; gspo 4e-4. Not for ppo and rloo, which clip to both sides by `clip_low`."""
     ratio_cap: float = 5.0
-    """CISPO's bound of the ratio itself."""
+    """Bound of the ratio itself (cispo, scalerl)."""
+    pass_reward: float = 1.0
+    """Reward from which an answer counts as right: star learns those alone, scalerl retires prompts by them."""
+    retire: float = 0.9
+    """scalerl: a prompt of which this share of all answers so far was right is not drawn again."""
     kl_beta: float = 0.0
     """Weight of the divergence from the starting model: in the reward for ppo and rloo, in the loss for the others."""
     importance_cap: float = 2.0
@@ -93,6 +106,18 @@ class AlignConfig:
     """DAPO: times at most that prompts whose answers were all alike are replaced by others."""
     gae_lambda: float = 0.95
     value_weight: float = 0.1
+    validation_answers: int = 0
+    """Sampled answers to each prompt of the validation, whose mean counts; 0: one, the likeliest."""
+    think: Literal["plain", "delethink"] = "plain"
+    """delethink: answers are written in chunks, and each chunk is learnt from what it was written from."""
+    chunk: int = 8192
+    """delethink: tokens held beside the prompt; takes the place of max_new_tokens."""
+    carry: int | None = None
+    """delethink: of them kept for the next chunk. Default: half."""
+    chunks: int = 5
+    """delethink: at most."""
+    carry_head: int | None = None
+    """delethink: the part of the carry that is the answer's beginning. Default: a quarter of it, 100 at most."""
     generator: Literal["float32", "bf16"] = "float32"
     """Weights that the generator runs with; float32 keeps it closest to the trainer."""
     samples_kept: int = 4
@@ -115,6 +140,7 @@ class AlignConfig:
             "dynamic_sampling",
             "samples_kept",
             "centre",
+            "validation_answers",
         ):
             _require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)}", "it must not be negative")
         _require(
@@ -123,6 +149,7 @@ class AlignConfig:
             "it must lie in [0, 0.5)",
         )
         _require(0 <= self.held_out < 1, f"held_out = {self.held_out}", "it must lie in [0, 1)")
+        _require(0 < self.retire <= 1, f"retire = {self.retire}", "it must lie in (0, 1]")
         _require(0 < self.gae_lambda <= 1, f"gae_lambda = {self.gae_lambda}", "it must lie in (0, 1]")
         _require(
             self.max_seq_len <= self.micro_batch_tokens,
@@ -139,18 +166,37 @@ class AlignConfig:
     def training(self) -> TrainConfig:
         """What the loop needs to know."""
         same = (
-            "max_steps", "max_minutes", "seed", "muon_lr", "adamw_lr", "warmup_steps", "decay_fraction", "final_lr",
-            "grad_clip", "weight_decay", "lora_rank", "lora_alpha", "lora_targets", "precision", "threads", "max_seq_len",
+            "max_steps", "max_minutes", "seed", "muon_lr", "adamw_lr", "warmup_steps", "final_lr", "grad_clip",
+            "weight_decay", "lora_rank", "lora_alpha", "lora_targets", "precision", "threads", "max_seq_len",
             "micro_batch_tokens", "validate_every", "checkpoint_every", "keep_checkpoints",
         )  # fmt: skip
         values: dict[str, Any] = {name: getattr(self, name) for name in same}
         return TrainConfig(
             **values,
+            decay_fraction=0.5 if self.decay_fraction is None else self.decay_fraction,
             tokens_per_step=self.micro_batch_tokens,
             spike_ratio=0.0,
             mixture={"aligned": 1.0},
             device="cpu",  # the engine of roll-outs runs there, and so do the stored log-probabilities of references
         )
+
+    def of_method(self, method: str) -> AlignConfig:
+        """With what this method is made of where nothing else was asked for.
+
+        Raises:
+            ConfigError: settings that the method is not.
+        """
+        if self.think == "delethink":
+            _require(
+                method in CHUNKED, f"{method} with think = delethink", f"use one of {', '.join(CHUNKED)}"
+            )
+        if method == "scalerl":
+            _require(
+                self.generator == "float32", f"scalerl with generator = {self.generator}",
+                "its logits are exact on both sides: leave it at float32",
+            )  # fmt: skip
+        constant = method in ("scalerl", "star") and self.decay_fraction is None
+        return replace(self, decay_fraction=0.0) if constant else self
 
     def beta_of(self, method: str) -> float:
         return self.beta if self.beta is not None else BETAS[method]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hanok.reporting import Report
 from hanok.training.align.config import AlignConfig
+from hanok.training.distil.config import DistilConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,12 +20,15 @@ _COLUMNS = 3
 _SHOWN = (
     "loss", "grad_norm", "reward", "preference.accuracy", "preference.margin", "preference.reward", "preference.logp",
     "rollout.zero_variance", "rollout.tokens", "policy.entropy", "policy.reference_kl", "mismatch.kl", "value.error2",
+    "minillm.sampled_kl", "minillm.corpus",
 )  # fmt: skip
 _PLAIN = ("step", "tokens", "data", "event")
 
 
-def write_report(method: str, config: AlignConfig, trainer: Trainer[Any]) -> dict[str, Any]:
-    """Write `report.html` and `report.json` and return the run's headline numbers."""
+def write_report(
+    method: str, config: AlignConfig | DistilConfig, trainer: Trainer[Any], *, add: Callable[[Report], None] = lambda _: None
+) -> dict[str, Any]:  # fmt: skip
+    """Write `report.html` and `report.json` and return the run's headline numbers. `add`: more for the page."""
     rows = trainer.metrics.rows()
     steps = [row for row in rows if "loss" in row]
     validations = [row for row in rows if any(key.startswith("validation.") for key in row)]
@@ -48,6 +52,7 @@ def write_report(method: str, config: AlignConfig, trainer: Trainer[Any]) -> dic
     events = [(row["step"], row["event"]) for row in steps if "event" in row]
     if events:
         report.add_table("Bad steps", ("step", "what was done"), events)
+    add(report)
     report.add_text("Precision", f"{trainer.plan.precision_reason}; {trainer.plan.threads} threads")
     report.add_table(
         "Settings", ("setting", "value"), [(key, str(value)) for key, value in asdict(config).items()]

@@ -18,10 +18,11 @@ from hanok.artefacts import Artefact, open_artefact, sha256_file, sole_user
 from hanok.errors import ConfigError, InputError
 from hanok.models.checkpoint import load_model
 from hanok.models.decoder import Decoder
-from hanok.reporting import log
+from hanok.reporting import Report, log
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.config import AlignConfig
 from hanok.training.align.report import write_report
+from hanok.training.distil.config import DistilConfig
 from hanok.training.loop import Surroundings, Trainer
 from hanok.training.objective import Batches, Objective
 from hanok.training.plan import Plan, use_threads
@@ -44,27 +45,31 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """Args: save_heads: writes what is trained beside the decoder into the result's directory."""
+    """Args:
+    save_heads: writes what is trained beside the decoder into the result's directory. add_to_page: more for the report.
+    """
 
     objective: Objective[Any]
     batches: Batches[Any]
     save_heads: Callable[[Path], None] = lambda _: None
+    add_to_page: Callable[[Report], None] = lambda _: None
 
 
 def run_stage(
-    method: str, config: AlignConfig, *, model: Path, out: Path, files: Mapping[str, Path],
-    settings: Mapping[str, Any], prepare: Callable[[Start], Prepared],
+    method: str, config: AlignConfig | DistilConfig, *, model: Path, out: Path, files: Mapping[str, Path],
+    settings: Mapping[str, Any], prepare: Callable[[Start], Prepared], more: Mapping[str, Artefact] | None = None,
 ) -> Artefact:  # fmt: skip
     """The finished model.
 
     Args:
         files: role -> file that the run learns from; their hashes belong to its identity, and so do `settings`.
+        more: role -> artefact beside the model that the run learns from.
 
     Raises:
         Interrupted: stopped, resumable. ConfigError, InputError, ArtefactError: what does not fit, or is damaged.
     """
-    parents = {"model": open_artefact(model)}
-    hashes = {"method": method, "model": parents["model"].hash}
+    parents = {"model": open_artefact(model), **(more or {})}
+    hashes = {"method": method, **{role: parent.hash for role, parent in parents.items()}}
     for role, file in files.items():
         if not file.is_file():
             raise InputError(f"no file {file}", remedy=f"give a JSONL file as --{role}")
@@ -95,7 +100,7 @@ def run_stage(
         with stop_on_signals() as stop:
             trainer.resume()
             trainer.run(stop)
-        summary = write_report(method, config, trainer)
+        summary = write_report(method, config, trainer, add=prepared.add_to_page)
         write_model(
             trainer, decoder, tokenizer_dir=model, out=out, parents=parents, summary=summary,
             write_more=prepared.save_heads,
@@ -103,7 +108,7 @@ def run_stage(
     return open_artefact(out / "model", kind="model")
 
 
-def _load(config: AlignConfig, model: Path) -> Decoder:
+def _load(config: AlignConfig | DistilConfig, model: Path) -> Decoder:
     decoder = load_model(model, dtype=torch.float32)
     if config.max_seq_len > decoder.config.max_context:
         raise ConfigError(

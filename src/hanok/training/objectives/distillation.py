@@ -57,18 +57,24 @@ def generalised_jsd(
 
 
 def top_k_kl(
-    student_NV: Tensor, teacher_ids_NK: Tensor, teacher_logp_NK: Tensor, *, temperature: float = 1.0
-) -> Tensor:
+    student_NV: Tensor, teacher_ids_NK: Tensor, teacher_logp_NK: Tensor, teacher_rest_N: Tensor | None = None, *,
+    temperature: float = 1.0,
+) -> Tensor:  # fmt: skip
     """Forward KL over the kept tokens and the rest as one bucket [N]: never more than the full forward KL.
 
     Args:
         teacher_ids_NK: distinct ids of each row.
         teacher_logp_NK: their log-probabilities under the teacher, at the same temperature; they need not sum to one.
+        teacher_rest_N: log-probability of all others together, -inf for none; None: what is missing to one, which
+            rounding blurs where little is missing.
     """
     teacher_NK = teacher_logp_NK.detach().to(student_NV.dtype)
     student_NK = (student_NV / temperature).log_softmax(1).gather(1, teacher_ids_NK)
     kept_N = _kl(teacher_NK, student_NK)
-    rest_N = (1 - teacher_NK.exp().sum(1)).clamp(min=0)
+    if teacher_rest_N is None:
+        rest_N = (1 - teacher_NK.exp().sum(1)).clamp(min=0)
+    else:
+        rest_N = teacher_rest_N.detach().to(student_NV.dtype).exp()
     student_rest_N = log1mexp(student_NK.logsumexp(1).clamp(max=_NEVER_CERTAIN))
     return kept_N + torch.xlogy(rest_N, rest_N) - rest_N * student_rest_N
 
@@ -88,9 +94,15 @@ def linear_divergence(
             teacher_NV = (teacher @ teacher_weight_VD.mT).float()
         return divergence((hidden @ weight.mT).float(), teacher_NV)
 
-    chunks = zip(hidden_ND.split(_CHUNK), teacher_hidden_ND.split(_CHUNK), strict=True)
+    return by_rows(lambda hidden, teacher: rows(hidden, weight_VD, teacher), hidden_ND, teacher_hidden_ND)
+
+
+def by_rows(function: Callable[..., Tensor], *columns_N: Tensor) -> Tensor:
+    """A function [n] of rows [n, ...] applied to some rows at a time; what it computes within is made again on the way
+    back, so that logits of all rows are never held. Parameters that it uses get their gradients."""
+    chunks = zip(*(column_N.split(_CHUNK) for column_N in columns_N), strict=True)
     return torch.cat(
-        [checkpoint(rows, hidden, weight_VD, teacher, use_reentrant=False) for hidden, teacher in chunks]
+        [checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     )
 
 

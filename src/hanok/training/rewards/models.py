@@ -8,14 +8,14 @@ out of range. Judges lean towards long answers and towards their own style; meas
 from __future__ import annotations
 
 import asyncio
-import inspect
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from hanok.errors import ConfigError
+from hanok.chat import GREEDY, ChatModel, Sampling
+from hanok.errors import ChatError, ConfigError
 from hanok.training.rewards.base import BatchReward, Columns, Prompt, RewardFunction, Row, SkipReward
 
 Messages = list[dict[str, str]]
@@ -28,12 +28,6 @@ class RewardModel(Protocol):
     """Scores (prompt, completion) pairs, any real number each."""
 
     def scores(self, pairs: Sequence[tuple[Prompt, str]]) -> Sequence[float]: ...
-
-
-class Judge(Protocol):
-    """Answers a chat: see `judges.py` for one over a chat model, one over a URL and a scripted one."""
-
-    async def ask(self, messages: Messages) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +44,10 @@ def reward_model(model: RewardModel) -> BatchReward:
 
 
 def judged(
-    judge: Judge,
+    judge: ChatModel,
     rubric: str,
     *,
+    sampling: Sampling = GREEDY,
     low: float = 1.0,
     high: float = 10.0,
     timeout: float = 60.0,
@@ -61,7 +56,9 @@ def judged(
     """A judge's score between `low` and `high`, brought to 0 ... 1.
 
     Args:
+        judge: a chat model here, behind an address, or scripted (`hanok.chat`).
         rubric: what a good answer is, in the language of the judge.
+        sampling: greedy decoding makes verdicts repeatable.
         timeout: seconds for one question.
         attempts: how often a judge without a verdict is asked.
     """
@@ -74,7 +71,9 @@ def judged(
         for _ in range(attempts):
             try:
                 async with asyncio.timeout(timeout):
-                    answer = await judge.ask(messages)
+                    answer = (await judge.chat(messages, None, sampling)).content
+            except ChatError as error:
+                raise SkipReward(f"judge {error.reason}", error.detail) from error
             except TimeoutError as error:
                 raise SkipReward("judge timed out", f"no answer within {timeout:g} seconds") from error
             score = read_verdict(answer)
@@ -105,21 +104,3 @@ def read_verdict(answer: str) -> float | None:
     """The last line of the form "Score: 7" or "점수: 7"; None if there is none."""
     verdicts = _VERDICT.findall(answer)
     return float(verdicts[-1]) if verdicts else None
-
-
-async def called(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """The result of a function, in a thread if it is not asynchronous (a model on this machine would block the rest)."""
-    if inspect.iscoroutinefunction(function):
-        return await function(*arguments, **named)
-    result = await asyncio.to_thread(function, *arguments, **named)
-    return await result if inspect.isawaitable(result) else result
-
-
-def content_of(reply: Any) -> str:
-    """Text of a chat model's reply: a text, a message, or an object with `content`."""
-    if isinstance(reply, str):
-        return reply
-    content = reply.get("content") if isinstance(reply, Mapping) else getattr(reply, "content", None)
-    if not isinstance(content, str):
-        raise SkipReward("judge gave no text", repr(reply)[:200])
-    return content

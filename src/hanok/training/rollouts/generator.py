@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hanok.engine.api import Completion, Request, SamplingParams
 from hanok.engine.generator import LocalEngine
+from hanok.engine.thinking import Delethink, Trace, think
 from hanok.models.decoder import Decoder
 from hanok.models.linear import Linear
 from hanok.training.align.config import AlignConfig
@@ -29,12 +30,22 @@ class Answer:
     """Args:
     logprobs: one an id, of the engine's law at temperature 1. text: reasoning and control tokens included, without the one
     that ended it. truncated: it did not end by itself.
+    chunks: where it was written in several: what each of them was written from, and how many of the ids it wrote.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     text: str
     truncated: bool
+    chunks: tuple[tuple[tuple[int, ...], int], ...] = ()
+
+    def pieces(self, prompt: Prompt) -> list[tuple[tuple[int, ...], range]]:
+        """What each piece was written from, and which ids it is."""
+        found, start = [], 0
+        for context, count in self.chunks or ((prompt.ids, len(self.ids)),):
+            found.append((context, range(start, start + count)))
+            start += count
+        return found
 
 
 class Generator:
@@ -44,6 +55,7 @@ class Generator:
         self._config = config
         self._engine = LocalEngine(model, threads=threads, weights=config.generator, max_running=_RUNNING)
         self._tokenizer = self._engine.tokenizer
+        self._plan = plan_of(config)
 
     def take(self, decoder: Decoder) -> None:
         """The learner's weights, adapters in them."""
@@ -51,19 +63,30 @@ class Generator:
 
     def sample(self, prompts: Sequence[Prompt], *, draws: Sequence[int]) -> list[list[Answer]]:
         """`group_size` answers to each prompt; a prompt that is drawn twice gets others."""
-        config, size = self._config, self._config.group_size
+        return self._sampled(prompts, draws, self._config.group_size)
+
+    def validate(self, prompts: Sequence[Prompt]) -> list[list[Answer]]:
+        """To validate by: the likeliest answers, or `validation_answers` to each, drawn by the same numbers each time."""
+        if self._config.validation_answers:
+            draws = range(-len(prompts), 0)  # no roll-out has such numbers
+            return self._sampled(prompts, draws, self._config.validation_answers)
+        requests = [self._request(str(i), prompt, 0, 0, 0.0) for i, prompt in enumerate(prompts)]
+        return [[answer] for answer in self._written(requests)]
+
+    def _sampled(self, prompts: Sequence[Prompt], draws: Sequence[int], size: int) -> list[list[Answer]]:
+        config = self._config
         requests = [
             self._request(f"{draw}-{sample}", prompt, _seed(config.seed, draw), sample, config.temperature)
             for prompt, draw in zip(prompts, draws, strict=True)
             for sample in range(size)
         ]
-        answers = [self._answer(completion) for completion in self._engine.generate(requests)]
+        answers = self._written(requests)
         return [answers[start : start + size] for start in range(0, len(answers), size)]
 
-    def greedy(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        """The likeliest answers, to validate by."""
-        requests = [self._request(str(i), prompt, 0, 0, 0.0) for i, prompt in enumerate(prompts)]
-        return [self._answer(completion) for completion in self._engine.generate(requests)]
+    def _written(self, requests: Sequence[Request]) -> list[Answer]:
+        if self._plan is None:
+            return [self._answer(completion) for completion in self._engine.generate(requests)]
+        return [self._traced(trace) for trace in think(self._engine, requests, self._plan)]
 
     def close(self) -> None:
         self._engine.close()
@@ -71,7 +94,7 @@ class Generator:
     def _request(self, name: str, prompt: Prompt, seed: int, sample: int, temperature: float) -> Request:
         params = SamplingParams(
             decoding="fixed",
-            max_tokens=self._config.max_new_tokens,
+            max_tokens=self._config.max_new_tokens if self._plan is None else None,
             temperature=temperature,
             seed=seed,
             logprobs=0,
@@ -86,6 +109,22 @@ class Generator:
             assert completion.stop_logprob is not None
             ids, logprobs = (*ids, completion.stop_id), (*logprobs, completion.stop_logprob)
         return Answer(ids, logprobs, text, truncated=completion.stop_id is None)
+
+    def _traced(self, trace: Trace) -> Answer:
+        chunks = tuple((chunk.prompt_ids, len(chunk.drawn_ids)) for chunk in trace.chunks)
+        return replace(self._answer(trace.completion), chunks=chunks)
+
+
+def plan_of(config: AlignConfig) -> Delethink | None:
+    """How answers are written in chunks; None: at once."""
+    if config.think == "plain":
+        return None
+    return Delethink(chunk=config.chunk, carry=config.carry, chunks=config.chunks, head=config.carry_head)
+
+
+def longest_answer(config: AlignConfig) -> int:
+    plan = plan_of(config)
+    return config.max_new_tokens if plan is None else plan.budget
 
 
 @torch.no_grad()

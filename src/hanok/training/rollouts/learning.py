@@ -5,6 +5,7 @@ B answers, N = all their tokens, G groups.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from hanok.training.rollouts.policy import KL_IN_REWARD
 from hanok.training.rollouts.prompts import Prompt
 from hanok.training.rollouts.samples import Sample, as_sequence, name_of
 
-SCALES: dict[str, Scale] = {"drgrpo": "none", "cispo": "batch"}
+SCALES: dict[str, Scale] = {"drgrpo": "none", "cispo": "batch", "scalerl": "batch"}
 Groups = Sequence[tuple[Prompt, list[Answer], list[float]]]
 
 
@@ -100,6 +101,8 @@ class Learning:
 
     def _useful(self, batch: _Batch) -> Tensor:
         known_B = ~batch.rewards_B.isnan()
+        if self._method == "star":
+            return batch.rewards_B >= self._config.pass_reward  # never of a NaN
         if self._method == "ppo" or self._config.kl_beta:
             return known_B
         return informative(batch.rewards_B, batch.group_B)
@@ -129,6 +132,8 @@ class Learning:
                 kl_N = beta * (learner_N - reference_N)
                 rewards_B = rewards_B - torch.stack([part.sum() for part in kl_N.split(_lengths(batch))])
             return spread(leave_one_out(rewards_B, batch.group_B), batch.cu_answers), None
+        if self._method == "star":  # right answers are learnt as text
+            return spread(self._useful(batch).float(), batch.cu_answers), None
         scale = SCALES.get(self._method, "group")
         return spread(group_advantages(rewards_B, batch.group_B, scale=scale), batch.cu_answers), None
 
@@ -146,7 +151,11 @@ class Learning:
         self, batch: _Batch, decoder: Decoder, *, values: ScalarHead | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities of all answer tokens [N], and their values."""
-        sequences = [as_sequence(prompt.ids, answer.ids) for prompt, _, answer in batch.answers]
+        sequences = [
+            as_sequence(context, answer.ids[ids.start : ids.stop])
+            for prompt, _, answer in batch.answers
+            for context, ids in answer.pieces(prompt)
+        ]
         logp, worth = [], []
         with evaluating(decoder):
             for group in micro_batches(sequences, max_tokens=self._config.micro_batch_tokens):
@@ -172,22 +181,31 @@ def _samples(
     batch: _Batch, places: range, columns: dict[str, Tensor | None], useful_B: Tensor
 ) -> list[Sample]:
     """Of one update. If nothing is of use, one answer that teaches nothing, so that the step is a step."""
-    lengths = _lengths(batch)
+    lengths, prompts = _lengths(batch), batch.group_B.tolist()
     kept = [place for place in places if bool(useful_B[place])]
+    of_prompt = Counter[int]()
+    for place in places:
+        of_prompt[prompts[place]] += lengths[place]
+    step = {
+        "step_answers": len(places), "step_tokens": sum(lengths[place] for place in places), "teaches": bool(kept),
+        "step_prompts": max(len({prompts[place] for place in kept}), 1),
+    }  # fmt: skip
     samples = []
     for place in kept or places[:1]:
         prompt, index, answer = batch.answers[place]
-        rows = slice(int(batch.cu_answers[place]), int(batch.cu_answers[place + 1]))
-        numbers: dict[str, Any] = {
-            name: None if column is None else column[rows].tolist() for name, column in columns.items()
-        }
-        samples.append(
-            Sample(
-                name=name_of(prompt.name, index, answer.ids), prompt=list(prompt.ids), answer=list(answer.ids),
-                generator_logp=list(answer.logprobs), step_answers=len(places), teaches=bool(kept),
-                step_tokens=sum(lengths[one] for one in places), **numbers,
-            )
-        )  # fmt: skip
+        for context, ids in answer.pieces(prompt):
+            rows = slice(int(batch.cu_answers[place]) + ids.start, int(batch.cu_answers[place]) + ids.stop)
+            numbers: dict[str, Any] = {
+                name: None if column is None else column[rows].tolist() for name, column in columns.items()
+            }
+            written = answer.ids[ids.start : ids.stop]
+            samples.append(
+                Sample(
+                    name=name_of(prompt.name, index, written), prompt=list(context), answer=list(written),
+                    generator_logp=list(answer.logprobs[ids.start : ids.stop]), answer_tokens=lengths[place],
+                    prompt_tokens=of_prompt[prompts[place]], **step, **numbers,
+                )
+            )  # fmt: skip
     return samples
 
 

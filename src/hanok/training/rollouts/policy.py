@@ -17,12 +17,13 @@ from hanok.training.align.config import AlignConfig
 from hanok.training.align.reward_model import ScalarHead
 from hanok.training.align.scoring import answer_logprobs, balanced
 from hanok.training.objective import Loss
-from hanok.training.objectives.cispo import cispo_loss
+from hanok.training.objectives.cispo import cispo_loss, scalerl_loss
 from hanok.training.objectives.grpo import dapo_loss, dr_grpo_loss, grpo_loss, gspo_loss
 from hanok.training.objectives.importance import truncated_importance
 from hanok.training.objectives.policy import PolicyLoss, add_reference_kl
 from hanok.training.objectives.ppo import ppo_loss, value_loss
-from hanok.training.objectives.reinforce import rloo_loss
+from hanok.training.objectives.reinforce import reinforce_loss, rloo_loss
+from hanok.training.rollouts.generator import longest_answer
 from hanok.training.rollouts.samples import Sample, column
 
 KL_IN_REWARD = ("ppo", "rloo")
@@ -32,7 +33,7 @@ Validation = Callable[[Decoder, Callable[[], bool]], dict[str, float] | None]
 @dataclass(kw_only=True, slots=True)
 class PolicyObjective:
     """Args:
-    values: PPO's head. validation: metrics on prompts that are not practised on.
+    dtype: of the products that give logits. values: PPO's head. validation: metrics on prompts that are not practised on.
     """
 
     method: str
@@ -58,7 +59,7 @@ class PolicyObjective:
         old_M = column(examples, "old_logp")
         old_M = logp_M.detach() if old_M is None else old_M
         advantage_M, generator_M = _numbers(examples, "advantage"), _numbers(examples, "generator_logp")
-        loss = self._loss_of(examples[0])(
+        loss = self._loss_of(examples)(
             logp_M, old_M, advantage_M, everything_M, found.cu_answers,
             importance_N=self._importance(old_M, generator_M, everything_M),
         )  # fmt: skip
@@ -84,27 +85,38 @@ class PolicyObjective:
 
     def _importance(self, old_M: Tensor, generator_M: Tensor, mask_M: Tensor) -> Tensor | None:
         """The engine reports its law at temperature 1, so only there can the two be compared."""
-        if not self.config.importance_cap or self.config.temperature != 1.0:
+        if not self.config.importance_cap or self.config.temperature != 1.0 or self.method == "star":
             return None
         return truncated_importance(old_M, generator_M, mask_M, cap=self.config.importance_cap)
 
-    def _loss_of(self, one: Sample) -> Callable[..., PolicyLoss]:
+    def _loss_of(self, examples: Sequence[Sample]) -> Callable[..., PolicyLoss]:
         low, high = self.config.clips_of(self.method)
+        one = examples[0]
         if self.method == "ppo":
             return partial(ppo_loss, step_tokens=one.step_tokens, clip=low)
         if self.method == "rloo":
             return partial(rloo_loss, step_sequences=one.step_answers, clip=low)
+        if self.method == "star":
+            return partial(reinforce_loss, step_sequences=one.step_answers)
         if self.method == "dapo":
             return partial(dapo_loss, step_tokens=one.step_tokens, clip_low=low, clip_high=high)
         if self.method == "cispo":
             return partial(cispo_loss, step_tokens=one.step_tokens, cap=self.config.ratio_cap)
-        if self.method == "drgrpo":
+        if self.method == "scalerl":
+            of_prompt_B = torch.tensor([sample.prompt_tokens for sample in examples])
             return partial(
-                dr_grpo_loss, step_sequences=one.step_answers, max_tokens=self.config.max_new_tokens, clip_low=low,
-                clip_high=high,
-            )  # fmt: skip
-        each = gspo_loss if self.method == "gspo" else grpo_loss
-        return partial(each, step_sequences=one.step_answers, clip_low=low, clip_high=high)
+                scalerl_loss,
+                unit_tokens_B=of_prompt_B,
+                step_units=one.step_prompts,
+                cap=self.config.ratio_cap,
+            )
+        clips = {"step_sequences": one.step_answers, "clip_low": low, "clip_high": high}
+        if self.method == "drgrpo":
+            return partial(dr_grpo_loss, max_tokens=longest_answer(self.config), **clips)
+        if self.method == "gspo":
+            return partial(gspo_loss, **clips)
+        of_answer_B = torch.tensor([sample.answer_tokens for sample in examples])
+        return partial(grpo_loss, unit_tokens_B=of_answer_B, **clips)
 
     def _value_loss(self, values_M: Tensor, examples: Sequence[Sample]) -> PolicyLoss:
         old_M, returns_M = _numbers(examples, "old_values"), _numbers(examples, "returns")

@@ -23,6 +23,10 @@ class Prompt:
     messages: Sequence[Mapping[str, Any]]
     columns: Mapping[str, Any]
 
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
 
 def read_prompts(file: Path, tokenizer: Tokenizer, *, max_tokens: int) -> list[Prompt]:
     """Prompts of at most `max_tokens`; longer ones are left out, counted and logged.

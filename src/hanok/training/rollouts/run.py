@@ -1,4 +1,4 @@
-"""`hanok align grpo|rloo|ppo|dapo|gspo|cispo|drgrpo`: practice against a reward, on and on with the present weights.
+"""`hanok align grpo|rloo|ppo|dapo|gspo|cispo|drgrpo|scalerl|star`: practice against a reward, on and on with the present weights.
 
 Beside what every alignment stage writes: out/samples.jsonl, some groups of answers of each roll-out with their rewards.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
 
 from hanok.artefacts import Artefact
 from hanok.errors import ConfigError
@@ -21,7 +23,7 @@ from hanok.training.rollouts.learning import Learning
 from hanok.training.rollouts.policy import PolicyObjective
 from hanok.training.rollouts.prompts import Prompt, read_prompts
 from hanok.training.rollouts.rewards import rewards_of, sources_of
-from hanok.training.rollouts.source import Rollouts, validate_greedily
+from hanok.training.rollouts.source import Rollouts, validate
 
 VALUE_HEAD = "value_head.safetensors"
 
@@ -41,6 +43,7 @@ def align_on_rewards(
     """
     if method not in POLICY_METHODS:
         raise ConfigError(f'method = "{method}"', remedy=f"with rewards: {', '.join(POLICY_METHODS)}")
+    config = config.of_method(method)
     if config.max_steps is None and config.max_minutes is None:
         raise ConfigError("practice has no end by itself", remedy="set max_steps or max_minutes")
     if config.group_size < 2 and method != "ppo":
@@ -57,10 +60,13 @@ def align_on_rewards(
     generators: list[Generator] = []
 
     def prepare(start: Start) -> Prepared:
-        room = min(config.max_seq_len, start.decoder.config.max_context) - config.max_new_tokens
+        name, longest = (
+            ("max_new_tokens", config.max_new_tokens) if config.think == "plain" else ("chunk", config.chunk)
+        )
+        room = min(config.max_seq_len, start.decoder.config.max_context) - longest
         if room < 1:
             raise ConfigError(
-                f"max_new_tokens = {config.max_new_tokens} leaves no room for a prompt",
+                f"{name} = {longest} leaves no room for a prompt",
                 remedy="lower it, or raise max_seq_len",
             )
         generators.append(Generator(model, config, threads=start.plan.threads))
@@ -94,14 +100,19 @@ def _prepared(
             False
         )  # mapped from its files, not read in
         reference.set_compute_dtype(dtype)
-    learning = Learning(method, config, decoder, dtype=dtype, values=values, reference=reference)
+    head = (
+        torch.float32 if method == "scalerl" else dtype
+    )  # ScaleRL: exact logits, whatever the rest computes in
+    learning = Learning(method, config, decoder, dtype=head, values=values, reference=reference)
 
-    def validate(decoder: Decoder, stopped: Callable[[], bool]) -> dict[str, float] | None:
+    def validation(decoder: Decoder, stopped: Callable[[], bool]) -> dict[str, float] | None:
         if stopped():
             return None
-        return validate_greedily(generator, held_out, rewards, decoder) if held_out else {}
+        return validate(generator, held_out, rewards, decoder) if held_out else {}
 
-    objective = PolicyObjective(method=method, config=config, dtype=dtype, values=values, validation=validate)
+    objective = PolicyObjective(
+        method=method, config=config, dtype=head, values=values, validation=validation
+    )
     batches = Rollouts(
         method, config, decoder=decoder, prompts=prompts, generator=generator, rewards=rewards, learning=learning,
         samples_file=start.out / "samples.jsonl",

@@ -22,6 +22,8 @@ class Sample:
     reference_logp: under the starting model. old_values, returns: PPO's.
     teaches: False of one that stands for a step in which nothing is to be learnt.
     step_answers, step_tokens: of the whole step, those that teach nothing and were left out included.
+    answer_tokens: of the whole answer, where this is one of its chunks. prompt_tokens: of all answers to its prompt.
+    step_prompts: of the step, of which some answer teaches.
     """
 
     name: str
@@ -31,6 +33,9 @@ class Sample:
     generator_logp: Sequence[float]
     step_answers: int
     step_tokens: int
+    answer_tokens: int
+    prompt_tokens: int
+    step_prompts: int
     old_logp: Sequence[float] | None = None
     reference_logp: Sequence[float] | None = None
     old_values: Sequence[float] | None = None

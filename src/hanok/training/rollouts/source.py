@@ -22,7 +22,7 @@ from hanok.training.align.config import AlignConfig
 from hanok.training.permutation import Permutation
 from hanok.training.rewards import Mix, Row, score
 from hanok.training.rewards.shape import overlong_penalty
-from hanok.training.rollouts.generator import Answer, Generator
+from hanok.training.rollouts.generator import Answer, Generator, longest_answer
 from hanok.training.rollouts.learning import Learning
 from hanok.training.rollouts.prompts import Prompt
 from hanok.training.rollouts.samples import Sample, from_json
@@ -47,6 +47,9 @@ class Rollouts:
         self._metrics: dict[str, float] = {}
         self._file_is_cut = False
         self._unjudged = ""
+        self._passed: dict[
+            int, tuple[int, int]
+        ] = {}  # place of a prompt -> right answers so far, and all of them
 
     def count(self, *, max_steps: int | None, max_tokens: int | None) -> tuple[int, int | None] | None:
         return None if max_steps is None else (max_steps, None)
@@ -64,11 +67,13 @@ class Rollouts:
 
     def state(self) -> dict[str, Any]:
         parts = [[sample.to_json() for sample in part] for part in self._parts]
-        return {"drawn": self.drawn, "rollout": self.rollout, "parts": parts}
+        passed = [[place, *counts] for place, counts in self._passed.items()]
+        return {"drawn": self.drawn, "rollout": self.rollout, "parts": parts, "passed": passed}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.drawn, self.rollout = state["drawn"], state["rollout"]
         self._parts = [[from_json(row) for row in part] for part in state["parts"]]
+        self._passed = {place: (right, all_) for place, right, all_ in state["passed"]}
         self._file_is_cut = False
 
     def _roll_out(self) -> list[list[Sample]]:
@@ -107,11 +112,32 @@ class Rollouts:
         groups = useful if dapo and useful else drawn[:wanted]
         return groups, 1 - len(useful) / len(drawn)
 
-    def _next_prompts(self, count: int) -> tuple[list[Prompt], range]:
-        """And the numbers of their draws, of which no two are the same in a run."""
-        draws = range(self.drawn, self.drawn + count)
-        self.drawn += count
+    def _next_prompts(self, count: int) -> tuple[list[Prompt], list[int]]:
+        """And the numbers of their draws, of which no two are the same in a run. scalerl passes over what is mastered."""
+        if len(self._prompts) - len(self._retired()) < min(count, len(self._prompts)):
+            log.warning(
+                "roll-out %d: too few prompts are left that are not mastered; all come back", self.rollout
+            )
+            self._passed = {}
+        retired, draws = self._retired(), list[int]()
+        while len(draws) < count:
+            if self._place(self.drawn) not in retired:
+                draws.append(self.drawn)
+            self.drawn += 1
         return [self._prompts[self._place(number)] for number in draws], draws
+
+    def _retired(self) -> set[int]:
+        least = self._config.retire
+        return {place for place, (right, all_) in self._passed.items() if right >= least * all_}
+
+    def _remember(self, draws: Sequence[int], groups: Sequence[Group]) -> None:
+        """Right answers by prompt; an answer that could not be judged does not count."""
+        for number, (_, _, rewards) in zip(draws, groups, strict=True):
+            known = [reward for reward in rewards if not np.isnan(reward)]
+            right, all_ = self._passed.get(self._place(number), (0, 0))
+            right += sum(reward >= self._config.pass_reward for reward in known)
+            if known:
+                self._passed[self._place(number)] = (right, all_ + len(known))
 
     def _place(self, number: int) -> int:
         epoch, offset = divmod(number, len(self._prompts))
@@ -136,14 +162,17 @@ class Rollouts:
         )
         totals = batch.with_nan()
         size = self._config.group_size
-        return [
+        groups = [
             (prompt, group, self._shaped(group, totals[place * size : (place + 1) * size]))
             for place, (prompt, group) in enumerate(zip(prompts, answers, strict=True))
         ]
+        if self._method == "scalerl":
+            self._remember(draws, groups)
+        return groups
 
     def _shaped(self, group: Sequence[Answer], rewards: Sequence[float]) -> list[float]:
         """DAPO's penalty on answers that come near the limit (arXiv 2503.14476, equation 13)."""
-        cache, limit = self._config.overlong_cache, self._config.max_new_tokens
+        cache, limit = self._config.overlong_cache, longest_answer(self._config)
         if not cache:
             return list(rewards)
         return [
@@ -158,6 +187,12 @@ class Rollouts:
             "rollout.tokens": sum(len(answer.ids) for answer in answers) / len(answers),
             "rollout.truncated": sum(answer.truncated for answer in answers) / len(answers),
             "rollout.prompts_drawn": float(self.drawn),
+            **(
+                {"rollout.retired": len(self._retired()) / len(self._prompts)}
+                if self._method == "scalerl"
+                else {}
+            ),
+            **_about_chunks(groups),
         }
 
     def _keep(self, groups: Sequence[Group]) -> None:
@@ -178,19 +213,34 @@ class Rollouts:
             )  # fmt: skip
 
 
-def validate_greedily(
+def validate(
     generator: Generator, prompts: Sequence[Prompt], rewards: Mix, decoder: Decoder
 ) -> dict[str, float]:
-    """Rewards and length of the likeliest answers to prompts that are not practised on."""
+    """Rewards and length of answers to prompts that are not practised on."""
     generator.take(decoder)
-    answers = generator.greedy(prompts)
+    groups = generator.validate(prompts)
     rows = [
         Row(prompt.messages, answer.text, {**prompt.columns, "completion_tokens": len(answer.ids)})
-        for prompt, answer in zip(prompts, answers, strict=True)
+        for prompt, group in zip(prompts, groups, strict=True)
+        for answer in group
     ]
     found = {f"validation.{name}": value for name, value in score(rewards, rows).metrics().items()}
-    found["validation.tokens"] = sum(len(answer.ids) for answer in answers) / len(answers)
+    found["validation.tokens"] = sum(len(answer.ids) for group in groups for answer in group) / len(rows)
     return found
+
+
+def _about_chunks(groups: Sequence[Group]) -> dict[str, float]:
+    """Chunks an answer, and the most tokens that one of them held."""
+    counts = [len(answer.chunks) for _, group, _ in groups for answer in group]
+    if not sum(counts):
+        return {}
+    held = [
+        len(context) + len(ids) - 1
+        for prompt, group, _ in groups
+        for answer in group
+        for context, ids in answer.pieces(prompt)
+    ]
+    return {"rollout.chunks": sum(counts) / len(counts), "rollout.peak_context": float(max(held))}
 
 
 def _differ(rewards: Sequence[float]) -> bool:

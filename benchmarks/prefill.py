@@ -1,0 +1,9 @@
+"""Reading prompts at the shape of Qwen3-0.6B, against llama.cpp and transformers.
+
+python benchmarks/prefill.py [--quick] [--json] [--kinds int4 int8 bf16] [--rounds 3] [--folder runs/bench]
+"""
+
+from hanok.bench.prefill import main
+
+if __name__ == "__main__":
+    main()

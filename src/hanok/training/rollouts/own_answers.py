@@ -1,0 +1,140 @@
+"""The source of steps in which the student learns from its own answers: prompts, answers by the engine with its weights.
+
+Nothing of an answer is kept between steps: the teacher scores it when it is learnt from. So the state is a few integers, and
+a run that is killed and resumed draws the same answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hanok.artefacts import append_jsonl, write_atomic
+from hanok.errors import InputError
+from hanok.models.decoder import Decoder
+from hanok.tokens.tokenizer import Tokenizer
+from hanok.training.objective import Batches
+from hanok.training.packing import PackedSequence
+from hanok.training.rollouts.asking import Asks
+from hanok.training.rollouts.generator import Answer, Generator
+from hanok.training.rollouts.prompts import Prompt
+from hanok.training.rollouts.samples import as_sequence, name_of
+
+_FRUITLESS = 100
+
+
+class KeptAnswers:
+    """A few answers of each step in a file, for reading; what lies behind the present step came from a run cut off."""
+
+    def __init__(self, file: Path, *, each: int) -> None:
+        self.file, self._each, self._is_cut = file, each, False
+
+    def again(self) -> None:
+        """The run went back to an earlier step."""
+        self._is_cut = False
+
+    def keep(self, step: int, rows: list[dict[str, Any]]) -> None:
+        if not self._is_cut and self.file.exists():
+            kept = [row for row in self.rows() if row["step"] < step]
+            write_atomic(self.file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+        self._is_cut = True
+        for row in rows[: self._each]:
+            append_jsonl(self.file, {"step": step, **row})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All whole lines."""
+        found: list[dict[str, Any]] = []
+        for line in self.file.read_text(encoding="utf-8").split("\n") if self.file.exists() else ():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
+
+
+class OwnAnswers:
+    """Steps of the student's own answers among steps of given sequences, spread evenly; or both in every step.
+
+    Args:
+        share: of the steps that are the student's own.
+        given: the other steps. beside: sequences that every step has beside its answers (their names begin with "corpus").
+    """
+
+    def __init__(
+        self, decoder: Decoder, generator: Generator, asks: Asks, tokenizer: Tokenizer, *, share: float = 1.0,
+        given: Batches[PackedSequence] | None = None, beside: Batches[PackedSequence] | None = None, kept: KeptAnswers,
+    ) -> None:  # fmt: skip
+        assert share == 1.0 or given is not None, "what are the other steps?"
+        self._decoder, self._generator, self._asks, self._tokenizer = decoder, generator, asks, tokenizer
+        self._share, self._given, self._beside, self._kept = share, given, beside, kept
+        self.step = self.drawn = 0
+        self._metrics: dict[str, float] = {}
+
+    def count(self, *, max_steps: int | None, max_tokens: int | None) -> tuple[int, int | None] | None:
+        return None if max_steps is None else (max_steps, None)
+
+    def draw_step(self) -> list[PackedSequence]:
+        self._metrics = {}
+        own = math.floor((self.step + 1) * self._share) > math.floor(self.step * self._share)
+        if own:
+            found = self._answers()
+        else:
+            assert self._given is not None
+            found = self._given.draw_step()
+        if self._beside is not None:
+            found += [dataclasses.replace(one, name=f"corpus {one.name}") for one in self._beside.draw_step()]
+        self.step += 1
+        return found
+
+    def metrics(self) -> Mapping[str, float]:
+        return self._metrics
+
+    def state(self) -> dict[str, Any]:
+        parts = {"asks": self._asks, "given": self._given, "beside": self._beside}
+        states = {name: part.state() for name, part in parts.items() if part is not None}
+        return {"step": self.step, "drawn": self.drawn, **states}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.step, self.drawn = state["step"], state["drawn"]
+        self._asks.restore(state["asks"])
+        for name, part in (("given", self._given), ("beside", self._beside)):
+            if part is not None:
+                part.restore(state[name])
+        self._kept.again()
+
+    def _answers(self) -> list[PackedSequence]:
+        prompts = self._prompts()
+        self._generator.take(self._decoder)
+        groups = self._generator.sample(prompts, draws=range(self.drawn, self.drawn + len(prompts)))
+        self.drawn += len(prompts)
+        pairs = [
+            (prompt, i, answer)
+            for prompt, group in zip(prompts, groups, strict=True)
+            for i, answer in enumerate(group)
+        ]
+        self._metrics = {
+            "rollout.tokens": sum(len(answer.ids) for *_, answer in pairs) / len(pairs),
+            "rollout.truncated": sum(answer.truncated for *_, answer in pairs) / len(pairs),
+        }
+        self._kept.keep(self.step, [self._row(prompt, answer) for prompt, _, answer in pairs])
+        return [
+            dataclasses.replace(as_sequence(prompt.ids, answer.ids), name=name_of(prompt.name, i, answer.ids))
+            for prompt, i, answer in pairs
+        ]
+
+    def _prompts(self) -> list[Prompt]:
+        for _ in range(_FRUITLESS):
+            if prompts := self._asks.draw_step():
+                return prompts
+        raise InputError(
+            "no prompt to answer: all are longer than there is room for",
+            remedy="lower max_new_tokens, or raise max_seq_len",
+        )
+
+    def _row(self, prompt: Prompt, answer: Answer) -> dict[str, Any]:
+        asked = self._tokenizer.decode(prompt.ids, skip_special=False)
+        return {"prompt": asked, "answer": answer.text, "truncated": answer.truncated}

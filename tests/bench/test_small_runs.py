@@ -1,0 +1,79 @@
+"""Each benchmark of the engine from end to end on a tiny model, without its peers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hanok.bench import memory, prefill, serve, small
+from hanok.cli.bench import BENCHMARKS, bench
+from hanok.errors import ConfigError
+from hanok.kernels.native import native
+from hanok.models.config import ModelConfig
+
+needs_kernels = pytest.mark.skipif(native() is None, reason="the native kernels are not built")
+TEN_LINE_ENTRIES = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def test_help_names_each_benchmark() -> None:
+    for name in BENCHMARKS:
+        assert f"* {name}: " in (bench.__doc__ or "")
+
+
+def test_each_has_a_file() -> None:
+    entries = "".join(file.read_text() for file in TEN_LINE_ENTRIES.glob("*.py"))
+    for module in BENCHMARKS.values():
+        assert f"from {module} import main" in entries
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(ConfigError, match="prefil"):
+        bench("prefil")
+
+
+@needs_kernels
+def test_prefill(tiny_shape: ModelConfig, tmp_path: Path) -> None:
+    rows = prefill.run(
+        kinds=("int4",), rounds=1, lengths=(600,), folder=tmp_path, shape=tiny_shape, name="tiny", peers=False,
+    )  # fmt: skip
+    assert [row["case"] for row in rows] == ["prefill/int4/ctx600"]
+    assert all(row["ours"] > 0 and row["runs"] == 1 and row["peer"] == "none" for row in rows)
+    assert (tmp_path / "prefill" / "report.html").is_file()
+
+
+@needs_kernels
+def test_memory(tiny_shape: ModelConfig, tmp_path: Path) -> None:
+    rows = memory.run(kinds=("int4",), rounds=1, folder=tmp_path, shape=tiny_shape, name="tiny", cache_mib=1)
+    by_case = {row["case"]: row for row in rows}
+    assert list(by_case) == [
+        "memory/int4/loaded",
+        "memory/int4/full",
+        "start/int4/first",
+        "start/int4/further",
+    ]
+    weights, both = (by_case[f"memory/int4/{when}"]["theirs"] / memory.MOST for when in ("loaded", "full"))
+    assert 0.9 < both - weights <= 1.1  # MiB of cache, in whole blocks
+    assert by_case["memory/int4/full"]["python_and_torch"] > 100
+    assert by_case["start/int4/further"]["ours"] > by_case["start/int4/further"]["load"] > 0
+
+
+@needs_kernels
+def test_small(tiny_shape: ModelConfig, tmp_path: Path) -> None:
+    shapes = dict.fromkeys(("5m", "0.6b"), (tiny_shape, "tiny"))
+    rows = small.run(quick=True, kinds=("int8",), rounds=1, folder=tmp_path, shapes=shapes, peers=False)
+    assert [row["case"] for row in rows] == ["small/int8", "python/5m/int8", "python/0.6b/int8"]
+    assert rows[0]["ours"] > 0
+    assert all(0 < row["ours"] < 1 for row in rows[1:])
+
+
+@needs_kernels
+def test_serve(tiny_shape: ModelConfig, tmp_path: Path) -> None:
+    rows = serve.run(
+        quick=True, kinds=("int8",), rounds=1, folder=tmp_path, shape=tiny_shape, name="tiny", streams=(2, 3), peers=False,
+    )  # fmt: skip
+    assert [row["case"] for row in rows] == [
+        "serve/int8/streams2", "first-token/int8/streams2", "serve/int8/streams3", "first-token/int8/streams3",
+    ]  # fmt: skip
+    assert all(row["ours"] > 0 for row in rows)
+    assert all(row["p95"] >= row["ours"] for row in rows[1::2])
