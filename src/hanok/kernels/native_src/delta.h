@@ -170,10 +170,9 @@ void finish_delta(const Step& step, const LayerWeights& layer, const Span& span,
   }
 }
 
-inline Span delta_span(const DeltaWeights& w, std::vector<float>& space) {
+inline Span delta_span(const DeltaWeights& w, Buffer<float>& space) {
   const size_t part = (size_t)kSpan * w.width, history = (size_t)(w.taps - 1) * w.width + part;
-  space.resize(5 * part + history + kSpan + (size_t)kColumns * W * w.width);
-  float* at = space.data();
+  float* at = space.at_least(5 * part + history + kSpan + (size_t)kColumns * W * w.width);
   return {0, 0, w.width, at, at + part, at + 2 * part, at + 3 * part, at + 4 * part, at + 5 * part, at + 5 * part + kSpan,
           at + 5 * part + kSpan + history};
 }
@@ -183,7 +182,7 @@ void run_delta(const Step& step, const LayerWeights& layer, int number, const Ta
   const DeltaWeights& w = layer.delta;
   const int slot = step.args.slots[step.args.sequences[task.row]], head = task.head;
   const auto saved = [&](int row) { return step.args.saves.empty() ? -1 : step.args.saves[row]; };
-  static thread_local std::vector<float> space;
+  static thread_local Buffer<float> space;
   Span span = delta_span(w, space);
   const DeltaMemory memory = delta_memory(step, w, number, slot, head);
   if (step.args.positions[task.row] == 0) forget_delta(w, memory);
