@@ -154,3 +154,36 @@ def test_after_a_pause_they_begin_with_the_last_tokens(
         if logits:
             wanted = expected(decoder, text, firsts[0], guesses, 0)
             assert (logits[0] - wanted).norm() < 0.1 * wanted.norm()
+
+
+@pytest.mark.parametrize(("bias", "least", "most"), [({}, 0.95, 1.05), ({7: 90.0}, 2.0, 16.0)])
+@pytest.mark.parametrize("kind", ["full", "hybrid"])
+def test_they_are_asked_only_where_it_pays(
+    small: ModuleType, kind: str, bias: dict[int, float], least: float, most: float
+) -> None:
+    """On a clock of its own: a step takes 1 + 0.1 for each further row, a guess of a head 0.1. Heads that learnt nothing cost
+    next to nothing; where every guess holds, answers come in a fraction of the time."""
+    decoder = small.decoder_of(kind, mtp_layers=1)
+    model, now = small.native_of(decoder, 40), [0.0]
+    heads = OwnHeads(decoder, model, vocabulary=90, texts=2, threads=2)
+    speculator = Speculator(
+        lookup=None, draft=heads, pace=Pace(recurrent=kind == "hybrid"), clock=lambda: now[0]
+    )
+    scheduler = PagedScheduler(
+        model, max_running=4, vocabulary=90, speculator=speculator, clock=lambda: now[0]
+    )
+    step, read = model.step_with_hidden, heads._heads[0].read
+
+    def timed(ids, *rest, **options):
+        now[0] += 1 + 0.1 * (len(ids) - 1)
+        return step(ids, *rest, **options)
+
+    def asked(feeds):
+        now[0] += 0.1
+        return read(feeds)
+
+    model.step_with_hidden = timed  # type: ignore[method-assign]
+    heads._heads[0].read = asked  # type: ignore[method-assign]
+    tokens = 560
+    small.run(scheduler, small.generation_of(0, [1, 2, 3], tokens, logit_bias=bias))
+    assert least < tokens / now[0] < most

@@ -6,9 +6,18 @@ import pytest
 import torch
 
 from hanok.kernels import formats
-from hanok.kernels.formats import GROUP, quantise
+from hanok.kernels.formats import GROUP, Quantised, Stored, pack_words, quantise
 from hanok.kernels.native import native, native_available
-from hanok.kernels.packed import KINDS, Kind, pack, product, reference_product
+from hanok.kernels.packed import (
+    KINDS,
+    Kind,
+    pack,
+    pack_quantised,
+    pack_rows,
+    product,
+    reference_product,
+    rows_of,
+)
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
 PATHS = native().step_paths() if native_available() else []
@@ -34,6 +43,68 @@ def test_equal_to_the_reference(path: str, kind: Kind, outputs: int, inputs: int
     expected = reference_product(plain, wide) + bias
     found = product(matrix, wide, threads=2, path=path)[:, :outputs]
     torch.testing.assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(("outputs", "inputs"), [(32, 64), (37, 100), (5, 31)])
+def test_rows_are_quantised_where_they_lie(dtype: torch.dtype, outputs: int, inputs: int) -> None:
+    """The image is that of the quantised matrix, bit for bit; also of a part of a matrix, and of tiny and huge numbers."""
+    whole = random(outputs, inputs + 9)
+    whole[0] *= 1e-6
+    whole[1] = 0
+    whole[2, 3] = 3e4
+    weight = whole.to(dtype)[:, :inputs]
+    padding = (0, -inputs % GROUP, 0, -outputs % 16)
+    expected = pack_quantised(quantise(torch.nn.functional.pad(weight.float(), padding), 4))
+    found = pack(weight, "int4")
+    assert torch.equal(found.weights, expected.weights)
+    assert found.scales is not None
+    assert expected.scales is not None
+    assert torch.equal(found.scales, expected.scales)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_codes_go_in_without_loss(bits: int, group: int, signed: bool) -> None:
+    """From words or, of eight bits, from bytes; several matrices below one another, in any order, with rows of zeros between."""
+    kind: Kind = "int8" if bits == 8 else "int4"
+    parts = []
+    for number, outputs in enumerate((13, 30)):
+        quantised = quantise(random(outputs, 128, seed=number), bits)
+        codes = quantised.q_NK if signed and bits == 8 else pack_words(quantised.q_NK, bits)
+        scales = quantised.scales_NG.view(outputs, -1, group // GROUP)[:, :, 0]
+        parts.append(Stored(codes, scales.float() if number else scales, bits, 128))
+    rows = rows_of(parts, kind)
+    assert rows is not None
+    order = torch.cat(
+        [torch.randperm(43, generator=torch.Generator().manual_seed(3)), torch.tensor([43, 43])]
+    )
+
+    def arranged(vector: torch.Tensor) -> torch.Tensor:
+        return torch.cat([vector, vector.new_zeros(1, *vector.shape[1:])])[order]
+
+    found = pack_rows(rows.arranged(arranged))
+    whole = [part.quantised() for part in parts]
+    q = arranged(torch.cat([part.q_NK for part in whole]))
+    scales = arranged(torch.cat([part.scales_NG for part in whole]))
+    fill = (0, 0, 0, -len(q) % 16)
+    pad = torch.nn.functional.pad
+    expected = pack_quantised(Quantised(pad(q, fill), pad(scales, fill), bits))
+    assert torch.equal(found.weights, expected.weights)
+    assert found.scales is not None
+    assert expected.scales is not None
+    assert torch.equal(found.scales, expected.scales)
+
+
+def test_what_is_not_packed_from_where_it_lies() -> None:
+    codes = Stored(quantise(random(16, 32), 8).q_NK, torch.ones(16, 1), 8, 32)
+    assert rows_of([codes, random(16, 32)], "int8") is None
+    assert rows_of([random(16, 32)], "int8") is None
+    assert rows_of([random(16, 32)], "bf16") is None
+    unlike = rows_of([random(16, 32), random(16, 32).bfloat16()], "int4")
+    assert unlike is not None
+    assert unlike.source == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hanok.engine.coverage import LANES
-from hanok.kernels.formats import Quantised
-from hanok.kernels.packed import Kind, PackedMatrix, pack, pack_quantised
+from hanok.kernels.formats import Quantised, Stored
+from hanok.kernels.packed import Kind, PackedMatrix, RowsInPlace, pack, pack_quantised, pack_rows, rows_of
 from hanok.models.coded import as_quantised, stored_codes
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.linear import Linear, Norm, RMSNorm
@@ -41,31 +41,44 @@ def gate_last(mixer: GroupedQueryAttention, parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([query.flatten(0, 1), keys, values, gate.flatten(0, 1)])
 
 
-def image(weight: Tensor | Quantised, kind: Kind, bias_N: Tensor | None) -> PackedMatrix:
+def image(weight: Tensor | Quantised | RowsInPlace, kind: Kind, bias_N: Tensor | None) -> PackedMatrix:
     """Codes that a file has in this kind's width go in as they are."""
     if isinstance(weight, Tensor):
         if kind == "bf16" or stored_codes(weight) is None:
             return pack(weight.detach(), kind, bias_N=bias_N)
-        weight = as_quantised(weight, _BITS[kind])
+        weight = stacked([weight], kind)
+    if isinstance(weight, RowsInPlace):
+        return pack_rows(weight, bias_N=bias_N)
+    assert isinstance(weight, Quantised)
     return pack_quantised(_by_part(weight, lambda part: _filled_up(part, LANES)), bias_N=bias_N)
 
 
-def stacked(weights: Sequence[Tensor], kind: Kind) -> Tensor | Quantised:
+def stacked(weights: Sequence[Tensor], kind: Kind) -> Tensor | Quantised | RowsInPlace:
     """One below the other. Rows are quantised for themselves, so codes may stand beside what has none."""
     if kind == "bf16":
         return torch.cat(list(weights))
+    rows = rows_of([_as_it_is(weight, _BITS[kind]) for weight in weights], kind)
+    if rows is not None:
+        return rows
     parts = [as_quantised(weight, _BITS[kind]) for weight in weights]
     numbers, scales = torch.cat([p.q_NK for p in parts]), torch.cat([p.scales_NG for p in parts])
     return Quantised(numbers, scales, _BITS[kind])
 
 
-def side_by_side(gate: Tensor, up: Tensor, kind: Kind) -> Tensor | Quantised:
+def _as_it_is(weight: Tensor, bits: int) -> Tensor | Stored:
+    stored = stored_codes(weight)
+    return stored if stored is not None and stored.bits == bits else weight.detach()
+
+
+def side_by_side(gate: Tensor, up: Tensor, kind: Kind) -> Tensor | Quantised | RowsInPlace:
     """16 rows of the gate, 16 rows up, and so on; both padded to whole blocks."""
     both = stacked([gate, up], kind)
 
     def braided(part: Tensor) -> Tensor:
         return in_turns(*part.chunk(2))
 
+    if isinstance(both, RowsInPlace):
+        return both.arranged(braided)
     return _by_part(both, braided) if isinstance(both, Quantised) else braided(both.detach())
 
 

@@ -29,7 +29,7 @@ from hanok.engine.snapshots import SnapshotPool
 from hanok.errors import CheckpointError
 from hanok.kernels.formats import Quantised
 from hanok.kernels.native import address, native
-from hanok.kernels.packed import Kind, PackedMatrix, lazy, pack_stacked
+from hanok.kernels.packed import Kind, PackedMatrix, RowsInPlace, lazy, pack_stacked
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.kda import DeltaAttention
@@ -228,7 +228,7 @@ class NativeDecoder:
 
     def _check_scales(self, decoder: Decoder) -> None:
         packed = [kept for kept in self._kept if isinstance(kept, PackedMatrix) and kept.scales is not None]
-        if all(bool(torch.isfinite(present(matrix.scales)).all()) for matrix in packed):
+        if all(bool(torch.stack(present(matrix.scales).aminmax()).isfinite().all()) for matrix in packed):
             return
         most = {name: float(p.detach().abs().max()) for name, p in decoder.named_parameters()}
         name = max(most, key=most.__getitem__)
@@ -409,7 +409,10 @@ class NativeDecoder:
         return self._made(make)
 
     def _pack(
-        self, weight: Callable[[], Tensor | Quantised], *, bias: Callable[[], Tensor] | None = None
+        self,
+        weight: Callable[[], Tensor | Quantised | RowsInPlace],
+        *,
+        bias: Callable[[], Tensor] | None = None,
     ) -> PackedMatrix:
         def make() -> PackedMatrix:
             return image(weight(), self.kind, None if bias is None else bias().detach())

@@ -19,7 +19,7 @@ from hanok.kernels.native import address, native, native_available
 
 GROUP = 32
 _ROWS = 4096  # of a matrix quantised together
-_TRIES = 17  # scales tried for a group of four bits
+TRIES = 17  # scales tried for a group of four bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def _four(w_NGK: Tensor) -> tuple[Tensor, Tensor]:
     best_q = torch.zeros_like(w_NGK)
     best_scale = torch.zeros_like(largest_NG, dtype=torch.float16)
     best_error = torch.full_like(largest_NG, torch.inf)
-    for step in range(_TRIES):
+    for step in range(TRIES):
         scale_NG = (largest_NG / (-6.4 - 0.2 * step)).half()
         q = _rounded(w_NGK, scale_NG, -8, 7)
         error_NG = (w_NGK - q * scale_NG.float()[..., None]).square().sum(-1)
@@ -123,7 +123,7 @@ def _four_native(w_NGK: Tensor) -> tuple[Tensor, Tensor]:
     q, scales = torch.empty(w_NGK.shape, dtype=torch.int8), torch.empty(w_NGK.shape[:2], dtype=torch.float16)
     w_NGK = w_NGK.contiguous()
     native().quantise_four(
-        address(w_NGK), scales.numel(), _TRIES, address(q), address(scales), torch.get_num_threads()
+        address(w_NGK), scales.numel(), TRIES, address(q), address(scales), torch.get_num_threads()
     )
     return q, scales
 

@@ -7,20 +7,21 @@ N outputs (padded to a multiple of 16), K inputs (padded to one of 32), G groups
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hanok.kernels.formats import GROUP, Quantised, quantise
+from hanok.kernels.formats import GROUP, TRIES, Quantised, Stored, quantise
 from hanok.kernels.native import address, native
 
 Kind = Literal["bf16", "int8", "int4"]
 KINDS: tuple[Kind, ...] = ("bf16", "int8", "int4")
 _LANES = 16
+_SOURCES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 _LINE, _PAGE = 64, 1 << 21
 
 
@@ -64,12 +65,14 @@ def restore(
 
 def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> PackedMatrix:
     """Quantise, if the kind is of integers, and lay out."""
+    if (rows := rows_of([weight_NK], kind)) is not None:
+        return pack_rows(rows, bias_N=bias_N)
     padding = (0, -weight_NK.shape[1] % GROUP, 0, -weight_NK.shape[0] % _LANES)
     weight_NK = F.pad(weight_NK, padding) if any(padding) else weight_NK
-    if kind == "bf16":
-        numbers = weight_NK.to(torch.bfloat16).contiguous().view(torch.uint8)
-        return _image(_interleaved(numbers), None, kind, weight_NK, bias_N)
-    return pack_quantised(quantise(weight_NK, 8 if kind == "int8" else 4), bias_N=bias_N)
+    if kind == "int8":
+        return pack_quantised(quantise(weight_NK, 8), bias_N=bias_N)
+    numbers = weight_NK.to(torch.bfloat16).contiguous().view(torch.uint8)
+    return _image(_interleaved(numbers), None, kind, weight_NK, bias_N)
 
 
 def pack_stacked(
@@ -90,6 +93,88 @@ def pack_stacked(
         KINDS.index(kind), rows, first.cols, address(image), address(scales), address(biases)
     )
     return PackedMatrix(kind, rows, first.cols, image, scales, biases, matrix)
+
+
+@dataclass(frozen=True, slots=True)
+class RowsInPlace:
+    """Rows of matrices of one kind where they lie, in the order in which they are to be packed; address 0 is a row of zeros.
+
+    Args:
+        source: as the native side numbers them. given: inputs that a row has.
+        rows_N, scales_N, groups_N: int64, the addresses of rows and of the scales of codes, and how many scales those are.
+        flip: of codes of eight bits: what turns four of them into those of the image. kept: what the addresses point to.
+    """
+
+    kind: Kind
+    source: int
+    given: int
+    rows_N: Tensor
+    scales_N: Tensor
+    groups_N: Tensor
+    flip: int
+    kept: tuple[Tensor, ...]
+
+    def arranged(self, change: Callable[[Tensor], Tensor]) -> RowsInPlace:
+        """In another order, or with rows of zeros between: `change` does to a vector what is to be done to the rows."""
+        return replace(
+            self, rows_N=change(self.rows_N), scales_N=change(self.scales_N), groups_N=change(self.groups_N)
+        )
+
+
+def rows_of(parts: Sequence[Tensor | Stored], kind: Kind) -> RowsInPlace | None:
+    """The rows of several matrices one below the other, if the native side packs them from where they lie: numbers that become
+    four bits, or codes, all of one type.
+
+    Args:
+        parts: with as many columns each; codes of the kind's width.
+    """
+    numbers = [part for part in parts if isinstance(part, Tensor)]
+    codes = [part for part in parts if isinstance(part, Stored)]
+    if not codes:
+        return _numbers_in_place(numbers) if kind == "int4" else None
+    return None if numbers or kind == "bf16" else _codes_in_place(codes, kind)
+
+
+def _numbers_in_place(parts: Sequence[Tensor]) -> RowsInPlace:
+    types = {part.dtype for part in parts}
+    alike = len(types) == 1 and types <= set(_SOURCES)
+    kept = tuple((part if alike else part.float()).detach().contiguous() for part in parts)
+    none_N = torch.zeros(sum(map(len, kept)), dtype=torch.int64)
+    return RowsInPlace(
+        "int4", _SOURCES[kept[0].dtype], kept[0].shape[1], _addresses(kept), none_N, none_N, 0, kept
+    )
+
+
+def _codes_in_place(parts: Sequence[Stored], kind: Kind) -> RowsInPlace | None:
+    types = {part.codes.dtype for part in parts}
+    if len(types) > 1 or (kind == "int4" and torch.int8 in types):
+        return None
+    codes = [part.codes.contiguous() for part in parts]
+    scales = [part.scales_NG.half().contiguous() for part in parts]
+    groups_N = torch.cat([torch.full((len(s),), s.shape[1]) for s in scales])
+    flip = 0x80808080 if torch.int8 in types else 0
+    return RowsInPlace(
+        kind, 0, parts[0].cols, _addresses(codes), _addresses(scales), groups_N, flip, (*codes, *scales)
+    )
+
+
+def pack_rows(rows: RowsInPlace, *, bias_N: Tensor | None = None) -> PackedMatrix:
+    """Straight into the image: numbers are quantised as `quantise` does it, codes go in without loss."""
+    rows = rows.arranged(lambda vector: F.pad(vector, (0, -len(vector) % _LANES)))
+    count, cols = len(rows.rows_N), -(-rows.given // GROUP) * GROUP
+    image = _aligned(count * cols // (2 if rows.kind == "int4" else 1))
+    scales = torch.empty(count // _LANES, cols // GROUP, _LANES, dtype=torch.float16)
+    native().pack_rows(
+        [KINDS.index(rows.kind), rows.source, cols, rows.given], rows.rows_N.tolist(), rows.scales_N.tolist(),
+        rows.groups_N.tolist(), rows.flip, TRIES, address(image), address(scales), torch.get_num_threads(), "",
+    )  # fmt: skip
+    return _matrix(rows.kind, count, cols, image, scales, bias_N)
+
+
+def _addresses(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([
+        part.data_ptr() + part.stride(0) * part.element_size() * torch.arange(len(part)) for part in parts
+    ])  # fmt: skip
 
 
 def pack_quantised(weight: Quantised, *, bias_N: Tensor | None = None) -> PackedMatrix:
@@ -150,9 +235,14 @@ def _interleaved(bytes_NB: Tensor) -> Tensor:
 def _image(
     weights: Tensor, scales: Tensor | None, kind: Kind, shape_of: Tensor, bias_N: Tensor | None
 ) -> PackedMatrix:
-    rows, cols = shape_of.shape
     image = _aligned(weights.numel())
     image.view(weights.shape).copy_(weights)
+    return _matrix(kind, shape_of.shape[0], shape_of.shape[1], image, scales, bias_N)
+
+
+def _matrix(
+    kind: Kind, rows: int, cols: int, image: Tensor, scales: Tensor | None, bias_N: Tensor | None
+) -> PackedMatrix:
     bias = None if bias_N is None else F.pad(bias_N.float(), (0, rows - len(bias_N))).contiguous()
     matrix = native().matrix(KINDS.index(kind), rows, cols, address(image), address(scales), address(bias))
     return PackedMatrix(kind, rows, cols, image, scales, bias, matrix)

@@ -22,8 +22,9 @@ struct Paths {
   decltype(&isa_portable::run_step) run_step;
   decltype(&isa_portable::product) product;
   decltype(&isa_portable::quantise_four) quantise_four;
+  decltype(&isa_portable::pack_rows) pack_rows;
 };
-#define HANOK_PATHS(NS, LABEL) Paths{LABEL, NS::new_scratch, NS::run_step, NS::product, NS::quantise_four}
+#define HANOK_PATHS(NS, LABEL) Paths{LABEL, NS::new_scratch, NS::run_step, NS::product, NS::quantise_four, NS::pack_rows}
 
 std::vector<Paths> available() {
   std::vector<Paths> paths;
@@ -219,6 +220,18 @@ void bind_engine(nb::module_& m) {
   m.def("quantise_four", [](uintptr_t w, size_t groups, int tries, uintptr_t q, uintptr_t scales, int threads) {
     Crew crew(threads);
     path("").quantise_four(floats(w), groups, tries, reinterpret_cast<int8_t*>(q), reinterpret_cast<uint16_t*>(scales), crew);
+  });
+  // shape: kind, source, columns, given; what the rows are: see PackArgs.
+  m.def("pack_rows", [](const std::vector<int>& shape, std::vector<int64_t> rows, std::vector<int64_t> scales, std::vector<int64_t> groups,
+                        uint32_t flip, int tries, uintptr_t image, uintptr_t to_scales, int threads, const std::string& isa) {
+    PackArgs args;
+    args.kind = static_cast<Kind>(shape.at(0)), args.source = static_cast<Source>(shape.at(1));
+    args.cols = shape.at(2), args.given = shape.at(3), args.flip = flip, args.tries = tries;
+    args.rows = std::move(rows), args.row_scales = std::move(scales), args.row_groups = std::move(groups);
+    args.image = reinterpret_cast<uint8_t*>(image), args.scales = reinterpret_cast<uint16_t*>(to_scales);
+    nb::gil_scoped_release released;
+    Crew crew(threads);
+    path(isa).pack_rows(std::move(args), crew);
   });
   m.def("huge_pages", [](uintptr_t address, size_t bytes) {
 #if defined(__linux__)

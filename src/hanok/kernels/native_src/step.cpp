@@ -1,5 +1,6 @@
 // Compiled once for each instruction set. Sums run in one fixed order for each row, whatever else is in the step and however many
 // threads there are, so a row's numbers depend on its own sequence alone.
+#include "packing.h"
 #include "walker.h"
 
 namespace HANOK_ISA {
@@ -97,38 +98,4 @@ void product(const Matrix& a, const float* x, int rows, float* y, Crew& crew) {
   });
 }
 
-// Groups of 32 numbers to four bits: of several scales the one with the least squared error (kernels/formats.py).
-void quantise_four(const float* w, size_t groups, int tries, int8_t* q, uint16_t* scales, Crew& crew) {
-  constexpr size_t kEach = 2048;
-  const int items = static_cast<int>((groups + kEach - 1) / kEach);
-  crew.run(1, [=](Crew::Walk& walk) {
-    walk.loop(items, [&](int item) {
-      for (size_t g = item * kEach; g < std::min(groups, (item + 1) * kEach); ++g) {
-        const float* x = w + g * 32;
-        float largest = 0;
-        for (int i = 0; i < 32; ++i)
-          if (std::fabs(x[i]) > std::fabs(largest)) largest = x[i];
-        float least = std::numeric_limits<float>::infinity();
-        const vf magic = splat(12582912.0f);
-        for (int step = 0; step < tries; ++step) {
-          const uint16_t half = to_half(largest / (-6.4f - 0.2f * step));
-          const float scale = from_half(half), inverse = scale == 0 ? 0.0f : 1.0f / scale;
-          vf error{}, kept[32 / W];
-          for (int i = 0; i < 32; i += W) {
-            vf n = (load(x + i) * splat(inverse) + magic) - magic;
-            n = select(n < splat(-8.0f), splat(-8.0f), select(n > splat(7.0f), splat(7.0f), n));
-            const vf off = load(x + i) - n * splat(scale);
-            error += off * off;
-            kept[i / W] = n;
-          }
-          const float total = sum(error);
-          if (total >= least) continue;
-          least = total;
-          scales[g] = half;
-          for (int i = 0; i < 32; ++i) q[g * 32 + i] = static_cast<int8_t>(kept[i / W][i % W]);
-        }
-      }
-    });
-  });
-}
 }  // namespace HANOK_ISA

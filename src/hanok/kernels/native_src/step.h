@@ -138,6 +138,21 @@ struct StepArgs {
   float* normed = nullptr;                                      // [wanted][hidden] behind the final norm; null: not wanted
 };
 
+// Rows that become a packed matrix, where they lie.
+enum Source : int { kCodes = 0, kFloat32 = 1, kBfloat16 = 2, kFloat16 = 3 };
+struct PackArgs {
+  Kind kind = kInt4;                         // or, of codes, int8
+  Source source = kCodes;
+  int cols = 0, given = 0;                   // of the matrix, a multiple of 32; of a row of numbers
+  int tries = 0;                             // scales for a group of four bits, where numbers are rounded
+  uint32_t flip = 0;                         // of codes of eight bits: what makes them w + 128
+  std::vector<int64_t> rows;                 // addresses, a multiple of 16; 0: a row of zeros. Codes of four bits are w + 8
+  std::vector<int64_t> row_scales;           // addresses of a row's scales, float16
+  std::vector<int64_t> row_groups;           // of which there are so many
+  uint8_t* image = nullptr;
+  uint16_t* scales = nullptr;
+};
+
 struct Scratch {  // buffers between the loops
   virtual ~Scratch() = default;
 };
@@ -151,6 +166,7 @@ struct Scratch {  // buffers between the loops
                 const std::shared_ptr<hanok::Scratch>&, hanok::StepArgs, hanok::Crew&);                               \
   void product(const hanok::Matrix&, const float* x, int rows, float* y, hanok::Crew&);                               \
   void quantise_four(const float* w, size_t groups, int tries, int8_t* q, uint16_t* scales, hanok::Crew&);            \
+  void pack_rows(hanok::PackArgs, hanok::Crew&);                                                                      \
   }
 HANOK_DECLARE_STEP(isa_portable)
 HANOK_DECLARE_STEP(isa_avx2)
