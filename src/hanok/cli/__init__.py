@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "model plan": ("model", "plan", "step 4: parameters, memory, training time and speed on this machine"),
     "model inspect": ("model", "inspect", "what a model directory or GGUF file holds, without loading it"),
     "model convert": ("model", "convert", "write a model in another form; merge an adapter in"),
+    "model export": ("model", "export", "write a model directory that vLLM serves as Hanok does"),
     "model merge": ("model", "merge", "merge models of one shape: linear, slerp, ties, dare"),
     "model extend": ("model", "extend", "new tokens for a model from your documents"),
     "model diff": ("model", "diff", "how far the tensors of one model are from another's"),

@@ -74,6 +74,22 @@ def convert(
     return found
 
 
+def export(path: Model, out: Path) -> dict[str, Any]:
+    """Write a model directory that vLLM and transformers serve as Hanok does.
+
+    Args:
+        path: a model directory.
+        out: directory to make; must not exist.
+    """
+    from hanok.models.export import export as write
+
+    if out.exists():
+        raise ConfigError(f"{out} is there already", remedy="choose another name, or delete it")
+    found = write(path, out)
+    log.info("wrote %s; next: vllm serve %s", out, out)
+    return found
+
+
 def merge(
     paths: Models,
     out: Path,
