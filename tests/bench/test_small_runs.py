@@ -60,7 +60,7 @@ def test_memory(tiny_shape: ModelConfig, tmp_path: Path) -> None:
 
 @needs_kernels
 def test_small(tiny_shape: ModelConfig, tmp_path: Path) -> None:
-    shapes = dict.fromkeys(("5m", "0.6b"), (tiny_shape, "tiny"))
+    shapes: dict[str, tuple[ModelConfig, str]] = dict.fromkeys(("5m", "0.6b"), (tiny_shape, "tiny"))
     rows = small.run(quick=True, kinds=("int8",), rounds=1, folder=tmp_path, shapes=shapes, peers=False)
     assert [row["case"] for row in rows] == ["small/int8", "python/5m/int8", "python/0.6b/int8"]
     assert rows[0]["ours"] > 0
