@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -192,9 +191,4 @@ def _batch(llama_cpp: Any, rows: Sequence[tuple[int, int, int]], *, last: bool |
 
 
 if __name__ == "__main__":
-    found = measure(sys.argv[1], json.loads(sys.argv[2]))
-    print(json.dumps(found))
-    print(
-        {k: {n: round(1 / statistics.median(t), 1) for n, t in v.items()} for k, v in found.items()},
-        file=sys.stderr,
-    )
+    print(json.dumps(measure(sys.argv[1], json.loads(sys.argv[2]))))
