@@ -144,10 +144,13 @@ def _clear(llama_cpp: Any, context: Any) -> None:
 
 def _read(llama_cpp: Any, context: Any, length: int, sequence: int = 0, *, piece: int = _UBATCH) -> float:
     """Seconds for a prompt, with the logits of its last token."""
+    vocabulary = llama_cpp.llama_vocab_n_tokens(
+        llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(context))
+    )
     total = 0.0
     for start in range(0, length, piece):
         end = min(length, start + piece)
-        rows = [(1000 + 37 * place % 5000, place, sequence) for place in range(start, end)]
+        rows = [((1000 + 37 * place % 5000) % vocabulary, place, sequence) for place in range(start, end)]
         total += _timed(llama_cpp, context, rows, last=end == length)
     return total
 
