@@ -56,8 +56,9 @@ check: lint types test  ## what CI runs
 bench: setup-dev  ## quick versions of all benchmarks, one table each
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
 
-peers: setup-dev requirements/peers.txt  ## what the benchmarks compare with, llama.cpp built for this processor (some minutes)
+peers: setup-dev requirements/peers.txt  ## what the benchmarks compare with, llama.cpp built for this processor (some ten minutes)
 	CMAKE_ARGS="-DGGML_NATIVE=ON" $(PIP) install -q --require-hashes --no-deps -r requirements/peers.txt
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/peers.py .peers
 	$(BIN)/python -c 'from importlib.metadata import version as v; print(*(f"{name} {v(name)}" for name in ("torch", "transformers", "accelerate", "fla-core", "llama-cpp-python")), sep="\n")'
 
 lock: setup-dev  ## resolve the pinned versions anew (needs uv)

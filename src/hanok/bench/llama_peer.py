@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -145,10 +144,13 @@ def _clear(llama_cpp: Any, context: Any) -> None:
 
 def _read(llama_cpp: Any, context: Any, length: int, sequence: int = 0, *, piece: int = _UBATCH) -> float:
     """Seconds for a prompt, with the logits of its last token."""
+    vocabulary = llama_cpp.llama_vocab_n_tokens(
+        llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(context))
+    )
     total = 0.0
     for start in range(0, length, piece):
         end = min(length, start + piece)
-        rows = [(1000 + 37 * place % 5000, place, sequence) for place in range(start, end)]
+        rows = [((1000 + 37 * place % 5000) % vocabulary, place, sequence) for place in range(start, end)]
         total += _timed(llama_cpp, context, rows, last=end == length)
     return total
 
@@ -192,9 +194,4 @@ def _batch(llama_cpp: Any, rows: Sequence[tuple[int, int, int]], *, last: bool |
 
 
 if __name__ == "__main__":
-    found = measure(sys.argv[1], json.loads(sys.argv[2]))
-    print(json.dumps(found))
-    print(
-        {k: {n: round(1 / statistics.median(t), 1) for n, t in v.items()} for k, v in found.items()},
-        file=sys.stderr,
-    )
+    print(json.dumps(measure(sys.argv[1], json.loads(sys.argv[2]))))

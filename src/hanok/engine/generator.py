@@ -384,13 +384,15 @@ class LocalEngine:
             generation.cancelled = True
 
     def _run(self) -> None:
-        while self._take_in():
-            self._step()
+        with torch.inference_mode():  # once for all steps: entering it costs as much as a small layer
+            while self._take_in():
+                self._step()
 
     def _take_in(self) -> bool:
         """Hand what has arrived to the scheduler, waiting for it if need be; False when the thread is to end."""
         with self._wake:
-            if not (self._has_work() or (self._inbox and not self._resting) or self._closed):
+            busy = self._has_work()
+            if not (busy or (self._inbox and not self._resting) or self._closed):
                 self._wake.notify_all()  # `sleep` waits for this
                 self._wake.wait(WATCH_SECONDS if self._inbox else IDLE_SECONDS)
             if self._closed:
@@ -398,7 +400,7 @@ class LocalEngine:
                     generation.finish("cancelled")
                 self._wake.notify_all()
                 return False
-            if not (self._inbox or self._has_work()):
+            if not (self._inbox or busy):
                 self._thread = None
                 return False
             if self._resting:
@@ -421,8 +423,7 @@ class LocalEngine:
                 return
             began = time.perf_counter()
             try:
-                with torch.inference_mode():
-                    self._scheduler.step()
+                self._scheduler.step()
             except Exception as error:
                 expected = isinstance(error, TeamError)
                 log.error("the engine failed; the requests under way are lost", exc_info=not expected)

@@ -162,7 +162,10 @@ class NativeDecoder:
             for place, adapter in enumerate(dict.fromkeys(a for a in adapters if a is not None))
         }
         width = max(map(len, tables))
-        flat = [block for table in tables for block in (*table, *[0] * (width - len(table)))]
+        flat: list[int] = []
+        for table in tables:
+            flat += table
+            flat += [0] * (width - len(table))
         self._runner.step(
             list(ids), list(positions), list(sequences), flat, width, list(slots or range(len(tables))),
             [saves.get(row, -1) for row in range(len(ids))] if saves else [], list(wanted),

@@ -71,7 +71,7 @@ class PagedScheduler:
         return self._max_running - len(self._running)
 
     def has_work(self) -> bool:
-        return bool(self._waiting or self._running)
+        return bool(self._running or self._waiting)
 
     def step(self) -> None:
         """Some rows through the model, and a token for everyone whose last row was among them."""
@@ -89,16 +89,16 @@ class PagedScheduler:
             logits_BV, hidden_BD = self._compute(rows, parts)
         continued = sum(part.answers and bool(part.running.generation.ids) for part in parts)
         self.counters.prefilled_tokens += sum(part.count for part in parts) - continued
-        answers = sum(len(part.wanted) for part in parts)
-        first = answers
-        for part in parts:
+        echoing = [part for part in parts if part.echoed]
+        first = answers = len(rows.wanted) - sum(len(part.echoed) for part in echoing)
+        for part in echoing:
             part.take_echo(logits_BV[first : first + len(part.echoed), : self._vocabulary])
             first += len(part.echoed)
         for part in parts:
             part.running.done = part.end
             self._remember(part.running)
             self._keep_snapshots(part)
-        held = self._answer([part for part in parts if part.answers], logits_BV[:answers])
+        held = self._answer([part for part in parts if part.answers], logits_BV[:answers, : self._vocabulary])
         if hidden_BD is not None:
             self._show(parts, rows, hidden_BD, held)
         if guessing and self._speculator is not None:
@@ -338,7 +338,7 @@ class PagedScheduler:
             for part in parts
             for place in range(len(part.draft) + 1)
         ]
-        drawn = iter(choose(logits_BV[:, : self._vocabulary], draws))
+        drawn = iter(choose(logits_BV, draws))
         for part in parts:
             before = part.running.length
             chosen, accepted = _take(part, [next(drawn) for _ in part.wanted])
@@ -380,7 +380,7 @@ class PagedScheduler:
             if running.generation.is_over():
                 running.generation.finish("cancelled")
                 self._release(running)
-        over = [generation for generation in self._waiting if generation.is_over()]
+        over = [g for g in self._waiting if g.is_over()] if self._waiting else []
         for generation in over:
             generation.finish("cancelled")
         if over:

@@ -62,6 +62,7 @@ class Part:
         start, count: the tokens of its text that are read. draft: guesses at what follows them.
         saves: token count to the place of the snapshot behind it.
         fork: the place that keeps the states from before the draft.
+        answers: whether the next token can be chosen behind the last row.
     """
 
     running: Running
@@ -70,16 +71,15 @@ class Part:
     draft: Sequence[int] = ()
     saves: dict[int, int] = field(default_factory=dict)
     fork: int | None = None
+    answers: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "answers", self.end == self.running.length)
 
     @property
     def end(self) -> int:
         """Tokens of the text that are read after the step, whatever becomes of the draft."""
         return self.start + self.count
-
-    @property
-    def answers(self) -> bool:
-        """Whether the next token can be chosen behind the last row."""
-        return self.end == self.running.length
 
     @property
     def echoed(self) -> range:

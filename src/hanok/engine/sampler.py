@@ -55,7 +55,7 @@ class Choice(NamedTuple):
 def choose(logits_BV: Tensor, draws: Sequence[Draw]) -> list[Choice | HanokError]:
     """One token a row of float32 logits, or the error that ends its request."""
     module = native()
-    if module is None or logits_BV.device.type != "cpu" or logits_BV.stride(1) != 1:
+    if module is None or not logits_BV.is_cpu or logits_BV.stride(1) != 1:
         return choose_plain(logits_BV, draws)
     return choose_native(module, logits_BV, draws)
 
