@@ -75,7 +75,7 @@ def test_every_way_learns(method: str, teacher: Path, shards: Path, tmp_path: Pa
 def test_the_student_comes_nearer(
     method: str, changes: dict[str, Any], teacher: Path, shards: Path, tmp_path: Path, quick: Quick
 ) -> None:
-    distil(method, quick(max_steps=30, **changes), teacher=teacher, shards=shards, out=tmp_path)
+    distil(method, quick(max_steps=20, **changes), teacher=teacher, shards=shards, out=tmp_path)
     losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
     if changes.get("on_policy") == 1.0:  # where it goes itself
         assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
