@@ -25,12 +25,8 @@ from hanok.reporting import log
 from hanok.training.distil.config import Shrink
 
 _UNIT = 16  # widths are multiples of it
-_WRITERS = {
-    "embed_tokens.weight": 1,
-    "embed_positions.weight": 1,
-    "o_proj.weight": 0,
-    "down_proj.weight": 0,
-}  # D at
+# what writes into the residual stream -> the dimension that counts its channels
+_WRITERS = {"embed_tokens": 1, "embed_positions": 1, "o_proj": 0, "out_proj": 0, "down_proj": 0}
 _FULL = 0.75  # of the largest that fits: what uses less of its share is not considered
 
 
@@ -184,7 +180,7 @@ def _channels(sources: dict[str, Tensor], width: int) -> tuple[Tensor, float]:
         source.double().square().movedim(dim, 0).reshape(source.shape[dim], -1).sum(1)
         for name, source in sources.items()
         for writer, dim in _WRITERS.items()
-        if writer in name
+        if name.endswith(f"{writer}.weight")
     ]
     strength_D = torch.stack(parts_D).sum(0)
     chosen = _strongest(strength_D, width)
