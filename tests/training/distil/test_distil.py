@@ -75,7 +75,7 @@ def test_every_way_learns(method: str, teacher: Path, shards: Path, tmp_path: Pa
 def test_the_student_comes_nearer(
     method: str, changes: dict[str, Any], teacher: Path, shards: Path, tmp_path: Path, quick: Quick
 ) -> None:
-    distil(method, quick(max_steps=30, **changes), teacher=teacher, shards=shards, out=tmp_path)
+    distil(method, quick(max_steps=20, **changes), teacher=teacher, shards=shards, out=tmp_path)
     losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
     if changes.get("on_policy") == 1.0:  # where it goes itself
         assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
@@ -198,6 +198,33 @@ class TestBadInputs:
         with pytest.raises(HanokError) as error:
             distil(method, quick(**changes), teacher=teacher, shards=shards, out=tmp_path)
         assert said in str(error.value)
+
+
+def test_a_shape_of_ones_own_from_the_command_line(teacher: Path, shards: Path, tmp_path: Path) -> None:
+    """The tokeniser and the vocabulary are the teacher's."""
+    words = (
+        f"align distill logits --teacher {teacher} --shards {shards} --out {tmp_path}/out --learn-from corpus --top-k 4 "
+        "--mixture text-train=1 --max-steps 1 --threads 1 --tokens-per-step 256 --micro-batch-tokens 256 --max-seq-len 128 "
+        "model-config --hidden-size 24 --num-layers 1 --pattern gqa --num-heads 2 --max-context 128"
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 0
+    config = load_config(tmp_path / "out" / "model")
+    assert (config.vocab_size, config.hidden_size, config.layers) == (266, 24, ("gqa",))
+
+
+def test_inputs_that_would_not_be_read(teacher: Path, shards: Path, tmp_path: Path, quick: Quick) -> None:
+    for method, changes in (
+        ("minillm", {}),
+        ("on-policy", {"on_policy": 1.0}),
+        ("logits", {"learn_from": "corpus"}),
+    ):
+        with pytest.raises(ConfigError, match="no samples"):
+            distil(method, quick(**changes), teacher=teacher, shards=shards, out=tmp_path, samples=shards)
+    with pytest.raises(ConfigError, match="no logits"):
+        distil("offline", quick(), teacher=teacher, shards=shards, out=tmp_path, logits=shards)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_student_of_another_kind_is_not_overwritten(

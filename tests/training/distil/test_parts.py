@@ -159,13 +159,8 @@ class TestStudent:
         with torch.no_grad():
             there = teacher.eval()(batch.ids_N, batch.cu_seqlens)[0]
             here = student(batch.ids_N, batch.cu_seqlens)[0]
-        scale = (32 / 48) ** 0.5  # the norm divides by the mean over fewer channels
         kept = [i for i in range(48) if i not in empty.tolist()]
-        first = teacher.layers[0].input_layernorm(teacher.embed_tokens(batch.ids_N))[:, kept] * scale  # type: ignore[operator, index]
-        second = student.layers[0].input_layernorm(student.embed_tokens(batch.ids_N))  # type: ignore[operator, index]
-        torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
-        cosine = torch.nn.functional.cosine_similarity(there[:, kept], here, dim=1)
-        assert float(cosine.min()) > 0.9
+        torch.testing.assert_close(there[:, kept], here, atol=1e-4, rtol=1e-3)
         save_model(student, tmp_path, tokenizer_dir=shards)
         again = load_model(tmp_path).state_dict()
         assert all(torch.equal(tensor, again[name]) for name, tensor in student.state_dict().items())

@@ -66,6 +66,10 @@ def distil(
         raise ConfigError("both a student and a shape of a new one", remedy="give one of them")
     if logits is not None and method != "logits":
         raise ConfigError(f"{method} reads no logits from disk", remedy="leave out --logits")
+    if samples is not None and not _reads_samples(method, config):
+        raise ConfigError(
+            f"{method} as it is set reads no samples of the teacher", remedy="leave out --samples"
+        )
     more = {"teacher": open_artefact(teacher), "shards": open_artefact(shards, kind="shards")}
     if samples is not None:
         more["samples"] = open_artefact(samples, kind="shards")
@@ -90,6 +94,13 @@ def distil(
             f"distill-{method}", config, model=student, out=out, files={} if prompts is None else {"prompts": prompts},
             settings={}, prepare=prepare, more=more,
         )  # fmt: skip
+
+
+def _reads_samples(method: str, config: DistilConfig) -> bool:
+    if method == "offline":
+        return True
+    given = method == "logits" or (method == "on-policy" and config.on_policy < 1)
+    return given and config.learn_from == "samples"
 
 
 @dataclass(frozen=True, slots=True)

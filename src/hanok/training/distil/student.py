@@ -1,7 +1,7 @@
 """The student where none is given: a shape, from the teacher's by a rule, with new weights or with slices of the teacher's.
 
-The rule: width and depth shrink together. Of all depths, and the widest width at each that stays within the share of the
-parameters, the pair is taken whose ratio of width to depth is nearest the teacher's. Layers are spread evenly over the
+The rule: width and depth shrink together. Of all depths, each with the widest width that stays within the share of the
+parameters, that one is taken whose ratio of width to depth is nearest the teacher's. Layers are spread evenly over the
 teacher's, first and last among them, and keep their mixers.
 D, I: width of the model and of its feed-forward.
 """
@@ -25,6 +25,9 @@ from hanok.reporting import log
 from hanok.training.distil.config import Shrink
 
 _UNIT = 16  # widths are multiples of it
+# what writes into the residual stream -> the dimension that counts its channels
+_WRITERS = {"embed_tokens": 1, "embed_positions": 1, "o_proj": 0, "out_proj": 0, "down_proj": 0}
+_FULL = 0.75  # of the largest that fits: what uses less of its share is not considered
 
 
 def make_student(
@@ -79,19 +82,19 @@ def smaller(teacher: ModelConfig, share: float, *, keep_heads: bool = False) -> 
     """
     wanted = share * num_parameters(teacher)
     ratio = teacher.hidden_size / teacher.num_layers
-    found: list[tuple[int, float, ModelConfig]] = []
-    for layers in range(1, teacher.num_layers + 1):
-        config = _widest(teacher, layers, wanted, keep_heads=keep_heads)
-        if config is not None:
-            size = num_parameters(config)
-            far = abs(math.log(config.hidden_size / layers / ratio))
-            found.append((round(10 * (1 - size / wanted)), far, config))  # within a tenth, the shape decides
+    found = [
+        config
+        for layers in range(1, teacher.num_layers + 1)
+        if (config := _widest(teacher, layers, wanted, keep_heads=keep_heads)) is not None
+    ]
     if not found:
         raise ConfigError(
             f"share = {share}: no student so small keeps the teacher's vocabulary",
             remedy="raise share, or give a shape",
         )
-    return min(found, key=lambda one: one[:2])[2]
+    largest = max(map(num_parameters, found))
+    full = [config for config in found if num_parameters(config) >= _FULL * largest]
+    return min(full, key=lambda config: abs(math.log(config.hidden_size / config.num_layers / ratio)))
 
 
 def _widest(teacher: ModelConfig, layers: int, wanted: float, *, keep_heads: bool) -> ModelConfig | None:
@@ -140,7 +143,9 @@ def num_parameters(config: ModelConfig) -> int:
 def slices(teacher: Decoder, config: ModelConfig) -> Decoder:
     """The student's weights are the teacher's at the channels that carry most, and at each layer's strongest neurons.
 
-    A channel's or neuron's strength is the sum of the squares of all weights that read or write it.
+    A channel's strength is the sum of the squares of the weights that write it, a neuron's of those that read or write it.
+    Norms divide by the mean square over the channels that are left, which is larger: their weights are raised by as much,
+    taking strength for energy.
 
     Raises:
         ConfigError: a mixture of experts, whose experts have no neurons in common.
@@ -152,7 +157,7 @@ def slices(teacher: Decoder, config: ModelConfig) -> Decoder:
     theirs = teacher.state_dict()
     wanted = student.state_dict()
     sources = {name: theirs[_name_there(name, kept)] for name in wanted}
-    channels = _channels(sources, wanted, config.hidden_size)
+    channels, raised = _channels(sources, config.hidden_size)
     neurons = {
         layer: _strongest(_neuron_strength(theirs, f"layers.{old}.mlp."), config.mlp_width)
         for layer, old in enumerate(kept)
@@ -162,18 +167,24 @@ def slices(teacher: Decoder, config: ModelConfig) -> Decoder:
             if source.shape[dim] != wanted[name].shape[dim]:
                 chosen = neurons[int(name.split(".")[1])] if inner else channels
                 source = source.index_select(dim, chosen)
+                if name.endswith("norm.weight"):
+                    offset = float(config.norm == "rms_plus_one")
+                    source = (source + offset) * raised - offset
         wanted[name].copy_(source)
     return student
 
 
-def _channels(sources: dict[str, Tensor], wanted: dict[str, Tensor], width: int) -> Tensor:
-    strength_D: Tensor | None = None
-    for name, source in sources.items():
-        for dim, inner in enumerate(_is_inner(name, source.dim())):
-            if source.shape[dim] != wanted[name].shape[dim] and not inner:
-                part_D = source.double().square().movedim(dim, 0).reshape(source.shape[dim], -1).sum(1)
-                strength_D = part_D if strength_D is None else strength_D + part_D
-    return _strongest(strength_D, width) if strength_D is not None else torch.arange(width)
+def _channels(sources: dict[str, Tensor], width: int) -> tuple[Tensor, float]:
+    """The channels that stay, and the root of how much larger the mean square over them is than over all."""
+    parts_D = [
+        source.double().square().movedim(dim, 0).reshape(source.shape[dim], -1).sum(1)
+        for name, source in sources.items()
+        for writer, dim in _WRITERS.items()
+        if name.endswith(f"{writer}.weight")
+    ]
+    strength_D = torch.stack(parts_D).sum(0)
+    chosen = _strongest(strength_D, width)
+    return chosen, math.sqrt(float(strength_D[chosen].mean() / strength_D.mean()))
 
 
 def _neuron_strength(tensors: dict[str, Tensor], prefix: str) -> Tensor:

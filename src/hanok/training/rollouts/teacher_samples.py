@@ -20,8 +20,10 @@ from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.checkpoint import disk_full_is_resumable
 from hanok.training.rollouts.asking import Asks
 from hanok.training.rollouts.generator import Generator
+from hanok.training.rollouts.prompts import Prompt
 
 SPLIT = "chat-train"
+_AT_ONCE = 256  # prompts that are answered together
 _FRUITLESS = 100  # steps without a prompt that fits, after which there will be none
 
 
@@ -29,7 +31,7 @@ def write_teacher_samples(
     path: Path, generator: Generator, asks: Asks, tokenizer: Tokenizer, *, count: int, group_size: int,
     parents: Mapping[str, Artefact], step: Mapping[str, Any],
 ) -> Artefact:  # fmt: skip
-    """Kind "shards": `count` answers to the first prompts of `asks`, as many as there are to a step at a time.
+    """Kind "shards": `count` answers to the first prompts of `asks`.
 
     Raises:
         InputError: no prompt fits.
@@ -42,16 +44,10 @@ def write_teacher_samples(
         lines = _whole_lines(partial, identity)
         if lines:
             asks.restore(lines[-1]["state"])
-        done, fruitless = sum(len(line["rows"]) for line in lines), 0
+        done = sum(len(line["rows"]) for line in lines)
         with progress("teacher", count - done, "answers") as bar:
             while done < count:
-                prompts = asks.draw_step()
-                fruitless = 0 if prompts else fruitless + 1
-                if fruitless == _FRUITLESS:
-                    raise InputError(
-                        "no prompt to answer: all are longer than there is room for",
-                        remedy="lower max_new_tokens, or raise max_seq_len",
-                    )
+                prompts = _enough(asks)
                 prompts = prompts[: -(-(count - done) // group_size)]
                 groups = generator.sample(prompts, draws=range(done, done + len(prompts)))
                 rows = [
@@ -66,6 +62,21 @@ def write_teacher_samples(
         _write(path, [row for line in lines for row in line["rows"]], tokenizer, parents=parents, step=step)
     partial.unlink(missing_ok=True)
     return open_artefact(path, kind="shards")
+
+
+def _enough(asks: Asks) -> list[Prompt]:
+    """Prompts of so many steps that the generator is busy."""
+    found: list[Prompt] = []
+    for drawn in range(_AT_ONCE):
+        found += asks.draw_step()
+        if len(found) >= _AT_ONCE:
+            break
+        if not found and drawn == _FRUITLESS:
+            raise InputError(
+                "no prompt to answer: all are longer than there is room for",
+                remedy="lower max_new_tokens, or raise max_seq_len",
+            )
+    return found
 
 
 def _write(

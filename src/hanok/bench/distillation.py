@@ -1,0 +1,181 @@
+"""Distillation on the village: does a student learn more from its own answers than from the teacher's, in equal steps?
+
+For each seed a student of a quarter of the teacher's parameters is drawn and fine-tuned on the teacher's answers (MiniLLM's
+start). From that one start it learns on, in equal steps of about equally many tokens:
+
+    samples      on more of the teacher's answers (next-token learning)
+    logits       on the same answers, with the teacher's law at each token (forward KL over the kept tokens)
+    own          on its own answers, with the teacher's law at each token (GKD)
+
+All take prompts from the same documents and the same learning rates. Then the village's exam, and bits per byte of held-out
+text and chats. Every stage goes on where it was stopped, so the whole may be run in pieces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hanok.artefacts import Artefact, open_artefact
+from hanok.evaluation.compare import compare_answers
+from hanok.evaluation.config import VerifyConfig
+from hanok.evaluation.verify import verify
+from hanok.reporting import table
+from hanok.training.distil.config import DistilConfig, Shrink
+from hanok.training.distil.run import distil
+
+_MEASURES = {
+    "text": "bits_per_byte.text", "chat": "bits_per_byte.chat", "village": "village.accuracy", "facts": "village.fact",
+    "sums": "village.arithmetic", "questions": "village.questions",
+}  # fmt: skip
+_SHARE = 0.255  # the nearest to a quarter that the widths allow
+_OFFSET = 100  # the start's seed and its continuations' read the documents in different orders
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """Args: answers: of the teacher. start_steps, steps: before the ways part, and of each way."""
+
+    answers: int = 6144
+    start_steps: int = 300
+    steps: int = 150
+    tokens_per_step: int = 2048
+    threads: int = 0
+
+
+def run(
+    *, teacher: Path, shards: Path, village: Path, out: Path, seeds: Sequence[int], sizes: Sizes, ways: Mapping[str, Any]
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Args: ways: name -> (method, settings that are its own)."""
+    rows: list[dict[str, Any]] = []
+    for seed in seeds:
+        folder = out / f"seed-{seed}"
+        start = _start(teacher, shards, out, seed, sizes)
+        found = {"start": _exam(start.path, shards, village, folder / "start")}
+        for name, (method, changes) in ways.items():
+            config = replace(_config(sizes), seed=seed + _OFFSET, max_steps=sizes.steps, **changes)
+            model = distil(
+                method, config, teacher=teacher, shards=shards, out=folder / name, student=start.path,
+                samples=out / "samples" if method in ("offline", "logits") else None,
+            )  # fmt: skip
+            found[name] = _exam(model.path, shards, village, folder / name)
+        _tell(seed, found)
+        rows += [{"seed": seed, "way": name, **_measured(exam)} for name, exam in found.items()]
+    return rows
+
+
+def _config(sizes: Sizes) -> DistilConfig:
+    return DistilConfig(
+        mixture={"chat-train": 0.85, "text-train": 0.15}, answers=sizes.answers, tokens_per_step=sizes.tokens_per_step,
+        micro_batch_tokens=sizes.tokens_per_step, generator="bf16", muon_lr=5e-3, adamw_lr=2e-3, validate_every=1_000_000,
+        checkpoint_every=50, threads=sizes.threads, samples_kept=2,
+    )  # fmt: skip
+
+
+def _start(teacher: Path, shards: Path, out: Path, seed: int, sizes: Sizes) -> Artefact:
+    """The first start's teacher writes the answers; they serve all."""
+    samples, folder = out / "samples", out / f"seed-{seed}" / "start"
+    config = replace(
+        _config(sizes), seed=seed, max_steps=sizes.start_steps, muon_lr=0.01, adamw_lr=0.004, final_lr=0.3
+    )
+    if not samples.exists():
+        writing = out / "writing"
+        distil(
+            "offline", replace(config, seed=0, max_steps=1), teacher=teacher, shards=shards, out=writing,
+            shrink=Shrink(share=_SHARE),
+        )  # fmt: skip
+        shutil.move(writing / "samples", samples)
+    return distil(
+        "offline", config, teacher=teacher, shards=shards, out=folder, samples=samples,
+        shrink=Shrink(share=_SHARE),
+    )  # fmt: skip
+
+
+def _exam(model: Path, shards: Path, village: Path, folder: Path) -> Artefact:
+    path = folder / "exam"
+    if path.exists():
+        return open_artefact(path, kind="evaluation")
+    return verify(VerifyConfig(), model=model, shards=shards, village=village, out=path)
+
+
+def _measured(exam: Artefact) -> dict[str, float]:
+    return {name: exam.metrics[key] for name, key in _MEASURES.items() if key in exam.metrics}
+
+
+def _tell(seed: int, found: Mapping[str, Artefact]) -> None:
+    """What was measured, and each way against the teacher's answers, question by question."""
+    columns = list(_measured(found["start"]))
+    table(
+        f"seed {seed}", ("way", *columns),
+        [(name, *(_measured(exam).get(column, "") for column in columns)) for name, exam in found.items()],
+    )  # fmt: skip
+    if "samples" not in found:
+        return
+    for name, exam in found.items():
+        if name in ("start", "samples"):
+            continue
+        change = compare_answers(found["samples"].path, exam.path)["all"]
+        print(
+            f"seed {seed}, {name} - samples: {100 * change.difference:+.1f} points of all questions, 95 % interval "
+            f"{100 * change.low:+.1f} to {100 * change.high:+.1f}",
+            file=sys.stderr,
+        )
+
+
+def _choosing(village: Path, out: Path) -> Path:
+    """The village with its validation questions as the exam, for choosing settings."""
+    folder = out / "choosing"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        shutil.copy(village / "timetable.json", folder)
+        shutil.copy(village / "questions-validation.jsonl", folder / "questions.jsonl")
+    return folder
+
+
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "samples": ("offline", {}),
+    "logits": ("logits", {"learn_from": "samples", "top_k": 32}),
+    "own": ("on-policy", {"on_policy": 1.0, "beta": 0.5}),
+}
+CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
+    **WAYS,
+    "samples, less": ("offline", {"muon_lr": 2e-3, "adamw_lr": 8e-4}),
+    "own, less": ("on-policy", {"on_policy": 1.0, "beta": 0.5, "muon_lr": 2e-3, "adamw_lr": 8e-4}),
+    "own, forward": ("on-policy", {"on_policy": 1.0, "beta": 0.0}),
+    "own, reverse": ("on-policy", {"on_policy": 1.0, "beta": 1.0}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/quickstart"), help="a finished run over the village"
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench/distillation"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--choose", action="store_true", help="seed 0, more settings, and validation questions alone"
+    )
+    for name in ("answers", "start_steps", "steps", "tokens_per_step", "threads"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Sizes(), name))
+    parser.add_argument("--ways", nargs="+", default=None)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    village = options.run / "village"
+    known = CHOICES if options.choose else WAYS
+    rows = run(
+        teacher=options.run / "model", shards=options.run / "shards", out=options.folder,
+        village=_choosing(village, options.folder) if options.choose else village,
+        seeds=[0] if options.choose else options.seeds, ways={name: known[name] for name in options.ways or known},
+        sizes=Sizes(**{name: getattr(options, name) for name in Sizes.__dataclass_fields__}),
+    )  # fmt: skip
+    if options.json:
+        json.dump(rows, sys.stdout, indent=1)
