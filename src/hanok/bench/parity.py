@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BITS, SAMPLES = 10, 4
-SHARES = ((0.25, 1), (0.25, 2), (0.25, 3), (0.4, 1), (0.15, 1))  # (p, seed)
+SHARES = ((0.25, 1), (0.4, 1), (0.25, 2), (0.25, 3), (0.15, 1))  # (p, seed)
 ENOUGH = 0.5  # of long answers, at which practice in rounds ends
 MODEL = ModelConfig(hidden_size=64, num_layers=2, pattern=("gqa",), num_heads=4, max_context=256)
 PRETRAINING = TrainConfig(
