@@ -41,8 +41,8 @@ PRETRAINING = TrainConfig(
 )  # fmt: skip
 ROUND = AlignConfig(
     max_steps=16, updates_per_rollout=16, prompts_per_step=256, group_size=8, max_new_tokens=BITS + 4, muon_lr=1.5e-3,
-    adamw_lr=1.5e-3, warmup_steps=0, decay_fraction=0.8, max_seq_len=64, micro_batch_tokens=4096, validate_every=1000, checkpoint_every=1000,
-    keep_checkpoints=1,
+    adamw_lr=1.5e-3, warmup_steps=0, decay_fraction=0.8, max_seq_len=64, micro_batch_tokens=4096,
+    validate_every=1000, checkpoint_every=1000, keep_checkpoints=1,
 )  # fmt: skip
 GRPO = replace(
     ROUND,

@@ -1,9 +1,9 @@
 """Does a sigmoid through the first half of a run of practice tell its end? (ScaleRL, arXiv 2510.13786, in miniature.)
 
 The runs below were chosen before the first of them was started: parity puzzles from one pre-trained model (p = 0.25), by
-ScaleRL's recipe and two of its relatives, at two or three learning rates and several seeds; reward: mean of 4 sampled answers
-to each of 64 inputs that are not practised on, every fourth step. Each is fitted on its first 40 steps (`hanok align predict`),
-and the prediction for step 80 compared with what was measured there. All are reported.
+ScaleRL's recipe and two of its relatives, at two learning rates and several seeds; reward: mean of 4 sampled answers
+to each of 48 inputs that are not practised on, every second step. Each is fitted on its first 20 steps (`hanok align predict`),
+and the prediction for step 40 compared with what was measured there. All are reported.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from hanok.training.rollouts.run import align_on_rewards
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHARE, SEED, PROMPTS, HELD_OUT = 0.25, 1, 256, 64
+SHARE, SEED, PROMPTS, HELD_OUT = 0.25, 1, 256, 48
 PRACTICE = AlignConfig(
-    max_steps=80, prompts_per_step=16, group_size=8, max_new_tokens=BITS + 4, warmup_steps=0, decay_fraction=0.0,
-    max_seq_len=64, micro_batch_tokens=4096, validate_every=4, validation_answers=4, checkpoint_every=1000,
+    max_steps=40, prompts_per_step=16, group_size=8, max_new_tokens=BITS + 4, warmup_steps=0, decay_fraction=0.0,
+    max_seq_len=64, micro_batch_tokens=4096, validate_every=2, validation_answers=4, checkpoint_every=1000,
     keep_checkpoints=1,
 )  # fmt: skip
 
@@ -46,8 +46,8 @@ class Chosen:
 
 
 RUNS = (
-    Chosen("scalerl", 1e-3, 1), Chosen("scalerl", 1e-3, 2), Chosen("scalerl", 2e-3, 1), Chosen("scalerl", 2e-3, 2),
-    Chosen("grpo", 1e-3, 1), Chosen("grpo", 2e-3, 2), Chosen("cispo", 1.5e-3, 1),
+    Chosen("scalerl", 5e-4, 1), Chosen("grpo", 5e-4, 1), Chosen("scalerl", 5e-4, 2), Chosen("cispo", 5e-4, 1),
+    Chosen("scalerl", 7e-4, 1), Chosen("grpo", 7e-4, 2), Chosen("scalerl", 7e-4, 2),
 )  # fmt: skip
 
 
