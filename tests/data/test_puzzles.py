@@ -65,15 +65,16 @@ def test_ledger(tmp_path: Path) -> None:
     for question, said in learnt:
         amounts = {question[i]: int(question[i + 1]) for i in range(0, len(question), 2)}
         steps, total = said.split("\n")
-        assert steps[::2] == "".join(sorted(amounts))
-        assert 4 <= len(amounts) <= 8
+        assert steps[::3] == "".join(sorted(amounts))
+        assert steps[1::3] == "".join(str(amounts[letter]) for letter in sorted(amounts))
+        assert 3 <= len(amounts) <= 6
         for place, letter in enumerate(sorted(amounts)):
-            assert int(steps[2 * place + 1]) == sum(amounts[x] for x in amounts if x <= letter) % 5
+            assert int(steps[3 * place + 2]) == sum(amounts[x] for x in amounts if x <= letter) % 5
         assert total == str(sum(amounts.values()) % 5)
     prompts, held_out = rows(tmp_path / "a/prompts.jsonl"), rows(tmp_path / "a/prompts-validation.jsonl")
     for row in prompts + held_out:
         question = row["prompt"][0]["content"]
-        assert 6 <= len(question) // 2 <= 8
+        assert 5 <= len(question) // 2 <= 6
         assert row["answer"] == [str(sum(map(int, question[1::2])) % 5)]
     asked = {row["prompt"][0]["content"] for row in held_out}
     assert not asked & {row["prompt"][0]["content"] for row in prompts}

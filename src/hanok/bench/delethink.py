@@ -50,12 +50,12 @@ LENGTHS = (256, 512, 1024, 2048, 4096)
 COST = Delethink(chunk=128, carry=32, chunks=1000)
 PROMPT = 32
 
-CHUNK, CARRY, CHUNKS, LONGEST = 8, 4, 4, 20  # LONGEST = CHUNK + (CHUNKS - 1) (CHUNK - CARRY)
+CHUNK, CARRY, CHUNKS, LONGEST = 8, 4, 5, 24  # LONGEST = CHUNK + (CHUNKS - 1) (CHUNK - CARRY)
 LEDGER = LedgerConfig(train=24_000, prompts=1000, validation=256)
 PRETRAINING = TrainConfig(
-    max_steps=150, mixture={"chat-train": 1.0}, max_seq_len=128, tokens_per_step=4096, micro_batch_tokens=4096,
-    muon_lr=3e-3, adamw_lr=2e-3, weight_decay=0.0, precision="float32", decay_fraction=0.3, validate_every=150,
-    checkpoint_every=150, keep_checkpoints=1, seed=1,
+    max_steps=130, mixture={"chat-train": 1.0}, max_seq_len=128, tokens_per_step=2048, micro_batch_tokens=2048,
+    muon_lr=3e-3, adamw_lr=2e-3, weight_decay=0.0, precision="float32", decay_fraction=0.0, validate_every=130,
+    checkpoint_every=130, keep_checkpoints=1, seed=1,
 )  # fmt: skip
 PRACTICE = AlignConfig(
     max_steps=40, prompts_per_step=16, group_size=8, updates_per_rollout=2, max_new_tokens=LONGEST, chunk=CHUNK,

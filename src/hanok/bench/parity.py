@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BITS, SAMPLES = 10, 4
-SHARES = ((0.25, 1), (0.25, 2), (0.25, 3), (0.4, 1), (0.15, 1))  # (p, seed)
+SHARES = ((0.25, 1), (0.4, 1), (0.25, 2), (0.25, 3), (0.15, 1))  # (p, seed)
 ENOUGH = 0.5  # of long answers, at which practice in rounds ends
 MODEL = ModelConfig(hidden_size=64, num_layers=2, pattern=("gqa",), num_heads=4, max_context=256)
 PRETRAINING = TrainConfig(
@@ -40,11 +40,19 @@ PRETRAINING = TrainConfig(
     checkpoint_every=160, keep_checkpoints=1,
 )  # fmt: skip
 ROUND = AlignConfig(
-    max_steps=8, updates_per_rollout=8, prompts_per_step=128, group_size=8, max_new_tokens=BITS + 4, muon_lr=1e-3,
-    adamw_lr=1e-3, warmup_steps=0, max_seq_len=64, micro_batch_tokens=4096, validate_every=1000, checkpoint_every=1000,
-    keep_checkpoints=1,
+    max_steps=16, updates_per_rollout=16, prompts_per_step=256, group_size=8, max_new_tokens=BITS + 4, muon_lr=1.5e-3,
+    adamw_lr=1.5e-3, warmup_steps=0, decay_fraction=0.8, max_seq_len=64, micro_batch_tokens=4096,
+    validate_every=1000, checkpoint_every=1000, keep_checkpoints=1,
 )  # fmt: skip
-GRPO = replace(ROUND, max_steps=15, updates_per_rollout=1, prompts_per_step=32)
+GRPO = replace(
+    ROUND,
+    max_steps=15,
+    updates_per_rollout=1,
+    prompts_per_step=32,
+    muon_lr=5e-4,
+    adamw_lr=5e-4,
+    decay_fraction=0.0,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +119,11 @@ def study(share: float, seed: int, folder: Path) -> list[dict[str, Any]]:
     model = start
     for number in range(1, rounds_of(share) + 1):
         model = _practised(
-            "star", replace(ROUND, seed=100 * seed + number), model, data, place / f"star{number}"
+            "star", replace(ROUND, seed=100 * seed + number), model, data, place / f"round{number}"
         )
         found.append(_row(share, seed, f"round {number}", _marked(model, data, seed), law(found[-1]["long"])))
     if share < 1 / 3:
-        model = _practised("grpo", replace(GRPO, seed=seed), start, data, place / "grpo")
+        model = _practised("grpo", replace(GRPO, seed=seed), start, data, place / "practice")
         found.append(_row(share, seed, f"grpo, {GRPO.max_steps} steps", _marked(model, data, seed), None))
     return found
 

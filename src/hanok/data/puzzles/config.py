@@ -46,8 +46,8 @@ class LedgerConfig:
     """
 
     modulus: int = 5
-    train_pages: tuple[int, int] = (4, 8)
-    practice_pages: tuple[int, int] = (6, 8)
+    train_pages: tuple[int, int] = (3, 6)
+    practice_pages: tuple[int, int] = (5, 6)
     fragments: float = 0.3
     train: int = 40_000
     prompts: int = 4000

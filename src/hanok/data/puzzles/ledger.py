@@ -1,9 +1,9 @@
 """A ledger whose pages are out of order: a sum that must be carried along, however little of the working is kept.
 
     question   c4a1b3          pages and their amounts, in any order
-    answer     a1b4c3 ↵ 3      pages in the order of the alphabet with the sum so far, modulo 5; then the last sum alone
+    answer     a11b34c43 ↵ 3   pages in the order of the alphabet, each with its amount and the sum so far, modulo 5; the sum
 
-Each step needs the page before, its sum, and one amount of the question: the last two characters are all of the state. So a
+Each step needs the page before, its sum, and one amount of the question: the last three characters are all of the state. So a
 model that is shown only the end of its own working (Delethink, arXiv 2510.06557) can go on as if it saw everything. A share of
 the conversations to learn from begins in the middle, at any character, so that such a sight is not new to it.
 """
@@ -18,7 +18,7 @@ from hanok.artefacts import Artefact
 from hanok.data.puzzles.config import LedgerConfig
 from hanok.data.puzzles.write import Exercise, write_puzzles
 
-_GIVEN = 4  # characters; the working of two pages has six
+_GIVEN = 4  # characters; the working of two pages has eight
 
 
 def write_ledger(config: LedgerConfig, out: Path) -> Artefact:
@@ -50,7 +50,7 @@ def ledger(rng: random.Random, pages: int, modulus: int) -> Exercise:
     total, steps = 0, []
     for letter, amount in amounts:
         total = (total + amount) % modulus
-        steps.append(f"{letter}{total}")
+        steps.append(f"{letter}{amount}{total}")
     rng.shuffle(amounts)
     question = "".join(f"{letter}{amount}" for letter, amount in amounts)
     return Exercise(question, f"{''.join(steps)}\n{total}", (str(total),))
