@@ -560,3 +560,27 @@ def test_the_command_with_input_at_fault(
     assert "all 3 rows failed" in capsys.readouterr().err
     assert _run(["data", "judge", "--judge", "http://a.test/v1", "--pairs", str(few), "--out", out]) == 2
     assert "serves models by name" in capsys.readouterr().err
+    assert (
+        _run(["data", "judge", "--judge", "longer", "--pairs", str(few), "--out", out, "--judge-model", "m"])
+        == 2
+    )
+    assert "m is for a service, and none is named" in capsys.readouterr().err
+    revise = [
+        "data",
+        "revise",
+        "--model",
+        str(model),
+        "--prompts",
+        str(few),
+        "--max-tokens",
+        "8",
+        "--rounds",
+        "1",
+    ]
+    assert _run([*revise, "--out", out, "--key-variable", "KEY"]) == 2
+    assert "KEY is for a service" in capsys.readouterr().err
+    code = _run(
+        [*revise, "--out", out]
+    )  # random letters revise nothing well, but they are a text, or a counted failure
+    assert (code == 0) is (tmp_path / "out" / "transcripts.jsonl").is_file()
+    assert _run([*revise, "--constitution", str(tmp_path / "none.md"), "--out", out + "2"]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ def judge(
 
     if bool(pairs) == (prompts is not None) or (prompts is not None) != bool(model):
         raise ConfigError("what is to be judged?", remedy="give --pairs, or --prompts with --model")
+    _require_service((judge, model), judge_model, key_variable)
     rules = read_constitution(OURS if constitution == SHIPPED else constitution)
     lineage: dict[str, Artefact] = {}
     kind = judge.partition(":")[0]
@@ -99,6 +101,7 @@ def revise(
     from hanok.improvement.judging.constitution import read_constitution
     from hanok.improvement.judging.revise import revise_answers
 
+    _require_service((model, critic), served_model, key_variable)
     rules = read_constitution(OURS if constitution == SHIPPED else constitution)
     lineage: dict[str, Artefact] = {}
     speaker = _chat(model, served_model, key_variable, config.timeout, lineage, "model")
@@ -109,14 +112,27 @@ def revise(
     return _done(artefact, "hanok data collect {out}/messages.jsonl --out CORPUS")
 
 
+def _require_service(places: Sequence[str], model: str, key_variable: str) -> None:
+    """Raises ConfigError: a model's name or a key, and no address that they are for."""
+    if (model or key_variable) and not any(map(_is_address, places)):
+        raise ConfigError(
+            f"{model or key_variable} is for a service, and none is named",
+            remedy="give an address that begins with http:// or https://",
+        )
+
+
+def _is_address(where: str) -> bool:
+    return where.startswith(("http://", "https://"))
+
+
 def _chat(
     where: str, model: str, key_variable: str, timeout: float, lineage: dict[str, Artefact], role: str
 ) -> ChatModel:
     from hanok.engine.chat import open_chat
     from hanok.recipes.runs import servable_model
 
-    if where.startswith(("http://", "https://")):
-        return open_chat(where, model=model, key_variable=key_variable, timeout=timeout)
+    if _is_address(where):  # half of the time, so that one attempt which hangs does not use it all
+        return open_chat(where, model=model, key_variable=key_variable, timeout=timeout / 2)
     directory = servable_model(Path(where))
     lineage[role] = _artefact(str(directory))
     return open_chat(str(directory))
