@@ -152,11 +152,13 @@ def test_an_adapter_of_peft(llama: Path, tmp_path: Path) -> None:
 
 
 @KERNELS
-@pytest.mark.parametrize("speculation", ["off", "lookup", "draft"])
+@pytest.mark.parametrize("speculation", ["off", "lookup", "draft", "own"])
 def test_company_changes_no_bit(llama, colours, tiny, tmp_path: Path, speculation) -> None:
     """Many requests on a cache that is too small for them, adapters mixed at random, against each alone."""
     block = 4 * 2 * 2 * 64 * 16 * 2
     guessing: dict[str, Any] = {"speculation": speculation}
+    if speculation == "own":
+        llama = tiny.save_tiny_model(tmp_path / "own", seed=3, **LLAMA | {"mtp_layers": 1})
     if speculation == "draft":  # a model that knows no adapters
         guessing = {
             "draft_dir": tiny.save_tiny_model(tmp_path / "draft", seed=4, **LLAMA | {"num_layers": 1})
@@ -274,7 +276,7 @@ def test_unloading_lets_requests_finish(llama, colours, weights) -> None:
         ]
 
     async def both() -> list[list[int]]:
-        return await asyncio.gather(read(), wait())
+        return list(await asyncio.gather(read(), wait()))
 
     assert [tuple(found) for found in asyncio.run(both())] == [expected.ids] * 2
     assert ask(engine, prompt(30), "red", params).ids == ask(engine, prompt(30), "green", params).ids

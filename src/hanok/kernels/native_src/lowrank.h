@@ -14,7 +14,7 @@ struct LowGroup {
   int count, rows[kTogether];
 };
 
-// Of one kind of rows, those of the step or the wanted ones among them.
+// Of one kind of rows, those of the step or the ones among them whose logits are wanted.
 struct AdaptedRows {
   std::vector<const Adapter*> of_row;  // null: none
   std::vector<LowGroup> groups;
@@ -49,7 +49,7 @@ inline size_t plan_adapters(const StepArgs& args, LowPlan& plan) {
     const int number = args.adapter_of[args.sequences[row]];
     plan.rows.of_row.push_back(number < 0 ? nullptr : args.adapters[number].get());
   }
-  for (const int row : args.wanted_rows) plan.wanted.of_row.push_back(plan.rows.of_row[row]);
+  for (int i = 0; i < args.answered; ++i) plan.wanted.of_row.push_back(plan.rows.of_row[args.wanted_rows[i]]);
   group_by_adapter(args.adapters, plan.rows);
   group_by_adapter(args.adapters, plan.wanted);
   for (const auto& adapter : args.adapters)
