@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +17,8 @@ def serve(
     cache_type: Literal["bf16", "int8"] = "bf16",
     speculation: Literal["auto", "off", "lookup"] = "auto",
     draft: Path | None = None,
+    replicas: int = 1,
+    runtime: Literal["process", "ray"] = "process",
 ) -> None:
     """Serve a model: OpenAI-compatible API under /v1 and a chat page on /. Under `torchrun` its processes share the model.
 
@@ -31,18 +33,30 @@ def serve(
         speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
             text and the draft model, lookup from the text alone. On the native kernels only.
         draft: directory of a smaller model with the same tokeniser, to guess with.
+        replicas: engines behind one address, each with the whole model and its part of the cores (with runtime ray).
+        runtime: where the engine runs: process, this one; ray, replicas under Ray Serve (needs the extra "ray").
     """
-    from hanok.engine.parallel.start import run_together
-    from hanok.engine.parallel.team import Team
     from hanok.recipes.runs import servable_model
-    from hanok.server.app import serve as serve_model
 
     directory = servable_model(model)
+    options: dict[str, Any] = {
+        "weights": weights, "cache_bytes": cache_mib and cache_mib << 20, "cache_type": cache_type,
+        "speculation": speculation, "draft_dir": draft,
+    }  # fmt: skip
+    if runtime == "ray":
+        from hanok.server.replicas import serve_replicas
+
+        serve_replicas(directory, replicas=replicas, host=host, port=port, options=options)
+        return
+    if replicas != 1:
+        from hanok.errors import ConfigError
+
+        raise ConfigError(f"{replicas} replicas in one process", remedy="add --runtime ray")
+    from hanok.engine.parallel.start import run_together
+    from hanok.engine.parallel.team import Team
+    from hanok.server.app import serve as serve_model
 
     def work(team: Team | None) -> None:
-        serve_model(
-            directory, host=host, port=port, weights=weights, cache_bytes=cache_mib and cache_mib << 20,
-            cache_type=cache_type, speculation=speculation, draft_dir=draft, team=team,
-        )  # fmt: skip
+        serve_model(directory, host=host, port=port, team=team, **options)
 
     run_together(directory, work)
