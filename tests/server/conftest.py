@@ -23,7 +23,7 @@ from hanok.engine.generator import LocalEngine
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.checkpoint.decoding import save_heads
 from hanok.models.decoding import DecodingHeads
-from hanok.server.app import _listen, create_app, model_name
+from hanok.server.app import create_app, listen, model_name
 from hanok.store.database import Store, feedback_file
 from hanok.tokens.tokenizer import Tokenizer
 
@@ -163,7 +163,7 @@ def _teach(model_dir: Path, *, steps: int = 50) -> None:
 @contextmanager
 def _serve(model_dir: Path, **options: object) -> Iterator[Running]:
     engine, artefact = LocalEngine(model_dir), open_artefact(model_dir)
-    with Store(feedback_file(model_dir)) as store, _listen("127.0.0.1", 0) as listener:
+    with Store(feedback_file(model_dir)) as store, listen("127.0.0.1", 0) as listener:
         name, url = model_name(model_dir), f"http://127.0.0.1:{listener.getsockname()[1]}"
         app = create_app(engine, name=name, model_hash=artefact.hash, store=store, **options)  # type: ignore[arg-type]
         uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,6 +18,8 @@ def serve(
     speculation: Literal["auto", "off", "lookup", "own"] = "auto",
     draft: Path | None = None,
     adapter: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    replicas: int = 1,
+    runtime: Literal["process", "ray"] = "process",
 ) -> None:
     """Serve a model: OpenAI-compatible API under /v1 and a chat page on /. Under `torchrun` its processes share the model.
 
@@ -35,19 +37,31 @@ def serve(
         draft: directory of a smaller model with the same tokeniser, to guess with.
         adapter: NAME=DIR, a LoRA adapter of the model in PEFT's files; several times for several. Each is a model of its own
             in the API, chosen by its name; requests for all of them run in one batch.
+        replicas: engines behind one address, each with the whole model and its part of the cores (with runtime ray).
+        runtime: where the engine runs: process, this one; ray, replicas under Ray Serve (needs the extra "ray").
     """
     from hanok.engine.adapters import parse_adapters
+    from hanok.recipes.runs import servable_model
+
+    directory = servable_model(model)
+    options: dict[str, Any] = {
+        "weights": weights, "cache_bytes": cache_mib and cache_mib << 20, "cache_type": cache_type,
+        "speculation": speculation, "draft_dir": draft, "adapters": parse_adapters(adapter),
+    }  # fmt: skip
+    if runtime == "ray":
+        from hanok.server.replicas import serve_replicas
+
+        serve_replicas(directory, replicas=replicas, host=host, port=port, options=options)
+        return
+    if replicas != 1:
+        from hanok.errors import ConfigError
+
+        raise ConfigError(f"{replicas} replicas in one process", remedy="add --runtime ray")
     from hanok.engine.parallel.start import run_together
     from hanok.engine.parallel.team import Team
-    from hanok.recipes.runs import servable_model
     from hanok.server.app import serve as serve_model
 
-    directory, adapters = servable_model(model), parse_adapters(adapter)
-
     def work(team: Team | None) -> None:
-        serve_model(
-            directory, host=host, port=port, weights=weights, cache_bytes=cache_mib and cache_mib << 20,
-            cache_type=cache_type, speculation=speculation, draft_dir=draft, adapters=adapters, team=team,
-        )  # fmt: skip
+        serve_model(directory, host=host, port=port, team=team, **options)
 
     run_together(directory, work)

@@ -30,7 +30,7 @@ from hanok.reporting import log
 from hanok.server.chat import Chat, Message
 from hanok.server.errors import ApiError, install_handlers
 from hanok.server.examples import example_questions
-from hanok.server.hosts import LOOPBACK, LoopbackOnly, SafeHeaders
+from hanok.server.hosts import LoopbackOnly, SafeHeaders, check_host
 from hanok.server.schema import ChatRequest, FeedbackRequest
 from hanok.store.database import Answered, Feedback, Store, feedback_file, run_folder
 
@@ -54,16 +54,12 @@ def serve(
     Raises:
         ConfigError: not a loopback address, the port is taken, or an adapter is called like the model.
     """
-    if host not in LOOPBACK:
-        raise ConfigError(
-            f'host = "{host}": this server has no keys yet, so it listens on this machine only',
-            remedy="use 127.0.0.1, and an SSH tunnel to reach it from elsewhere",
-        )
+    check_host(host)
     if model_name(model_dir) in adapters:
         raise ConfigError(
             f'the model is called "{model_name(model_dir)}" too', remedy="give the adapter another name"
         )
-    listener = _listen(host, port)
+    listener = listen(host, port)
     with listener, Store(store or feedback_file(model_dir)) as kept:
         engine = LocalEngine(
             model_dir,
@@ -236,7 +232,8 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Raises ConfigError if the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

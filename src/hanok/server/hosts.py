@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hanok.errors import ConfigError
 from hanok.server.errors import error_response
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -57,6 +58,15 @@ class SafeHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+def check_host(host: str) -> None:
+    """Raises ConfigError unless it is a loopback address."""
+    if host not in LOOPBACK:
+        raise ConfigError(
+            f'host = "{host}": this server has no keys yet, so it listens on this machine only',
+            remedy="use 127.0.0.1, and an SSH tunnel to reach it from elsewhere",
+        )
 
 
 def refusal(host: str, origin: str | None) -> str | None:
