@@ -33,8 +33,11 @@ def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     assert engine._native is not None
     result |= {"weights": engine._native.weight_bytes, "cache": engine._native.cache_bytes}
     if settings["fill"]:
-        length = min(engine.max_context - 1, 1024)
-        for number in range(engine.metrics().blocks_free // max(1, length // BLOCK) + 1):
+        length = (
+            min((engine.max_context - 1) // BLOCK, 16) * BLOCK
+        )  # full blocks, which stay after their prompt
+        free = engine.metrics().blocks_free
+        for number in range(-(-free * BLOCK // length)):
             prompt = [(number * 7919 + 31 * place) % engine.config.vocab_size for place in range(length)]
             params = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True)
             engine.generate([Request(id=str(number), prompt_ids=prompt, params=params)])

@@ -5,30 +5,35 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from hanok.engine import sampler
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
+from hanok.kernels.native import native
 
 
-class Clocked:
-    """A runner whose steps are timed, from inside Python."""
+class Clock:
+    """Sums the seconds that are spent in native calls, as Python sees them."""
 
-    def __init__(self, runner: Any) -> None:
-        self._runner = runner
+    def __init__(self) -> None:
         self.seconds = 0.0
 
-    def step(self, *arguments: Any) -> Any:
-        start = time.perf_counter()
-        found = self._runner.step(*arguments)
-        self.seconds += time.perf_counter() - start
-        return found
+    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            found = call(*arguments)
+            self.seconds += time.perf_counter() - start
+            return found
+
+        return timed
 
 
 def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds of each answer, and how many of them were spent in the native step.
+    """Seconds of each answer, and how many of them were spent in native code: the step, and the choice of its token.
 
     Args:
         settings: threads, kind, prompt, tokens, answers.
@@ -37,8 +42,10 @@ def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         directory, threads=settings["threads"], weights=settings["kind"], max_running=1, speculation="off"
     )
     assert engine._native is not None
-    clock = Clocked(engine._native._runner)
-    engine._native._runner = clock
+    clock, module = Clock(), native()
+    engine._native._runner = SimpleNamespace(step=clock.around(engine._native._runner.step))
+    sampling = SimpleNamespace(sample=clock.around(module.sample), SamplerMemory=module.SamplerMemory)
+    sampler.__dict__["native"] = lambda: sampling
     result: dict[str, Any] = {"answers": [], "native": []}
     for number in range(settings["answers"]):
         first = 300 + number  # another first token: nothing of an earlier prompt is found
