@@ -123,6 +123,8 @@ class TestStudent:
             for keep in (False, True):
                 student = smaller(config, 0.25, keep_heads=keep)
                 assert 0.15 < num_parameters(student) / num_parameters(config) <= 0.25
+                assert student.dim_of_head == config.dim_of_head
+                assert (student.num_heads == config.num_heads) == keep
                 assert student.layers == tuple(
                     config.layers[i] for i in kept_layers(config.num_layers, student.num_layers)
                 )

@@ -1,8 +1,9 @@
 """The student where none is given: a shape, from the teacher's by a rule, with new weights or with slices of the teacher's.
 
 The rule: width and depth shrink together. Of all depths, each with the widest width that stays within the share of the
-parameters, that one is taken whose ratio of width to depth is nearest the teacher's. Layers are spread evenly over the
-teacher's, first and last among them, and keep their mixers.
+parameters, that one is taken whose ratio of width to depth is nearest the teacher's. Heads stay as wide and become fewer,
+so that kernels made for their width run the student too. Layers are spread evenly over the teacher's, first and last among
+them, and keep their mixers.
 D, I: width of the model and of its feed-forward.
 """
 
@@ -75,7 +76,7 @@ def smaller(teacher: ModelConfig, share: float, *, keep_heads: bool = False) -> 
     """The rule above.
 
     Args:
-        keep_heads: heads of every mixer stay as wide as they are, so that they can be cut out of the teacher.
+        keep_heads: there are as many as the teacher has, so that they can be cut out of it.
 
     Raises:
         ConfigError: nothing so small can be made.
@@ -99,20 +100,21 @@ def smaller(teacher: ModelConfig, share: float, *, keep_heads: bool = False) -> 
 
 def _widest(teacher: ModelConfig, layers: int, wanted: float, *, keep_heads: bool) -> ModelConfig | None:
     """By bisection: parameters grow with the width."""
-    unit = _UNIT if keep_heads or teacher.head_dim else math.lcm(_UNIT, 2 * teacher.num_heads)
-    low, high = 0, teacher.hidden_size // unit
+    low, high = 0, teacher.hidden_size // _UNIT
     while low < high:
         middle = (low + high + 1) // 2
-        if num_parameters(_shape(teacher, layers, middle * unit, keep_heads=keep_heads)) <= wanted:
+        if num_parameters(_shape(teacher, layers, middle * _UNIT, keep_heads=keep_heads)) <= wanted:
             low = middle
         else:
             high = middle - 1
-    return _shape(teacher, layers, low * unit, keep_heads=keep_heads) if low else None
+    return _shape(teacher, layers, low * _UNIT, keep_heads=keep_heads) if low else None
 
 
 def _shape(teacher: ModelConfig, layers: int, width: int, *, keep_heads: bool) -> ModelConfig:
+    ratio = width / teacher.hidden_size
+
     def scaled(size: int) -> int:
-        return max(_UNIT, round(size * width / teacher.hidden_size / _UNIT) * _UNIT)
+        return max(_UNIT, round(size * ratio / _UNIT) * _UNIT)
 
     kept = kept_layers(teacher.num_layers, layers)
     moe = teacher.moe
@@ -120,10 +122,14 @@ def _shape(teacher: ModelConfig, layers: int, width: int, *, keep_heads: bool) -
         sparse = tuple(new for new, old in enumerate(kept) if teacher.is_sparse(old))
         shared = None if moe.shared_width is None else scaled(moe.shared_width)
         moe = replace(moe, width=scaled(moe.width), shared_width=shared, layers=sparse, first_dense=0)
-    heads = teacher.head_dim and scaled(teacher.head_dim)
+    heads = teacher.num_heads if keep_heads else max(1, round(teacher.num_heads * ratio))
+    groups = max(1, round(heads * teacher.kv_heads / teacher.num_heads))
+    while heads % groups:
+        groups -= 1
     return replace(
         teacher, hidden_size=width, num_layers=layers, pattern=tuple(teacher.layers[old] for old in kept), moe=moe,
-        head_dim=teacher.dim_of_head if keep_heads else heads, intermediate_size=scaled(teacher.mlp_width), mtp_layers=0,
+        num_heads=heads, num_kv_heads=None if teacher.num_kv_heads is None else groups, head_dim=teacher.dim_of_head,
+        intermediate_size=scaled(teacher.mlp_width), mtp_layers=0,
     )  # fmt: skip
 
 
