@@ -122,6 +122,10 @@ def _messages(where: str, value: Any) -> tuple[Message, ...]:
     if isinstance(value, str):
         return ({"role": "user", "content": value},)
     if isinstance(value, list) and all(isinstance(one, dict) and "role" in one for one in value):
+        if value[-1]["role"] == "assistant":
+            raise InputError(
+                f"{where}: the prompt ends with an answer", remedy="leave out the assistant's last turn"
+            )
         return tuple(value)
     raise InputError(f"{where}: the prompt is neither text nor messages", remedy=_REMEDY)
 
