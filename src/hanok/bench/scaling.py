@@ -1,8 +1,8 @@
 """Does a sigmoid through the first half of a run of practice tell its end? (ScaleRL, arXiv 2510.13786, in miniature.)
 
-Parity puzzles, from one model that next-token prediction made (p = 0.25), by ScaleRL's recipe and two of its relatives. Reward: mean
-of 4 sampled answers to each of 48 inputs that are not practised on, at 20 or 30 places of a run. Each run is fitted on its first half
-(`hanok align predict`), and the prediction for its last step compared with what was measured there. Both lists were written down
+Parity puzzles, from one model that next-token prediction made (p = 0.25), by ScaleRL's recipe and two of its relatives. Reward:
+mean of 4 sampled answers to each of 48 inputs that are not practised on, at 20 or 30 places of a run. Each is fitted on its first
+half (`hanok align predict`), and the prediction for its last step compared with what was measured there. Both lists were written down
 before the first of their runs was started, the second after the first had been seen: 40 steps end in the middle of the rise. All
 runs are reported.
 """
@@ -64,8 +64,8 @@ class Chosen:
 RUNS = (
     Chosen("scalerl", 5e-4, 1), Chosen("grpo", 5e-4, 1), Chosen("scalerl", 5e-4, 2), Chosen("cispo", 5e-4, 1),
     Chosen("scalerl", 7e-4, 1), Chosen("grpo", 7e-4, 2), Chosen("scalerl", 7e-4, 2),
-    Chosen("scalerl", 5e-4, 3, 90), Chosen("grpo", 5e-4, 3, 90), Chosen("scalerl", 5e-4, 4, 90), Chosen("cispo", 5e-4, 3, 90),
-    Chosen("scalerl", 5e-4, 5, 90), Chosen("grpo", 5e-4, 4, 90),
+    Chosen("scalerl", 5e-4, 3, 90), Chosen("grpo", 5e-4, 3, 90), Chosen("scalerl", 5e-4, 4, 90),
+    Chosen("cispo", 5e-4, 3, 90), Chosen("scalerl", 5e-4, 5, 90), Chosen("grpo", 5e-4, 4, 90),
 )  # fmt: skip
 
 
