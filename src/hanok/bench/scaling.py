@@ -27,7 +27,8 @@ from hanok.training.rollouts.run import align_on_rewards
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHARE, SEED, PROMPTS, HELD_OUT = 0.25, 1, 256, 48
+START = (0.25, 1, 160)  # p, seed, steps of pre-training
+PROMPTS, HELD_OUT = 256, 48
 PRACTICE = AlignConfig(
     prompts_per_step=16, group_size=8, max_new_tokens=BITS + 4, warmup_steps=0, decay_fraction=0.0,
     max_seq_len=64, micro_batch_tokens=4096, max_steps=40, validation_answers=4, checkpoint_every=1000,
@@ -75,7 +76,7 @@ def run(*, folder: Path = Path("runs/bench/parity"), quick: bool = False) -> lis
     Args:
         folder: of `hanok.bench.parity`, whose pre-trained model is used again.
     """
-    model, data = pretrained(SHARE, SEED, folder)
+    model, data = pretrained(*START, folder)
     place = folder / "scaling"
     place.mkdir(exist_ok=True)
     prompts = _first(data / "prompts.jsonl", PROMPTS, place / "prompts.jsonl")
