@@ -58,7 +58,7 @@ PRETRAINING = TrainConfig(
     checkpoint_every=130, keep_checkpoints=1, seed=1,
 )  # fmt: skip
 PRACTICE = AlignConfig(
-    max_steps=40, prompts_per_step=16, group_size=8, updates_per_rollout=2, max_new_tokens=LONGEST, chunk=CHUNK,
+    max_steps=120, prompts_per_step=16, group_size=8, updates_per_rollout=2, max_new_tokens=LONGEST, chunk=CHUNK,
     carry=CARRY, carry_head=0, chunks=CHUNKS, muon_lr=3e-4, adamw_lr=3e-4, max_seq_len=128, micro_batch_tokens=4096,
     clip_high=0.26, validate_every=1000, checkpoint_every=1000, keep_checkpoints=1,
 )  # fmt: skip
@@ -115,7 +115,7 @@ def learning(folder: Path, seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]
     ]
     for seed in seeds:
         for way, config in ways.items():
-            out = folder / f"{way.replace(' ', '-')}-{seed}"
+            out = folder / f"{way.replace(' ', '-')}-{seed}-{config.max_steps}updates"
             model = align_on_rewards(
                 "grpo", replace(config, seed=seed), model=base, prompts=data / "prompts.jsonl", rewards=["exact"], out=out
             ).path  # fmt: skip

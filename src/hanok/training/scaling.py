@@ -144,7 +144,7 @@ def predict(
         + float(rng.choice(residual))
         for _ in range(draws)
     ]
-    low, high = np.quantile(found, [0.05, 0.95])
+    low, high = np.minimum(np.quantile(found, [0.05, 0.95]), ceiling)
     return Prediction(fit, float(at), float(fit.curve.at(point)[0]), float(low), float(high))
 
 
