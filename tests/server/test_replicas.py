@@ -56,6 +56,11 @@ def test_another_host_than_this_is_refused(random_run: Path) -> None:
         replicas_module.serve_replicas(random_run / "model", replicas=1, host="0.0.0.0")
 
 
+def test_an_adapter_may_not_be_called_like_the_model(random_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='the model is called "random" too'):
+        serve_replicas(random_run / "model", replicas=1, options={"adapters": {"random": tmp_path}})
+
+
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)

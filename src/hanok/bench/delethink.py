@@ -9,7 +9,6 @@ of it at the start of each chunk. Same prompts, seeds, numbers of answers and up
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hanok.bench.outcome import command_line
 from hanok.data.puzzles.config import LedgerConfig
 from hanok.data.puzzles.ledger import write_ledger
 from hanok.data.puzzles.write import character_tokenizer
@@ -179,14 +179,7 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench/delethink"))
-    parser.add_argument("--quick", action="store_true", help="shorter traces, one seed")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    rows = run(folder=options.folder, quick=options.quick)
-    if options.json:
-        json.dump(rows, sys.stdout, indent=1)
+    command_line(__doc__, run, folder="runs/bench/delethink", quick="shorter traces, one seed")
 
 
 if __name__ == "__main__":

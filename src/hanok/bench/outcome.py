@@ -85,18 +85,21 @@ def present(
 
 
 def command_line(
-    doc: str | None, run: Callable[..., Rows], *, rounds: str, **choices: tuple[Sequence[str], Sequence[str]]
-) -> None:
-    """What a file of `benchmarks/` does: --quick, --json, --rounds, --folder, and the options that are named.
+    doc: str | None, run: Callable[..., Rows], *, rounds: str = "", folder: str = "runs/bench",
+    quick: str = "a version of some minutes at most", **choices: tuple[Sequence[str], Sequence[str]],
+) -> None:  # fmt: skip
+    """What a file of `benchmarks/` does: --quick, --json, --folder, and the options that are named.
 
     Args:
-        rounds: the default, in words. choices: option to (all values, those by default).
+        rounds: the default of --rounds, in words; "": `run` knows no rounds. quick: what --quick leaves out.
+        choices: option to (all values, those by default).
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a version of some minutes at most")
+    parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", action="store_true", help="print rows as JSON on standard output")
-    parser.add_argument("--rounds", type=int, help=f"default: {rounds}")
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="of models and reports")
+    if rounds:
+        parser.add_argument("--rounds", type=int, help=f"default: {rounds}")
+    parser.add_argument("--folder", type=Path, default=Path(folder), help="of models and reports")
     for name, (known, default) in choices.items():
         parser.add_argument(f"--{name}", nargs="+", choices=known, default=list(default))
     given = vars(parser.parse_args())
@@ -104,6 +107,11 @@ def command_line(
     rows = run(**{name: tuple(value) if name in choices else value for name, value in given.items()})
     if as_json:
         print(json.dumps(rows))
+
+
+def shown(value: Any) -> Any:
+    """As a cell of a table: numbers to three digits, nothing for None."""
+    return "" if value is None else round(value, 3) if isinstance(value, float) else value
 
 
 def _bars(rows: Rows) -> Any:

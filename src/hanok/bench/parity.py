@@ -8,7 +8,6 @@ and accuracy of the likeliest answer jumps from a half to one. GRPO gets there t
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hanok.bench.outcome import command_line, shown
 from hanok.data.puzzles.config import ParityConfig
 from hanok.data.puzzles.parity import write_parity
 from hanok.engine.api import Request, SamplingParams
@@ -156,7 +156,7 @@ def run(*, folder: Path = Path("runs/bench/parity"), quick: bool = False) -> lis
     chosen = SHARES[:1] if quick else SHARES
     rows = [row for share, seed, steps in chosen for row in study(share, seed, steps, folder)]
     columns = ("p", "seed", "stage", "greedy", "tokens", "long", "law", "of_long", "of_short")
-    cells = [tuple(_shown(row[name]) for name in columns) for row in rows]
+    cells = [tuple(shown(row[name]) for name in columns) for row in rows]
     table("RL after next-token prediction: parity", columns, cells)
     off = [abs(row["long"] - row["law"]) for row in rows if row["law"] is not None]
     print(f"long share against 2p/(1+p): {len(off)} rounds, worst {max(off):.3f}", file=sys.stderr)
@@ -216,19 +216,8 @@ def _mean(values: Sequence[float | bool]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _shown(value: Any) -> Any:
-    return "" if value is None else round(value, 3) if isinstance(value, float) else value
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench/parity"))
-    parser.add_argument("--quick", action="store_true", help="p = 0.25 with one seed alone")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    rows = run(folder=options.folder, quick=options.quick)
-    if options.json:
-        json.dump(rows, sys.stdout, indent=1)
+    command_line(__doc__, run, folder="runs/bench/parity", quick="p = 0.25 with one seed alone")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,10 +56,7 @@ def serve(
         ConfigError: not a loopback address, the port is taken, or an adapter is called like the model.
     """
     check_host(host)
-    if model_name(model_dir) in adapters:
-        raise ConfigError(
-            f'the model is called "{model_name(model_dir)}" too', remedy="give the adapter another name"
-        )
+    check_names(model_dir, adapters)
     listener = listen(host, port)
     with listener, Store(store or feedback_file(model_dir)) as kept:
         engine = LocalEngine(
@@ -72,20 +70,20 @@ def serve(
             adapters=adapters,
             team=team,
         )
-        app = create_app(
-            engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash, store=kept,
-            examples=example_questions(model_dir),
-        )  # fmt: skip
-        address = f"[{host}]" if ":" in host else host
-        url = f"http://{address}:{listener.getsockname()[1]}"
-        print(
-            f"chat page: {url}\nOpenAI-compatible API: {url}/v1\nfeedback: {kept.path}",
-            file=sys.stderr,
-            flush=True,
-        )
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAIN_SECONDS + 5)
-        _run(uvicorn.Server(config), listener, team)
-        engine.close()
+        with closing(engine):
+            app = create_app(
+                engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash, store=kept,
+                examples=example_questions(model_dir),
+            )  # fmt: skip
+            address = f"[{host}]" if ":" in host else host
+            url = f"http://{address}:{listener.getsockname()[1]}"
+            print(
+                f"chat page: {url}\nOpenAI-compatible API: {url}/v1\nfeedback: {kept.path}",
+                file=sys.stderr,
+                flush=True,
+            )
+            config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAIN_SECONDS + 5)
+            _run(uvicorn.Server(config), listener, team)
 
 
 def create_app(
@@ -166,6 +164,14 @@ def answerer_hash(model_hash: str, adapter: Adapter | None) -> str:
     return (
         model_hash if adapter is None else hashlib.sha256(f"{model_hash} {adapter.hash}".encode()).hexdigest()
     )
+
+
+def check_names(model_dir: Path, adapters: Mapping[str, Path]) -> None:
+    """Raises ConfigError if an adapter is called like the model."""
+    if model_name(model_dir) in adapters:
+        raise ConfigError(
+            f'the model is called "{model_name(model_dir)}" too', remedy="give the adapter another name"
+        )
 
 
 def _model(model: str, name: str, created: int, engine: LocalEngine) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from hanok.artefacts import open_artefact
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError
 from hanok.reporting import log
-from hanok.server.app import DRAIN_SECONDS, MAX_WAITING, create_app, listen, model_name
+from hanok.server.app import DRAIN_SECONDS, MAX_WAITING, check_names, create_app, listen, model_name
 from hanok.server.examples import example_questions
 from hanok.server.hosts import check_host
 from hanok.store.database import Store, feedback_file
@@ -45,9 +45,11 @@ def serve_replicas(
         options: for each replica's `LocalEngine`.
 
     Raises:
-        ConfigError: Ray is not installed; not a loopback address; the port is taken; more replicas than cores.
+        ConfigError: Ray is not installed; not a loopback address; the port is taken; more replicas than cores; an adapter
+            is called like the model.
     """
     check_host(host)
+    check_names(model_dir, options.get("adapters", {}))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not 1 <= replicas <= cores:
         raise ConfigError(f"{replicas} replicas on {cores} cores", remedy=f"take 1 to {cores}")
