@@ -222,6 +222,11 @@ def test_inputs_that_would_not_be_read(teacher: Path, shards: Path, tmp_path: Pa
             distil(method, quick(**changes), teacher=teacher, shards=shards, out=tmp_path, samples=shards)
     with pytest.raises(ConfigError, match="no logits"):
         distil("offline", quick(), teacher=teacher, shards=shards, out=tmp_path, logits=shards)
+    given: dict[str, Any] = {"prompts": teacher / "config.json"}
+    with pytest.raises(ConfigError, match="no prompts"):
+        distil("offline", quick(), teacher=teacher, shards=shards, out=tmp_path, samples=shards, **given)
+    with pytest.raises(ConfigError, match="no prompts"):
+        distil("logits", quick(learn_from="corpus"), teacher=teacher, shards=shards, out=tmp_path, **given)
     assert not any(tmp_path.iterdir())
 
 

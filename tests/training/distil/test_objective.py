@@ -21,11 +21,15 @@ from hanok.training.rollouts.samples import as_sequence
 PROMPT = (0, 3, 1)
 
 
-def decoders(tiny: ModuleType, vocabulary: int) -> tuple[Decoder, Teacher]:
+def decoders(tiny: ModuleType, vocabulary: int, *, softcap: float | None = None) -> tuple[Decoder, Teacher]:
+    """`softcap`: of the teacher's logits alone."""
     student, teacher = (
-        Decoder(tiny.tiny_model(vocab_size=vocabulary, num_layers=layers), generator=torch.Generator().manual_seed(layers))
-        for layers in (2, 3)
-    )  # fmt: skip
+        Decoder(
+            tiny.tiny_model(vocab_size=vocabulary, num_layers=layers, logit_softcap=cap),
+            generator=torch.Generator().manual_seed(layers),
+        )
+        for layers, cap in ((2, None), (3, softcap))
+    )
     with torch.no_grad():
         for decoder in (student, teacher):
             for parameter in decoder.parameters():
@@ -64,10 +68,11 @@ def test_micro_batches_add_up_to_the_mean_over_the_steps_tokens(beta: float, tin
     assert all(p.grad is None for p in teacher.decoder.parameters())
 
 
-def test_minillm_descends_the_divergence_of_whole_answers(tiny: ModuleType) -> None:
+@pytest.mark.parametrize("softcap", [None, 0.5])
+def test_minillm_descends_the_divergence_of_whole_answers(softcap: float | None, tiny: ModuleType) -> None:
     """Over all answers of two tokens, weighed by how likely they are: the mean of its gradients is half (a mean over two
     tokens) the gradient of KL(student || teacher) over answers, though each sees the later token as a sample alone."""
-    student, teacher = decoders(tiny, 4)
+    student, teacher = decoders(tiny, 4, softcap=softcap)
     objective = MiniLLM(teacher=teacher, clip=0.2, corpus_weight=0.0, dtype=torch.float32)
     answers = [as_sequence(PROMPT, ids) for ids in product(range(4), repeat=2)]
 

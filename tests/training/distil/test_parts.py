@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hanok.artefacts import open_artefact
+from hanok.artefacts import append_jsonl, open_artefact
 from hanok.artefacts.shards import Shards, open_shards
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model, save_model
@@ -23,6 +23,8 @@ from hanok.training.distil.teacher import Teacher
 from hanok.training.objectives.distillation import forward_kl, top_k_kl
 from hanok.training.packing import PackedSequence, SequenceTable, pack, read_sequence
 from hanok.training.rollouts.asking import cut
+from hanok.training.rollouts.own_answers import KeptAnswers
+from hanok.training.rollouts.teacher_samples import _whole_lines
 
 SPLITS = ["chat-train", "text-train"]
 LAW = Law(top_k=7, temperature=1.5, max_seq_len=96)
@@ -201,3 +203,24 @@ def all_sequences(shards: Shards, name: str) -> list[PackedSequence]:
         read_sequence(split, name, *place, all_tokens=False)
         for place in zip(*(column.tolist() for column in columns), strict=True)
     ]
+
+
+def test_files_cut_within_a_character_are_gone_on_with(tmp_path: Path) -> None:
+    """A full disk ends a line at any byte."""
+    kept = KeptAnswers(tmp_path / "samples.jsonl", each=1)
+    kept.keep(0, [{"answer": "하나"}])
+    kept.keep(1, [{"answer": "둘"}])
+    whole = kept.file.read_bytes()
+    kept.file.write_bytes(whole[: whole.index("둘".encode()) + 1])
+    again = KeptAnswers(kept.file, each=1)
+    again.keep(1, [{"answer": "셋"}])
+    assert again.rows() == [{"step": 0, "answer": "하나"}, {"step": 1, "answer": "셋"}]
+    partial = tmp_path / "partial.jsonl"
+    assert _whole_lines(partial, {"of": "가"}) == []
+    row = {"rows": [["나", [1], [2], False]], "state": {}}
+    append_jsonl(partial, row)
+    whole = partial.read_bytes()
+    line = whole.splitlines(keepends=True)[-1]
+    partial.write_bytes(whole + line[: line.index("나".encode()) + 2])
+    assert _whole_lines(partial, {"of": "가"}) == [row]
+    assert partial.read_bytes() == whole

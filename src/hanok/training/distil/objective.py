@@ -99,12 +99,20 @@ def live_teacher(teacher: Teacher, *, beta: float, temperature: float) -> Diverg
 def _from_teacher(
     teacher: Teacher, law: Callable[[Tensor, Tensor], Tensor], decoder: Decoder, learnt: Learnt
 ) -> Tensor:
+    return _between(law, decoder, learnt, teacher, teacher.hidden(learnt.batch, learnt.rows))
+
+
+def _between(
+    law: Callable[[Tensor, Tensor], Tensor], decoder: Decoder, learnt: Learnt, teacher: Teacher, teacher_MD: Tensor
+) -> Tensor:  # fmt: skip
+    """A divergence of (student's logits, teacher's logits) at each learnt token [M]."""
+
     def rows(hidden_CD: Tensor, teacher_CD: Tensor) -> Tensor:
         with torch.no_grad():
             teacher_CV = teacher.decoder.logits(teacher_CD)
         return law(decoder.logits(hidden_CD), teacher_CV)
 
-    return by_rows(rows, learnt.hidden_MD, teacher.hidden(learnt.batch, learnt.rows))
+    return by_rows(rows, learnt.hidden_MD, teacher_MD)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -149,20 +157,19 @@ class MiniLLM:
     def _own(self, decoder: Decoder, examples: Sequence[PackedSequence], units: int) -> Loss:
         learnt = read(decoder, examples)
         targets_M = learnt.batch.targets_N[learnt.rows]
-        softcap = decoder.config.logit_softcap
         logp_M, _ = linear_logprobs(
-            learnt.hidden_MD, decoder.head_weight, targets_M, dtype=self.dtype, softcap=softcap
-        )
+            learnt.hidden_MD, decoder.head_weight, targets_M, dtype=self.dtype, softcap=decoder.config.logit_softcap
+        )  # fmt: skip
+        known, teacher_MD = self.teacher.decoder, self.teacher.hidden(learnt.batch, learnt.rows)
         with torch.no_grad():
-            teacher_MD = self.teacher.hidden(learnt.batch, learnt.rows)
             teacher_M, _ = linear_logprobs(
-                teacher_MD, self.teacher.decoder.head_weight, targets_M, softcap=softcap
+                teacher_MD, known.head_weight, targets_M, softcap=known.config.logit_softcap
             )
         mask_M, cu_learnt = torch.ones_like(targets_M, dtype=torch.bool), learnt.cu_learnt
         old_M = logp_M.detach()  # the answers were drawn with these very weights
         advantage_M = minillm_advantages(old_M, teacher_M, mask_M, cu_learnt)
         later = ppo_loss(logp_M, old_M, advantage_M, mask_M, cu_learnt, step_tokens=units, clip=self.clip)
-        single = _from_teacher(self.teacher, reverse_kl, decoder, learnt).sum()
+        single = _between(reverse_kl, decoder, learnt, self.teacher, teacher_MD).sum()
         objective = balanced(later.objective + single / units, decoder, share=len(mask_M) / units)
         sampled = float((old_M - teacher_M).double().sum())
         return Loss(objective, single.detach(), {"minillm.sampled_kl": (sampled, float(len(mask_M)))})

@@ -46,9 +46,10 @@ class KeptAnswers:
             append_jsonl(self.file, {"step": step, **row})
 
     def rows(self) -> list[dict[str, Any]]:
-        """All whole lines."""
+        """All whole lines; one that was cut, perhaps within a character, ends them."""
         found: list[dict[str, Any]] = []
-        for line in self.file.read_text(encoding="utf-8").split("\n") if self.file.exists() else ():
+        text = self.file.read_text(encoding="utf-8", errors="replace") if self.file.exists() else ""
+        for line in text.split("\n"):
             try:
                 found.append(json.loads(line))
             except ValueError:

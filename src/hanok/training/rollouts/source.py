@@ -198,7 +198,7 @@ class Rollouts:
     def _keep(self, groups: Sequence[Group]) -> None:
         """A few groups for reading; what lies behind this roll-out came from a run that was cut off."""
         if not self._file_is_cut and self._file.exists():
-            lines = self._file.read_text(encoding="utf-8").split("\n")
+            lines = self._file.read_text(encoding="utf-8", errors="replace").split("\n")
             kept = [line for line in lines if _rollout_of(line) < self.rollout]
             write_atomic(self._file, "".join(f"{line}\n" for line in kept))
         self._file_is_cut = True

@@ -103,11 +103,11 @@ def _whole_lines(partial: Path, identity: Mapping[str, Any]) -> list[dict[str, A
     """Of an earlier start with the same inputs; the first line says which. Begins the file if there is none."""
     lines: list[dict[str, Any]] = []
     if partial.exists():
-        for line in partial.read_text(encoding="utf-8").split("\n"):
+        for line in partial.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 lines.append(json.loads(line))
             except ValueError:
-                break  # cut by a kill, or the end
+                break  # cut by a kill or a full disk, perhaps within a character; or the end
     if lines[:1] != [{"identity": identity}]:
         lines = [{"identity": identity}]
     elif len(lines) > 1:
