@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": set(),
     "models": {"kernels", "tokens"},
     "sandbox": set(),
+    "compression": {"kernels", "models", "tokens", "training"},
     "training": {"kernels", "models", "tokens", "sandbox", "chat"},
     "engine": {"kernels", "models", "tokens", "chat"},
     "evaluation": {"engine", "models", "kernels", "tokens", "data"},
@@ -36,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"kernels", "models", "training", "engine", "evaluation", "data", "tokens", "recipes"},
     "cli": {
         "recipes", "data", "models", "training", "evaluation", "engine", "server", "store", "improvement",
-        "bench", "kernels", "tokens", "chat",
+        "bench", "kernels", "tokens", "chat", "compression",
     },
 }  # fmt: skip
 # folder -> rooms that its files alone may import too

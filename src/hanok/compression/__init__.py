@@ -1,0 +1,1 @@
+"""Step 7: smaller models. Quantisers, rotations and pruning are pure functions, one small file each."""
