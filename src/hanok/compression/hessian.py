@@ -48,7 +48,7 @@ def inverse_factor(hessian_KK: Tensor, damp: float) -> Tensor:
     try:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         return torch.linalg.cholesky(inverse, upper=True).float()
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
         raise InputError(
             f"the second moments of the inputs have no inverse ({error})",
             remedy="calibrate on more text, or raise damp",
