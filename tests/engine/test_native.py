@@ -195,6 +195,7 @@ def test_long_texts_in_slices(name: str) -> None:
     torch.testing.assert_close(found[0], expected, atol=0.05, rtol=0.02)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize(("kind", "bits"), [("int8", 8), ("int4", 4)])
 @pytest.mark.parametrize(("name", "layers"), [("qwen2", 3), ("mixtral", 1)])
 def test_integers_equal_the_decoder_with_their_weights(name: str, layers: int, kind, bits: int) -> None:

@@ -11,6 +11,9 @@ from hanok.engine.coverage import CacheKind
 from hanok.engine.generation import Generation
 from hanok.engine.native import NativeDecoder
 from hanok.engine.paged import PagedScheduler
+from hanok.engine.speculation.lookup import Found, PromptLookup
+from hanok.engine.speculation.pace import Pace
+from hanok.engine.speculation.speculator import Speculator
 from hanok.kernels.native import native, native_available
 from hanok.kernels.packed import KINDS, Kind
 
@@ -70,3 +73,37 @@ def test_a_request_ends_alone(
     assert not run(small, model, *after)
     assert [g.ids for g in alone] == [g.ids for g in beside] == [g.ids for g in after]
     assert model.pool.free == 24
+
+
+class Poisoner(PromptLookup):
+    def propose(self, running, limit):
+        return Found([5, POISON, 6, 7][:limit], 4)
+
+
+class Always(Pace):
+    def lengths(self, offers, rows, **_costs):
+        return [offer.limit for offer in offers]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("cache", ["bf16", "int8"])
+@pytest.mark.parametrize("pattern", ["full", "hybrid", "recurrent"])
+def test_a_guess_that_fails_leaves_nothing_behind(
+    small: ModuleType, pattern: str, cache: CacheKind, path: str
+) -> None:
+    """Its keys and values are no numbers, stand beside the sound rows of its step, and lie behind the text until they are
+    written over."""
+    model = poisoned(small, pattern, "int8", cache, path)
+    plain, guessed = (
+        small.generation_of(0, list(range(20, 40)), 60, logit_bias={POISON: -100.0}) for _ in range(2)
+    )
+    assert not run(small, model, plain)
+    model.pool.forget_all()
+    speculator = Speculator(lookup=Poisoner(), draft=None, pace=Always(recurrent=False))
+    errors: list[Exception] = []
+    guessed.failed = errors.append
+    scheduler = PagedScheduler(model, max_running=4, vocabulary=90, speculator=speculator)
+    small.run(scheduler, guessed)
+    assert not errors
+    assert scheduler.counters.drafted_tokens > 60
+    assert guessed.ids == plain.ids

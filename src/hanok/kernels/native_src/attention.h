@@ -59,7 +59,8 @@ inline float weigh(const AttentionShape& shape, int m, bool bytes, int begin, in
   for (; t < to; t += W) {
     const vf p = exp(load(row + t) - splat(most));
     total += p;
-    store(reinterpret_cast<bf16*>(weights + t), bytes ? p * load(s.value_scales + t) : p);
+    // what is not seen may have a scale that is no number
+    store(reinterpret_cast<bf16*>(weights + t), bytes ? select(p == vf{}, p, p * load(s.value_scales + t)) : p);
   }
   if (t < padded) std::fill(weights + t, weights + padded, 0);
   s.total[m] = s.total[m] * fade + sum(total);

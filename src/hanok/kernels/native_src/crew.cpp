@@ -48,6 +48,10 @@ Crew::~Crew() {
   stop_ = true;
   round_.fetch_add(1);
   wake(round_);
+  for (Loop& loop : loops_) {  // a late thread may sleep on a loop that no later program got to
+    loop.done.store(INT_MAX);
+    if (loop.sleepers.load() > 0) wake(loop.done);
+  }
   for (auto& worker : workers_) worker.join();
 }
 

@@ -133,8 +133,7 @@ class Runner {
     add(layer, memory);
   }
   // Latent attention. maps: input, output, low-rank queries; widths: heads, nope, shared, value, latent, rank, rotary; tables: up to
-  // keys, up to values, norm of latents, norm of the rank; memory: keys, values, and
-  // of int8 their scales.
+  // keys, up to values, norm of latents, norm of the rank; memory: as of `add_full`, without values.
   void add_latent(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const Dense& dense, const Experts& experts,
                   const std::vector<int>& widths, float scale, const std::vector<uintptr_t>& tables, const std::vector<uintptr_t>& memory) {
     LayerWeights layer = common(norms, maps, dense, experts);

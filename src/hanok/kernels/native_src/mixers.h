@@ -113,28 +113,16 @@ inline float keep_bytes(const float* x, int n, int8_t* to, const Place& place) {
   return most / 127.0f + total;
 }
 
-// Places of a tile behind the text may hold what another sequence left there, and a weight of zero does not cancel what is no
-// number: the last row of a sequence in the step clears them, if the step began the tile.
-void clear_behind(const Step& step, const AttentionShape& shape, const CacheLayer& cache, int row, int column, size_t place) {
-  const auto& sequences = step.args.sequences;
-  if (row + 1 < step.args.rows && sequences[row + 1] == sequences[row]) return;
-  if (row < column || sequences[row - column] != sequences[row]) return;
-  if (float* scales = cache.values ? cache.value_scales : cache.key_scales) {
-    std::fill(scales + place + 1, scales + place + kTile - column, 0.0f);
-    return;
-  }
-  if (!cache.values) {
-    uint16_t* tile = cache.keys + (place - column) * shape.key_dim;
-    for (int i = 0; i < shape.key_dim / 2; ++i) std::fill(tile + i * 2 * kTile + 2 * (column + 1), tile + (i + 1) * 2 * kTile, uint16_t{0});
-    return;
-  }
-  const size_t pair = (place - column % 2) * shape.value_dim;
-  if (column % 2 == 0)
-    for (int i = 0; i < shape.value_dim; ++i) cache.values[pair + i * 2 + 1] = 0;
-  std::fill(cache.values + pair + 2 * shape.value_dim, cache.values + (place - column + kTile) * shape.value_dim, uint16_t{0});
+// Whether bfloat16 holds all n numbers.
+inline bool all_finite(const float* x, int n) {
+  float total = 0;
+  for (int i = 0; i < n; ++i) total += from_bf16(to_bf16(x[i])) * 0.0f;
+  return total == 0;
 }
 
-// One token's key and value of one key head into the cache; the key alone where the value is its beginning.
+// One token's key and value of one key head into the cache; the key alone where the value is its beginning. Its place may be read
+// by those who do not see it, behind a guess that failed or in a block's next text, and their weight of zero does not cancel what is
+// no number. So in bfloat16 a value that is not finite becomes zeros, beside a key that still spoils who sees it; in int8 see `weigh`.
 void keep(const Step& step, const AttentionShape& shape, int number, int row, int kv, const float* key, const float* value) {
   const CacheLayer& cache = step.cache->layers[number];
   const int position = step.args.positions[row], inside = position % kBlock, column = inside % kTile;
@@ -145,16 +133,18 @@ void keep(const Step& step, const AttentionShape& shape, int number, int row, in
     int8_t *k = reinterpret_cast<int8_t*>(cache.keys) + key_at, *v = cache.values ? reinterpret_cast<int8_t*>(cache.values) + value_at : nullptr;
     cache.key_scales[place + inside] = keep_bytes(key, shape.key_dim, k, [](int i) { return i / 2 * (2 * kTile) + i % 2; });
     if (v) cache.value_scales[place + inside] = keep_bytes(value, shape.value_dim, v, [](int i) { return i * 2; });
-    clear_behind(step, shape, cache, row, column, place + inside);
     return;
   }
   uint16_t *k = cache.keys + key_at, *v = cache.values ? cache.values + value_at : nullptr;
+  const bool sound = all_finite(value, shape.value_dim);
   for (int i = 0; i < shape.key_dim; i += 2) {
     k[i * kTile] = to_bf16(key[i]);
     k[i * kTile + 1] = to_bf16(key[i + 1]);
   }
-  for (int i = 0; v && i < shape.value_dim; ++i) v[i * 2] = to_bf16(value[i]);
-  clear_behind(step, shape, cache, row, column, place + inside);
+  for (int i = 0; v && i < shape.value_dim; ++i) v[i * 2] = sound ? to_bf16(value[i]) : 0;
+  if (sound) return;
+  for (int i = 0; !v && i < shape.value_dim; i += 2) k[i * kTile] = k[i * kTile + 1] = 0;
+  k[(v ? 0 : shape.value_dim) * kTile] = to_bf16(std::numeric_limits<float>::quiet_NaN());
 }
 
 // Turns pairs of channels: half the rotating width apart, or, `neighbours`, side by side.
