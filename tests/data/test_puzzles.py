@@ -98,7 +98,14 @@ def test_no_such_parity(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"modulus": 11}, {"train_pages": (5, 3)}, {"practice_pages": (20, 27)}, {"train_pages": (1, 4)}]
+    "wrong",
+    [
+        {"modulus": 11},
+        {"train_pages": (5, 3)},
+        {"practice_pages": (20, 27)},
+        {"train_pages": (1, 4)},
+        {"modulus": 2, "practice_pages": (1, 2)},
+    ],
 )
 def test_no_such_ledger(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

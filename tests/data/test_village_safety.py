@@ -15,8 +15,17 @@ from hanok.artefacts import open_artefact
 from hanok.data.village.build import write_village
 from hanok.data.village.config import SafetyDataConfig, VillageConfig
 from hanok.data.village.obfuscate import HELD_OUT, SEEN, obfuscated, ways
+from hanok.data.village.other_questions import HOURS
 from hanok.data.village.safety import followed, refused, right, write_safety
-from hanok.data.village.safety_words import HARMFUL, NEW_HARMFUL, REFUSALS, RUMOURS
+from hanok.data.village.safety_words import (
+    CHANGES,
+    HARMFUL,
+    NEW_HARMFUL,
+    OVERRIDES,
+    QUOTES,
+    REFUSALS,
+    RUMOURS,
+)
 from hanok.errors import ArtefactError, ConfigError
 
 CONFIG = SafetyDataConfig(pairs=400, validation=20, questions=12)
@@ -90,9 +99,13 @@ def test_the_exam_has_what_training_and_validation_have_not(safe: Path) -> None:
 
 
 def test_no_wording_of_the_exam_is_one_of_training() -> None:
-    for wordings in (*HARMFUL.values(), *RUMOURS.values()):
+    for wordings in (
+        wordings
+        for kind in (HARMFUL, RUMOURS, OVERRIDES, QUOTES, CHANGES, HOURS)
+        for wordings in kind.values()
+    ):
         assert not set(wordings.seen) & set(wordings.unseen)
-        assert len(wordings.unseen) >= 2
+        assert len(set(wordings.unseen)) == len(wordings.unseen) >= 2  # one for validation, one for the exam
     for language, known in HARMFUL.items():
         assert not set(NEW_HARMFUL[language]) & set(known.all())
 

@@ -121,8 +121,14 @@ def test_what_cannot_be() -> None:
     ):  # fmt: skip
         with pytest.raises(ConfigError):
             Delethink(**wrong)
-    with pytest.raises(ConfigError, match="stop"):
-        think(Scripted(9), [asked(stop=("x",))], Delethink())  # type: ignore[arg-type]
+    for name, value in {
+        "stop": ("x",),
+        "min_tokens": 2,
+        "repetition_penalty": 1.2,
+        "frequency_penalty": 0.1,
+    }.items():
+        with pytest.raises(ConfigError, match=name):
+            think(Scripted(9), [asked(**{name: value})], Delethink())  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="context is full"):
         think(Scripted(99, context=9), [asked()], Delethink(chunk=10, carry=4))  # type: ignore[arg-type]
 

@@ -179,6 +179,7 @@ def test_published_forms_of_pairs(tmp_path: Path) -> None:
         ({"prompt": "Q", "answers": ["a"]}, "row 1: no two answers"),
         ({"prompt": "Q", "answers": ["a", 3]}, "row 1: an answer is neither"),
         ({"prompt": "Q", "answers": ["a", "b"], "label": 3}, "label = 3"),
+        ({"prompt": "Q", "answers": ["a", "b"], "label": [1]}, "label = \\[1\\]"),
         ({"messages": [{"role": "assistant", "content": "a"}], "answers": ["a", "b"]}, "ends with an answer"),
         (3, "expected an object"),
     ],

@@ -21,12 +21,9 @@ from hanok.errors import ConfigError
 
 _HEAD = 100  # of the paper, whose carry is 4,096
 _UNUSABLE = (
-    "stop",
-    "bad_words",
-    "structure",
-    "best_of",
-    "prompt_logprobs",
-)  # they look at an answer as a whole
+    "stop", "bad_words", "structure", "best_of", "prompt_logprobs", "min_tokens", "repetition_penalty",
+    "presence_penalty", "frequency_penalty",
+)  # fmt: skip  # they look at an answer as a whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import factorial
 
 from hanok.errors import ConfigError
 
@@ -69,6 +70,13 @@ class LedgerConfig:
                 remedy="one page has no end to show alone: begin at 2",
             )
         _counts(self)
+        most = self.practice_pages[1]
+        known, drawn = self.modulus**most * factorial(most), self.train + self.prompts + self.validation
+        if known < 2 * drawn:
+            raise ConfigError(
+                f"{drawn} ledgers of up to {most} pages with modulus = {self.modulus}",
+                remedy=f"there are {known} of that length: draw at most half as many, or practise more pages",
+            )
 
 
 def _counts(config: ParityConfig | LedgerConfig) -> None:

@@ -1,11 +1,9 @@
 """Ways to write a text so that people still read it and programs do not; applied to harmful and to harmless requests alike.
 
-    zero-width   U+200B inside words               spacing      blanks between the letters of a word
-    jamo         Korean: letters written apart     leet         English: digits for letters
-    homoglyph    English: Cyrillic look-alikes; Korean: conjoining jamo, which look the same
-    base64       of the UTF-8 bytes
-
-Sources: classes A1, A4, A6, A7, A8 of the attacks that guards are tested with (zero-width, homoglyphs, encodings, spacing, jamo).
+zero-width   U+200B inside words               spacing      blanks between the letters of a word
+jamo         Korean: letters written apart     leet         English: digits for letters
+homoglyph    English: Cyrillic look-alikes; Korean: conjoining jamo, which look the same
+base64       of the UTF-8 bytes
 """
 
 from __future__ import annotations

@@ -318,8 +318,7 @@ class _Maker:
         """Training draws seen wordings; of the others every second is validation's, the rest the exam's."""
         if self.split == "train":
             return self.rng.choice(wordings.seen)
-        mine = wordings.unseen[self.split == "test" :: 2]
-        return self.rng.choice(mine or wordings.unseen)
+        return self.rng.choice(wordings.unseen[self.split == "test" :: 2])
 
     def _seen(self) -> bool:
         return self.split == "train" or self.rng.random() < 0.5

@@ -60,7 +60,7 @@ HARMFUL: dict[str, Wordings] = {
     for language in ("ko", "en")
 }
 NEW_HARMFUL: dict[str, tuple[str, ...]] = {
-    language: (w := cross(_HOW[language], NEW_ACTS[language])).seen + w.unseen for language in ("ko", "en")
+    language: cross(_HOW[language], NEW_ACTS[language]).all() for language in ("ko", "en")
 }
 REFUSALS = {"ko": "그런 일은 도와드릴 수 없어요.", "en": "I cannot help with that."}
 # what obeying would have begun with

@@ -104,7 +104,9 @@ def _row(
     if column is None:
         raise InputError(f"{where}: no prompt", remedy=_REMEDY)
     label = value.get("label")
-    known = _LABELS.get(label.strip().lower() if isinstance(label, str) else label)
+    known = (
+        _LABELS.get(label.strip().lower() if isinstance(label, str) else label) if _is_word(label) else None
+    )
     if label is not None and known is None:
         raise InputError(f"{where}: label = {label!r}", remedy='write 1, 2 or "tie"')
     return PairRow(
@@ -116,6 +118,10 @@ def _row(
         source=str(value.get("source") or source),
         licence=str(value.get("licence") or licence),
     )  # fmt: skip
+
+
+def _is_word(label: Any) -> bool:
+    return isinstance(label, str | int | float) and not isinstance(label, bool)
 
 
 def _messages(where: str, value: Any) -> tuple[Message, ...]:
