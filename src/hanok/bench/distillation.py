@@ -28,7 +28,7 @@ from hanok.evaluation.config import VerifyConfig
 from hanok.evaluation.verify import verify
 from hanok.reporting import table
 from hanok.training.distil.config import DistilConfig, Shrink
-from hanok.training.distil.run import distil
+from hanok.training.distil.run import distil, reads_samples
 
 _MEASURES = {
     "text": "bits_per_byte.text", "chat": "bits_per_byte.chat", "village": "village.accuracy", "facts": "village.fact",
@@ -62,7 +62,7 @@ def run(
             config = replace(_config(sizes), seed=seed + _OFFSET, max_steps=sizes.steps, **changes)
             model = distil(
                 method, config, teacher=teacher, shards=shards, out=folder / name, student=start.path,
-                samples=out / "samples" if method in ("offline", "logits") else None,
+                samples=out / "samples" if reads_samples(method, config) else None,
             )  # fmt: skip
             found[name] = _exam(model.path, shards, village, folder / name)
         _tell(seed, found)
@@ -138,6 +138,7 @@ def _choosing(village: Path, out: Path) -> Path:
     return folder
 
 
+_LESS = {"muon_lr": 2e-3, "adamw_lr": 8e-4}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "samples": ("offline", {}),
     "logits": ("logits", {"learn_from": "samples", "top_k": 32}),
@@ -145,10 +146,12 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     **WAYS,
-    "samples, less": ("offline", {"muon_lr": 2e-3, "adamw_lr": 8e-4}),
-    "own, less": ("on-policy", {"on_policy": 1.0, "beta": 0.5, "muon_lr": 2e-3, "adamw_lr": 8e-4}),
-    "own, forward": ("on-policy", {"on_policy": 1.0, "beta": 0.0}),
-    "own, reverse": ("on-policy", {"on_policy": 1.0, "beta": 1.0}),
+    "mixed-forward": ("on-policy", {"on_policy": 0.5, "beta": 0.0}),
+    "own-forward": ("on-policy", {"on_policy": 1.0, "beta": 0.0}),
+    "mixed": ("on-policy", {"on_policy": 0.5, "beta": 0.5}),
+    "own-less": ("on-policy", {"on_policy": 1.0, "beta": 0.5, **_LESS}),
+    "samples-less": ("offline", _LESS),
+    "own-reverse": ("on-policy", {"on_policy": 1.0, "beta": 1.0}),
 }
 
 
@@ -166,15 +169,15 @@ def main() -> None:
     )
     for name in ("answers", "start_steps", "steps", "tokens_per_step", "threads"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Sizes(), name))
-    parser.add_argument("--ways", nargs="+", default=None)
+    parser.add_argument("--ways", nargs="+", choices=CHOICES, default=None)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     village = options.run / "village"
-    known = CHOICES if options.choose else WAYS
+    names = options.ways or (CHOICES if options.choose else WAYS)
     rows = run(
         teacher=options.run / "model", shards=options.run / "shards", out=options.folder,
         village=_choosing(village, options.folder) if options.choose else village,
-        seeds=[0] if options.choose else options.seeds, ways={name: known[name] for name in options.ways or known},
+        seeds=[0] if options.choose else options.seeds, ways={name: CHOICES[name] for name in names},
         sizes=Sizes(**{name: getattr(options, name) for name in Sizes.__dataclass_fields__}),
     )  # fmt: skip
     if options.json:

@@ -66,7 +66,7 @@ def distil(
         raise ConfigError("both a student and a shape of a new one", remedy="give one of them")
     if logits is not None and method != "logits":
         raise ConfigError(f"{method} reads no logits from disk", remedy="leave out --logits")
-    if samples is not None and not _reads_samples(method, config):
+    if samples is not None and not reads_samples(method, config):
         raise ConfigError(
             f"{method} as it is set reads no samples of the teacher", remedy="leave out --samples"
         )
@@ -99,7 +99,8 @@ def distil(
         )  # fmt: skip
 
 
-def _reads_samples(method: str, config: DistilConfig) -> bool:
+def reads_samples(method: str, config: DistilConfig) -> bool:
+    """Whether the teacher's answers are learnt from."""
     if method == "offline":
         return True
     given = method == "logits" or (method == "on-policy" and config.on_policy < 1)
