@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hanok.artefacts import open_artefact
+from hanok.cli import _run
 from hanok.compression import compress as room
 from hanok.compression.calibrate import Moments, Watch, moments_of
 from hanok.compression.compress import CompressConfig, Method, compress
@@ -20,6 +21,8 @@ from hanok.compression.folds import apply_fold, folds_of
 from hanok.compression.hessian import hessian_of
 from hanok.compression.rtn import rtn
 from hanok.data.tokenizer import Alphabet, tokenizer_files
+from hanok.engine.api import Request, SamplingParams
+from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model, load_stored_bits, save_model
 from hanok.models.coded import CodedParameter, stored_codes
@@ -207,3 +210,13 @@ def test_what_cannot_be(model: Path, text: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="already"):
         compress("rtn", SMALL, model=model, data=text, out=tmp_path)
     assert stored_codes(load_model(model).get_parameter("layers.0.mlp.up_proj.weight")) is None
+
+
+def test_the_command_makes_what_the_engine_runs(model: Path, text: Path, tmp_path: Path) -> None:
+    words = ["compress", str(model), "--data", str(text), "--out", str(tmp_path / "out"), "--method", "hqq"]
+    assert _run([*words, "--held-out", "2", "--length", "48"]) == 0
+    assert _run(words) == 2, "it is there already"
+    engine = LocalEngine(tmp_path / "out")
+    params = SamplingParams(max_tokens=5, temperature=0.0, ignore_eos=True)
+    found = engine.generate([Request(id="one", prompt_ids=tuple(range(20, 40)), params=params)])[0]
+    assert len(found.ids) == 5
