@@ -74,9 +74,9 @@ def test_what_is_left_is_the_least_squares_answer_for_one_lost_column() -> None:
 
 
 def test_sparsity_that_is_none() -> None:
-    for bad in ({"share": 1.0}, {"drop": 4, "of": 4}, {"drop": 0, "of": 4}):
+    for share, drop, of in ((1.0, 0, 0), (0.5, 4, 4), (0.5, 0, 4)):
         with pytest.raises(ConfigError):
-            Sparsity(**bad)
+            Sparsity(share=share, drop=drop, of=of)
     with pytest.raises(ConfigError, match="groups of 7"):
         keep_mask(drawn(0, 2, 32), Sparsity(drop=2, of=7))
 

@@ -71,6 +71,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "step 6: refusals, over-refusals, injected instructions; with intervals",
     ),
     "eval compare": ("eval", "compare", "two evaluations of one exam: what changed, with intervals"),
+    "compress": ("compress", "compress", "step 7: a smaller model: rtn, hqq, gptq, awq"),
     "chat": ("chat", "chat", "step 7: talk to a model in the terminal"),
     "serve": ("serve", "serve", "step 7: OpenAI-compatible server and chat page"),
     "improve": ("improve", "improve", "step 8: learn from feedback and show before and after"),

@@ -1,1 +1,1 @@
-"""Step 7: smaller models. Quantisers, rotations and pruning are pure functions, one small file each."""
+"""Step 7: smaller models. Quantisers, rotations and pruning are pure functions, `compress.py` writes directories."""

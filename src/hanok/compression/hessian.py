@@ -45,11 +45,12 @@ def inverse_factor(hessian_KK: Tensor, damp: float) -> Tensor:
     damped = hessian_KK + damp * hessian_KK.diagonal().mean() * torch.eye(
         len(hessian_KK), dtype=hessian_KK.dtype
     )
-    try:
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-        return torch.linalg.cholesky(inverse, upper=True).float()
-    except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
-        raise InputError(
-            f"the second moments of the inputs have no inverse ({error})",
-            remedy="calibrate on more text, or raise damp",
-        ) from error
+    factor, bad = torch.linalg.cholesky_ex(damped)
+    if not bad:
+        upper, bad = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
+        if not bad:
+            return upper.float()
+    raise InputError(
+        f"the second moments of {len(damped)} inputs have no inverse",
+        remedy="calibrate on more text, or raise damp",
+    )

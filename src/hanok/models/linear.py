@@ -82,7 +82,13 @@ class Linear(nn.Module):
 
 
 def joined_linear(x: Tensor, layers: Sequence[Linear]) -> Tensor:
-    """Several maps of one input as one matrix product, their outputs side by side: small products waste a core."""
+    """Several maps of one input as one matrix product, their outputs side by side: small products waste a core.
+
+    Forward pre-hooks of the maps see the input as if each were called; they may not change it.
+    """
+    for layer in layers:
+        for hook in layer._forward_pre_hooks.values():
+            hook(layer, (x,))
     weight, bias = torch.cat([layer.weight for layer in layers]), None
     if any(layer.bias is not None for layer in layers):
         missing = [weight.new_zeros(layer.weight.shape[0]) for layer in layers]

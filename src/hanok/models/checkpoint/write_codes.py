@@ -34,19 +34,26 @@ def check_codable(config: ModelConfig) -> None:
 
 
 def coded_tensors(
-    model: Decoder, bits: int, plain: torch.dtype | None
+    model: Decoder,
+    bits: int,
+    plain: torch.dtype | None,
+    *,
+    group: int = GROUP,
+    keep: frozenset[str] = frozenset(),
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors by the family's names, `quantization_config`).
 
     Args:
         plain: the type of what has no codes; None = as it is.
+        group: a multiple of 32; above it, all of `maps` have to be codes with such groups already.
+        keep: names of weights that get none.
 
     Raises:
         ConfigError: as `check_codable`.
     """
     check_codable(model.config)
     family = family_of(model.config)
-    maps = _maps(model, bits)
+    maps = _maps(model, bits, keep)
     rest = {
         name: tensor.detach() if plain is None else tensor.detach().to(plain)
         for name, tensor in model.named_parameters()
@@ -55,7 +62,9 @@ def coded_tensors(
     written = family.outgoing(rest, model.config)
     left_out = sorted(name.removesuffix(".weight") for name in written if name.endswith("proj.weight"))
     codes = family.outgoing({name: one.q_NK for name, one in maps.items()}, model.config)
-    scales = family.outgoing({name: one.scales_NG for name, one in maps.items()}, model.config)
+    scales = family.outgoing(
+        {name: _grouped(one.scales_NG, group) for name, one in maps.items()}, model.config
+    )
     for name, q_NK in codes.items():
         base = name.removesuffix(".weight")
         written |= {
@@ -63,25 +72,41 @@ def coded_tensors(
             f"{base}.weight_scale": scales[name],
             f"{base}.weight_shape": torch.tensor(q_NK.shape),
         }
-    return written, _settings(bits, left_out)
+    return written, _settings(bits, group, left_out)
 
 
-def _maps(model: Decoder, bits: int) -> dict[str, Quantised]:
+def _maps(model: Decoder, bits: int, keep: frozenset[str]) -> dict[str, Quantised]:
     """Those whose inputs fill groups."""
     return {
         f"{name}.weight": as_quantised(module.weight, bits)
         for name, module in model.named_modules()
-        if isinstance(module, Linear) and name.startswith("layers.") and module.weight.shape[1] % GROUP == 0
+        if isinstance(module, Linear)
+        and name.startswith("layers.")
+        and module.weight.shape[1] % GROUP == 0
+        and f"{name}.weight" not in keep
     }
 
 
-def _settings(bits: int, left_out: list[str]) -> dict[str, Any]:
+def _grouped(scales_NG: Tensor, group: int) -> Tensor:
+    """One scale a group in place of one for each 32 inputs."""
+    every = group // GROUP
+    first_NG = scales_NG[:, ::every].contiguous()
+    assert torch.equal(first_NG.repeat_interleave(every, 1), scales_NG)
+    return first_NG
+
+
+def _settings(bits: int, group: int, left_out: list[str]) -> dict[str, Any]:
     weights = {
-        "num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP,
+        "num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": group,
         "dynamic": False, "actorder": None,
     }  # fmt: skip
-    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    scheme = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": None,
+        "output_activations": None,
+    }
     return {
         "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
-        "config_groups": {"group_0": group}, "ignore": ["lm_head", *left_out], "kv_cache_scheme": None,
+        "config_groups": {"group_0": scheme}, "ignore": ["lm_head", *left_out], "kv_cache_scheme": None,
     }  # fmt: skip
