@@ -170,7 +170,7 @@ def test_a_merged_model_is_saved_without_its_adapter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "what"), [
-    ({"peft_type": "IA3"}, "IA3"), ({"use_dora": True}, "use_dora"), ({"bias": "all"}, "biases"),
+    ({"peft_type": "IA3"}, "IA3"), ({"use_dora": True}, "lora_A, lora_B"), ({"bias": "all"}, "biases"),
     ({"r": None}, "r = None"), ({"r": 0}, "r = 0"), ({"lora_alpha": None}, "not readable"),
     ({"rank_pattern": {"q_proj(": 4}}, "not readable"), ({"alpha_pattern": [4]}, "not readable"),
     ({"modules_to_save": ["lm_head"]}, "modules_to_save"),

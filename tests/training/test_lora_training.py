@@ -14,7 +14,7 @@ import torch
 from hanok.errors import ConfigError, Interrupted
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.decoder import Decoder
-from hanok.models.lora import Merged, adapter_names, load_adapter
+from hanok.models.lora import LoraConfig, Merged, adapter_names, add_adapter, load_adapter
 from hanok.training.objectives import next_token
 from hanok.training.run import train
 
@@ -72,6 +72,38 @@ def test_a_stopped_run_goes_on_bit_for_bit(
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
 
 
+def test_lengths_of_rows_are_learnt_merged_and_restored(
+    tiny: ModuleType, shards: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DoRA, stopped in the middle."""
+    config = tiny.tiny_config(max_steps=6, checkpoint_every=2, **LORA, lora_dora=True)
+    train(config, shards=shards, out=tmp_path / "straight", init_from=base)
+    calls, original = iter(range(1000)), next_token.next_token_loss
+
+    def interrupting(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(next_token, "next_token_loss", interrupting)
+    with pytest.raises(Interrupted):
+        train(config, shards=shards, out=tmp_path / "stopped", init_from=base)
+    train(config, shards=shards, out=tmp_path / "stopped", init_from=base)
+    for name in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    merged = load_model(base)
+    assert load_adapter(merged, tmp_path / "straight" / "adapter").dora
+    fresh = load_model(base)
+    add_adapter(fresh, LoraConfig(rank=3, dora=True))
+    at_start = {n: p for n, p in fresh.named_parameters() if n.endswith("magnitude_vector")}
+    lengths = {n: p for n, p in merged.named_parameters() if n.endswith("magnitude_vector")}
+    assert at_start.keys() == lengths.keys()
+    assert all(not torch.equal(lengths[name], at_start[name]) for name in lengths)
+    Merged(merged).keep()
+    for name, tensor in load_model(tmp_path / "straight" / "model").state_dict().items():
+        torch.testing.assert_close(merged.state_dict()[name], tensor, atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("family", ["phi3", "gpt2"])
 def test_a_family_that_joins_its_maps(
     family: str, tiny: ModuleType, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -114,6 +146,8 @@ def test_adapters_need_a_model_and_known_targets(
 ) -> None:
     with pytest.raises(ConfigError, match="without a model"):
         train(tiny.tiny_config(**LORA), shards=shards, out=tmp_path / "a", model=tiny.tiny_model())
+    with pytest.raises(ConfigError, match="lora_dora"):
+        tiny.tiny_config(lora_dora=True)
     config = tiny.tiny_config(**LORA, lora_targets=("q_pro",))
     with pytest.raises(ConfigError, match=r'"q_pro" is no linear map'):
         train(config, shards=shards, out=tmp_path / "b", init_from=base)

@@ -62,6 +62,11 @@ class Adapters:
             )
         self._check_free(name)
         config, lows = read_adapter(decoder, directory)
+        if config.dora:
+            raise ConfigError(
+                f"{directory} is a DoRA adapter, which scales the model's own weights and cannot act for single requests",
+                remedy="merge it into a model: hanok model convert MODEL --out DIR --adapter ADAPTER",
+            )
         for low in lows.values():
             low.requires_grad_(False).eval()
         made = native_adapter(decoder, lows) if native else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from hanok.errors import ConfigError
 
@@ -12,11 +13,15 @@ class ImproveConfig:
     """One improvement: rounds of a few steps, each followed by an examination.
 
     Args:
-        replay: share of the tokens that come from the run's own training chats, so that other answers stay.
+        objective: of a round: sft learns the lessons as text; dpo prefers each lesson's answer to those that were disliked or
+            corrected; sft+dpo does one after the other.
+        replay: share of the tokens that come from the run's own training chats, so that other answers stay; dpo has none.
         rounds: at most so many; it ends earlier once every lesson is answered as taught.
         steps: updates a round.
         tokens_per_step: tokens of one update.
         muon_lr, adamw_lr: peak learning rates of a round; a fraction of fine-tuning's.
+        pairs_per_step, beta, nll_weight: of dpo, as `hanok align dpo` takes them; the last holds the chosen answer's likelihood.
+        preference_lr: dpo's learning rates as a share of the two above.
         max_seq_len: longer lessons are refused; 0 = the model's context.
         questions: of the village's examination asked before and after, evenly drawn; 0 = all.
         max_new_tokens: of an answer.
@@ -26,12 +31,17 @@ class ImproveConfig:
         threads: 0 = as many as torch takes by itself.
     """
 
+    objective: Literal["sft", "dpo", "sft+dpo"] = "sft"
     replay: float = 0.75
     rounds: int = 8
     steps: int = 10
     tokens_per_step: int = 4096
     muon_lr: float = 0.001
     adamw_lr: float = 0.0003
+    pairs_per_step: int = 16
+    beta: float = 0.1
+    nll_weight: float = 1.0
+    preference_lr: float = 0.5
     max_seq_len: int = 0
     questions: int = 600
     max_new_tokens: int = 160
@@ -43,7 +53,11 @@ class ImproveConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "steps", "tokens_per_step", "max_new_tokens", "bits_tokens"):
+        self._require("objective", self.objective in ("sft", "dpo", "sft+dpo"), "sft, dpo or sft+dpo")
+        for name in ("beta", "preference_lr"):
+            self._require(name, getattr(self, name) > 0, "above 0")
+        self._require("nll_weight", self.nll_weight >= 0, "0 or more")
+        for name in ("rounds", "steps", "tokens_per_step", "pairs_per_step", "max_new_tokens", "bits_tokens"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("max_seq_len", "questions", "threads"):
             self._require(name, getattr(self, name) >= 0, "0 or more")

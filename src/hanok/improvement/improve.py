@@ -106,12 +106,16 @@ def _improve(
             f"nothing to learn from {len(judgements) + len(unreadable)} rows of feedback ({reasons})",
             remedy="correct an answer, or like one",
         )
+    preferences = _between(drawn.preferences, lessons)
+    if config.objective != "sft" and not preferences:
+        raise InputError(
+            f"objective = {config.objective}: no disliked or corrected answer stands against one to prefer",
+            remedy='correct an answer, or use objective = "sft"',
+        )
     corpus = _write_feedback(
-        out / "feedback", judgements, Lessons(lessons, drawn.preferences, refused), base, identity
+        out / "feedback", judgements, Lessons(lessons, preferences, refused), base, identity
     )
-    log.info(
-        "%d lessons, %d preference pairs, %d rows refused", len(lessons), len(drawn.preferences), len(refused)
-    )
+    log.info("%d lessons, %d preference pairs, %d rows refused", len(lessons), len(preferences), len(refused))
     shards = _write_shards(
         config, lessons, tokenizer=tokenizer, run=run, corpus=corpus, max_seq_len=max_seq_len, out=out
     )
@@ -125,6 +129,7 @@ def _improve(
             before=before,
             lessons=lessons,
             shards=opened,
+            preferences=corpus.path / "preferences.jsonl",
             max_seq_len=max_seq_len,
             out=out,
         )
@@ -135,7 +140,7 @@ def _improve(
             paraphrases=compare_examinations(config, before.paraphrases, after.paraphrases),
         )  # fmt: skip
         verdict = judge(config, findings)
-        write_page(config, findings, verdict, preferences=drawn.preferences, refused=refused, directory=out)
+        write_page(config, findings, verdict, preferences=preferences, refused=refused, directory=out)
         parents = {"model": base, "feedback": corpus, "shards": shards}
         _publish(
             best,
@@ -147,6 +152,12 @@ def _improve(
     model = open_artefact(out / "model", kind="model")
     _finish(run, out, model, base=base, identity=identity, judgements=judgements)
     return model
+
+
+def _between(preferences: Sequence[dict[str, Any]], lessons: Sequence[Lesson]) -> list[dict[str, Any]]:
+    """The pairs of these lessons: one that was refused teaches nothing by a pair either."""
+    kept = {lesson.id for lesson in lessons}
+    return [pair for pair in preferences if pair["lesson"] in kept]
 
 
 def _write_feedback(

@@ -153,7 +153,7 @@ def _preferences(lesson: Lesson, group: Sequence[Judgement]) -> Iterator[dict[st
 def _preference(lesson: Lesson, worse: Judgement) -> dict[str, Any]:
     """A row of `preferences.jsonl`."""
     return {
-        "id": f"{lesson.id}>{worse.id}", "prompt": [dict(message) for message in lesson.prompt],
+        "id": f"{lesson.id}>{worse.id}", "lesson": lesson.id, "prompt": [dict(message) for message in lesson.prompt],
         "chosen": [dict(lesson.answer)], "rejected": [dict(worse.answer)],
         "tools": list(lesson.tools) if lesson.tools else None, "source": SOURCE, "licence": LICENCE,
         "annotator": worse.user, "reason": worse.reason, "request_id": worse.request_id, "model_hash": worse.model_hash,

@@ -1,6 +1,7 @@
 """Learning in rounds: a few steps, then an examination, until every lesson is answered as taught and nothing else suffers.
 
-rounds.json lists what each round came to; a round that is in it is not trained again.
+rounds.json lists what each round came to; a round that is in it is not trained again. Its model lies in round-NN/; with "sft+dpo"
+round-NN-sft/ holds what the preferences start from. The reference of DPO is the model that its round starts from.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from hanok.improvement.examine import Examination, examine
 from hanok.improvement.lessons import Lesson
 from hanok.improvement.shards import LESSONS, REPLAYS
 from hanok.reporting import log
+from hanok.training.align.config import AlignConfig
+from hanok.training.align.run import align_on_preferences
 from hanok.training.config import TrainConfig
 from hanok.training.run import train
 
@@ -34,9 +37,12 @@ class Round:
 
 def learn(
     config: ImproveConfig, *, base: Path, before: Examination, lessons: Sequence[Lesson], shards: Shards,
-    max_seq_len: int, out: Path,
+    preferences: Path, max_seq_len: int, out: Path,
 ) -> tuple[Path, list[Round]]:  # fmt: skip
     """The best model within the tolerance (else the last one), and all rounds.
+
+    Args:
+        preferences: a file of pairs, for objectives with dpo.
 
     Raises:
         Interrupted: by a signal; what was trained is kept.
@@ -45,13 +51,15 @@ def learn(
     while not _finished(config, rounds, len(lessons)):
         number = len(rounds) + 1
         start = _place(out, number - 1) / "model" if rounds else base
-        model = train(
-            _train_config(config, shards, number, max_seq_len),
-            shards=shards.path,
-            out=_place(out, number),
-            init_from=start,
-        ).path
-        shutil.rmtree(_place(out, number) / "checkpoints", ignore_errors=True)
+        model = _train_round(
+            config,
+            number,
+            start=start,
+            shards=shards,
+            preferences=preferences,
+            max_seq_len=max_seq_len,
+            out=out,
+        )
         found = examine(config, model, lessons, shards)
         rounds.append(
             Round(
@@ -63,6 +71,24 @@ def learn(
         log.info("round %d: %d of %d lessons learnt", number, sum(found.learnt), len(lessons))
     best = max(rounds, key=lambda one: (one.in_tolerance, one.learnt, -one.number))
     return _place(out, best.number) / "model", rounds
+
+
+def _train_round(
+    config: ImproveConfig, number: int, *, start: Path, shards: Shards, preferences: Path, max_seq_len: int, out: Path
+) -> Path:  # fmt: skip
+    """Its model. What is finished already is not trained again."""
+    place = _place(out, number)
+    if config.objective != "dpo":
+        told = place if config.objective == "sft" else place.with_name(f"{place.name}-sft")
+        settings = _train_config(config, shards, number, max_seq_len)
+        start = train(settings, shards=shards.path, out=told, init_from=start).path
+        shutil.rmtree(told / "checkpoints", ignore_errors=True)
+    if config.objective != "sft":
+        settings = _align_config(config, number, max_seq_len)
+        start = align_on_preferences("dpo", settings, model=start, data=preferences, out=place).path
+        for name in ("checkpoints", "reference"):
+            shutil.rmtree(place / name, ignore_errors=True)
+    return start
 
 
 def within(config: ImproveConfig, before: Mapping[str, float], after: Mapping[str, float]) -> bool:
@@ -77,7 +103,7 @@ def most_bits(config: ImproveConfig, before: float) -> float:
 def clear_rounds(out: Path) -> None:
     """Free the disk of what only a resumed run would need; logs and reports stay."""
     for folder in out.glob("round-*"):
-        for name in ("model", "checkpoints"):
+        for name in ("model", "checkpoints", "reference"):
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -99,6 +125,15 @@ def _train_config(config: ImproveConfig, shards: Shards, number: int, max_seq_le
         micro_batch_tokens=max(min(tokens, 8192), max_seq_len), muon_lr=config.muon_lr, adamw_lr=config.adamw_lr,
         warmup_steps=min(2, config.steps - 1), weight_decay=0.0, seed=config.seed * 1000 + number, threads=config.threads,
         keep_checkpoints=1,
+    )  # fmt: skip
+
+
+def _align_config(config: ImproveConfig, number: int, max_seq_len: int) -> AlignConfig:
+    return AlignConfig(
+        max_steps=config.steps, seed=config.seed * 1000 + number, muon_lr=config.preference_lr * config.muon_lr,
+        adamw_lr=config.preference_lr * config.adamw_lr, warmup_steps=min(2, config.steps - 1), threads=config.threads,
+        max_seq_len=max_seq_len, micro_batch_tokens=max(8192, max_seq_len), pairs_per_step=config.pairs_per_step,
+        beta=config.beta, nll_weight=config.nll_weight, held_out=0.0, keep_checkpoints=1,
     )  # fmt: skip
 
 

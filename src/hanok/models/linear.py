@@ -27,8 +27,17 @@ class LowRank(nn.Module):
         return F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype)) * self.scale
 
     def delta(self) -> Tensor:
-        """What it adds to the weight, float32 [out, in]."""
-        return self.scale * (self.lora_B.float() @ self.lora_A.float())
+        """The low-rank product, [out, in] in float32 or what is wider."""
+        wide = torch.promote_types(self.lora_A.dtype, torch.float32)
+        return self.scale * (self.lora_B.to(wide) @ self.lora_A.to(wide))
+
+    def added(self, x: Tensor, product: Tensor, weight: Tensor) -> Tensor:
+        """What comes on top of `product` = x W^T, the bias not in it; `weight` is W."""
+        return self(x)
+
+    def change(self, weight: Tensor) -> Tensor:
+        """What it adds to this weight, [out, in] in float32 or what is wider."""
+        return self.delta()
 
 
 class RowAdapter(NamedTuple):
@@ -42,8 +51,8 @@ class RowAdapter(NamedTuple):
 class Linear(nn.Module):
     """y = x W^T + b in `x.dtype`; the weight [out, in] and the bias, if there is one, keep their own type.
 
-    `adapters`: low-rank additions by name (`lora.py`); those that are active are summed. `on_rows`: additions for
-    rows of their own.
+    `adapters`: low-rank additions by name (`lora.py`); those that are active are summed, each made for the weight alone.
+    `on_rows`: additions for rows of their own.
     """
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
@@ -59,8 +68,11 @@ class Linear(nn.Module):
 
     def with_adapters(self, x: Tensor, y: Tensor) -> Tensor:
         """What they add to the product y of x."""
-        for adapter in self.active_adapters():
-            y = y + adapter(x)
+        adapters = self.active_adapters()
+        if adapters:
+            product = y if self.bias is None else y - self.bias.to(y.dtype)
+            for adapter in adapters:
+                y = y + adapter.added(x, product, self.weight)
         for low, rows_M, real in self.on_rows:
             y = y.index_add(0, rows_M[:real], low(x[rows_M])[:real])
         return y
@@ -76,7 +88,7 @@ class Linear(nn.Module):
         adapters = self.active_adapters()
         if not adapters:
             return self.weight
-        return self.weight + torch.stack([adapter.delta() for adapter in adapters]).sum(0).to(
+        return self.weight + torch.stack([adapter.change(self.weight) for adapter in adapters]).sum(0).to(
             self.weight.dtype
         )
 

@@ -1,7 +1,8 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) on any linear map of a decoder, several by name, in the files of PEFT.
 
 y = x W^T + sum over active adapters of scale * x A^T B^T, with scale = alpha / rank, or alpha / sqrt(rank) (rsLoRA,
-arXiv 2312.03732). A starts random, B at zero, so that a fresh adapter changes nothing.
+arXiv 2312.03732). A starts random, B at zero, so that a fresh adapter changes nothing. DoRA (`dora.py`) learns the length of each
+row of the weight beside them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hanok.artefacts import write_json
 from hanok.errors import CheckpointError, ConfigError, did_you_mean
 from hanok.models.checkpoint.weights import read_file, read_metadata, write_file
 from hanok.models.decoder import Decoder
+from hanok.models.dora import WeightDecomposed, row_norms
 from hanok.models.families import family_of
 from hanok.models.linear import Linear, LowRank
 from hanok.models.lora_fused import (
@@ -33,19 +35,20 @@ from hanok.models.lora_fused import (
     write_parts,
 )
 
+MAGNITUDE = "lora_magnitude_vector"
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX, _RESTORED = "base_model.model.", "restored"
 _PLAIN = "use a plain LoRA adapter"
 _REMEDIES = {
     "target_parameters": "adapt linear maps; for routed experts, let PEFT merge the adapter into the model"
 }
-_UNSUPPORTED = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "use_qalora")
+_UNSUPPORTED = ("modules_to_save", "trainable_token_indices", "target_parameters", "use_qalora")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraConfig:
     """Args:
-    rank: inner width. alpha: strength. rslora: divide alpha by sqrt(rank).
+    rank: inner width. alpha: strength. rslora: divide alpha by sqrt(rank). dora: learn the lengths of the weight's rows too.
     targets: last parts of the names of linear maps; empty = every linear map in the layers.
     dropout: on the adapters' input, in training.
     ranks, alphas: exceptions by last part of the name.
@@ -55,6 +58,7 @@ class LoraConfig:
     alpha: float = 32.0
     dropout: float = 0.0
     rslora: bool = False
+    dora: bool = False
     targets: tuple[str, ...] = ()
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
@@ -88,13 +92,16 @@ def add_adapter(
     for where, linear in found:
         outputs, inputs = linear.weight.shape
         rank = config.rank_of(where)
-        low = LowRank(inputs, outputs, rank, scale=config.scale_of(where, rank), dropout=config.dropout).to(
+        kind = WeightDecomposed if config.dora else LowRank
+        low = kind(inputs, outputs, rank, scale=config.scale_of(where, rank), dropout=config.dropout).to(
             linear.weight.device
         )
         with torch.no_grad():
             bound = inputs**-0.5
             low.lora_A.uniform_(-bound, bound, generator=generator)
             low.lora_B.zero_()
+            if isinstance(low, WeightDecomposed):
+                low.start_at(linear.weight)
         _attach(linear, name, low)
 
 
@@ -119,7 +126,7 @@ def read_adapter(model: Decoder, directory: Path) -> tuple[LoraConfig, dict[str,
     values = _read_settings(directory)
     config = LoraConfig(
         rank=values["r"], alpha=values["lora_alpha"], dropout=values.get("lora_dropout") or 0.0,
-        rslora=values.get("use_rslora", False), targets=(), ranks=values.get("rank_pattern") or {},
+        rslora=values.get("use_rslora", False), dora=bool(values.get("use_dora")), ranks=values.get("rank_pattern") or {},
         alphas=values.get("alpha_pattern") or {},
     )  # fmt: skip
     file = directory / WEIGHTS
@@ -136,7 +143,7 @@ def read_adapter(model: Decoder, directory: Path) -> tuple[LoraConfig, dict[str,
         pairs.setdefault(where, {})[part] = tensor
     linears = dict(_linears(model))
     for where, pair in pairs.items():
-        if where not in linears or set(pair) != {"lora_A", "lora_B"}:
+        if where not in linears or set(pair) != _pieces(config):
             raise CheckpointError(
                 f"{file}: no linear map of the model takes {where} ({', '.join(sorted(pair))})",
                 remedy="is it an adapter for another model?",
@@ -159,14 +166,15 @@ def read_adapter(model: Decoder, directory: Path) -> tuple[LoraConfig, dict[str,
         rank = a.shape[0]
         if rank == 0:
             continue
-        low = LowRank(
-            linear.weight.shape[1], linear.weight.shape[0], rank, scale=scale, dropout=config.dropout
-        )
+        kind = WeightDecomposed if config.dora else LowRank
+        low = kind(linear.weight.shape[1], linear.weight.shape[0], rank, scale=scale, dropout=config.dropout)
         low.lora_A, low.lora_B = nn.Parameter(a.float().clone()), nn.Parameter(b.float().clone())
+        if isinstance(low, WeightDecomposed):
+            low.lora_magnitude_vector = nn.Parameter(pair[MAGNITUDE].float().clone())
         lows[where] = low
     found = {where.rpartition(".")[2] for where in lows}
     return LoraConfig(
-        rank=config.rank, alpha=config.alpha, dropout=config.dropout, rslora=config.rslora,
+        rank=config.rank, alpha=config.alpha, dropout=config.dropout, rslora=config.rslora, dora=config.dora,
         targets=tuple(sorted(found)), ranks=config.ranks, alphas=config.alphas,
     ), lows  # fmt: skip
 
@@ -183,17 +191,25 @@ def save_adapter(
         raise ConfigError(f'no adapter "{name}"', remedy=did_you_mean(name, adapter_names(model)))
     family = family_of(model.config)
     lows = {where: low for where, linear in _linears(model) if (low := _adapter(linear, name)) is not None}
-    pairs = joined_pairs(lows, family, model.config)
+    linears = dict(_linears(model))
+    pairs = joined_pairs(
+        lows, family, model.config, norms=lambda where: row_norms(linears[where].weight.detach())
+    )
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {f"{_PREFIX}{key}.lora_A.weight": pair.a for key, pair in pairs.items()}
     tensors |= {f"{_PREFIX}{key}.lora_B.weight": pair.b for key, pair in pairs.items()}
+    tensors |= {
+        f"{_PREFIX}{key}.{MAGNITUDE}": pair.magnitude
+        for key, pair in pairs.items()
+        if pair.magnitude is not None
+    }
     write_file(tensors, directory / WEIGHTS, metadata=write_parts(pairs))
     levels = 2 if is_turned(family) else 1  # GPT-2 has two maps of the name c_proj in a layer
     targets = sorted({".".join(key.split(".")[-levels:]) for key in pairs})
     write_json(directory / SETTINGS, {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True,
         "r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "use_rslora": config.rslora,
-        "target_modules": targets, "bias": "none", "fan_in_fan_out": is_turned(family), "use_dora": False,
+        "target_modules": targets, "bias": "none", "fan_in_fan_out": is_turned(family), "use_dora": config.dora,
         "modules_to_save": None, **_patterns(pairs, config),
     })  # fmt: skip
 
@@ -216,13 +232,16 @@ def restore_adapter(model: Decoder, directory: Path, *, name: str = "default") -
     try:
         for where, linear in _linears(model):
             live, stored = _adapter(linear, name), _adapter(linear, _RESTORED)
-            if (live is None) != (stored is None):
+            if type(live) is not type(stored):
                 raise CheckpointError(
-                    f"{directory}: {where} is adapted on one side only", remedy="train it anew"
+                    f"{directory}: {where} is adapted on one side only, or not in the same way",
+                    remedy="train it anew",
                 )
             if live is not None and stored is not None:
                 live.lora_A.data.copy_(stored.lora_A)
                 live.lora_B.data.copy_(stored.lora_B * (stored.scale / live.scale))
+            if isinstance(live, WeightDecomposed) and isinstance(stored, WeightDecomposed):
+                live.lora_magnitude_vector.data.copy_(stored.lora_magnitude_vector)
     finally:
         remove_adapter(model, _RESTORED)
 
@@ -272,7 +291,7 @@ class Merged:
             if low is None:
                 continue
             self._before.append((linear, low, linear.weight.data, low.active))
-            linear.weight.data = (linear.weight.float() + low.delta()).to(linear.weight.dtype)
+            linear.weight.data = (linear.weight.float() + low.change(linear.weight)).to(linear.weight.dtype)
             low.active = False
 
     def unmerge(self) -> None:
@@ -355,8 +374,15 @@ def _read_settings(directory: Path) -> dict[str, Any]:
 
 def _short(key: str) -> str:
     """Without PEFT's prefix, and without an adapter's name where an old version wrote it."""
-    key = key.removeprefix(_PREFIX)
+    key = re.sub(
+        r"\.lora_magnitude_vector(\.\w+)?(\.weight)?$", f".{MAGNITUDE}.weight", key.removeprefix(_PREFIX)
+    )
     return re.sub(r"\.(lora_[AB])\.\w+\.weight$", r".\1.weight", key)
+
+
+def _pieces(config: LoraConfig) -> set[str]:
+    """What the files hold of each map."""
+    return {"lora_A", "lora_B"} | ({MAGNITUDE} if config.dora else set())
 
 
 def _check_shapes(file: Path, where: str, parts: Mapping[str, Tensor], linear: Linear) -> None:
@@ -367,5 +393,10 @@ def _check_shapes(file: Path, where: str, parts: Mapping[str, Tensor], linear: L
             f"{file}: {where} has A {a} and B {b} for a map [{outputs}, {inputs}]",
             remedy="is it an adapter for another model?",
         )
-    if not (parts["lora_A"].isfinite().all() and parts["lora_B"].isfinite().all()):
+    if MAGNITUDE in parts and parts[MAGNITUDE].shape != (outputs,):
+        raise CheckpointError(
+            f"{file}: {where} has magnitudes {tuple(parts[MAGNITUDE].shape)} for {outputs} outputs",
+            remedy="is it an adapter for another model?",
+        )
+    if not all(part.isfinite().all() for part in parts.values()):
         raise CheckpointError(f"{file}: {where} holds NaN or infinity", remedy="take an earlier adapter")

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hanok.errors import CheckpointError
 from hanok.models.config import ModelConfig
+from hanok.models.dora import WeightDecomposed
 from hanok.models.families.family import Family, Fused, Transposed
 from hanok.models.linear import LowRank
 
@@ -29,12 +30,14 @@ PARTS = "hanok.parts"  # in the metadata: their map -> ranks of its parts
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Of one map in the files. ranks: of the parts that it is joined of; empty where there are none, or where they share."""
+    """Of one map in the files. ranks: of the parts that it is joined of; empty where there are none, or where they share.
+    magnitude: of DoRA, one an output."""
 
     a: Tensor
     b: Tensor
     scale: float
     ranks: tuple[int, ...] = ()
+    magnitude: Tensor | None = None
 
     def alpha(self, *, rslora: bool) -> float:
         """That PEFT makes this scale of."""
@@ -42,17 +45,32 @@ class Pair:
         return self.scale * (math.sqrt(rank) if rslora else rank)
 
 
-def joined_pairs(lows: Mapping[str, LowRank], family: Family, config: ModelConfig) -> dict[str, Pair]:
-    """From our maps to theirs, by their names."""
-    pairs = {where: Pair(low.lora_A.detach(), low.lora_B.detach(), low.scale) for where, low in lows.items()}
+def joined_pairs(
+    lows: Mapping[str, LowRank], family: Family, config: ModelConfig, *, norms: Callable[[str], Tensor]
+) -> dict[str, Pair]:
+    """From our maps to theirs, by their names. norms: of the rows of one of our maps, which DoRA has where nothing is adapted."""
+    pairs = {where: _pair(low) for where, low in lows.items()}
     for layout in family.layouts:
         if isinstance(layout, Fused):
             for prefix in _prefixes(pairs, layout):
-                parts = [pairs.pop(f"{prefix}{ours}", None) for ours in layout.ours]
-                pairs[f"{prefix}{layout.theirs}"] = _join(parts, layout.rows(config))
-    names = family.outgoing({f"{where}.lora_A.weight": pair.a for where, pair in pairs.items()}, config)
+                names = [f"{prefix}{ours}" for ours in layout.ours]
+                parts = [pairs.pop(name, None) for name in names]
+                joined = _join(parts, layout.rows(config))
+                if any(part is not None and part.magnitude is not None for part in parts):
+                    lengths = [
+                        norms(name) if part is None or part.magnitude is None else part.magnitude
+                        for name, part in zip(names, parts, strict=True)
+                    ]
+                    joined = replace(joined, magnitude=torch.cat(lengths))
+                pairs[f"{prefix}{layout.theirs}"] = joined
+    outgoing = family.outgoing({f"{where}.lora_A.weight": pair.a for where, pair in pairs.items()}, config)
     by_a = {id(pair.a): pair for pair in pairs.values()}
-    return {name.removesuffix(".lora_A.weight"): by_a[id(a)] for name, a in names.items()}
+    return {name.removesuffix(".lora_A.weight"): by_a[id(a)] for name, a in outgoing.items()}
+
+
+def _pair(low: LowRank) -> Pair:
+    magnitude = low.lora_magnitude_vector.detach() if isinstance(low, WeightDecomposed) else None
+    return Pair(low.lora_A.detach(), low.lora_B.detach(), low.scale, magnitude=magnitude)
 
 
 def part_of(tensor: Tensor, ranks: tuple[int, ...], number: int, *, dim: int) -> Tensor:

@@ -66,6 +66,8 @@ class TrainConfig:
     lora_targets: tuple[str, ...] = ()
     """Last parts of the names of the maps to adapt, for example q_proj; empty: every map in the layers."""
     lora_dropout: float = 0.0
+    lora_dora: bool = False
+    """Weight-decomposed adapters (DoRA): the length of each row of the weights is learnt by itself."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if PyTorch finds one for each process. A resumed run stays where it began."""
@@ -108,6 +110,9 @@ class TrainConfig:
             "checkpoint_every", "max_skips", "max_rollbacks",
         ):  # fmt: skip
             _require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+        _require(
+            not self.lora_dora or self.lora_rank > 0, "lora_dora without adapters", "give lora_rank a number"
+        )
         _require(bool(self.mixture), "mixture is empty", 'name a split, for example {"text-train" = 1.0}')
         for name, weight in self.mixture.items():
             _require(

@@ -57,7 +57,7 @@ def lora_config(config: TrainConfig) -> LoraConfig:
     """The adapters that a training configuration asks for."""
     return LoraConfig(
         rank=config.lora_rank, alpha=config.lora_alpha or 2.0 * config.lora_rank, targets=config.lora_targets,
-        dropout=config.lora_dropout,
+        dropout=config.lora_dropout, dora=config.lora_dora,
     )  # fmt: skip
 
 

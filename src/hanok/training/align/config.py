@@ -53,6 +53,8 @@ class AlignConfig:
     """Tune low-rank adapters of this rank; the reference is then the model with them switched off."""
     lora_alpha: float = 0.0
     lora_targets: tuple[str, ...] = ()
+    lora_dora: bool = False
+    """Weight-decomposed adapters (DoRA): the length of each row of the weights is learnt by itself."""
     precision: Literal["auto", "bfloat16", "float32"] = "float32"
     threads: int = 0
     max_seq_len: int = 1024
@@ -167,7 +169,7 @@ class AlignConfig:
         """What the loop needs to know."""
         same = (
             "max_steps", "max_minutes", "seed", "muon_lr", "adamw_lr", "warmup_steps", "final_lr", "grad_clip",
-            "weight_decay", "lora_rank", "lora_alpha", "lora_targets", "precision", "threads", "max_seq_len",
+            "weight_decay", "lora_rank", "lora_alpha", "lora_targets", "lora_dora", "precision", "threads", "max_seq_len",
             "micro_batch_tokens", "validate_every", "checkpoint_every", "keep_checkpoints",
         )  # fmt: skip
         values: dict[str, Any] = {name: getattr(self, name) for name in same}
