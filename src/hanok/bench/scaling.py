@@ -1,10 +1,10 @@
 """Does a sigmoid through the first half of a run of practice tell its end? (ScaleRL, arXiv 2510.13786, in miniature.)
 
 Parity puzzles, from one model that next-token prediction made (p = 0.25), by ScaleRL's recipe and two of its relatives. Reward:
-mean of 4 sampled answers to each of 48 inputs that are not practised on, at 20 or 30 places of a run. Each is fitted on its first
-half (`hanok align predict`), and the prediction for its last step compared with what was measured there. Both lists were written
-down before the first of their runs was started, the second after the first had been seen: half of 40 steps is before
-most of the rise. All runs are reported.
+mean of 4 sampled answers to each of 48 inputs that are not practised on (the smallest of those), at 20 or 30 places of a
+run. Each is fitted on its first half (`hanok align predict`), and the prediction for its last step compared with what was
+measured there. Both lists were written down before the first of their runs was started, the second after the first had been
+seen: half of 40 steps is before most of the rise. All runs are reported.
 """
 
 from __future__ import annotations
