@@ -3,19 +3,20 @@
 Parity puzzles, from one model that next-token prediction made (p = 0.25), by ScaleRL's recipe and two of its relatives. Reward:
 mean of 4 sampled answers to each of 48 inputs that are not practised on (the smallest of those), at 20 or 30 places of a
 run. Each is fitted on its first half (`hanok align predict`), and the prediction for its last step compared with what was
-measured there. Both lists were written down before the first of their runs was started, the second after the first had been seen: half of 40 steps is before
-most of the rise. All runs are reported.
+measured there. Both lists were written down before the first of their runs was started, the second after the first had been
+seen: half of 40 steps is before most of the rise. All runs are reported.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hanok.bench.outcome import command_line, shown
 from hanok.bench.parity import BITS, pretrained
 from hanok.errors import InputError
 from hanok.reporting import Report, table
@@ -87,7 +88,7 @@ def run(*, folder: Path = Path("runs/bench/parity"), quick: bool = False) -> lis
         )  # fmt: skip
         rows.append({"run": one.name, **_compared(place / one.name)})
     columns = ("run", "start", "predicted", "from", "to", "measured", "error", "asymptote", "why not")
-    cells = [tuple(shown(row.get(name)) for name in columns) for row in rows]
+    cells = [tuple(_shown(row.get(name)) for name in columns) for row in rows]
     table("fitted on the first half, compared at the end", columns, cells)
     errors = [abs(row["error"]) for row in rows if "error" in row]
     if errors:
@@ -137,8 +138,19 @@ def _figure(place: Path, rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def _shown(value: Any) -> Any:
+    return "" if value is None else round(value, 3) if isinstance(value, float) else value
+
+
 def main() -> None:
-    command_line(__doc__, run, folder="runs/bench/parity", quick="the first two runs alone")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench/parity"))
+    parser.add_argument("--quick", action="store_true", help="the first two runs alone")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rows = run(folder=options.folder, quick=options.quick)
+    if options.json:
+        json.dump(rows, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":

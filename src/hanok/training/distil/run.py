@@ -70,7 +70,7 @@ def distil(
         raise ConfigError(
             f"{method} as it is set reads no samples of the teacher", remedy="leave out --samples"
         )
-    asks = method in ("on-policy", "minillm") or (samples is None and _reads_samples(method, config))
+    asks = method in ("on-policy", "minillm") or (samples is None and reads_samples(method, config))
     if prompts is not None and not asks:
         raise ConfigError(f"{method} as it is set reads no prompts", remedy="leave out --prompts")
     more = {"teacher": open_artefact(teacher), "shards": open_artefact(shards, kind="shards")}
