@@ -1,4 +1,4 @@
-"""A moving average of the weights (EMA), with the bias of its start corrected by a growing decay."""
+"""Averages of weights: a moving one (EMA), with the bias of its start corrected by a growing decay; and one of two models."""
 
 from __future__ import annotations
 
@@ -52,3 +52,10 @@ class WeightAverage:
             kept = parameter.detach().clone()
             parameter.copy_(self._average[name])
             self._average[name].copy_(kept)
+
+
+@torch.no_grad()
+def blend_(model: nn.Module, start: nn.Module, share: float) -> None:
+    """model = start + share (model - start), in place, of models of one shape (Wortsman et al. 2022, arXiv 2109.01903)."""
+    for mine, other in zip(model.parameters(), start.parameters(), strict=True):
+        mine.lerp_(other.to(mine), 1 - share)

@@ -139,6 +139,28 @@ def test_a_reward_model_scores_as_it_was_trained(base: Path, preferences: Path, 
         RewardModel(base)
 
 
+def test_a_blend_lies_between_the_start_and_the_trained(
+    base: Path, preferences: Path, tmp_path: Path
+) -> None:
+    for name, share in (("whole", 1.0), ("part", 0.25)):
+        align_on_preferences(
+            "dpo", quick(max_steps=3, blend=share), model=base, data=preferences, out=tmp_path / name
+        )
+    start, whole, part = (
+        dict(load_model(path, dtype=torch.float32).named_parameters())
+        for path in (base, tmp_path / "whole" / "model", tmp_path / "part" / "model")
+    )
+    assert any(not torch.equal(start[name], whole[name]) for name in start)
+    for name, tensor in part.items():
+        torch.testing.assert_close(tensor, start[name] + 0.25 * (whole[name] - start[name]))
+    with pytest.raises(ConfigError, match="lora_alpha"):
+        quick(blend=0.5, lora_rank=2)
+    with pytest.raises(ConfigError, match="reward model"):
+        align_on_preferences(
+            "reward", quick(blend=0.5), model=base, data=preferences, out=tmp_path / "reward"
+        )
+
+
 def test_a_finished_run_is_returned_and_other_settings_are_refused(
     base: Path, preferences: Path, tmp_path: Path
 ) -> None:

@@ -55,6 +55,9 @@ class AlignConfig:
     lora_targets: tuple[str, ...] = ()
     lora_dora: bool = False
     """Weight-decomposed adapters (DoRA): the length of each row of the weights is learnt by itself."""
+    blend: float = 1.0
+    """The result lies so far on the way from the starting weights to the trained ones (arXiv 2309.06256): at less than 1 what was
+    learnt is weaker, and much less is forgotten."""
     precision: Literal["auto", "bfloat16", "float32"] = "float32"
     threads: int = 0
     max_seq_len: int = 1024
@@ -149,6 +152,12 @@ class AlignConfig:
             0 <= self.label_smoothing < 0.5,
             f"label_smoothing = {self.label_smoothing}",
             "it must lie in [0, 0.5)",
+        )
+        _require(0 < self.blend <= 1, f"blend = {self.blend}", "it must lie in (0, 1]")
+        _require(
+            self.blend == 1 or not self.lora_rank,
+            f"blend = {self.blend} of adapters",
+            "an adapter's strength is lora_alpha: lower that",
         )
         _require(0 <= self.held_out < 1, f"held_out = {self.held_out}", "it must lie in [0, 1)")
         _require(0 < self.retire <= 1, f"retire = {self.retire}", "it must lie in (0, 1]")

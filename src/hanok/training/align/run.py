@@ -44,6 +44,10 @@ def align_on_preferences(
     """
     if method not in PAIR_METHODS:
         raise ConfigError(f'method = "{method}"', remedy=f"with preferences: {', '.join(PAIR_METHODS)}")
+    if method == "reward" and config.blend < 1:
+        raise ConfigError(
+            "blend of a reward model", remedy="its head belongs to the trained weights: leave out --blend"
+        )
     files = {"data": data} | ({} if validation is None else {"validation": validation})
 
     def prepare(start: Start) -> Prepared:

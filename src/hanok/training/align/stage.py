@@ -22,6 +22,7 @@ from hanok.reporting import Report, log
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.config import AlignConfig
 from hanok.training.align.report import write_report
+from hanok.training.average import blend_
 from hanok.training.distil.config import DistilConfig
 from hanok.training.loop import Surroundings, Trainer
 from hanok.training.objective import Batches, Objective
@@ -101,6 +102,12 @@ def run_stage(
             trainer.resume()
             trainer.run(stop)
         summary = write_report(method, config, trainer, add=prepared.add_to_page)
+        if isinstance(config, AlignConfig) and config.blend < 1:
+            log.info(
+                "the result lies %g of the way from the starting weights; figures so far are of the trained ones",
+                config.blend,
+            )
+            blend_(decoder, _load(config, model), config.blend)
         write_model(
             trainer, decoder, tokenizer_dir=model, out=out, parents=parents, summary=summary,
             write_more=prepared.save_heads,
