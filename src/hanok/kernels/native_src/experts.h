@@ -45,15 +45,6 @@ inline void gate_and_up(const Matrix& a, int base, int first, int last, const Ro
   });
 }
 
-inline float dot(const float* a, const float* b, int n) {
-  vf total{};
-  int i = 0;
-  for (; i + W <= n; i += W) total += load(a + i) * load(b + i);
-  float rest = sum(total);
-  for (; i < n; ++i) rest += a[i] * b[i];
-  return rest;
-}
-
 // A row's scores for the experts [first, last); behind those of all experts, the shared one's gate.
 inline void route(const Experts& e, const float* x, int hidden, int first, int last, float* scores) {
   for (int i = first; i < last; ++i) {

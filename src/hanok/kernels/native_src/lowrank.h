@@ -124,12 +124,6 @@ inline const LayerAdapter* layer_adapter(const LowPlan& plan, int number, int ro
   return adapter ? &adapter->layers[number] : nullptr;
 }
 
-inline float whole_product(const float* a, const float* b, int n) {  // n fills vectors
-  vf total{};
-  for (int i = 0; i < n; i += W) total += load(a + i) * load(b + i);
-  return sum(total);
-}
-
 // A head's absorbed query of latent attention += A^T (B^T q).
 inline void adapt_query(const LowPlan& plan, int number, int row, int head, const LatentWeights& w, int width, const float* q, float* query) {
   const LayerAdapter* layer = layer_adapter(plan, number, row);
@@ -150,7 +144,7 @@ inline void adapt_values(const LowPlan& plan, int number, int row, int head, con
   const LatentLowRank& low = layer->latent;
   const float* b = low.to_value.data() + (size_t)head * w.value * low.rank;
   for (int j = 0; j < low.rank; ++j) {
-    const float x = whole_product(context, &low.a[(size_t)j * width], width);
+    const float x = dot(context, &low.a[(size_t)j * width], width);
     for (int i = 0; i < w.value; ++i) to[i] += x * b[(size_t)i * low.rank + j];
   }
 }

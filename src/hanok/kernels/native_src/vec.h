@@ -51,6 +51,14 @@ inline float sum(vf x) {
   for (int i = 0; i < W; ++i) total += x[i];
   return total;
 }
+inline float dot(const float* a, const float* b, int n) {
+  vf total{};
+  int i = 0;
+  for (; i + W <= n; i += W) total += load(a + i) * load(b + i);
+  float rest = sum(total);
+  for (; i < n; ++i) rest += a[i] * b[i];
+  return rest;
+}
 inline vf bits(vi x) { vf y; std::memcpy(&y, &x, sizeof y); return y; }
 inline vf select(vi mask, vf a, vf b) { return mask ? a : b; }
 
