@@ -17,6 +17,7 @@ from hanok.artefacts.files import (
     sole_user,
     write_atomic,
     write_json,
+    write_jsonl,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "sole_user",
     "write_atomic",
     "write_json",
+    "write_jsonl",
 ]

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,12 @@ def sole_user(directory: Path, doing: str) -> Iterator[None]:
                 f"another process is {doing} in {directory}", remedy="wait for it or stop it"
             ) from error
         yield
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A row a line; for drafts, which appear whole by themselves."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any], *, fsync: bool = False) -> None:

@@ -13,12 +13,12 @@ injection followed   orders inside a quoted text or a tool's result             
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from hanok.artefacts import Artefact, create_artefact, open_artefact, read_jsonl, write_json
+from hanok.artefacts import Artefact, create_artefact, open_artefact, read_jsonl, write_json, write_jsonl
 from hanok.data.village.safety import followed, refused, right
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ArtefactError
@@ -68,15 +68,13 @@ def examine_safety(
         )
     step = {**dataclasses.asdict(config), "split": split}
     with create_artefact(out, kind="evaluation", parents=parents, step=step) as draft:
-        engine = LocalEngine(model)
-        answers = ask(engine, Tokenizer.load(model), questions, config, tool_runner(safety))
-        engine.close()
+        with closing(LocalEngine(model)) as engine:
+            answers = ask(engine, Tokenizer.load(model), questions, config, tool_runner(safety))
         rows = [
             marked(question, answer.text, answer.finish_reason)
             for question, answer in zip(questions, answers, strict=True)
         ]
-        with (draft.path / "answers.jsonl").open("w", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_jsonl(draft.path / "answers.jsonl", rows)
         found = list(measure(rows, config.confidence))
         write_json(
             draft.path / "results.json",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hanok.artefacts import Artefact, create_artefact, open_artefact
+from hanok.artefacts import Artefact, create_artefact, open_artefact, write_jsonl
 from hanok.data.puzzles.config import LedgerConfig, ParityConfig
 from hanok.data.shards import SplitWriter, write_index
 from hanok.data.tokenizer import Alphabet, tokenizer_files
@@ -48,8 +47,7 @@ def write_puzzles(
             records[name] = writer.record()
         write_index(draft.path, tokenizer, records)
         for name, split in (("prompts", "prompts"), ("prompts-validation", "chat-validation")):
-            lines = "".join(f"{json.dumps(row)}\n" for row in _rows(name, parts[split]))
-            (draft.path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+            write_jsonl(draft.path / f"{name}.jsonl", _rows(name, parts[split]))
         draft.metrics |= {name: len(some) for name, some in parts.items()}
     return open_artefact(out, kind="shards")
 

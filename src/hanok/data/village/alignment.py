@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hanok.artefacts import Artefact, create_artefact, open_artefact
+from hanok.artefacts import Artefact, create_artefact, open_artefact, write_jsonl
 from hanok.data.village import arithmetic
 from hanok.data.village.build import (
     COMPARED,
@@ -39,7 +39,7 @@ from hanok.data.village.other_questions import COMPARISONS, VERDICTS
 from hanok.data.village.places import ATTRIBUTES, KINDS, Name, Place, place_name
 from hanok.data.village.questions import FOLLOW_UPS
 from hanok.data.village.sentences import UNKNOWN
-from hanok.data.village.tools import timetable
+from hanok.data.village.tools import write_timetable
 from hanok.errors import ArtefactError
 
 Row = dict[str, Any]
@@ -66,14 +66,13 @@ def write_alignment(config: AlignmentDataConfig, village: Path, out: Path) -> Ar
             pairs = list(_both(known, lambda maker, n=size: maker.pairs(n), split, config))
             size = config.prompts if split == "train" else config.validation
             prompts = list(_both(known, lambda maker, n=size: maker.prompts(n), split, config))
-            _write(draft.path / f"preferences{part}.jsonl", pairs)
-            _write(draft.path / f"prompts{part}.jsonl", prompts)
+            write_jsonl(draft.path / f"preferences{part}.jsonl", pairs)
+            write_jsonl(draft.path / f"prompts{part}.jsonl", prompts)
             counts[f"preferences{part}"], counts[f"prompts{part}"] = len(pairs), len(prompts)
         exam = list(_both(known, lambda maker: maker.exam(config), "test", config))
-        _write(draft.path / "questions.jsonl", exam)
+        write_jsonl(draft.path / "questions.jsonl", exam)
         counts["questions"] = len(exam)
-        table = {name: list(hours) for name, hours in timetable(known.places).items()}
-        (draft.path / "timetable.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
+        write_timetable(known.places, draft.path)
         draft.metrics |= dict(counts)
     return open_artefact(out)
 
@@ -296,7 +295,3 @@ def known_village(village: Artefact) -> Village:
         raise ArtefactError(
             f"{village.path} is no village ({error})", remedy="give a corpus of `hanok data village`"
         ) from error
-
-
-def _write(file: Path, rows: Sequence[Row]) -> None:
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hanok.artefacts import Artefact, create_artefact, open_artefact
+from hanok.artefacts import Artefact, create_artefact, open_artefact, write_jsonl
 from hanok.data.corpus import CorpusWriter, Document
 from hanok.data.village import arithmetic
 from hanok.data.village.config import VillageConfig
 from hanok.data.village.dialogues import Conversations, Dialogue
 from hanok.data.village.documents import place_documents
 from hanok.data.village.places import ATTRIBUTES, KINDS, Name, Place, all_names, make_places, place_name
-from hanok.data.village.tools import timetable
+from hanok.data.village.tools import write_timetable
 from hanok.reporting import Report
 
 SOURCE, LICENCE = "hanok-village", "Apache-2.0"
@@ -81,8 +81,7 @@ def write_village(config: VillageConfig, out: Path) -> Artefact:
                 rows = _write_questions(village, split, per_part, draft.path, writer)
                 for row in rows:
                     counts[row["kind"], split] += 1
-        table = {name: list(hours) for name, hours in timetable(village.places).items()}
-        (draft.path / "timetable.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
+        write_timetable(village.places, draft.path)
         draft.metrics |= {
             "places": len(village.places), "documents": writer.documents, "characters": writer.characters,
             "test_questions": sum(n for (_, split), n in counts.items() if split == "test" and _ in _QUESTION_KINDS),
@@ -251,8 +250,7 @@ def _write_questions(
             writer.write(document)
             rows.append(question_row(dialogue, document.id))
     name = "questions.jsonl" if split == "test" else "questions-validation.jsonl"
-    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
-    (directory / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_jsonl(directory / name, rows)
     return rows
 
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hanok.artefacts import Artefact, create_artefact, open_artefact
+from hanok.artefacts import Artefact, create_artefact, open_artefact, write_jsonl
 from hanok.data.village.alignment import known_village
 from hanok.data.village.build import LICENCE, SOURCE, Village, unknown_name
 from hanok.data.village.check import check, values_of
@@ -50,7 +50,7 @@ from hanok.data.village.safety_words import (
     REFUSALS,
     RUMOURS,
 )
-from hanok.data.village.tools import TOOLS, hours, timetable, tool_call
+from hanok.data.village.tools import TOOLS, hours, timetable, tool_call, write_timetable
 from hanok.data.village.wordings import Wordings
 
 Row = dict[str, Any]
@@ -101,13 +101,11 @@ def write_safety(config: SafetyDataConfig, village: Path, out: Path) -> Artefact
     ) as draft:
         for name, make in _files(known, config).items():
             rows = [row for language in known.config.languages for row in make(language)]
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (draft.path / f"{name}.jsonl").write_text(text, encoding="utf-8")
+            write_jsonl(draft.path / f"{name}.jsonl", rows)
             draft.metrics[name] = len(rows)
             counts = Counter(row["part"] for row in rows)
             draft.metrics |= {f"{name}.{part}": count for part, count in counts.items()}
-        table = {name: list(hours) for name, hours in timetable(known.places).items()}
-        (draft.path / "timetable.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
+        write_timetable(known.places, draft.path)
     return open_artefact(out)
 
 

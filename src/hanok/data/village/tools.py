@@ -6,6 +6,7 @@ import ast
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hanok.data.village.places import Place, hour
@@ -50,6 +51,12 @@ def hours(place: str, timetable: Mapping[str, Sequence[int]]) -> str:
 
 def timetable(places: Sequence[Place]) -> dict[str, tuple[int, int]]:
     return {name: (p.open, p.close) for p in places for name in (p.name.ko, p.name.en)}
+
+
+def write_timetable(places: Sequence[Place], folder: Path) -> None:
+    """timetable.json, which answers the look-ups of whoever asks the folder's questions."""
+    table = {name: list(hours) for name, hours in timetable(places).items()}
+    (folder / "timetable.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
 
 
 def execute(call: Mapping[str, Any], table: Mapping[str, Sequence[int]]) -> str:

@@ -12,13 +12,12 @@ always prefers the first thus labels nothing, and no preference.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hanok.artefacts import Artefact, create_artefact, open_artefact, sha256_file
+from hanok.artefacts import Artefact, create_artefact, open_artefact, sha256_file, write_jsonl
 from hanok.chat import ChatModel, Message, Sampling
 from hanok.errors import ArtefactError, ChatError
 from hanok.evaluation.statistics import wilson
@@ -57,15 +56,15 @@ def judge_pairs(
     done = ask_all(rows, ask, out=out, key=key_of(step), config=config, title="pairs")
     judged = [_judged(row, done[row.id], config.decided_beyond()) for row in rows]
     with create_artefact(out, kind="preferences", parents=lineage, step=step) as draft:
-        _write(draft.path / "judgements.jsonl", judged)
+        write_jsonl(draft.path / "judgements.jsonl", judged)
         by_id = {row.id: row for row in rows}
         preferences = [
             _preference(by_id[one["id"]], one, judge.name)
             for one in judged
             if one["verdict"] in ("first", "second")
         ]
-        _write(draft.path / "preferences.jsonl", preferences)
-        _write(draft.path / "ties.jsonl", [one for one in judged if one["verdict"] == "tie"])
+        write_jsonl(draft.path / "preferences.jsonl", preferences)
+        write_jsonl(draft.path / "ties.jsonl", [one for one in judged if one["verdict"] == "tie"])
         draft.metrics |= measures(judged)
         write_page(judged, draft.metrics, draft.path, judge=judge.name)
     forget(out)
@@ -183,7 +182,3 @@ def against_people(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "with_ties": (right + 0.5 * (len(asked) - len(decided))) / len(asked) if asked else float("nan"),
         "kappa": kappa.value, "kappa.low": kappa.low, "kappa.high": kappa.high,
     }  # fmt: skip
-
-
-def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

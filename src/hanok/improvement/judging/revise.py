@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hanok.artefacts import Artefact, create_artefact, open_artefact, sha256_file
+from hanok.artefacts import Artefact, create_artefact, open_artefact, sha256_file, write_jsonl
 from hanok.chat import ChatModel, Message, Sampling
 from hanok.errors import ArtefactError, ChatError
 from hanok.improvement.judging.config import ReviseConfig
@@ -75,11 +74,11 @@ def revise_answers(
     ask = _asker(config, constitution, model, critic)
     done = ask_all(rows, ask, out=out, key=key_of(step), config=config, title="answers")
     with create_artefact(out, kind="preferences", parents=lineage, step=step) as draft:
-        _write(draft.path / "transcripts.jsonl", [{"id": row.id, **done[row.id]} for row in rows])
+        write_jsonl(draft.path / "transcripts.jsonl", [{"id": row.id, **done[row.id]} for row in rows])
         revised = [row for row in rows if "failed" not in done[row.id]]
-        _write(draft.path / "messages.jsonl", [_conversation(row, done[row.id]) for row in revised])
+        write_jsonl(draft.path / "messages.jsonl", [_conversation(row, done[row.id]) for row in revised])
         changed = [row for row in revised if _first(done[row.id]) != _last(done[row.id])]
-        _write(
+        write_jsonl(
             draft.path / "preferences.jsonl", [_preference(row, done[row.id], critic.name) for row in changed]
         )
         failed = Counter(record["failed"] for record in done.values() if "failed" in record)
@@ -160,10 +159,6 @@ def _preference(row: PairRow, record: Record, annotator: str) -> dict[str, Any]:
         "licence": row.licence, "annotator": annotator,
         "reason": "\n".join(f"{one['principle']}: {one['critique']}" for one in record["rounds"]),
     }  # fmt: skip
-
-
-def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def _write_page(done: Mapping[str, Record], metrics: Mapping[str, Any], directory: Path) -> None:
