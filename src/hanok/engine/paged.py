@@ -85,8 +85,9 @@ class PagedScheduler:
             parts = self._with_guesses(parts, self._speculator)
         started = self._clock()
         rows = rows_of(parts)
+        followed = self._followed(parts, rows)
         with self.counters.model():
-            logits_BV, hidden_BD = self._compute(rows, parts)
+            logits_BV, hidden_BD = self._compute(rows, parts, followed)
         continued = sum(part.answers and bool(part.running.generation.ids) for part in parts)
         self.counters.prefilled_tokens += sum(part.count for part in parts) - continued
         echoing = [part for part in parts if part.echoed]
@@ -99,15 +100,17 @@ class PagedScheduler:
             self._remember(part.running)
             self._keep_snapshots(part)
         held = self._answer([part for part in parts if part.answers], logits_BV[:answers, : self._vocabulary])
-        if hidden_BD is not None:
-            self._show(parts, rows, hidden_BD, held)
+        if followed is not None and hidden_BD is not None:
+            self._show(parts, rows, followed, hidden_BD, held)
         if guessing and self._speculator is not None:
             self._speculator.stepped(len(rows.ids), self._clock() - started)
 
-    def _compute(self, rows: StepRows, parts: Sequence[Part]) -> tuple[Tensor, Tensor | None]:
+    def _compute(
+        self, rows: StepRows, parts: Sequence[Part], followed: Sequence[int] | None
+    ) -> tuple[Tensor, Tensor | None]:
         """The logits of the wanted rows; and for answers that learned laws steer, the law of the next token.
 
-        Also, where heads guess, the hidden vectors of the wanted rows and of `_followed`.
+        Also, where somebody asks for them, the hidden vectors of the wanted rows and of those `followed`.
         """
         step = (
             rows.ids, rows.positions, rows.sequences, rows.tables, rows.wanted, rows.slots, rows.saves, rows.adapters,
@@ -116,35 +119,41 @@ class PagedScheduler:
         laws = self._laws
         if laws is not None and not laws.wanted([part.running.generation for part in answers]):
             laws = None
-        followed = any(map(self._follows, parts))
-        if laws is None and not followed:
+        if laws is None and followed is None:
             return self._model.step(*step), None
-        logits_BV, hidden_BD = self._model.step_with_hidden(*step, also=self._followed(parts, rows))
+        logits_BV, hidden_BD = self._model.step_with_hidden(*step, also=followed or ())
         if laws is not None:
             firsts = [row for part, row in _first_rows(answers) if part.running.generation.learned]
             learned = [part.running.generation for part in answers if part.running.generation.learned]
             laws.assign(learned, hidden_BD[firsts], logits_BV[firsts])
-        return logits_BV, hidden_BD if followed else None
+        return logits_BV, hidden_BD
 
     def _follows(self, part: Part) -> bool:
         return self._speculator is not None and self._speculator.follows(part)
 
-    def _followed(self, parts: Sequence[Part], rows: StepRows) -> list[int]:
-        """Rows that are not wanted for their logits, but for their hidden vectors."""
-        wanted = set(rows.wanted)
+    def _followed(self, parts: Sequence[Part], rows: StepRows) -> list[int] | None:
+        """Rows that are not wanted for their logits, but by heads that guess, for their hidden vectors; None: no heads do."""
         spans = [
             range(first, first + len(part.ids))
             for part, first in zip(parts, rows.firsts, strict=True)
             if self._follows(part)
         ]
+        if not spans:
+            return None
+        wanted = set(rows.wanted)
         return [row for span in spans for row in span if row not in wanted]
 
     def _show(
-        self, parts: Sequence[Part], rows: StepRows, hidden_BD: Tensor, held: dict[Running, int]
+        self,
+        parts: Sequence[Part],
+        rows: StepRows,
+        followed: Sequence[int],
+        hidden_BD: Tensor,
+        held: dict[Running, int],
     ) -> None:
         """To the heads that guess, what stands behind the tokens that became part of a text."""
         assert self._speculator is not None
-        at = {row: place for place, row in enumerate([*rows.wanted, *self._followed(parts, rows)])}
+        at = {row: place for place, row in enumerate([*rows.wanted, *followed])}
         for part, first in zip(parts, rows.firsts, strict=True):
             if part.running.generation.finish_reason is None and self._follows(part):
                 count = part.count + held.get(part.running, 0)
