@@ -33,7 +33,7 @@ run: setup  ## the quickstart recipe, then the chat page on http://127.0.0.1:$(P
 	$(BIN)/hanok serve runs/quickstart --port $(PORT) $(HOST_ARGS)
 
 test: setup-dev  ## the suite without its slow part
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -o faulthandler_timeout=600
 
 test-slow: setup-dev
 	$(BIN)/python -m pytest -m 'slow and not faults' --timeout 3600

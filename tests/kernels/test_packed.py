@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -164,3 +167,13 @@ def test_four_bits_natively_as_in_pytorch() -> None:
     ]
     torch.testing.assert_close(*errors, rtol=1e-4, atol=1e-12)
     assert (our_scales == plain_scales).float().mean() > 0.99
+
+
+def test_threads_that_end_at_once() -> None:
+    """A crew ends while its threads are still looking for the program; in a process of its own, as a hang would not be heard here."""
+    code = (
+        "import torch; from hanok.kernels.packed import pack, product\n"
+        "matrix, x = pack(torch.ones(16, 32), 'bf16'), torch.ones(1, 32)\n"
+        "for _ in range(1000): product(matrix, x, threads=8)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -138,12 +138,12 @@ void Crew::work() {
       sleep_on(round_, seen);
       sleepers_.fetch_sub(1);
     }
-    if (stop_) return;
     std::shared_ptr<const Program> program;
     {
       std::lock_guard<std::mutex> door(door_);
       if (round_.load() == seen) continue;
       seen = round_.load();
+      if (stop_) return;  // only here: whoever saw the last round would otherwise sleep on it, and nobody wakes it again
       program = program_;
     }
     Walk walk(*this, seen);
