@@ -170,7 +170,7 @@ def test_four_bits_natively_as_in_pytorch() -> None:
 
 
 def test_threads_that_end_at_once() -> None:
-    """A crew ends while its threads are still looking for the program; in a process of its own, as a hang would not be heard here."""
+    """A crew ends while its threads still look for the program; in its own process, as nobody hears of a hang in this one."""
     code = (
         "import torch; from hanok.kernels.packed import pack, product\n"
         "matrix, x = pack(torch.ones(16, 32), 'bf16'), torch.ones(1, 32)\n"
