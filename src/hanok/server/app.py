@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from hanok.artefacts import open_artefact
@@ -23,9 +23,11 @@ from hanok.errors import ConfigError
 from hanok.reporting import log
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
-from hanok.server.hosts import LoopbackOnly, SafeHeaders, check_host
+from hanok.server.hosts import SafeHeaders
+from hanok.server.identity.directory import Directory, Entry
+from hanok.server.identity.middleware import Identify, authorise
+from hanok.server.identity.people import People, open_people
 from hanok.server.models import Models, check_names, model_name
-from hanok.server.principal import Identify
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.server.streams import DRAIN_SECONDS
@@ -40,20 +42,21 @@ def serve(
     model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
     draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
+    entry: Entry | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
-        port: 0 picks a free one. store: the feedback database; by default in the run that the model belongs to.
+        port: 0 picks a free one. store: the database, a file or a URL; by default in the run that the model belongs to.
         weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team: as `LocalEngine` takes them.
+        entry: who may come in.
 
     Raises:
-        ConfigError: not a loopback address, the port is taken, or an adapter is called like the model.
+        ConfigError: no keys and not a loopback address, the port is taken, or an adapter is called like the model.
     """
-    check_host(host)
     check_names(model_dir, adapters)
-    listener = listen(host, port)
-    with listener, Store(store or feedback_file(model_dir)) as kept:
+    with Store(store or feedback_file(model_dir)) as kept, listen(host, port) as listener:
+        people = open_people(kept, host=host, entry=entry)
         engine = LocalEngine(
             model_dir,
             weights=weights,
@@ -66,9 +69,11 @@ def serve(
             team=team,
         )
         with closing(engine):
-            app = create_app(services_of(engine, model_dir, kept))
+            app = create_app(services_of(engine, model_dir, kept, people=people))
             address = f"[{host}]" if ":" in host else host
             url = f"http://{address}:{listener.getsockname()[1]}"
+            if people.setup_token is not None:
+                print(f"setup token: {people.setup_token}", file=sys.stderr)
             print(
                 f"chat page: {url}\nOpenAI-compatible API: {url}/v1\nfeedback: {kept.name}",
                 file=sys.stderr,
@@ -78,19 +83,24 @@ def serve(
             _run(uvicorn.Server(config), listener, team)
 
 
-def services_of(engine: LocalEngine, model_dir: Path, store: Store) -> Services:
+def services_of(
+    engine: LocalEngine, model_dir: Path, store: Store, *, people: People | None = None
+) -> Services:
+    people = people or People(Directory(store))
     return Services(
         models=Models(engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash),
         store=store,
+        directory=people.directory,
+        people=people,
         examples=example_questions(model_dir),
     )
 
 
 def create_app(services: Services) -> FastAPI:
-    app = FastAPI(title="Hanok", docs_url=None, redoc_url=None)
+    app = FastAPI(title="Hanok", docs_url=None, redoc_url=None, dependencies=[Depends(authorise)])
     install_handlers(app)
-    for middleware in (Identify, SafeHeaders, LoopbackOnly):  # the last is the outermost
-        app.add_middleware(middleware)
+    app.add_middleware(Identify, directory=services.directory)
+    app.add_middleware(SafeHeaders)  # the last is the outermost
     for router in ROUTERS:
         app.include_router(router(services))
     app.mount("/", StaticFiles(directory=WEB, html=True))

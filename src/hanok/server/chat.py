@@ -38,6 +38,7 @@ class Chat:
         self.id, self.created = generation.exchange.id, int(time.time())
         self.body, self.messages, self.tools = body, body.plain_messages(), body.plain_tools()
         self.served, self._generation, self._keep = served, generation, keep
+        self.tenant = generation.exchange.principal.tenant
         params = body.sampling()
         self._answers = [
             AnswerStream(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
-from hanok.server.routes import chat, feedback, models, page
+from hanok.server.routes import admin_keys, admin_people, chat, feedback, models, page, session
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
@@ -14,4 +14,7 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     models.router,
     feedback.router,
     page.router,
+    session.router,
+    admin_keys.router,
+    admin_people.router,
 )
