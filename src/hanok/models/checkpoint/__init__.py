@@ -17,11 +17,10 @@ from torch import Tensor
 
 from hanok.artefacts import write_json
 from hanok.errors import CheckpointError
-from hanok.kernels.formats import GROUP
 from hanok.models.checkpoint.packed import dequantise, fitting
 from hanok.models.checkpoint.stored import incoming_stored, split_stored, stored_bits
 from hanok.models.checkpoint.weights import SHARD_BYTES, read_file, read_weights, write_file, write_weights
-from hanok.models.checkpoint.write_codes import coded_tensors
+from hanok.models.checkpoint.write_codes import FileCodes, coded_tensors
 from hanok.models.coded import CodedParameter, finite_codes
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
@@ -53,19 +52,17 @@ def save_quantised(
     plain: torch.dtype | None = None,
     tokenizer_dir: Path | None = None,
     shard_bytes: int = SHARD_BYTES,
-    group: int = GROUP,
-    keep: frozenset[str] = frozenset(),
+    codes: Mapping[str, FileCodes] | None = None,
 ) -> None:
     """The same with the linear maps of the layers as codes (`write_codes.py`), the rest in the type `plain`.
 
     Args:
-        group: inputs that share a scale; a model whose maps have codes already has them in such groups.
-        keep: names of weights that get no codes.
+        bits: 4 or 8, where the codes are found here. codes: those found elsewhere; maps that are not among them stay plain.
 
     Raises:
         ConfigError: a model whose family has no such files.
     """
-    theirs, settings = coded_tensors(model, bits, plain, group=group, keep=keep)
+    theirs, settings = coded_tensors(model, bits, plain, codes=codes)
     # float16 is the type of the scales: read as anything else by others, they would be rounded
     values = write_config(model.config, dtype="float16") | {"quantization_config": settings}
     _write(model, theirs, values, directory, shard_bytes)
