@@ -91,7 +91,8 @@ def write_model(plan: Plan, model: Path, work: Path, directory: Path) -> list[st
     if plan.method == "none":
         save_model(made, directory, tokenizer_dir=model)
         return []
-    save_quantised(made, directory, bits=plan.config.words, tokenizer_dir=model, codes=codes)
+    finer = plan.head_bits if plan.head_bits != plan.config.words else None
+    save_quantised(made, directory, bits=plan.config.words, tokenizer_dir=model, codes=codes, head_bits=finer)
     return plain
 
 
@@ -139,11 +140,11 @@ def _maps(model: Decoder) -> list[tuple[str, Linear]]:
 def _measure(plan: Plan, model: Path, made: Path, texts: Texts, context: Context) -> Measured:
     """Of the files as they were written."""
     config = plan.config
-    sizes = sizes_of(model, made, config.head_bits)
+    sizes = sizes_of(model, made, plan.head_bits)
     alone: list[float] = []
     if config.layer_windows and not config.rotate:
         alone = layer_distances(*_pair(model, made), texts.held_out[: config.layer_windows])
-    distance = compare(*_pair(model, made), texts.held_out, head_bits=config.head_bits, keep=False)
+    distance = compare(*_pair(model, made), texts.held_out, head_bits=plan.head_bits, keep=False)
     speeds = None
     if context.speed is not None:
         log.info("measuring decode speed here, before and after")

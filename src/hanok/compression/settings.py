@@ -20,7 +20,8 @@ GROUP = 32  # inputs that share a scale in the kernels; groups of files are mult
 class CompressConfig:
     """Args:
     bits: 2 to 8. group: inputs that share a scale, a multiple of 32. zeros: grids with zero points.
-    head_bits: what the measurements round embedding and head to, as the engine does: 4, 8, or 16 for not at all.
+    head_bits: 4 or 8, what the engine rounds embedding and head to (in the file they stay plain); 0: as wide as the codes.
+        16: measure as if they were not rounded.
     smooth: 0, or alpha of SmoothQuant: large inputs are made smaller, their weights larger. rotate: spread outliers by a
         random Hadamard rotation of the whole model.
     prune: set weights to 0 first: by size, by size and input, or making up for it. sparsity: a share of each row, or n:m.
@@ -33,7 +34,7 @@ class CompressConfig:
     bits: int = 4
     group: int = 32
     zeros: bool = False
-    head_bits: int = 16
+    head_bits: int = 0
     smooth: float = 0.0
     rotate: bool = False
     prune: Pruning = "none"
@@ -51,8 +52,8 @@ class CompressConfig:
             raise ConfigError(f"bits = {self.bits}", remedy="choose 2 to 8")
         if self.group < GROUP or self.group % GROUP:
             raise ConfigError(f"group = {self.group}", remedy=f"choose a multiple of {GROUP}")
-        if self.head_bits not in (4, 8, 16):
-            raise ConfigError(f"head_bits = {self.head_bits}", remedy="choose 4, 8 or 16")
+        if self.head_bits not in (0, 4, 8, 16):
+            raise ConfigError(f"head_bits = {self.head_bits}", remedy="choose 4 or 8")
         if not 0 <= self.smooth <= 1:
             raise ConfigError(f"smooth = {self.smooth}", remedy="it must lie in [0, 1]; 0.5 is usual")
         _shares(self.sparsity)
@@ -79,6 +80,13 @@ class Plan:
     def __post_init__(self) -> None:
         if self.method == "none" and self.config.prune == "none":
             raise ConfigError('method "none" without pruning changes nothing', remedy="choose a method")
+
+    @property
+    def head_bits(self) -> int:
+        """As the engine rounds embedding and head of the result: codes with zero points run in bfloat16."""
+        if self.method == "none" or self.config.zeros:
+            return 16
+        return self.config.head_bits or self.config.words
 
     def bits(self, name: str) -> int:
         return self.widths.get(name, self.config.bits)
