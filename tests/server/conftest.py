@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import httpx
 import openai
@@ -23,7 +25,8 @@ from hanok.engine.generator import LocalEngine
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.checkpoint.decoding import save_heads
 from hanok.models.decoding import DecodingHeads
-from hanok.server.app import create_app, listen, model_name
+from hanok.server.app import create_app, listen, services_of
+from hanok.server.models import model_name
 from hanok.store.database import Store, feedback_file
 from hanok.tokens.tokenizer import Tokenizer
 
@@ -161,11 +164,11 @@ def _teach(model_dir: Path, *, steps: int = 50) -> None:
 
 
 @contextmanager
-def _serve(model_dir: Path, **options: object) -> Iterator[Running]:
+def _serve(model_dir: Path, **options: Any) -> Iterator[Running]:
     engine, artefact = LocalEngine(model_dir), open_artefact(model_dir)
     with Store(feedback_file(model_dir)) as store, listen("127.0.0.1", 0) as listener:
         name, url = model_name(model_dir), f"http://127.0.0.1:{listener.getsockname()[1]}"
-        app = create_app(engine, name=name, model_hash=artefact.hash, store=store, **options)  # type: ignore[arg-type]
+        app = create_app(dataclasses.replace(services_of(engine, model_dir, store), **options))
         uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -10,15 +10,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from typing import Any
 
-from hanok.engine.adapters import Adapter
 from hanok.engine.api import Delta, FinishReason, Request, Usage
-from hanok.engine.generator import LocalEngine
-from hanok.engine.samples import expand
 from hanok.engine.text import AnswerStream, chat_prompt
 from hanok.errors import HanokError, StructureError, TeamError
 from hanok.reporting import log
 from hanok.server.errors import ApiError
+from hanok.server.generation import Generation
+from hanok.server.models import Served
+from hanok.server.principal import Principal
 from hanok.server.schema import ChatRequest
+from hanok.server.services import Services
 
 Message = dict[str, Any]
 _REASONS: Mapping[FinishReason, str] = {
@@ -27,60 +28,61 @@ _REASONS: Mapping[FinishReason, str] = {
     "cancelled": "length",
     "error": "stop",
 }
+Keep = Callable[["Chat", list[Message]], Awaitable[None]]
 
 
 class Chat:
-    """One accepted chat request. Raises ApiError, InputError, ContextLengthError or QueueFullError before anything is sent.
+    """One accepted chat request; `begin` makes it."""
 
-    Args:
-        model: as the client called it. adapter: that answers, if it is one.
-        answered: called with the finished assistant messages before the client gets the last of them.
-    """
-
-    def __init__(
-        self, engine: LocalEngine, body: ChatRequest, *, model: str, answered: Callable[[Chat, list[Message]], Awaitable[None]],
-        adapter: Adapter | None = None,
-    ) -> None:  # fmt: skip
-        self.id = f"chatcmpl-{uuid.uuid4().hex}"
-        self.created = int(time.time())
+    def __init__(self, body: ChatRequest, served: Served, generation: Generation, keep: Keep) -> None:
+        self.id, self.created = generation.exchange.id, int(time.time())
         self.body, self.messages, self.tools = body, body.plain_messages(), body.plain_tools()
-        self._engine, self._model, self._answered, self.adapter = engine, model, answered, adapter
-        tokenizer = engine.tokenizer
+        self.served, self._generation, self._keep = served, generation, keep
         params = body.sampling()
-        prompt = chat_prompt(tokenizer, self.messages, tools=self.tools)
-        self._requests = expand(
-            Request(
-                id=self.id,
-                prompt_ids=prompt,
-                params=params,
-                adapter=None if adapter is None else adapter.name,
-            )
-        )
-        try:
-            engine.check(self._requests[0])
-        except StructureError as error:
-            raise ApiError(400, str(error), param=body.structure_field, code="invalid_structure") from error
-        engine.check_room(len(self._requests))
         self._answers = [
             AnswerStream(
-                tokenizer, stop=params.stop, tools=self.tools is not None, exact=params.structure is not None
+                served.engine.tokenizer, stop=params.stop, tools=self.tools is not None, exact=params.structure is not None
             )
-            for _ in self._requests
-        ]
+            for _ in range(generation.samples)
+        ]  # fmt: skip
+
+    @classmethod
+    async def begin(cls, services: Services, body: ChatRequest, principal: Principal, *, keep: Keep) -> Chat:
+        """Raises ApiError, InputError, ContextLengthError or QueueFullError before anything is sent.
+
+        Args:
+            keep: called with the finished assistant messages before the client gets the last of them.
+        """
+        served = services.models.find(body.model, principal)
+        params = body.sampling()
+        prompt = await asyncio.to_thread(
+            chat_prompt, served.engine.tokenizer, body.plain_messages(), tools=body.plain_tools()
+        )
+        request = Request(
+            id=f"chatcmpl-{uuid.uuid4().hex}", prompt_ids=prompt, params=params, tenant=principal.tenant,
+            adapter=None if served.adapter is None else served.adapter.name,
+        )  # fmt: skip
+        try:
+            generation = await Generation.begin(
+                services, served, principal, request, route="chat", streamed=body.stream
+            )
+        except StructureError as error:
+            raise ApiError(400, str(error), param=body.structure_field, code="invalid_structure") from error
+        return cls(body, served, generation, keep)
 
     async def complete(self) -> dict[str, Any]:
         """The whole `chat.completion` object."""
-        reports: list[list[dict[str, Any]]] = [[] for _ in self._requests]
-        laws: list[list[dict[str, Any]]] = [[] for _ in self._requests]
+        reports: list[list[dict[str, Any]]] = [[] for _ in self._answers]
+        laws: list[list[dict[str, Any]]] = [[] for _ in self._answers]
         last: dict[int, Delta] = {}
-        async for index, delta in self._deltas():
+        async for index, delta in self._generation.deltas():
             self._answers[index].push(delta.ids)
             reports[index] += self._logprobs(delta)
             laws[index] += self._decoding(delta)
             if delta.finish_reason is not None:
                 last[index] = delta
         messages = [_message(answer.finish()[1], answer) for answer in self._answers]
-        await self._answered(self, messages)
+        await self._keep(self, messages)
         choices = [
             {
                 "index": index,
@@ -95,7 +97,7 @@ class Chat:
             for index, message in enumerate(messages)
         ]
         return {
-            "id": self.id, "object": "chat.completion", "created": self.created, "model": self._model,
+            "id": self.id, "object": "chat.completion", "created": self.created, "model": self.served.name,
             "choices": choices, "usage": _usage([last[index].usage for index in range(len(choices))]),
         }  # fmt: skip
 
@@ -116,11 +118,11 @@ class Chat:
         yield "[DONE]"
 
     async def _chunks(self) -> AsyncGenerator[dict[str, Any], None]:
-        for index in range(len(self._requests)):
+        for index in range(len(self._answers)):
             yield self._chunk(index, {"role": "assistant", "content": ""})
         last: dict[int, Delta] = {}
         messages: dict[int, Message] = {}
-        async with aclosing(self._deltas()) as deltas:
+        async with aclosing(self._generation.deltas()) as deltas:
             async for index, delta in deltas:
                 answer = self._answers[index]
                 text, report = answer.push(delta.ids), self._logprobs(delta)
@@ -134,7 +136,7 @@ class Chat:
                     if laws:
                         chunk["choices"][0]["decoding"] = laws
                     yield chunk
-        await self._answered(self, [messages[index] for index in sorted(messages)])
+        await self._keep(self, [messages[index] for index in sorted(messages)])
         for index, delta in sorted(last.items()):
             calls = messages[index].get("tool_calls")
             if calls:
@@ -146,38 +148,12 @@ class Chat:
             usage = _usage([delta.usage for _, delta in sorted(last.items())])
             yield {**self._head(), "choices": [], "usage": usage}
 
-    async def _deltas(self) -> AsyncGenerator[tuple[int, Delta], None]:
-        """Deltas of all samples as they come; closing it cancels them all."""
-        queue: asyncio.Queue[tuple[int, Delta | None]] = asyncio.Queue()
-
-        async def pump(index: int) -> None:
-            try:
-                async for delta in self._engine.stream(self._requests[index]):
-                    queue.put_nowait((index, delta))
-            finally:
-                queue.put_nowait((index, None))
-
-        tasks = [asyncio.create_task(pump(index)) for index in range(len(self._requests))]
-        try:
-            running = len(tasks)
-            while running:
-                index, delta = await queue.get()
-                if delta is not None:
-                    yield index, delta
-                    continue
-                running -= 1
-                await tasks[index]  # raises what ended it
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
     def _head(self) -> dict[str, Any]:
         return {
             "id": self.id,
             "object": "chat.completion.chunk",
             "created": self.created,
-            "model": self._model,
+            "model": self.served.name,
         }
 
     def _chunk(
@@ -199,13 +175,13 @@ class Chat:
         if not self.body.show_decoding:
             return []
         return [
-            {"token": self._engine.tokenizer.decode([token], skip_special=False),
+            {"token": self.served.engine.tokenizer.decode([token], skip_special=False),
              "temperature": round(temperature, 4), "top_p": round(top_p, 4)}
             for token, (temperature, top_p) in zip(delta.ids, delta.decoding or (), strict=False)
         ]  # fmt: skip
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        tokenizer = self._engine.tokenizer
+        tokenizer = self.served.engine.tokenizer
         text = tokenizer.decode([token], skip_special=False)
         return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(tokenizer.token_bytes(token))}
 

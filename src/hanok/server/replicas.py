@@ -19,13 +19,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from hanok.artefacts import open_artefact
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError
 from hanok.reporting import log
-from hanok.server.app import DRAIN_SECONDS, MAX_WAITING, check_names, create_app, listen, model_name
-from hanok.server.examples import example_questions
+from hanok.server.app import MAX_WAITING, create_app, listen, services_of
 from hanok.server.hosts import check_host
+from hanok.server.models import check_names
+from hanok.server.streams import DRAIN_SECONDS
 from hanok.store.database import Store, feedback_file
 
 _NAME = "hanok"
@@ -101,10 +101,7 @@ def _application(model_dir: Path, store: Path, options: dict[str, Any]) -> Calla
     def application() -> FastAPI:
         """Called in each replica's process."""
         engine = LocalEngine(model_dir, max_running=_RUNNING, max_waiting=MAX_WAITING, **options)
-        return create_app(
-            engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash, store=Store(store),
-            examples=example_questions(model_dir),
-        )  # fmt: skip
+        return create_app(services_of(engine, model_dir, Store(store)))
 
     return application
 

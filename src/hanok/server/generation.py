@@ -1,0 +1,93 @@
+"""Samples of one prompt for somebody: checked, admitted, run, observed. Whatever makes a model speak goes through here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+
+from hanok.engine.api import Delta, Request, Usage
+from hanok.engine.samples import expand
+from hanok.server.exchange import Exchange, Lease, Outcome
+from hanok.server.models import Served
+from hanok.server.principal import Principal
+from hanok.server.services import Services
+
+
+class Generation:
+    """Made by `begin`; whoever began it reads `deltas` to their end or closes them."""
+
+    def __init__(
+        self,
+        services: Services,
+        served: Served,
+        exchange: Exchange,
+        requests: Sequence[Request],
+        lease: Lease,
+    ) -> None:
+        self.exchange, self.samples = exchange, len(requests)
+        self._services, self._served, self._requests, self._lease = services, served, requests, lease
+
+    @classmethod
+    async def begin(
+        cls, services: Services, served: Served, principal: Principal, request: Request, *, route: str, streamed: bool
+    ) -> Generation:  # fmt: skip
+        """Raises InputError, ContextLengthError, StructureError, QueueFullError or ApiError before anything runs."""
+        engine, requests = served.engine, expand(request)
+        await asyncio.to_thread(engine.check, requests[0])  # a grammar takes a while to read
+        engine.check_room(len(requests))
+        room = engine.max_context - len(request.prompt_ids)
+        exchange = Exchange(
+            id=request.id, route=route, principal=principal, model=served.name, model_hash=served.hash,
+            prompt_tokens=len(request.prompt_ids), streamed=streamed,
+            max_tokens=len(requests) * min(request.params.max_tokens or room, room),
+        )  # fmt: skip
+        lease = await services.admission.admit(exchange)
+        for observer in services.observers:
+            observer.begun(exchange)
+        return cls(services, served, exchange, requests, lease)
+
+    async def deltas(self) -> AsyncGenerator[tuple[int, Delta], None]:
+        """Index of the sample and its next tokens, as they come; closing it cancels all samples."""
+        queue: asyncio.Queue[tuple[int, Delta | None]] = asyncio.Queue()
+
+        async def pump(index: int) -> None:
+            try:
+                async for delta in self._served.engine.stream(self._requests[index]):
+                    queue.put_nowait((index, delta))
+            finally:
+                queue.put_nowait((index, None))
+
+        tasks = [asyncio.create_task(pump(index)) for index in range(self.samples)]
+        usages: list[Usage] = []
+        tokens, first, reason = 0, None, "cancelled"
+        try:
+            running = len(tasks)
+            while running:
+                index, delta = await queue.get()
+                if delta is None:
+                    running -= 1
+                    await tasks[index]  # raises what ended it
+                    continue
+                tokens += len(delta.ids)
+                if first is None and delta.ids:
+                    first = time.monotonic() - self.exchange.started
+                if delta.usage is not None:
+                    usages.append(delta.usage)
+                if delta.finish_reason is not None and len(usages) == self.samples:
+                    reason = delta.finish_reason
+                yield index, delta
+        except Exception:
+            reason = "error"
+            raise
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            outcome = Outcome(
+                reason=reason, completion_tokens=tokens, cached_tokens=sum(one.cached_tokens for one in usages),
+                first_token_seconds=first, seconds=time.monotonic() - self.exchange.started,
+            )  # fmt: skip
+            for observer in self._services.observers:
+                observer.ended(self.exchange, outcome)
+            await self._lease.settle(outcome)

@@ -1,0 +1,25 @@
+"""What the routes work with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hanok.server.exchange import Admission, Observer, Unlimited
+from hanok.server.models import Models
+from hanok.store.database import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Made once, by whoever starts the server.
+
+    Args:
+        store: for answers and feedback. examples: language to questions that the empty page offers.
+    """
+
+    models: Models
+    store: Store
+    admission: Admission = field(default_factory=Unlimited)
+    observers: Sequence[Observer] = ()
+    examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
