@@ -12,17 +12,8 @@ import torch
 from torch import Tensor
 
 from hanok.engine.arrange import (
-    bias_of,
-    gate_last,
-    image,
-    in_turns,
-    kind_of,
-    norm_weight,
-    padded,
-    present,
-    side_by_side,
-    stacked,
-)
+    bias_of, gate_last, image, in_turns, kind_of, norm_weight, padded, present, side_by_side, stacked,
+)  # fmt: skip
 from hanok.engine.blocks import BLOCK, BlockPool
 from hanok.engine.coverage import CacheKind, why_not_native
 from hanok.engine.images import Images
