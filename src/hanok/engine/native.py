@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from hanok.engine.arrange import (
-    bias_of, gate_last, image, in_turns, kind_of, norm_weight, padded, present, side_by_side, stacked,
+    bias_of,
+    gate_last,
+    image,
+    in_turns,
+    kind_of,
+    norm_weight,
+    padded,
+    present,
+    side_by_side,
+    stacked,
 )  # fmt: skip
 from hanok.engine.blocks import BLOCK, BlockPool
 from hanok.engine.coverage import CacheKind, why_not_native
@@ -409,12 +418,9 @@ class NativeDecoder:
         return self._made(make)
 
     def _pack(
-        self,
-        weight: Callable[[], Tensor | Quantised | RowsInPlace],
-        *,
-        bias: Callable[[], Tensor] | None = None,
+        self, weight: Callable[[], Tensor | Quantised | RowsInPlace], *, bias: Callable[[], Tensor] | None = None,
         kind: Kind | None = None,
-    ) -> PackedMatrix:
+    ) -> PackedMatrix:  # fmt: skip
         chosen = kind or self.kind
 
         def make() -> PackedMatrix:
