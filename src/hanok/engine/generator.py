@@ -20,6 +20,7 @@ from hanok.engine.adapters import Adapter, Adapters, lows_of, native_of
 from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.backend import BackendOptions, Weights, build_backend, choose_weights
 from hanok.engine.coverage import CacheKind
+from hanok.engine.fair import FairLock
 from hanok.engine.generation import Generation, new_generation
 from hanok.engine.grammar import Grammars
 from hanok.engine.metrics import Counters, EngineMetrics
@@ -88,7 +89,7 @@ class LocalEngine:
         self._inbox: list[Generation] = []
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._model = threading.Lock()  # held while the weights are read
+        self._model = FairLock()  # held while the weights are read
         self._closed = False
         self._max_waiting = max_waiting
         self._resting = self._asleep = self._updated = False
