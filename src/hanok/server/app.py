@@ -21,6 +21,7 @@ from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError
 from hanok.reporting import log
+from hanok.server.bodies import Bodies
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
 from hanok.server.hosts import LoopbackOnly, SafeHeaders, check_host
@@ -88,7 +89,7 @@ def services_of(engine: LocalEngine, model_dir: Path, store: Store) -> Services:
 def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="Hanok", docs_url=None, redoc_url=None)
     install_handlers(app)
-    for middleware in (Identify, SafeHeaders, LoopbackOnly):  # the last is the outermost
+    for middleware in (Bodies, Identify, SafeHeaders, LoopbackOnly):  # the last is the outermost
         app.add_middleware(middleware)
     for router in ROUTERS:
         app.include_router(router(services))
