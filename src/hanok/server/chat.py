@@ -12,7 +12,7 @@ from typing import Any
 
 from hanok.engine.api import Delta, FinishReason, Request, Usage
 from hanok.engine.text import AnswerStream, chat_prompt
-from hanok.errors import HanokError, StructureError, TeamError
+from hanok.errors import EngineError, HanokError, StructureError
 from hanok.reporting import log
 from hanok.server.errors import ApiError
 from hanok.server.generation import Generation
@@ -108,7 +108,7 @@ class Chat:
                 async for chunk in chunks:
                     yield json.dumps(chunk, ensure_ascii=False)
         except HanokError as error:  # too late for a status code
-            kind = "server_error" if isinstance(error, TeamError) else "invalid_request_error"
+            kind = "server_error" if isinstance(error, EngineError) else "invalid_request_error"
             yield json.dumps({"error": {"message": str(error), "type": kind}}, ensure_ascii=False)
         except Exception as error:
             log.error("request %s failed", self.id, exc_info=error)

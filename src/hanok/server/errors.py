@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from hanok.errors import ContextLengthError, HanokError, QueueFullError, TeamError
+from hanok.errors import ContextLengthError, EngineError, HanokError, QueueFullError
 from hanok.reporting import log
 
 
@@ -45,9 +45,9 @@ def install_handlers(app: FastAPI) -> None:
         response.headers["Retry-After"] = str(error.retry_after)
         return response
 
-    @app.exception_handler(TeamError)
-    async def lost(_request: Request, error: TeamError) -> JSONResponse:
-        return error_response(503, str(error), code="team_lost")
+    @app.exception_handler(EngineError)
+    async def lost(_request: Request, error: EngineError) -> JSONResponse:
+        return error_response(503, str(error), code="engine_lost")
 
     @app.exception_handler(HanokError)
     async def bad_input(_request: Request, error: HanokError) -> JSONResponse:

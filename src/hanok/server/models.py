@@ -38,6 +38,15 @@ class Models:
         """The model that the page talks to."""
         return Served(self._name, self._engine, self._hash)
 
+    @property
+    def engines(self) -> dict[str, LocalEngine]:
+        """Model's name to engine, of those that are loaded."""
+        return {self._name: self._engine}
+
+    def hash_of(self, name: str) -> str:
+        """Of the weights of a model that is loaded."""
+        return self._hash
+
     def find(self, name: str, principal: Principal) -> Served:
         """Raises ApiError 404 if there is no such model, or none for this principal."""
         names = self.names(principal)
