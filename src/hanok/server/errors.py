@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from hanok.errors import ContextLengthError, HanokError, QueueFullError, TeamError
+from hanok.errors import ContextLengthError, EngineError, HanokError, QueueFullError
 from hanok.reporting import log
 
 
@@ -36,7 +36,7 @@ def stream_error(error: Exception, request_id: str) -> dict[str, Any]:
         kind = "server_error" if error.status >= 500 else "invalid_request_error"
         return {"message": error.message, "type": kind, "param": error.param, "code": error.code}
     if isinstance(error, HanokError):
-        kind = "server_error" if isinstance(error, TeamError) else "invalid_request_error"
+        kind = "server_error" if isinstance(error, EngineError) else "invalid_request_error"
         return {"message": str(error), "type": kind, "param": None, "code": None}
     log.error("request %s failed", request_id, exc_info=error)
     message = "the server failed; its log says why"
@@ -60,9 +60,9 @@ def install_handlers(app: FastAPI) -> None:
         response.headers["Retry-After"] = str(error.retry_after)
         return response
 
-    @app.exception_handler(TeamError)
-    async def lost(_request: Request, error: TeamError) -> JSONResponse:
-        return error_response(503, str(error), code="team_lost")
+    @app.exception_handler(EngineError)
+    async def lost(_request: Request, error: EngineError) -> JSONResponse:
+        return error_response(503, str(error), code="engine_lost")
 
     @app.exception_handler(HanokError)
     async def bad_input(_request: Request, error: HanokError) -> JSONResponse:
