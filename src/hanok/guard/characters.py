@@ -6,6 +6,7 @@ The text that the model gets is another matter: `visible` is for that and takes 
     A2  tag characters (U+E0020..7E), unseen ASCII        removed, and their text given beside
     A3  bidirectional controls                            removed
     A4  look-alikes from Greek and Cyrillic               Latin, in words where they stand in for it
+    A8  Korean letters apart, of any width               syllables
     A5  full-width, circled, mathematical letters         NFKC
 """
 
@@ -14,6 +15,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+
+from hanok.guard.hangul import composed
 
 _BIDI = frozenset(map(chr, (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 _FILLERS = frozenset(map(chr, (0x115F, 0x1160, 0x3164, 0xFFA0)))  # blanks that count as Hangul letters
@@ -24,7 +27,9 @@ _ZERO_WIDTH = frozenset(
 _TAGS = frozenset(map(chr, range(0xE0000, 0xE0080)))
 _UNSEEN = re.compile("[" + "".join(map(re.escape, sorted(_BIDI | _FILLERS | _ZERO_WIDTH | _TAGS))) + "]+")
 _TAG_RUN = re.compile("[\U000e0020-\U000e007e]+")
-_FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e007a]{1,8}\U000e007f")  # of England and its like: the one honest use
+_FLAG = re.compile(
+    "\U0001f3f4[\U000e0030-\U000e007a]{1,8}\U000e007f"
+)  # of England and its like: the one honest use
 _WORD = re.compile(r"\w+")
 _FOREIGN = re.compile("[\u0370-\u052f]")
 _LOOK_ALIKES = str.maketrans(
@@ -36,7 +41,9 @@ _LOOK_ALIKES = str.maketrans(
         )
     )
 )
-_SHAPED = frozenset(map(chr, _LOOK_ALIKES)) - set("кмтвнгпиβκ")  # those that pass for a Latin letter on their own
+_SHAPED = frozenset(map(chr, _LOOK_ALIKES)) - set(
+    "кмтвнгпиβκ"
+)  # those that pass for a Latin letter on their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,7 @@ def plain(text: str) -> Plain:
         shown = _UNSEEN.sub("", text)
         removed, text = len(text) - len(shown), shown
     if not text.isascii():
+        text = composed(text)  # first: NFKC turns letters that stand apart into others
         text = unicodedata.normalize("NFKC", text)
         if _FOREIGN.search(text):
             text = latin(text)
@@ -69,7 +77,9 @@ def visible(text: str) -> str:
     """Without tag characters, bidirectional controls and fillers; joiners and selectors stay, as emoji and scripts need them."""
     flags: list[str] = []
     kept = _FLAG.sub(lambda match: flags.append(match[0]) or "\x00", text.replace("\x00", ""))
-    kept = "".join(character for character in kept if character not in _TAGS and character not in _BIDI | _FILLERS)
+    kept = "".join(
+        character for character in kept if character not in _TAGS and character not in _BIDI | _FILLERS
+    )
     return re.sub("\x00", lambda _match: flags.pop(0), kept)
 
 
@@ -78,7 +88,9 @@ def latin(text: str) -> str:
     that script: a sentence in Russian or Greek stays."""
     words = _WORD.findall(text)
     native = any(
-        _FOREIGN.search(word) and not _mixed(word) and any(c not in _SHAPED and _FOREIGN.match(c) for c in word)
+        _FOREIGN.search(word)
+        and not _mixed(word)
+        and any(c not in _SHAPED and _FOREIGN.match(c) for c in word)
         for word in words
     )
 

@@ -68,7 +68,9 @@ def unleeted(text: str) -> str:
     """Digits and signs as the letters that they stand for, in words that have letters too."""
     if not _DIGIT.search(text):
         return text
-    return _LEET_WORD.sub(lambda match: match[0].translate(_LEET) if _DIGIT.search(match[0]) else match[0], text)
+    return _LEET_WORD.sub(
+        lambda match: match[0].translate(_LEET) if _DIGIT.search(match[0]) else match[0], text
+    )
 
 
 def unspaced(text: str) -> str:

@@ -13,7 +13,17 @@ from hanok.guard.hangul import has_hangul
 ENGLISH = (
     "zero-width", "tag", "homoglyph", "full-width", "dotted", "spacing", "no-spaces", "leet", "rot13", "base64",
 )  # fmt: skip
-KOREAN = ("zero-width", "tag", "full-width", "dotted", "spacing", "no-spaces", "jamo", "half-width", "tensed", "base64")
+KOREAN = (
+    "zero-width",
+    "full-width",
+    "dotted",
+    "spacing",
+    "no-spaces",
+    "jamo",
+    "half-width",
+    "tensed",
+    "base64",
+)
 _TENSE = str.maketrans("ㄱㄷㅂㅅㅈ", "ㄲㄸㅃㅆㅉ")
 _LEADS = "ㄱㄲㄴㄷㄸㄹㅁㅂㅃㅅㅆㅇㅈㅉㅊㅋㅌㅍㅎ"
 
@@ -28,10 +38,8 @@ def any_disguise(text: str, rng: random.Random) -> str:
 
 
 def _tag(text: str, _rng: random.Random) -> str:
-    """Where they can be written so; Korean has no tag characters, so tags stand between its letters."""
-    if text.isascii():
-        return "🙂" + "".join(chr(0xE0000 + ord(character)) for character in text if " " <= character <= "~")
-    return "\U000e0041".join(text)
+    """Behind an innocent sign; there are tags for ASCII alone."""
+    return "🙂" + "".join(chr(0xE0000 + ord(c)) if " " <= c <= "~" else c for c in text)
 
 
 def _full_width(text: str, _rng: random.Random) -> str:

@@ -13,7 +13,9 @@ import numpy as np
 from hanok.guard.hangul import letters
 
 BITS = 18
-_MULTIPLIERS = (np.random.default_rng(20260104).integers(1 << 62, size=8, dtype=np.uint64) << np.uint64(1)) | np.uint64(1)
+_MULTIPLIERS = (
+    np.random.default_rng(20260104).integers(1 << 62, size=8, dtype=np.uint64) << np.uint64(1)
+) | np.uint64(1)
 _SALTS = np.random.default_rng(20260105).integers(1 << 63, size=16, dtype=np.uint64)
 _BLANK = np.uint32(32)
 

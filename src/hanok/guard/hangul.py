@@ -1,8 +1,8 @@
 """Korean letters however they are written: apart, in half width, conjoining, tensed, or as syllables that look alike.
 
-    composed     letters that stand apart become syllables, as an input method would join them
-    letters      syllables taken apart again, tense and aspirated consonants as plain ones: what n-grams are taken over
-    look_alikes  syllables of the joke spelling that swaps what looks alike (멍멍이 as 댕댕이) as what they stand for
+composed     letters that stand apart become syllables, as an input method would join them
+letters      syllables taken apart again, tense and aspirated consonants as plain ones: what n-grams are taken over
+look_alikes  syllables of the joke spelling that swaps what looks alike (멍멍이 as 댕댕이) as what they stand for
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def _parts(syllable: str) -> str:
     number = ord(syllable) - _BASE
     tail = _TAILS[number % 28]
     pairs = {joined: apart for apart, joined in _TAIL_PAIRS.items()}
-    return _LEADS[number // 588] + _VOWELS[number // 28 % 21] + ("" if tail == "\x00" else pairs.get(tail, tail))
+    return (
+        _LEADS[number // 588] + _VOWELS[number // 28 % 21] + ("" if tail == "\x00" else pairs.get(tail, tail))
+    )
 
 
 def _codes(letters: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from hanok.errors import InputError
@@ -68,22 +69,28 @@ class LinearDetector:
         about = {"format": str(_FORMAT), "about": json.dumps(
             {"name": self.name, "bias": self.bias, "threshold": self.threshold, "lines": self.lines, "bits": BITS}
         )}  # fmt: skip
-        save_file({"weights": self.weights.astype(np.float32)}, directory / f"{self.name}.safetensors", metadata=about)
+        save_file(
+            {"weights": self.weights.astype(np.float32)},
+            directory / f"{self.name}.safetensors",
+            metadata=about,
+        )
 
     @classmethod
     def load(cls, file: Path) -> LinearDetector:
         """Raises InputError if it is no detector, or one of another format."""
-        from safetensors import safe_open
-
         try:
             with safe_open(file, "numpy") as opened:
                 about = json.loads((opened.metadata() or {})["about"])
             weights = load_file(file)["weights"]
             if about["bits"] != BITS or weights.shape != (1 << BITS,):
-                raise InputError(f"{file} has 2**{about['bits']} weights, not 2**{BITS}", remedy="train it anew")
+                raise InputError(
+                    f"{file} has 2**{about['bits']} weights, not 2**{BITS}", remedy="train it anew"
+                )
             return cls(about["name"], weights, about["bias"], about["threshold"], about["lines"])
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise InputError(f"{file} is no detector ({error})", remedy="hanok guard train writes one") from error
+        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+            raise InputError(
+                f"{file} is no detector ({error})", remedy="hanok guard train writes one"
+            ) from error
 
 
 def pieces(text: str, *, lines: bool = False) -> Iterator[tuple[int, int]]:
@@ -119,22 +126,30 @@ def train(
         raise InputError("all rows have the same label", remedy="a detector needs rows of both kinds")
     grams = [hashed(reading) for reading in readings]
     counts = np.array([max(1, len(one)) for one in grams])
-    flat = torch.from_numpy(np.concatenate(grams).astype(np.int64))
+    known, flat = np.unique(np.concatenate(grams), return_inverse=True)  # the others' weights are 0
+    columns = torch.from_numpy(flat)
     values = torch.from_numpy(np.repeat(1 / np.sqrt(counts), [len(one) for one in grams]))
     starts = torch.from_numpy(np.concatenate([[0], np.cumsum([len(one) for one in grams])[:-1]]))
     target, share = torch.from_numpy(wanted), wanted.mean()
     balance = torch.from_numpy(np.where(wanted == 1, 0.5 / share, 0.5 / (1 - share)))
-    weights = torch.zeros((1 << BITS, 1), dtype=torch.float64, requires_grad=True)
+    weights = torch.zeros((len(known), 1), dtype=torch.float64, requires_grad=True)
     bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS([weights, bias], max_iter=60, history_size=8, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         solver.zero_grad()
-        scores = torch.nn.functional.embedding_bag(flat, weights, starts, mode="sum", per_sample_weights=values)[:, 0] + bias
+        scores = (
+            torch.nn.functional.embedding_bag(
+                columns, weights, starts, mode="sum", per_sample_weights=values
+            )[:, 0]
+            + bias
+        )
         each = torch.nn.functional.binary_cross_entropy_with_logits(scores, target, reduction="none")
         total = (each * balance).mean() + penalty * weights.square().sum()
         total.backward()
         return total
 
     solver.step(loss)
-    return LinearDetector(name, weights.detach()[:, 0].float().numpy(), float(bias.detach()), lines=lines)
+    found = np.zeros(1 << BITS, dtype=np.float32)
+    found[known] = weights.detach()[:, 0].numpy()
+    return LinearDetector(name, found, float(bias.detach()), lines=lines)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hanok.guard.characters import plain
 from hanok.guard.decoders import decoded, looks_rotated, rot13, unleeted, unspaced
-from hanok.guard.hangul import composed, has_hangul, look_alikes
+from hanok.guard.hangul import has_hangul, look_alikes
 
 MOST_VIEWS = 12
 _SPACE = re.compile(r"\s+")
@@ -56,6 +56,4 @@ def views(text: str, *, depth: int = 2) -> list[View]:
 
 
 def _finish(text: str) -> str:
-    if has_hangul(text):
-        text = composed(text)
     return _SPACE.sub(" ", unspaced(text)).strip().lower()
