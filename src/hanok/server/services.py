@@ -9,6 +9,7 @@ from hanok.server.exchange import Admission, Observer, Unlimited
 from hanok.server.identity.directory import Directory
 from hanok.server.identity.people import People
 from hanok.server.models import Models
+from hanok.server.operations.service import Operations
 from hanok.store.database import Store
 
 
@@ -30,3 +31,4 @@ class Services:
     admission: Admission = field(default_factory=Unlimited)
     observers: Sequence[Observer] = ()
     examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    operations: Operations = field(default_factory=Operations)

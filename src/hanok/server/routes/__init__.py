@@ -6,13 +6,29 @@ from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
-from hanok.server.routes import admin_keys, admin_people, chat, feedback, models, page, session
+from hanok.server.routes import (
+    admin_keys,
+    admin_people,
+    chat,
+    completions,
+    embeddings,
+    feedback,
+    models,
+    operations,
+    page,
+    session,
+    tokens,
+)
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     chat.router,
+    completions.router,
+    embeddings.router,
+    tokens.router,
     models.router,
     feedback.router,
+    operations.router,
     page.router,
     session.router,
     admin_keys.router,
