@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hanok.server.admission.queue import PromptQueue
 from hanok.server.exchange import Admission, Observer, Unlimited
 from hanok.server.identity.directory import Directory
 from hanok.server.identity.people import People
@@ -19,6 +20,7 @@ class Services:
 
     Args:
         store: for answers and feedback. examples: language to questions that the empty page offers.
+        queue: of prompts that wait to be read.
         directory: who may come in. people: signing in and out.
         on_tenant_deleted: each is told a tenant's name, forgets what it keeps of it beside the store, and says how many of what.
     """
@@ -29,6 +31,7 @@ class Services:
     people: People
     on_tenant_deleted: Sequence[Callable[[str], Mapping[str, int]]] = ()
     admission: Admission = field(default_factory=Unlimited)
+    queue: PromptQueue = field(default_factory=PromptQueue)
     observers: Sequence[Observer] = ()
     examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
     operations: Operations = field(default_factory=Operations)

@@ -18,6 +18,7 @@ from hanok.server.routes import (
     page,
     session,
     tokens,
+    usage,
 )
 from hanok.server.services import Services
 
@@ -33,4 +34,5 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     session.router,
     admin_keys.router,
     admin_people.router,
+    usage.router,
 )
