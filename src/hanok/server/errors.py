@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from hanok.errors import ContextLengthError, HanokError, QueueFullError, TeamError
+from hanok.errors import ContextLengthError, HanokError, NotFoundError, QueueFullError, TeamError
 from hanok.reporting import log
 
 
@@ -48,6 +48,10 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(TeamError)
     async def lost(_request: Request, error: TeamError) -> JSONResponse:
         return error_response(503, str(error), code="team_lost")
+
+    @app.exception_handler(NotFoundError)
+    async def not_found(_request: Request, error: NotFoundError) -> JSONResponse:
+        return error_response(404, str(error), code="not_found")
 
     @app.exception_handler(HanokError)
     async def bad_input(_request: Request, error: HanokError) -> JSONResponse:
