@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"engine", "models", "kernels", "tokens", "data"},
     "store": set(),
     "documents": {"data", "tokens", "store"},
+    "guard": {"store", "data"},
     "improvement": {
         "training", "evaluation", "data", "engine", "models", "kernels", "tokens", "store", "chat",
     },
@@ -38,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"kernels", "models", "training", "engine", "evaluation", "data", "tokens", "recipes", "store", "documents"},
     "cli": {
         "recipes", "data", "models", "training", "evaluation", "engine", "server", "store", "improvement",
-        "bench", "kernels", "tokens", "chat", "compression", "documents",
+        "bench", "kernels", "tokens", "chat", "compression", "guard", "documents",
     },
 }  # fmt: skip
 # folder -> rooms that its files alone may import too

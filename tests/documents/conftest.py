@@ -30,14 +30,14 @@ KITCHEN = "김치찌개는 묵은 김치로 끓인다. 두부는 마지막에 �
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store(tmp_path / "store.sqlite") as kept:
         # tests wait for no disk
-        event.listen(kept.engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=OFF").close())
-        kept.engine.dispose()
+        event.listen(kept._engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=OFF").close())
+        kept._engine.dispose()
         yield kept
 
 
 @pytest.fixture
 def library(store: Store) -> Library:
-    return Library(store.engine)
+    return Library(store)
 
 
 @pytest.fixture

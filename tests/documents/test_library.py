@@ -102,7 +102,7 @@ def test_scores_know_nothing_of_other_tenants(library: Library, stocked: Fill) -
     stocked(library, "theirs")
     library.collections.attach("ours", everything, library.files.list("ours")[0].id)
     assert library.search("ours", [everything], "휴가는 며칠?") == before
-    assert Library(library._engine).search("ours", [everything], "휴가는 며칠?") == before
+    assert Library(library._store).search("ours", [everything], "휴가는 며칠?") == before
 
 
 def test_deleted_files_are_found_no_more(library: Library, stocked: Fill, store: Store) -> None:
@@ -113,7 +113,7 @@ def test_deleted_files_are_found_no_more(library: Library, stocked: Fill, store:
     assert doomed.file_id not in {hit.passage.file_id for hit in found}
     with pytest.raises(NotFoundError):
         library.files.passage("ours", doomed.file_id, doomed.number)
-    with store.engine.connect() as connection:
+    with store.read() as connection:
         for table in (t.texts, t.passages, t.vectors, t.members):
             rows = connection.execute(
                 select(func.count()).select_from(table).where(table.c.file_id == doomed.file_id)
@@ -122,7 +122,7 @@ def test_deleted_files_are_found_no_more(library: Library, stocked: Fill, store:
 
 
 def test_another_process_sees_changes(library: Library, stocked: Fill, store: Store) -> None:
-    everything, other = stocked(library), Library(store.engine)
+    everything, other = stocked(library), Library(store)
     assert other.search("ours", [everything], "두부").hits
     new = library.files.add("ours", "new.txt", "도서관은 자정에 닫는다.".encode())
     library.collections.attach("ours", everything, new.id)
@@ -177,9 +177,9 @@ def test_an_empty_collection_finds_nothing(library: Library) -> None:
 def test_terms_of_older_rules_are_made_anew(library: Library, stocked: Fill, store: Store) -> None:
     everything = stocked(library)
     before = library.search("ours", [everything], "휴가는 며칠?")
-    with store.engine.begin() as connection:
+    with store.write() as connection:
         connection.execute(update(t.passages).values(words_version=0, codes=b"", often=b""))
-    assert Library(store.engine).search("ours", [everything], "휴가는 며칠?") == before
+    assert Library(store).search("ours", [everything], "휴가는 며칠?") == before
 
 
 def test_vectors_of_another_embedder_are_made_when_searched(
@@ -192,12 +192,12 @@ def test_vectors_of_another_embedder_are_made_when_searched(
         asked.append(len(texts))
         return np.array([[1.0, float("두부" in text)] for text in texts])
 
-    other = Library(store.engine, embedder=Embedder("two", embed))
+    other = Library(store, embedder=Embedder("two", embed))
     hits = other.search("ours", [everything], "두부", blend=1.0).hits
     assert hits[0].passage.name == "kitchen.txt"
     assert hits[0].vectors == pytest.approx(1.0, abs=1e-3)
     asked.clear()
-    Library(store.engine, embedder=Embedder("two", embed)).search("ours", [everything], "두부")
+    Library(store, embedder=Embedder("two", embed)).search("ours", [everything], "두부")
     assert asked == [1]  # the query alone: the passages' vectors were kept
 
 
@@ -222,9 +222,9 @@ def test_killed_while_adding_leaves_a_whole_file_or_none(table: str, store: Stor
         from hanok.store.database import Store
 
         with Store(Path(sys.argv[1])) as store:
-            library = Library(store.engine)
+            library = Library(store)
 
-            @event.listens_for(store.engine, "before_cursor_execute")
+            @event.listens_for(store._engine, "before_cursor_execute")
             def die(connection, cursor, statement, *rest):
                 if statement.startswith(f"INSERT INTO {sys.argv[2]}"):
                     os.kill(os.getpid(), 9)
@@ -234,10 +234,10 @@ def test_killed_while_adding_leaves_a_whole_file_or_none(table: str, store: Stor
     )
     done = subprocess.run([sys.executable, "-c", code, str(store.path), table], capture_output=True)
     assert done.returncode == (0 if table == "nothing" else -9), done.stderr
-    with store.engine.connect() as connection:
+    with store.read() as connection:
         left = [
             connection.execute(select(func.count()).select_from(one)).scalar()
             for one in (t.files, t.texts, t.passages, t.vectors)
         ]
     assert left == ([1, 1, 1, 1] if table == "nothing" else [0, 0, 0, 0])
-    assert len(Library(store.engine).files.list("ours")) == left[0]
+    assert len(Library(store).files.list("ours")) == left[0]

@@ -45,7 +45,7 @@ def run(*, quick: bool = False, folder: Path = Path("runs/bench")) -> Rows:
     if quick:
         questions = chance.sample(questions, _QUICK)
     with tempfile.TemporaryDirectory() as place, Store(Path(place) / "store.sqlite") as store:
-        library = Library(store.engine)
+        library = Library(store)
         start = time.perf_counter()
         whole = Side(library, store, contexts, range(len(contexts)))
         whole.library.search(TENANT, [whole.collection], "첫 물음")
@@ -79,7 +79,7 @@ class Side:
         content = "\n".join(json.dumps({"text": contexts[number]}, ensure_ascii=False) for number in kept)
         file = library.files.add(TENANT, "texts.jsonl", content.encode())
         self.collection = library.collections.create(TENANT, "texts", file_ids=[file.id]).id
-        with store.engine.connect() as connection:
+        with store.read() as connection:
             query = (
                 select(t.passages.c.text).where(t.passages.c.file_id == file.id).order_by(t.passages.c.number)
             )

@@ -149,7 +149,7 @@ def _library(store: Path) -> Iterator[Library]:
     from hanok.store.database import Store
 
     with Store(store) as kept:
-        yield Library(kept.engine)
+        yield Library(kept)
 
 
 def _read(path: Path) -> bytes:

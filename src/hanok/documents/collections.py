@@ -7,13 +7,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, or_, select, update
 
 from hanok.documents import tables as t
 from hanok.documents.files import delete_file, file_of
 from hanok.documents.reading import clean_name
 from hanok.documents.records import Collection, File, Member
 from hanok.errors import InputError, NotFoundError
+from hanok.store.database import Store
 
 Attributes = Mapping[str, str | float | bool]
 _MOST_ATTRIBUTES, _MOST_CHARACTERS = 16, 512  # as in OpenAI's API
@@ -24,8 +25,8 @@ _FILE = ("id", "name", "sha256", "bytes", "passages", "purpose", "created")
 class Collections:
     """Safe to call from several threads and processes. An id that is unknown or another tenant's raises NotFoundError."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def create(
         self, tenant: str, name: str, *, metadata: Mapping[str, str] = {}, file_ids: Sequence[str] = ()
@@ -36,7 +37,7 @@ class Collections:
             "id": identifier, "tenant": tenant, "name": name[:255], "created": now, "active": now, "version": 0,
             "metadata": checked(metadata),
         }  # fmt: skip
-        with self._engine.begin() as connection:
+        with self._store.write() as connection:
             connection.execute(insert(t.collections), row)
             for file_id in file_ids:
                 _put(connection, identifier, file_of(connection, tenant, file_id), {}, by_hand=True)
@@ -52,20 +53,20 @@ class Collections:
             )
             .order_by(t.collections.c.created)
         )
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             identifier = connection.execute(query).scalar()
             if identifier is None:
                 raise _unknown(name)
             return _collection(connection, tenant, identifier)
 
     def get(self, tenant: str, collection_id: str) -> Collection:
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             return _collection(connection, tenant, collection_id)
 
     def list(self, tenant: str) -> list[Collection]:
         """The newest first."""
         query = _query(tenant).order_by(t.collections.c.created.desc(), t.collections.c.id)
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             return [Collection(**row) for row in connection.execute(query).mappings()]
 
     def change(
@@ -75,7 +76,7 @@ class Collections:
         values: dict[str, Any] = {"active": time.time()}
         values |= {} if name is None else {"name": name[:255]}
         values |= {} if metadata is None else {"metadata": checked(metadata)}
-        with self._engine.begin() as connection:
+        with self._store.write() as connection:
             _collection(connection, tenant, collection_id)
             connection.execute(
                 update(t.collections).where(t.collections.c.id == collection_id).values(values)
@@ -84,7 +85,7 @@ class Collections:
 
     def delete(self, tenant: str, collection_id: str) -> None:
         """Its files stay the tenant's."""
-        with self._engine.begin() as connection:
+        with self._store.write() as connection:
             _collection(connection, tenant, collection_id)
             connection.execute(delete(t.collections).where(t.collections.c.id == collection_id))
 
@@ -93,7 +94,7 @@ class Collections:
     ) -> Member:
         """Put a file in; one that is in already gets the new attributes."""
         attributes = checked(attributes)
-        with self._engine.begin() as connection:
+        with self._store.write() as connection:
             _collection(connection, tenant, collection_id)
             _put(connection, collection_id, file_of(connection, tenant, file_id), attributes, by_hand=True)
         return self.member(tenant, collection_id, file_id)
@@ -111,7 +112,7 @@ class Collections:
     def detach(self, tenant: str, collection_id: str, file_id: str) -> None:
         """Take a file out; it stays the tenant's."""
         self.member(tenant, collection_id, file_id)
-        with self._engine.begin() as connection:
+        with self._store.write() as connection:
             _take_out(connection, collection_id, file_id)
 
     def sync(
@@ -125,7 +126,7 @@ class Collections:
             the paths that are new or changed, and those that are gone.
         """
         where = (t.origins.c.collection_id == collection_id, t.origins.c.folder == folder)
-        with self._engine.begin() as connection:
+        with self._store.write() as connection:
             _collection(connection, tenant, collection_id)
             query = select(t.origins.c.path, t.origins.c.file_id).where(*where)
             before = {row.path: row.file_id for row in connection.execute(query)}
@@ -151,7 +152,7 @@ class Collections:
         )  # fmt: skip
         if file_id is not None:
             query = query.where(t.members.c.file_id == file_id)
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             _collection(connection, tenant, collection_id)
             rows = connection.execute(query).mappings().all()
         return [

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hanok.documents import tables as t
@@ -21,6 +21,7 @@ from hanok.documents.passages import cut
 from hanok.documents.reading import MOST_BYTES, clean_name, read_texts
 from hanok.documents.records import Embedder, File, Found
 from hanok.errors import InputError, NotFoundError
+from hanok.store.database import Store
 
 MOST_PASSAGES = 100_000
 _COLUMNS = (
@@ -31,8 +32,8 @@ _COLUMNS = (
 class Files:
     """Safe to call from several threads and processes."""
 
-    def __init__(self, engine: Engine, embedder: Embedder, *, most_bytes: int = MOST_BYTES) -> None:
-        self._engine, self._embedder, self.most_bytes = engine, embedder, most_bytes
+    def __init__(self, store: Store, embedder: Embedder, *, most_bytes: int = MOST_BYTES) -> None:
+        self._store, self._embedder, self.most_bytes = store, embedder, most_bytes
 
     def add(self, tenant: str, name: str, content: bytes, *, purpose: str = "assistants") -> File:
         """Keep a file. The same bytes again are the same file, whatever they are called.
@@ -49,7 +50,7 @@ class Files:
         }  # fmt: skip
         texts, passages, vectors = self._rows(file["id"], name, content)
         try:
-            with self._engine.begin() as connection:
+            with self._store.write() as connection:
                 connection.execute(insert(t.files), {**file, "passages": len(passages)})
                 connection.execute(insert(t.texts), texts)
                 connection.execute(insert(t.passages), passages)
@@ -62,19 +63,19 @@ class Files:
 
     def get(self, tenant: str, file_id: str) -> File:
         """Raises NotFoundError for an id that is unknown or another tenant's; so do all methods that take one."""
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             return file_of(connection, tenant, file_id)
 
     def list(self, tenant: str) -> list[File]:
         """The newest first."""
         query = select(*_COLUMNS).where(t.files.c.tenant == tenant)
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             rows = connection.execute(query.order_by(t.files.c.created.desc(), t.files.c.id)).mappings()
             return [File(**row) for row in rows]
 
     def content(self, tenant: str, file_id: str) -> bytes:
         query = select(t.files.c.content).where(t.files.c.tenant == tenant, t.files.c.id == file_id)
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             content = connection.execute(query).scalar()
         if content is None:
             raise _unknown(file_id)
@@ -82,13 +83,13 @@ class Files:
 
     def delete(self, tenant: str, file_id: str) -> None:
         """From every collection too."""
-        with self._engine.begin() as connection:
+        with self._store.write() as connection:
             file_of(connection, tenant, file_id)
             delete_file(connection, file_id)
 
     def passage(self, tenant: str, file_id: str, number: int) -> Found:
         """One passage, as a citation names it."""
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             file = file_of(connection, tenant, file_id)
             found = passages_of(connection, [(file_id, number)])
         if not found:
@@ -99,14 +100,14 @@ class Files:
 
     def text(self, tenant: str, file_id: str) -> list[str]:
         """The texts that were read from the file; passages are offsets into them."""
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             file_of(connection, tenant, file_id)
             query = select(t.texts.c.text).where(t.texts.c.file_id == file_id).order_by(t.texts.c.number)
             return list(connection.execute(query).scalars())
 
     def _by_hash(self, tenant: str, sha256: str) -> File | None:
         query = select(*_COLUMNS).where(t.files.c.tenant == tenant, t.files.c.sha256 == sha256)
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             row = connection.execute(query).mappings().first()
         return None if row is None else File(**row)
 

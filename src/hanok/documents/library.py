@@ -1,6 +1,6 @@
 """The library of a database: every tenant's files and collections, and search in them.
 
-library = Library(store.engine)
+library = Library(store)
 file = library.files.add("default", "handbook.pdf", content)
 shelf = library.collections.create("default", "handbooks", file_ids=[file.id])
 hits = library.search("default", [shelf.id], "휴가는 며칠인가요?").hits
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Engine, select
+from sqlalchemy import inspect, select
 
 from hanok.documents import tables as t
 from hanok.documents.collections import Collections
@@ -24,6 +24,7 @@ from hanok.documents.records import SPELLING, Embedder, Hit, Results
 from hanok.documents.shelf import Shelf
 from hanok.documents.support import RANKED, measure, support
 from hanok.errors import InputError
+from hanok.store.database import Store
 
 LONGEST_QUERY = 4_000  # characters
 MOST_HITS = 50
@@ -32,15 +33,13 @@ MOST_HITS = 50
 class Library:
     """Safe to call from several threads; several processes may share a database."""
 
-    def __init__(
-        self, engine: Engine, *, embedder: Embedder = SPELLING, most_bytes: int = MOST_BYTES
-    ) -> None:
+    def __init__(self, store: Store, *, embedder: Embedder = SPELLING, most_bytes: int = MOST_BYTES) -> None:
         """Args: embedder: of passages and queries. most_bytes: of one file."""
-        t.metadata.create_all(engine)
-        self._engine, self._embedder = engine, embedder
-        self.files = Files(engine, embedder, most_bytes=most_bytes)
-        self.collections = Collections(engine)
-        self._shelf = Shelf(engine, embedder)
+        _make_tables(store)
+        self._store, self._embedder = store, embedder
+        self.files = Files(store, embedder, most_bytes=most_bytes)
+        self.collections = Collections(store)
+        self._shelf = Shelf(store, embedder)
 
     def search(
         self, tenant: str, collection_ids: Sequence[str], query: str, *, limit: int = 10,
@@ -78,7 +77,7 @@ class Library:
         places = best(np.where(allowed_P, blended_P, 0.0), limit)
         places = [place for place in places if allowed_P[place]]
         keys = [(index.file_ids[index.files_P[place]], int(index.numbers_P[place])) for place in places]
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             found = passages_of(connection, keys)
         return [
             Hit(
@@ -101,12 +100,20 @@ class Library:
         """Of each file, once for each collection that it is in."""
         query = select(t.members.c.file_id, t.members.c.attributes)
         found: dict[str, list[Attributes]] = {}
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             for file_id, attributes in connection.execute(
                 query.where(t.members.c.collection_id.in_(collection_ids))
             ):
                 found.setdefault(file_id, []).append(attributes)
         return found
+
+
+def _make_tables(store: Store) -> None:
+    with store.read() as connection:
+        if inspect(connection).has_table(t.origins.name):  # the last to be made
+            return
+    with store.write() as connection:
+        t.metadata.create_all(connection)
 
 
 def checked_query(query: str) -> None:

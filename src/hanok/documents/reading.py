@@ -39,13 +39,13 @@ def clean_name(name: str) -> str:
         InputError: nothing is left of it.
     """
     last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
-    last = "".join(c for c in " ".join(last.split()) if c.isprintable()).strip(" .")
+    last = " ".join("".join(c for c in last if c.isprintable() or c.isspace()).split()).strip(" .")
     if not last:
         raise InputError(f"{name[:80]!r} is no file name", remedy='name the file, for example "handbook.pdf"')
     base, dot, ending = last.rpartition(".")
     if len(last) > MOST_NAME and dot and len(ending) <= 10:
         return f"{base[: MOST_NAME - len(ending) - 1]}.{ending}"
-    return last[:MOST_NAME]
+    return last[:MOST_NAME].rstrip(" .")
 
 
 def read_texts(name: str, content: bytes, *, most_bytes: int = MOST_BYTES) -> list[Text]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from hanok.documents import tables as t
@@ -22,6 +22,7 @@ from hanok.documents.index import FileTerms, Index
 from hanok.documents.records import Embedder
 from hanok.errors import NotFoundError
 from hanok.reporting import log
+from hanok.store.database import Store
 
 MOST_BYTES = 2 << 30  # of indexes that are kept; the one in use always is
 Versions = tuple[tuple[str, int], ...]
@@ -30,8 +31,8 @@ Versions = tuple[tuple[str, int], ...]
 class Shelf:
     """Indexes by the collections that they cover. Safe to call from several threads."""
 
-    def __init__(self, engine: Engine, embedder: Embedder, *, most_bytes: int = MOST_BYTES) -> None:
-        self._engine, self._embedder, self._most_bytes = engine, embedder, most_bytes
+    def __init__(self, store: Store, embedder: Embedder, *, most_bytes: int = MOST_BYTES) -> None:
+        self._store, self._embedder, self._most_bytes = store, embedder, most_bytes
         self._indexes: OrderedDict[tuple[str, ...], tuple[Versions, Index]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -60,7 +61,7 @@ class Shelf:
         query = select(t.collections.c.id, t.collections.c.version).where(
             t.collections.c.tenant == tenant, t.collections.c.id.in_(wanted)
         )
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             found = {row.id: row.version for row in connection.execute(query)}
         for collection_id in wanted:
             if collection_id not in found:
@@ -81,7 +82,7 @@ class Shelf:
             .order_by(p.file_id, p.number)
         )
         rows_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        with self._engine.connect() as connection:
+        with self._store.read() as connection:
             for row in connection.execute(query).mappings():
                 rows_of[row["file_id"]].append(dict(row))
             stale = {
@@ -106,7 +107,7 @@ class Shelf:
         for row, vector in zip(missing, made, strict=True):
             row["vector"] = vector["vector"]
         try:
-            with self._engine.begin() as connection:
+            with self._store.write() as connection:
                 connection.execute(insert(t.vectors), made)
         except IntegrityError:
             log.debug("%s: its vectors were kept, or the file deleted, meanwhile", file_id)
