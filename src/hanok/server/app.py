@@ -30,6 +30,7 @@ from hanok.server.principal import Identify
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.server.streams import DRAIN_SECONDS
+from hanok.store.connection import Place
 from hanok.store.database import Store, feedback_file
 
 MAX_WAITING = 512  # requests; more are told to come back
@@ -37,7 +38,7 @@ WEB = Path(__file__).with_name("web")
 
 
 def serve(
-    model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Path | None = None, weights: Weights = "auto",
+    model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
     draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
 ) -> None:  # fmt: skip
@@ -70,7 +71,7 @@ def serve(
             address = f"[{host}]" if ":" in host else host
             url = f"http://{address}:{listener.getsockname()[1]}"
             print(
-                f"chat page: {url}\nOpenAI-compatible API: {url}/v1\nfeedback: {kept.path}",
+                f"chat page: {url}\nOpenAI-compatible API: {url}/v1\nfeedback: {kept.name}",
                 file=sys.stderr,
                 flush=True,
             )
