@@ -6,7 +6,19 @@ from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
-from hanok.server.routes import chat, completions, embeddings, feedback, models, operations, page, tokens
+from hanok.server.routes import (
+    admin_keys,
+    admin_people,
+    chat,
+    completions,
+    embeddings,
+    feedback,
+    models,
+    operations,
+    page,
+    session,
+    tokens,
+)  # fmt: skip
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
@@ -18,4 +30,7 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     feedback.router,
     operations.router,
     page.router,
+    session.router,
+    admin_keys.router,
+    admin_people.router,
 )
