@@ -77,6 +77,11 @@ class Store:
                 remedy="check that the folder can be written and that the file is a SQLite database",
             ) from error
 
+    @property
+    def engine(self) -> Engine:
+        """For the tables of other pages."""
+        return self._engine
+
     def close(self) -> None:
         self._engine.dispose()
 

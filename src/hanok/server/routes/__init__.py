@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
-from hanok.server.routes import chat, feedback, models, page
+from hanok.server.routes import chat, conversations, feedback, models, page
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     chat.router,
     models.router,
     feedback.router,
+    conversations.router,
     page.router,
 )
