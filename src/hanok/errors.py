@@ -10,7 +10,8 @@
     ├── ContextLengthError     a prompt longer than the model's context
     ├── CapacityError          no room at the moment
     │   └── QueueFullError     so many requests wait already that this one is not taken
-    └── TeamError              exit code 1: one of several processes that run a model together has ended
+    └── EngineError            exit code 1: what ran a model has stopped, through no fault of the request
+        └── TeamError          one of several processes that run a model together has ended
     Interrupted                exit code 75: stopped on request, state saved, run the same command to resume
 
 Invariants of our own use `assert`; nothing here is for them.
@@ -96,10 +97,14 @@ class QueueFullError(CapacityError):
         self.retry_after = retry_after
 
 
-class TeamError(HanokError):
-    """One of several processes that run a model together has ended."""
+class EngineError(HanokError):
+    """What ran a model has stopped, through no fault of the request."""
 
     exit_code = 1
+
+
+class TeamError(EngineError):
+    """One of several processes that run a model together has ended."""
 
 
 class Interrupted(Exception):  # noqa: N818 - a state, not an error

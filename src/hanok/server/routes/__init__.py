@@ -6,13 +6,27 @@ from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
-from hanok.server.routes import chat, conversations, feedback, models, page
+from hanok.server.routes import (
+    chat,
+    completions,
+    conversations,
+    embeddings,
+    feedback,
+    models,
+    operations,
+    page,
+    tokens,
+)  # fmt: skip
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     chat.router,
+    completions.router,
+    embeddings.router,
+    tokens.router,
     models.router,
     feedback.router,
     conversations.router,
+    operations.router,
     page.router,
 )

@@ -42,7 +42,7 @@ def router(services: Services) -> APIRouter:
         return {
             "version": __version__,
             "me": {"id": principal.id, "tenant": principal.tenant, "role": principal.role},
-            "decoding_heads": services.models.default.engine.has_heads,
+            "decoding_heads": any(engine.has_heads for engine in services.models.engines.values()),
             "features": sorted(_features(request.app.openapi()["paths"], principal)),
         }
 
