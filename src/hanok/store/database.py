@@ -98,6 +98,11 @@ class Store:
         """A transaction that nobody else's writing comes between (in PostgreSQL: lock the rows); durable when it has ended."""
         return self._writer.begin()
 
+    @property
+    def engine(self) -> Engine:
+        """For the tables of other pages."""
+        return self._engine
+
     def close(self) -> None:
         self._engine.dispose()
 
