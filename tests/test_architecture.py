@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": {"kernels", "models", "tokens", "chat"},
     "evaluation": {"engine", "models", "kernels", "tokens", "data"},
     "store": set(),
+    "guard": {"store", "data"},
     "improvement": {
         "training", "evaluation", "data", "engine", "models", "kernels", "tokens", "store", "chat",
     },
@@ -37,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"kernels", "models", "training", "engine", "evaluation", "data", "tokens", "recipes"},
     "cli": {
         "recipes", "data", "models", "training", "evaluation", "engine", "server", "store", "improvement",
-        "bench", "kernels", "tokens", "chat", "compression",
+        "bench", "kernels", "tokens", "chat", "compression", "guard",
     },
 }  # fmt: skip
 # folder -> rooms that its files alone may import too

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from hanok.compression.compress import CompressConfig, Method
+from hanok.compression.settings import CompressConfig, Method
 from hanok.reporting import table
 
 
@@ -25,8 +25,8 @@ def compress(
         model: a model directory, or a run.
         data: token shards of the model's tokeniser, or a text file: to calibrate on, and held out to measure on.
         out: directory to make; must not exist. A stopped command goes on where it was.
-        method: rtn rounds to the nearest; hqq fits scales without data; gptq and awq look at activations.
-        config: bits, groups, amount of text.
+        method: rtn rounds to the nearest; hqq fits scales without data; gptq and awq look at activations; none only prunes.
+        config: bits, groups, pruning, rotation, amount of text.
     """
     from hanok.compression.compress import compress as make
     from hanok.recipes.runs import servable_model

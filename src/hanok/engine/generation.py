@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hanok.engine.adapters import Adapter, lows_of
 from hanok.engine.api import Completion, Delta, FinishReason, Request, SamplingParams, Usage
@@ -154,13 +154,27 @@ class Generation:
                 finish_reason=self.finish_reason,
                 usage=self.usage if self.finish_reason else None,
                 decoding=None if self.law is None else (self.law,),
+                **self._of_prompt(first=len(self.ids) == 1),
             )
         )
         return self.finish_reason is not None
 
     def finish(self, reason: FinishReason) -> None:
         self.finish_reason = reason
-        self.listener(Delta(ids=(), finish_reason=reason, usage=self.usage))
+        ended = self.ended_by
+        self.listener(
+            Delta(
+                ids=(), finish_reason=reason, usage=self.usage, **self._of_prompt(first=not self.ids),
+                stop_id=None if ended is None else ended.token, stop_logprob=None if ended is None else ended.logprob,
+                stop_top=None if ended is None else ended.top,
+            )
+        )  # fmt: skip
+
+    def _of_prompt(self, *, first: bool) -> dict[str, Any]:
+        """What the first delta says of the prompt; nothing if it was never read to its end."""
+        if not first or self.echo is None or not self.echo.complete:
+            return {}
+        return {"prompt_logprobs": self.echo.logprobs, "prompt_top_logprobs": self.echo.tops}
 
     def _fail(self, error: HanokError) -> bool:
         self.finish_reason = "error"

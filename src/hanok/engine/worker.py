@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from hanok.engine.fair import FairLock
 from hanok.engine.generation import Generation
 from hanok.engine.metrics import Counters, Pulse
 from hanok.engine.paged import PagedScheduler
@@ -29,7 +30,7 @@ class Worker:
         self._open: set[Generation] = set()  # submitted, and somebody still listens
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._model = threading.Lock()  # held while the weights are read
+        self._model = FairLock()  # held while the weights are read
         self._closed = self._resting = self._asleep = False
         self._counters, self._pulse = Counters(), Pulse()
 

@@ -21,6 +21,7 @@ from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError
 from hanok.reporting import log
+from hanok.server.bodies import Bodies
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
 from hanok.server.hosts import LoopbackOnly, SafeHeaders, check_host
@@ -35,6 +36,7 @@ from hanok.server.operations.traces import open_traces
 from hanok.server.principal import Identify
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
+from hanok.store.connection import Place
 from hanok.store.database import Store, feedback_file
 
 MAX_WAITING = 512  # requests; more are told to come back
@@ -43,7 +45,7 @@ WEB = Path(__file__).with_name("web")
 
 
 def serve(
-    model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Path | None = None, weights: Weights = "auto",
+    model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
     draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
     settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None,
@@ -76,7 +78,7 @@ def serve(
             held.callback(engine.close)
             app = create_app(services_of(engine, model_dir, kept, operations=operations))
             _say(
-                settings, {"chat page": url, "OpenAI-compatible API": f"{url}/v1", "feedback": str(kept.path)}
+                settings, {"chat page": url, "OpenAI-compatible API": f"{url}/v1", "feedback": str(kept.name)}
             )
             return app
 
@@ -107,7 +109,7 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan)
     install_handlers(app)
     app.add_middleware(BodyLimit, limit=operations.body_limit)
-    for middleware in (Identify, SafeHeaders, LoopbackOnly):  # the last is the outermost
+    for middleware in (Bodies, Identify, SafeHeaders, LoopbackOnly):  # the last is the outermost
         app.add_middleware(middleware)
     for router in ROUTERS:
         app.include_router(router(services))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -26,6 +28,19 @@ def error_response(
 ) -> JSONResponse:
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
+
+
+def stream_error(error: Exception, request_id: str) -> dict[str, Any]:
+    """The error object of an answer that had begun; what was not foreseen goes to the log."""
+    if isinstance(error, ApiError):
+        kind = "server_error" if error.status >= 500 else "invalid_request_error"
+        return {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    if isinstance(error, HanokError):
+        kind = "server_error" if isinstance(error, EngineError) else "invalid_request_error"
+        return {"message": str(error), "type": kind, "param": None, "code": None}
+    log.error("request %s failed", request_id, exc_info=error)
+    message = "the server failed; its log says why"
+    return {"message": message, "type": "server_error", "param": None, "code": None}
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
-from hanok.server.routes import chat, feedback, models, operations, page
+from hanok.server.routes import chat, completions, embeddings, feedback, models, operations, page, tokens
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     chat.router,
+    completions.router,
+    embeddings.router,
+    tokens.router,
     models.router,
     feedback.router,
     operations.router,
