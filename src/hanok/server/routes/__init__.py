@@ -6,7 +6,17 @@ from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
-from hanok.server.routes import chat, completions, embeddings, feedback, models, operations, page, tokens
+from hanok.server.routes import (
+    chat,
+    completions,
+    documents,
+    embeddings,
+    feedback,
+    models,
+    operations,
+    page,
+    tokens,
+)
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
@@ -16,6 +26,7 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     tokens.router,
     models.router,
     feedback.router,
+    documents.router,
     operations.router,
     page.router,
 )
