@@ -122,6 +122,21 @@ def filled(plan: Plan, model: Path, work: Path) -> tuple[Decoder, dict[str, File
     return made, codes
 
 
+def decompressed(plan: Plan, model: Path, work: Path) -> Decoder:
+    """The decoder with the numbers that its codes stand for, in memory, computing in float32."""
+    made, codes = filled(plan, model, work)
+    for name, one in codes.items():
+        grouped = one.q_NK.float().unflatten(1, (one.scales_NG.shape[1], -1))
+        if one.zeros_NG is not None:
+            grouped = grouped - one.zeros_NG.float()[..., None]
+        values = (grouped * one.scales_NG.float()[..., None]).flatten(1)
+        made.get_submodule(name.removesuffix(".weight")).register_parameter(
+            "weight", nn.Parameter(values, requires_grad=False)
+        )
+    made.set_compute_dtype(torch.float32)
+    return made
+
+
 def _begin(work: Path, job: dict[str, object]) -> None:
     """Keep what an equal command left; clear what another left."""
     job = json.loads(json.dumps(job))
