@@ -12,6 +12,7 @@ from hanok.server.routes import (
     chat,
     completions,
     conversations,
+    documents,
     embeddings,
     feedback,
     models,
@@ -19,7 +20,7 @@ from hanok.server.routes import (
     page,
     session,
     tokens,
-)  # fmt: skip
+)
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
@@ -30,6 +31,7 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     models.router,
     feedback.router,
     conversations.router,
+    documents.router,
     operations.router,
     page.router,
     session.router,
