@@ -28,6 +28,8 @@ def compress(
     fit: str | None = None,
     speed: str | None = None,
     measure_speed: bool = False,
+    tune: int = 0,
+    tune_lr: float = 3e-4,
     config: CompressConfig = CompressConfig(),
 ) -> dict[str, Any]:
     """Quantise the linear maps of a model's layers, and measure what that does to it.
@@ -41,6 +43,8 @@ def compress(
         target: bits a weight, for example "5 bits": four or eight for each group of maps, chosen by what four cost there.
         fit: the same, so that the weights take so much memory, for example 2GiB.
         speed: the same, so that this machine decodes so fast, for example 30tok/s.
+        tune: steps of learning the original's law with rounded weights, behind the quantiser (token shards only).
+        tune_lr: learning rate of matrices in these steps.
         measure_speed: decode with both models on this machine, for the report.
         config: bits, groups, pruning, rotation, amount of text.
     """
@@ -63,7 +67,15 @@ def compress(
         found = search(methods, config, bits, model=source, data=data, out=out)
         chosen, config, widths = found.method, found.config, found.widths
         context = Context(tried=found.tried, speed=measured, notes=found.notes)
-    artefact = make(chosen, config, model=source, data=data, out=out, widths=widths, context=context)
+    if tune:
+        from hanok.compression.tune import compress_and_tune
+
+        artefact = compress_and_tune(
+            chosen, config, steps=tune, learning_rate=tune_lr, model=source, data=data, out=out, widths=widths,
+            context=context,
+        )  # fmt: skip
+    else:
+        artefact = make(chosen, config, model=source, data=data, out=out, widths=widths, context=context)
     table(f"{chosen}: {out}", ("measure", "value"), list(artefact.metrics.items()))
     print(f"report: {out / 'report.html'}\nnext: hanok chat {out}", file=sys.stderr)
     return {"path": str(out), "metrics": dict(artefact.metrics)}
