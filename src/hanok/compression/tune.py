@@ -1,7 +1,9 @@
-"""Quantisation-aware tuning after a quantiser: the codes' numbers become weights that learn the original's law of the next token
-while they are rounded in every step, and are rounded to the nearest at the end.
+"""Learning the original's law of the next token after it was made smaller.
 
-.OUT.tune/start   the quantiser's result in float32        .OUT.tune/run   the tuning, with its checkpoints and report
+Behind a quantiser the codes' numbers become weights, which are rounded in every step (quantisation-aware tuning) and to the
+nearest at the end. Behind structured pruning the smaller model learns as it is.
+
+.OUT.tune/start   the smaller model, plain        .OUT.tune/run   the learning, with its checkpoints and report
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from hanok.compression.layers import compress_layers
 from hanok.compression.page import Context
 from hanok.compression.rtn import rtn
 from hanok.compression.settings import CompressConfig, Method, Plan
+from hanok.compression.structured import Part, cost, shrink, stored_type
 from hanok.errors import ConfigError
 from hanok.kernels.formats import GROUP, quantise
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.coded import FLOAT_MAPS
+from hanok.reporting import Report
 from hanok.training.align.stage import Prepared, Start, run_stage
 from hanok.training.distil.config import DistilConfig
 from hanok.training.distil.objective import Divergent, live_teacher
@@ -46,10 +50,7 @@ def compress_and_tune(
     Raises:
         Interrupted: stopped, resumable. ConfigError: a text file, or what tuning would undo.
     """
-    if not data.is_dir():
-        raise ConfigError(
-            f"tuning learns from token shards, and {data} is none", remedy="give a shards directory"
-        )
+    _check_shards(data)
     if config.prune != "none" or method == "none":
         raise ConfigError("tuning would fill what was pruned", remedy="leave out --tune or --prune")
     if out.exists():
@@ -57,7 +58,10 @@ def compress_and_tune(
     plan, work = Plan(method, config, widths), out.with_name(f".{out.name}.tune")
     step = {"method": method, "widths": dict(widths), **asdict(config)}
     start = _start(plan, model, data, work, step)
-    tuned = _tuned(plan, steps, learning_rate, model=model, start=start.path, data=data, out=work / "run")
+    tuned = _tuned(
+        _rounding(plan), steps, learning_rate, seed=config.seed, model=model, start=start.path, data=data,
+        out=work / "run",
+    )  # fmt: skip
     notes = [f"{method}, then {steps} steps of tuning on rounded weights", *context.notes]
     after = replace(
         config, smooth=0.0, rotate=False, layer_windows=0 if config.rotate else config.layer_windows
@@ -68,6 +72,50 @@ def compress_and_tune(
     )  # fmt: skip
     shutil.rmtree(work)
     return artefact
+
+
+def shrink_and_recover(
+    part: Part, share: float, config: CompressConfig, *, steps: int, learning_rate: float, model: Path, data: Path, out: Path
+) -> Artefact:  # fmt: skip
+    """`shrink`, and `steps` of learning from `model` before the result is written.
+
+    Raises:
+        Interrupted: stopped, resumable. ConfigError: a text file, or as `shrink`.
+    """
+    _check_shards(data)
+    if out.exists():
+        raise ConfigError(f"{out} is there already", remedy="choose another name, or delete it")
+    work = out.with_name(f".{out.name}.tune")
+    step = {"shrink": {"part": part, "share": share, "data": open_artefact(data).hash, "seed": config.seed}}
+    if (work / "start").exists() and open_artefact(work / "start", kind="model").step != step:
+        shutil.rmtree(work)
+    if not (work / "start").exists():
+        work.mkdir(exist_ok=True)
+        shrink(part, share, config, model=model, data=data, out=work / "start")
+    start = open_artefact(work / "start", kind="model")
+    tuned = _tuned(
+        None, steps, learning_rate, seed=config.seed, model=model, start=start.path, data=data, out=work / "run"
+    )  # fmt: skip
+    parents = {"source": open_artefact(model), "shards": open_artefact(data)}
+    with create_artefact(out, kind="model", parents=parents, step=step | {"steps": steps}) as draft:
+        save_model(load_model(tuned.path).to(stored_type(model)), draft.path, tokenizer_dir=model)
+        before = dict(start.metrics)
+        after = cost(model, draft.path, texts_of(config, model, data).held_out)
+        draft.metrics |= before | after | {"perplexity_before_recovery": before["perplexity_after"]}
+        report = Report(
+            f"Without {share:.0%} of its layers' parameters ({part}), and {steps} steps of recovery"
+        )
+        report.add_table("What it cost", ("measure", "value"), list(draft.metrics.items()))
+        report.write(draft.path)
+    shutil.rmtree(work)
+    return open_artefact(out, verify=False)
+
+
+def _check_shards(data: Path) -> None:
+    if not data.is_dir():
+        raise ConfigError(
+            f"tuning learns from token shards, and {data} is none", remedy="give a shards directory"
+        )
 
 
 def _start(plan: Plan, model: Path, data: Path, work: Path, step: dict[str, object]) -> Artefact:
@@ -89,13 +137,14 @@ def _start(plan: Plan, model: Path, data: Path, work: Path, step: dict[str, obje
 
 
 def _tuned(
-    plan: Plan, steps: int, learning_rate: float, *, model: Path, start: Path, data: Path, out: Path
+    rounding: Rounding | None, steps: int, learning_rate: float, *, seed: int, model: Path, start: Path, data: Path,
+    out: Path,
 ) -> Artefact:  # fmt: skip
     opened = open_shards(data, verify=False)
     names = [name for name in opened.splits if name.endswith("-train") and opened.splits[name].num_documents]
     context = load_model(start, dtype="stored").config.max_context
     distil = DistilConfig(
-        max_steps=steps, mixture={name: float(opened.splits[name].num_tokens) for name in names}, seed=plan.config.seed,
+        max_steps=steps, mixture={name: float(opened.splits[name].num_tokens) for name in names}, seed=seed,
         muon_lr=learning_rate, adamw_lr=learning_rate / 3, warmup_steps=min(20, max(1, steps // 10)), decay_fraction=0.7,
         final_lr=0.0, precision="auto", max_seq_len=min(1024, context), learn_from="corpus",
     )  # fmt: skip
@@ -108,15 +157,11 @@ def _tuned(
         )  # fmt: skip
         teacher = Teacher.load(model, dtype=begin.plan.dtype)
         inner = Divergent(divergence=live_teacher(teacher, beta=0.0, temperature=1.0), validation=validation)
-        return Prepared(
-            objective=Rounded(inner=inner, rounding=_rounding(plan)), batches=Sampler(training, opened.splits)
-        )
+        objective = inner if rounding is None else Rounded(inner=inner, rounding=rounding)
+        return Prepared(objective=objective, batches=Sampler(training, opened.splits))
 
-    settings = {"widths": dict(plan.widths), "bits": plan.config.bits, "group": plan.config.group}
     more = {"teacher": open_artefact(model), "shards": open_artefact(data, kind="shards")}
-    return run_stage(
-        "tune", distil, model=start, out=out, files={}, settings=settings, prepare=prepare, more=more
-    )
+    return run_stage("tune", distil, model=start, out=out, files={}, settings={}, prepare=prepare, more=more)
 
 
 def _rounding(plan: Plan) -> Rounding:
