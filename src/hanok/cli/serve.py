@@ -100,11 +100,7 @@ def serve(
     from hanok.server.operations.config import resolve_settings
 
     options = dict(locals())
-    flags = {
-        name: options[name]
-        for name in FLAGS
-        if options[name] not in (None, ()) and options[name] is not False
-    }
+    flags = {name: options[name] for name in FLAGS if options[name] not in (None, (), False)}
     file = config or (Path(os.environ["HANOK_SERVE_CONFIG"]) if "HANOK_SERVE_CONFIG" in os.environ else None)
 
     def settings_now() -> ServeSettings:
@@ -144,7 +140,7 @@ def _serve(settings: ServeSettings, source: Any) -> None:
     from hanok.server.operations.logs import install_logging
 
     install_logging(settings.log_format, settings.log_level)
-    directory = servable_model(settings.model)
+    directory, place = servable_model(settings.model), store_place(settings.store, settings.model)
     options: dict[str, Any] = {
         "weights": settings.weights, "cache_bytes": settings.cache_mib and settings.cache_mib << 20,
         "cache_type": settings.cache_type, "speculation": settings.speculation, "draft_dir": settings.draft,
@@ -173,6 +169,9 @@ def _serve(settings: ServeSettings, source: Any) -> None:
     from hanok.server.app import serve as serve_model
 
     def work(team: Team | None) -> None:
+        entry = Entry(
+            trust_loopback=settings.trust_loopback, allowed_hosts=settings.allowed_host, setup=settings.setup
+        )
         serve_model(
             directory, host=settings.host, port=settings.port, team=team, settings=settings, source=source, store=place,
             entry=entry, **options,

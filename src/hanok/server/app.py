@@ -203,6 +203,9 @@ def run_server(
 def _say(settings: ServeSettings, facts: Mapping[str, str]) -> None:
     """Where to find it: for people as plain lines, else as a log line."""
     if settings.log_format == "json":
-        log.info("serving", extra={"facts": dict(facts)})
+        log.info(
+            "serving",
+            extra={"facts": {name.replace(" ", "_").lower(): value for name, value in facts.items()}},
+        )
         return
     print("\n".join(f"{name}: {value}" for name, value in facts.items()), file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from hanok.errors import ContextLengthError, EngineError, HanokError, QueueFullError
+from hanok.errors import ContextLengthError, EngineError, HanokError, NotFoundError, QueueFullError
 from hanok.reporting import log
 
 
@@ -67,6 +67,10 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(EngineError)
     async def lost(_request: Request, error: EngineError) -> JSONResponse:
         return error_response(503, str(error), code="engine_lost")
+
+    @app.exception_handler(NotFoundError)
+    async def not_found(_request: Request, error: NotFoundError) -> JSONResponse:
+        return error_response(404, str(error), code="not_found")
 
     @app.exception_handler(HanokError)
     async def bad_input(_request: Request, error: HanokError) -> JSONResponse:
