@@ -6,12 +6,24 @@ from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
-from hanok.server.routes import chat, completions, embeddings, feedback, models, page, tokens
+from hanok.server.routes import (
+    chat,
+    completions,
+    embeddings,
+    feedback,
+    messages,
+    models,
+    page,
+    responses,
+    tokens,
+)
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     chat.router,
     completions.router,
+    responses.router,
+    messages.router,
     embeddings.router,
     tokens.router,
     models.router,
