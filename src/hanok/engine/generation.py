@@ -12,6 +12,7 @@ from hanok.engine.adapters import Adapter, lows_of
 from hanok.engine.api import Completion, Delta, FinishReason, Request, SamplingParams, Usage
 from hanok.engine.echo import PromptEcho
 from hanok.engine.grammar import Grammars, Mask, Matcher
+from hanok.engine.metrics import Counters
 from hanok.engine.sampler import Choice, Draw, Memory, new_memory
 from hanok.engine.text import StopCutter
 from hanok.engine.words import BannedWords
@@ -34,6 +35,7 @@ class Generation:
     matcher: of a structured answer; it moves with `ids`, so that a prompt that is read again changes nothing.
     memory: of the sampler, told of every id. words: that are banned. echo: collects the prompt's own logprobs.
     adapter: of the request; held until it ends, whoever unloads it.
+    arrived: seconds of the monotonic clock. admitted: it has had a place.
     """
 
     request: Request
@@ -62,6 +64,14 @@ class Generation:
     learned: bool = False
     law: tuple[float, float] | None = None
     laws: list[tuple[float, float]] = field(default_factory=list)
+    arrived: float = field(default_factory=time.monotonic)
+    admitted: bool = False
+
+    def admit(self, counters: Counters) -> None:
+        """It has a place; how long it took counts the first time."""
+        if not self.admitted:
+            self.admitted = True
+            counters.waits.append(time.monotonic() - self.arrived)
 
     @property
     def order(self) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from hanok.errors import ContextLengthError, HanokError, QueueFullError, TeamError
+from hanok.errors import ContextLengthError, EngineError, HanokError, NotFoundError, QueueFullError
 from hanok.reporting import log
 
 ANTHROPIC = "/v1/messages"
@@ -69,7 +69,7 @@ def stream_error(error: Exception, request_id: str) -> dict[str, Any]:
         kind = "server_error" if error.status >= 500 else "invalid_request_error"
         return {"message": error.message, "type": kind, "param": error.param, "code": error.code}
     if isinstance(error, HanokError):
-        kind = "server_error" if isinstance(error, TeamError) else "invalid_request_error"
+        kind = "server_error" if isinstance(error, EngineError) else "invalid_request_error"
         return {"message": str(error), "type": kind, "param": None, "code": None}
     log.error("request %s failed", request_id, exc_info=error)
     message = "the server failed; its log says why"
@@ -93,9 +93,13 @@ def install_handlers(app: FastAPI) -> None:
         response.headers["Retry-After"] = str(error.retry_after)
         return response
 
-    @app.exception_handler(TeamError)
-    async def lost(_request: Request, error: TeamError) -> JSONResponse:
-        return error_response(503, str(error), code="team_lost")
+    @app.exception_handler(EngineError)
+    async def lost(_request: Request, error: EngineError) -> JSONResponse:
+        return error_response(503, str(error), code="engine_lost")
+
+    @app.exception_handler(NotFoundError)
+    async def not_found(_request: Request, error: NotFoundError) -> JSONResponse:
+        return error_response(404, str(error), code="not_found")
 
     @app.exception_handler(HanokError)
     async def bad_input(_request: Request, error: HanokError) -> JSONResponse:

@@ -87,6 +87,10 @@ class Models:
             if host.engine is not None and host.state == "loaded"
         }
 
+    def hash_of(self, name: str) -> str:
+        """Of the weights of a model that is loaded."""
+        return self._served(name).hash
+
     def find(self, name: str, principal: Principal) -> Served:
         """As it is now, held by nobody. Raises ApiError 404 if there is no such model, or none for this principal; 503 if it was
         never loaded."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from hanok.server.exchange import Admission, Observer, Unlimited
 from hanok.server.models import Models
+from hanok.server.operations.service import Operations
 from hanok.store.database import Store
 
 
@@ -23,3 +24,4 @@ class Services:
     admission: Admission = field(default_factory=Unlimited)
     observers: Sequence[Observer] = ()
     examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    operations: Operations = field(default_factory=Operations)

@@ -13,6 +13,7 @@ from hanok.server.routes import (
     feedback,
     messages,
     models,
+    operations,
     page,
     responses,
     tokens,
@@ -28,5 +29,6 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     tokens.router,
     models.router,
     feedback.router,
+    operations.router,
     page.router,
 )

@@ -27,6 +27,8 @@ CHUNKED = (
     "star",
 )  # whose losses do not need an answer in one piece
 
+_OF_CHUNKS = ("chunk", "carry", "chunks", "carry_head")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignConfig:
@@ -87,6 +89,9 @@ class AlignConfig:
     prompts_per_step: int = 16
     group_size: int = 8
     """Answers to each prompt."""
+    overlap: int = 0
+    """Roll-outs that the generator writes ahead, on half of the threads, while the learner learns (PipelineRL); 0: in turn, which
+    alone is reproducible bit for bit."""
     updates_per_rollout: int = 1
     """Updates from the answers of one roll-out: they are split into so many steps."""
     max_new_tokens: int = 128
@@ -146,6 +151,7 @@ class AlignConfig:
             "samples_kept",
             "centre",
             "validation_answers",
+            "overlap",
         ):
             _require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)}", "it must not be negative")
         _require(
@@ -201,6 +207,19 @@ class AlignConfig:
             _require(
                 method in CHUNKED, f"{method} with think = delethink", f"use one of {', '.join(CHUNKED)}"
             )
+        else:
+            given = [
+                name
+                for name in _OF_CHUNKS
+                if getattr(self, name) != AlignConfig.__dataclass_fields__[name].default
+            ]
+            _require(
+                not given,
+                f"{' and '.join(given)} with think = plain",
+                "add --think delethink, or leave them out",
+            )
+        if self.overlap:
+            self._check_overlap(method)
         if method == "scalerl":
             _require(
                 self.generator == "float32", f"scalerl with generator = {self.generator}",
@@ -208,6 +227,18 @@ class AlignConfig:
             )  # fmt: skip
         constant = method in ("scalerl", "star") and self.decay_fraction is None
         return replace(self, decay_fraction=0.0) if constant else self
+
+    def _check_overlap(self, method: str) -> None:
+        _require(
+            method != "dapo" or not self.dynamic_sampling, f"overlap = {self.overlap} of dapo with dynamic_sampling",
+            "which prompts are replaced depends on answers that are not there yet: set dynamic_sampling to 0, or overlap to 0",
+        )  # fmt: skip
+        corrected = self.importance_cap > 0 and self.temperature == 1.0
+        _require(
+            corrected or method == "star",
+            f"overlap = {self.overlap} with importance_cap = {self.importance_cap}, temperature = {self.temperature}",
+            "answers by older weights are corrected by importance: keep the cap above 0 and the temperature at 1",
+        )
 
     def beta_of(self, method: str) -> float:
         return self.beta if self.beta is not None else BETAS[method]
