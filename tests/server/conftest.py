@@ -26,7 +26,7 @@ from hanok.models.checkpoint import load_model, save_model
 from hanok.models.checkpoint.decoding import save_heads
 from hanok.models.decoding import DecodingHeads
 from hanok.server.app import create_app, listen, services_of
-from hanok.server.models import model_name
+from hanok.server.hosting import model_name
 from hanok.store.database import Store, feedback_file
 from hanok.tokens.tokenizer import Tokenizer
 

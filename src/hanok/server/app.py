@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,9 @@ from hanok.reporting import log
 from hanok.server.bodies import Bodies
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
+from hanok.server.hosting import Hosted, ModelSpec, model_name
 from hanok.server.hosts import LoopbackOnly, SafeHeaders, check_host
-from hanok.server.models import Models, check_names, model_name
+from hanok.server.models import Models, check_names
 from hanok.server.operations.bodies import BodyLimit
 from hanok.server.operations.config import ServeSettings
 from hanok.server.operations.requests import Follow
@@ -48,7 +49,8 @@ def serve(
     model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
     draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
-    settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None,
+    settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None, name: str | None = None,
+    more: Sequence[ModelSpec] = (),
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
@@ -57,6 +59,8 @@ def serve(
         weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team: as `LocalEngine` takes them.
         settings: of the operation; the model and what runs it are said by the other arguments.
         source: the settings anew, when they are to be read again.
+        name: of the model in the API; by default after its run or directory.
+        more: models that are loaded when somebody asks for them.
 
     Raises:
         ConfigError: not a loopback address, the port is taken, or an adapter is called like the model.
@@ -76,7 +80,9 @@ def serve(
                 draft_dir=draft_dir, max_waiting=MAX_WAITING, adapters=adapters, team=team,
             )  # fmt: skip
             held.callback(engine.close)
-            app = create_app(services_of(engine, model_dir, kept, operations=operations))
+            services = services_of(engine, model_dir, kept, operations=operations, name=name, more=more)
+            held.callback(services.models.close)
+            app = create_app(services)
             _say(
                 settings, {"chat page": url, "OpenAI-compatible API": f"{url}/v1", "feedback": str(kept.name)}
             )
@@ -86,14 +92,19 @@ def serve(
 
 
 def services_of(
-    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None
-) -> Services:
-    return Services(
-        models=Models(engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash),
-        store=store,
-        examples=example_questions(model_dir),
-        operations=operations or Operations(),
-    )
+    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, name: str | None = None,
+    more: Sequence[ModelSpec] = (),
+) -> Services:  # fmt: skip
+    """Raises ConfigError: a name twice, or a model that the memory for them is too small for."""
+    operations = operations or Operations()
+    settings = operations.settings
+    spec = ModelSpec(name=name or model_name(model_dir), directory=model_dir)
+    first = Hosted(spec, engine, open_artefact(model_dir).hash)
+    models = Models.of(
+        [first, *map(Hosted, more)], most_loaded=settings.most_loaded,
+        memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
+    )  # fmt: skip
+    return Services(models=models, store=store, examples=example_questions(model_dir), operations=operations)
 
 
 def create_app(services: Services) -> FastAPI:
@@ -103,13 +114,15 @@ def create_app(services: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
+        services.models.begin()
         async with operations.running():
             yield
 
     app = FastAPI(title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan)
     install_handlers(app)
+    app.add_middleware(Bodies)
     app.add_middleware(BodyLimit, limit=operations.body_limit)
-    for middleware in (Bodies, Identify, SafeHeaders, LoopbackOnly):  # the last is the outermost
+    for middleware in (Identify, SafeHeaders, LoopbackOnly):  # the last is the outermost
         app.add_middleware(middleware)
     for router in ROUTERS:
         app.include_router(router(services))

@@ -11,6 +11,7 @@ from hanok.server.routes import (
     completions,
     embeddings,
     feedback,
+    hosting,
     messages,
     models,
     operations,
@@ -30,5 +31,6 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     models.router,
     feedback.router,
     operations.router,
+    hosting.router,
     page.router,
 )
