@@ -249,8 +249,8 @@ def _say_so(decoder: Decoder, part: Part, keep: int) -> None:
 
 
 def best_columns(weight_NK: Tensor, hessian_KK: Tensor, keep: int, damp: float) -> Tensor:
-    """Columns whose loss would cost most once the others have made up for it: |W_j|^2 / [H^-1]_jj (optimal brain surgeon). They go
-    in rounds, since of two that can stand in for each other both look free until one is gone."""
+    """Columns whose loss would cost most once the others have made up for it: |W_j|^2 / [H^-1]_jj (optimal brain surgeon).
+    They go in rounds, since of two that can stand in for each other both look free until one is gone."""
     kept = torch.arange(weight_NK.shape[1])
     while len(kept) > keep:
         going = -(-(len(kept) - keep) // _ROUNDS)
