@@ -14,12 +14,13 @@ from torch import Tensor
 
 from hanok.artefacts import open_artefact
 from hanok.cli import _run
-from hanok.compression import compress as room
+from hanok.compression import layers as room
 from hanok.compression.calibrate import Moments, Watch, moments_of
-from hanok.compression.compress import CompressConfig, Method, compress
+from hanok.compression.compress import compress
 from hanok.compression.folds import apply_fold, folds_of
 from hanok.compression.hessian import hessian_of
 from hanok.compression.rtn import rtn
+from hanok.compression.settings import CompressConfig, Method
 from hanok.data.tokenizer import Alphabet, tokenizer_files
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine

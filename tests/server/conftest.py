@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.util
 import itertools
 import sys
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import httpx
 import openai
@@ -23,14 +26,15 @@ from hanok.engine.generator import LocalEngine
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.checkpoint.decoding import save_heads
 from hanok.models.decoding import DecodingHeads
-from hanok.server.app import create_app, listen, model_name
+from hanok.server.app import create_app, listen, services_of
+from hanok.server.models import model_name
 from hanok.store.database import Store, feedback_file
 from hanok.tokens.tokenizer import Tokenizer
 
 
-def _load(name: str) -> ModuleType:
+def _load(name: str, folder: str = "engine") -> ModuleType:
     spec = importlib.util.spec_from_file_location(
-        f"engine_{name}", Path(__file__).parents[1] / "engine" / f"{name}.py"
+        f"{folder}_{name}", Path(__file__).parents[1] / folder / f"{name}.py"
     )
     assert spec is not None
     assert spec.loader is not None
@@ -40,7 +44,7 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-tiny, adapted = _load("tiny"), _load("adapted")
+tiny, adapted, browser = _load("tiny"), _load("adapted"), _load("browser", "server")
 
 TOOLS = [
     {
@@ -161,11 +165,11 @@ def _teach(model_dir: Path, *, steps: int = 50) -> None:
 
 
 @contextmanager
-def _serve(model_dir: Path, **options: object) -> Iterator[Running]:
+def _serve(model_dir: Path, **options: Any) -> Iterator[Running]:
     engine, artefact = LocalEngine(model_dir), open_artefact(model_dir)
     with Store(feedback_file(model_dir)) as store, listen("127.0.0.1", 0) as listener:
         name, url = model_name(model_dir), f"http://127.0.0.1:{listener.getsockname()[1]}"
-        app = create_app(engine, name=name, model_hash=artefact.hash, store=store, **options)  # type: ignore[arg-type]
+        app = create_app(dataclasses.replace(services_of(engine, model_dir, store), **options))
         uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -182,3 +186,17 @@ def _serve(model_dir: Path, **options: object) -> Iterator[Running]:
 @pytest.fixture
 def errand_tools() -> list[dict[str, object]]:
     return TOOLS
+
+
+@pytest.fixture(scope="session")
+def page() -> Iterator[Any]:
+    """A tab of a real browser."""
+    command = browser.find_browser()
+    if command is None:
+        pytest.skip(f"no browser here: none of {', '.join(browser.NAMES)}")
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(browser.open_browser(command))
+        except (AssertionError, OSError) as error:
+            pytest.skip(f"{command} does not start ({error})")
+        yield opened

@@ -20,7 +20,8 @@ from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
 from hanok.engine.text import AnswerStream, chat_prompt
 from hanok.errors import ConfigError
-from hanok.server.app import answerer_hash, serve
+from hanok.server.app import serve
+from hanok.server.models import answerer_hash
 from hanok.store.database import Store, feedback_file
 
 ASK = [{"role": "user", "content": "서점은 언제 여나요?"}]

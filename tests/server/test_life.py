@@ -19,8 +19,9 @@ import httpx
 import pytest
 
 from hanok.errors import ConfigError
-from hanok.server.app import model_name, serve
+from hanok.server.app import serve
 from hanok.server.hosts import refusal
+from hanok.server.models import model_name
 from hanok.store.database import Store, feedback_file
 
 HI = [{"role": "user", "content": "hi"}]

@@ -16,6 +16,7 @@ BENCHMARKS = {
         "busy",
         "decode",
         "delethink",
+        "documents",
         "hybrid",
         "kda",
         "long_context",
@@ -40,6 +41,7 @@ def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> di
     * busy: how much of its speed decoding keeps while another process takes a core
     * decode: tokens a second of one stream and of many, against llama.cpp
     * delethink: thinking in chunks, against one context that grows
+    * documents: search in documents and "I don't know" on Korean questions, against tantivy
     * hybrid: reading prompts by a hybrid's delta layers, against the same layers in PyTorch
     * kda: delta attention, forward and backward, against softmax attention and other forms of it
     * long_context: a hybrid at up to a million tokens, against latent and grouped attention everywhere

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hanok.compression.rotate import Rotation
 from hanok.models.decoder import Block, Decoder
 from hanok.models.linear import Linear
 from hanok.models.ragged import Ragged
@@ -29,12 +30,14 @@ class Moments:
         self.rows = 0
         self._outer_KK = torch.zeros(inputs, inputs, dtype=torch.float64)
         self._size_K = torch.zeros(inputs, dtype=torch.float64)
+        self.max_abs_K = torch.zeros(inputs)
 
     def add(self, x: Tensor) -> None:
         x_NK = x.detach().float().flatten(0, -2)
         self.rows += len(x_NK)
         self._outer_KK += (x_NK.T @ x_NK).double()
         self._size_K += x_NK.abs().sum(0).double()
+        self.max_abs_K = torch.maximum(self.max_abs_K, x_NK.abs().amax(0))
 
     @property
     def hessian_KK(self) -> Tensor:
@@ -78,7 +81,7 @@ def moments_of(block: Block, inputs_ND: np.ndarray, lengths: Sequence[int]) -> d
     """Run a block over all calibration rows and watch its maps."""
     watch = Watch(block)
     try:
-        for rows, ragged in _batches(lengths):
+        for rows, ragged in batches(lengths):
             block(torch.from_numpy(inputs_ND[rows].copy()), ragged, None)
     finally:
         watch.close()
@@ -89,19 +92,22 @@ def moments_of(block: Block, inputs_ND: np.ndarray, lengths: Sequence[int]) -> d
 def advance(block: Block, inputs_ND: np.ndarray, lengths: Sequence[int], file: Path) -> None:
     """Write what the block makes of its inputs."""
     outputs_ND = new_rows(file, *inputs_ND.shape)
-    for rows, ragged in _batches(lengths):
+    for rows, ragged in batches(lengths):
         outputs_ND[rows] = block(torch.from_numpy(inputs_ND[rows].copy()), ragged, None).float().numpy()
     outputs_ND.flush()
 
 
 @torch.no_grad()
-def embed(model: Decoder, windows: Sequence[np.ndarray], file: Path) -> None:
-    """Write the inputs of the first block."""
+def embed(
+    model: Decoder, windows: Sequence[np.ndarray], file: Path, rotation: Rotation | None = None
+) -> None:
+    """Write the inputs of the first block, turned where the model is to be."""
     lengths = [len(ids) for ids in windows]
     ids_N = torch.from_numpy(np.concatenate(windows).astype(np.int64))
     inputs_ND = new_rows(file, len(ids_N), model.config.hidden_size)
-    for rows, ragged in _batches(lengths):
-        inputs_ND[rows] = model._embed(ids_N[rows], ragged).float().numpy()
+    for rows, ragged in batches(lengths):
+        x_ND = model._embed(ids_N[rows], ragged).float()
+        inputs_ND[rows] = (x_ND if rotation is None else rotation.turn(x_ND)).numpy()
     inputs_ND.flush()
 
 
@@ -113,7 +119,7 @@ def open_rows(file: Path, width: int) -> np.memmap:
     return np.memmap(file, dtype=np.float32, mode="r").reshape(-1, width)  # pyright: ignore[reportReturnType]
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[tuple[slice, Ragged]]:
+def batches(lengths: Sequence[int]) -> Iterator[tuple[slice, Ragged]]:
     """Whole sequences of together at most `BATCH_TOKENS`, or one."""
     start, bounds = 0, [0]
     for length in lengths:

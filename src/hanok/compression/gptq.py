@@ -30,12 +30,14 @@ def gptq(
     act_order: bool = False,
     static_groups: bool = False,
     block: int = BLOCK,
+    keep_NK: Tensor | None = None,
 ) -> Codes:
     """Args:
         hessian_KK: as `hessian_of` the calibration inputs.
         damp: part of the mean diagonal added to it.
         act_order: columns with the largest diagonal first, in static groups.
         block: columns between two updates of the rest; raised to whole groups.
+        keep_NK: weights that were pruned before (False) stay 0, and what would have come to them goes to those behind.
 
     Raises:
         ConfigError, InputError: as `find_grid` and `inverse_factor`.
@@ -59,6 +61,8 @@ def gptq(
                 _renew(grid, where // group, w_NB[:, i : i + group])
             one = grid.column(where // group)
             q_N1 = one.round(w_NB[:, i : i + 1])
+            if keep_NK is not None:
+                q_N1 = torch.where(keep_NK[:, where, None], q_N1, one.zeros_NG)
             q_NK[:, where] = q_N1[:, 0]
             errors_NB[:, i] = (w_NB[:, i] - one.values(q_N1)[:, 0]) / u_BB[i, i]
             w_NB[:, i + 1 :] -= errors_NB[:, i, None] * u_BB[i, i + 1 :]

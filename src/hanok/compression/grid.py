@@ -75,6 +75,11 @@ class Codes:
         """float32 [N, K]."""
         return self.grid.values(self.q_NK)
 
+    def with_whole_zeros(self, weight_NK: Tensor) -> Codes:
+        """The nearest codes of `weight_NK` once zero points are whole numbers, as files need them."""
+        zeros_NG = self.grid.zeros_NG.round().clamp(0, self.grid.high)
+        return encode(weight_NK, replace(self.grid, zeros_NG=zeros_NG))
+
 
 def find_grid(weight_NK: Tensor, bits: int, group: int, *, symmetric: bool = True) -> Grid:
     """Scales and zeros for the numbers as they are.

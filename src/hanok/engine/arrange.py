@@ -53,6 +53,12 @@ def image(weight: Tensor | Quantised | RowsInPlace, kind: Kind, bias_N: Tensor |
     return pack_quantised(_by_part(weight, lambda part: _filled_up(part, LANES)), bias_N=bias_N)
 
 
+def kind_of(weights: Sequence[Tensor], kind: Kind) -> Kind:
+    """Of maps that are packed together in a model of `kind`: wider where the file of a model of four bits is."""
+    stored = [stored_codes(weight) for weight in weights] if kind == "int4" else []
+    return "int8" if any(codes is not None and codes.bits == 8 for codes in stored) else kind
+
+
 def stacked(weights: Sequence[Tensor], kind: Kind) -> Tensor | Quantised | RowsInPlace:
     """One below the other. Rows are quantised for themselves, so codes may stand beside what has none."""
     if kind == "bf16":

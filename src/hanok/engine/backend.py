@@ -22,7 +22,7 @@ from hanok.engine.speculation.build import GUESSED, Speculation, new_speculator
 from hanok.errors import ConfigError
 from hanok.kernels.memory import give_back
 from hanok.kernels.packed import Kind
-from hanok.models.checkpoint import load_model, load_stored_bits
+from hanok.models.checkpoint import load_head_bits, load_model, load_stored_bits
 from hanok.models.checkpoint.decoding import load_heads
 from hanok.models.coded import stored_parts
 from hanok.models.config import ModelConfig
@@ -89,7 +89,7 @@ def build_backend(options: BackendOptions) -> Backend:
     native = NativeDecoder(
         decoder, kind=kind, blocks=budget.blocks, threads=threads, slots=options.max_running,
         spares=0 if options.speculation == "off" else GUESSED, snapshots=budget.snapshots,
-        images=images_of(options.model_dir, kind), cache=options.cache_type,
+        images=images_of(options.model_dir, kind), cache=options.cache_type, ends=_ends(kind, options.model_dir),
     )  # fmt: skip
     speculator = new_speculator(
         native, decoder, options.tokenizer, options.speculation, options.draft_dir, threads=threads
@@ -105,6 +105,11 @@ def build_backend(options: BackendOptions) -> Backend:
     return Backend(
         decoder, native, scheduler, min(config.max_context, budget.blocks * BLOCK), heads is not None
     )
+
+
+def _ends(kind: Kind, directory: Path) -> Kind | None:
+    """Embedding and head of a model of four bits may be finer than that (`hanok compress`)."""
+    return "int8" if kind == "int4" and load_head_bits(directory) == 8 else None
 
 
 def choose_weights(

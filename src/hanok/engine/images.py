@@ -23,7 +23,7 @@ from hanok.engine import arrange
 from hanok.errors import CheckpointError
 from hanok.kernels import formats, packed
 from hanok.kernels.native import native
-from hanok.kernels.packed import Kind, PackedMatrix, restore
+from hanok.kernels.packed import KINDS, Kind, PackedMatrix, Room, restore
 from hanok.models import coded
 from hanok.models.checkpoint.weights import read_file, write_file
 from hanok.reporting import log
@@ -35,21 +35,20 @@ MOST_BYTES = 32 << 30  # of all images
 class Images:
     """The packed matrices of one model, in the order in which they are asked for. `take` or `keep` each; then `finish`."""
 
-    def __init__(self, file: Path, kind: Kind) -> None:
+    def __init__(self, file: Path) -> None:
         self._file = file
-        self._kind: Kind = kind
         self._stored = self._read()
         self._new: list[PackedMatrix] = []
         self._count = 0
 
-    def take(self) -> PackedMatrix | None:
-        """The next matrix as it was kept; None: make it, and `keep` it."""
+    def take(self, room: Room) -> PackedMatrix | None:
+        """The next matrix as it was kept, in `room`; None: make it, and `keep` it."""
         number, self._count = self._count, self._count + 1
         if self._stored is None:
             return None
-        rows, cols = self._stored[f"{number}.shape"].tolist()
+        kind, rows, cols = self._stored[f"{number}.shape"].tolist()
         parts = (self._stored.get(f"{number}.{part}") for part in ("scales", "bias"))
-        return restore(self._kind, rows, cols, self._stored[f"{number}.weights"], *parts)
+        return restore(KINDS[kind], rows, cols, self._stored[f"{number}.weights"], *parts, room=room)
 
     def keep(self, matrix: PackedMatrix) -> None:
         self._new.append(matrix)
@@ -89,11 +88,11 @@ def images_of(directory: Path, kind: Kind) -> Images | None:
         return None
     weights = [*directory.glob("model*.safetensors"), *directory.glob("config.json")]
     code = [Path(module.__file__ or "") for module in (formats, packed, coded, arrange, native())]
-    code.append(Path(__file__).with_name("native.py"))
+    code += [Path(__file__), Path(__file__).with_name("native.py")]
     facts = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in (*sorted(weights), *code)]
     key = json.dumps([kind, facts])
     name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-    return Images(folder / "images" / f"{name}.safetensors", kind)
+    return Images(folder / "images" / f"{name}.safetensors")
 
 
 def _folder() -> Path | None:
@@ -110,7 +109,7 @@ def _tensors(matrices: list[PackedMatrix]) -> dict[str, Tensor]:
     for number, matrix in enumerate(matrices):
         parts = {"weights": matrix.weights, "scales": matrix.scales, "bias": matrix.bias}
         tensors |= {f"{number}.{name}": part for name, part in parts.items() if part is not None}
-        tensors[f"{number}.shape"] = torch.tensor([matrix.rows, matrix.cols])
+        tensors[f"{number}.shape"] = torch.tensor([KINDS.index(matrix.kind), matrix.rows, matrix.cols])
     return tensors
 
 

@@ -16,12 +16,13 @@ from hanok.engine.arrange import (
     gate_last,
     image,
     in_turns,
+    kind_of,
     norm_weight,
     padded,
     present,
     side_by_side,
     stacked,
-)
+)  # fmt: skip
 from hanok.engine.blocks import BLOCK, BlockPool
 from hanok.engine.coverage import CacheKind, why_not_native
 from hanok.engine.images import Images
@@ -29,7 +30,7 @@ from hanok.engine.snapshots import SnapshotPool
 from hanok.errors import CheckpointError
 from hanok.kernels.formats import Quantised
 from hanok.kernels.native import address, native
-from hanok.kernels.packed import Kind, PackedMatrix, RowsInPlace, lazy, pack_stacked
+from hanok.kernels.packed import Kind, PackedMatrix, Room, RowsInPlace, lazy, pack_stacked
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.kda import DeltaAttention
@@ -48,12 +49,14 @@ class NativeDecoder:
     spares: second places for states of sequences that may have to go back. snapshots: of states, to be used again.
     threads: of the kernels' own. path: an instruction set. images: packed weights of an earlier start.
     cache: of keys and values; int8 with a scale for each token and head. head: another's, of the same decoder's weights.
+    ends: kind of embedding and head, if not that of the others. Where the kind is int4, maps whose file has codes of eight
+    bits keep these.
     """
 
     def __init__(
         self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, spares: int = 0,
         snapshots: int = 0, path: str = "", images: Images | None = None, cache: CacheKind = "bf16",
-        head: PackedMatrix | None = None,
+        head: PackedMatrix | None = None, ends: Kind | None = None,
     ) -> None:  # fmt: skip
         config = decoder.config
         assert why_not_native(config) is None
@@ -68,12 +71,13 @@ class NativeDecoder:
         self.snapshots = SnapshotPool(range(self._places - snapshots, self._places), self.copy_states)
         self.pool = BlockPool(blocks, reuse=not self.recurrent or snapshots > 0)
         self.caches: list[Tensor] = []  # keys and values of each layer that has them
-        self._images = images
+        self._images, self._room = images, Room()
         self._kept: list[Any] = []
         self._refills: list[Callable[[], object]] = []
         if head is None:
-            head = self._pack(lambda: decoder.head_weight)
-        embedding = head if config.tie_embeddings else self._pack(lambda: decoder.embed_tokens.weight)
+            head = self._pack(lambda: decoder.head_weight, kind=ends)
+        tied = config.tie_embeddings
+        embedding = head if tied else self._pack(lambda: decoder.embed_tokens.weight, kind=ends)
         self.head, self.embedding = head, embedding
         positions = self._table(lambda: decoder.embed_positions.weight) if config.learned_positions else 0
         scale = torch.tensor(config.embedding_scale, dtype=decoder.embed_tokens.weight.dtype).item()
@@ -335,7 +339,8 @@ class NativeDecoder:
             return native().dense(inner.native, down.native, False, activation)
         gate = mlp.gate_proj
         bias = None if up.bias is None else lambda: in_turns(bias_of(gate), bias_of(up))
-        inner = self._pack(lambda: side_by_side(gate.weight, up.weight, self.kind), bias=bias)
+        kind = kind_of([gate.weight, up.weight], self.kind)
+        inner = self._pack(lambda: side_by_side(gate.weight, up.weight, kind), bias=bias, kind=kind)
         return native().dense(inner.native, down.native, True, activation)
 
     def _experts(self, mlp: MixtureOfExperts) -> Any:
@@ -400,7 +405,8 @@ class NativeDecoder:
         bias = None
         if any(one.bias is not None for one in maps):
             bias = lambda: torch.cat([bias_of(one) for one in maps])  # noqa: E731
-        return self._pack(lambda: stacked([one.weight for one in maps], self.kind), bias=bias)
+        kind = kind_of([one.weight for one in maps], self.kind)
+        return self._pack(lambda: stacked([one.weight for one in maps], kind), bias=bias, kind=kind)
 
     def _expert_maps(
         self, weight: Callable[[int], Tensor], count: int, *, bias: Callable[[int], Tensor] | None
@@ -412,20 +418,20 @@ class NativeDecoder:
         return self._made(make)
 
     def _pack(
-        self,
-        weight: Callable[[], Tensor | Quantised | RowsInPlace],
-        *,
-        bias: Callable[[], Tensor] | None = None,
-    ) -> PackedMatrix:
+        self, weight: Callable[[], Tensor | Quantised | RowsInPlace], *, bias: Callable[[], Tensor] | None = None,
+        kind: Kind | None = None,
+    ) -> PackedMatrix:  # fmt: skip
+        chosen = kind or self.kind
+
         def make() -> PackedMatrix:
-            return image(weight(), self.kind, None if bias is None else bias().detach())
+            return image(weight(), chosen, None if bias is None else bias().detach())
 
         return self._made(make)
 
     def _made(self, make: Callable[[], PackedMatrix]) -> PackedMatrix:
-        matrix = None if self._images is None else self._images.take()
+        matrix = None if self._images is None else self._images.take(self._room)
         if matrix is None:
-            matrix = make()
+            matrix = self._room.take_in(make())
             if self._images is not None:
                 self._images.keep(matrix)
         self._refills.append(lambda: matrix.take_over(make()))

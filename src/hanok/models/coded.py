@@ -71,10 +71,11 @@ def finite_codes(weight: CodedParameter) -> bool:
 
 
 def as_quantised(weight: Tensor, bits: int) -> Quantised:
-    """Its own codes where it has some of this width, else the nearest; inputs filled up to a multiple of 32."""
+    """Its own codes where it has some of at most this width, else the nearest; inputs filled up to a multiple of 32."""
     stored = stored_codes(weight)
-    if stored is not None and stored.bits == bits:
-        return stored.quantised()
+    if stored is not None and stored.bits <= bits:
+        own = stored.quantised()
+        return Quantised(own.q_NK, own.scales_NG, bits)
     return quantise(F.pad(weight.detach(), (0, -weight.shape[1] % GROUP)), bits)
 
 

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from hanok.artefacts import write_json
 from hanok.errors import CheckpointError
-from hanok.kernels.formats import GROUP
 from hanok.models.checkpoint.packed import dequantise, fitting
 from hanok.models.checkpoint.stored import incoming_stored, split_stored, stored_bits
 from hanok.models.checkpoint.weights import SHARD_BYTES, read_file, read_weights, write_file, write_weights
-from hanok.models.checkpoint.write_codes import coded_tensors
+from hanok.models.checkpoint.write_codes import FileCodes, coded_tensors
 from hanok.models.coded import CodedParameter, finite_codes
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
@@ -30,6 +29,7 @@ from hanok.models.families import family_of, read_config, write_config
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
 )  # fmt: skip
+_HEAD_BITS = "hanok_head_bits"  # others ignore it
 _FINITE_CHUNK = 1 << 24  # numbers looked at together
 
 
@@ -53,21 +53,23 @@ def save_quantised(
     plain: torch.dtype | None = None,
     tokenizer_dir: Path | None = None,
     shard_bytes: int = SHARD_BYTES,
-    group: int = GROUP,
-    keep: frozenset[str] = frozenset(),
+    codes: Mapping[str, FileCodes] | None = None,
+    head_bits: int | None = None,
 ) -> None:
     """The same with the linear maps of the layers as codes (`write_codes.py`), the rest in the type `plain`.
 
     Args:
-        group: inputs that share a scale; a model whose maps have codes already has them in such groups.
-        keep: names of weights that get no codes.
+        bits: 4 or 8, where the codes are found here. codes: those found elsewhere; maps that are not among them stay plain.
+        head_bits: what the kernels are to round embedding and head to, if not to `bits`.
 
     Raises:
         ConfigError: a model whose family has no such files.
     """
-    theirs, settings = coded_tensors(model, bits, plain, group=group, keep=keep)
+    theirs, settings = coded_tensors(model, bits, plain, codes=codes)
     # float16 is the type of the scales: read as anything else by others, they would be rounded
     values = write_config(model.config, dtype="float16") | {"quantization_config": settings}
+    if head_bits in (4, 8):
+        values[_HEAD_BITS] = head_bits
     _write(model, theirs, values, directory, shard_bytes)
     _copy_tokenizer(tokenizer_dir, directory)
 
@@ -97,6 +99,13 @@ def load_config(directory: Path) -> ModelConfig:
 def load_stored_bits(directory: Path) -> int | None:
     """4 or 8 where a quantised directory has codes of that width that the kernels take as they are. Raises as `load_config`."""
     return stored_bits(read_settings(directory).get("quantization_config") or {})
+
+
+def load_head_bits(directory: Path) -> int | None:
+    """Bits that embedding and head of a quantised directory are meant to have in the kernels, where it says so; in the file
+    they are plain. Raises as `load_config`."""
+    bits = read_settings(directory).get(_HEAD_BITS)
+    return bits if bits in (4, 8) else None
 
 
 def read_settings(directory: Path) -> dict[str, Any]:

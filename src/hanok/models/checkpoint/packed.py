@@ -114,10 +114,10 @@ def _compressed(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> d
     extra = ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "input_scale")
     if layout != "pack-quantized":
         return _eight_bits(tensors, extra)
-    bits = next(iter(settings["config_groups"].values()))["weights"]["num_bits"]
     found, groups = parts_of(tensors, "weight_packed", extra)
     for base, parts in groups.items():
         outputs, inputs = (int(n) for n in parts["weight_shape"])
+        bits = width_of(parts["weight_packed"], inputs, settings)
         codes_OI = columns(parts["weight_packed"], bits)[:, :inputs] - (1 << (bits - 1))
         scale_OG = parts["weight_scale"]
         zeros_OG = torch.zeros_like(scale_OG, dtype=torch.int32)
@@ -128,6 +128,15 @@ def _compressed(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> d
         )
         found[f"{base}.weight"] = _values(codes_OI, zeros_OG[:, group_I], scale_OG[:, group_I])
     return found
+
+
+def width_of(words: Tensor, inputs: int, settings: Mapping[str, Any]) -> int:
+    """Bits of a map's codes: of the widths in the settings, the one with so many words a row."""
+    widths = {group["weights"]["num_bits"] for group in settings["config_groups"].values()}
+    fitting = [bits for bits in sorted(widths) if -(-inputs // (32 // bits)) == words.shape[1]]
+    if not fitting:
+        raise ValueError(f"{words.shape[1]} words a row for {inputs} inputs")
+    return fitting[0]
 
 
 def _eight_bits(tensors: Mapping[str, Tensor], extra: tuple[str, ...]) -> dict[str, Tensor]:

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from hanok.kernels.formats import GROUP, Stored, pack_words
-from hanok.models.checkpoint.packed import columns, groups_of, parts_of, rows, unshuffled
+from hanok.models.checkpoint.packed import columns, groups_of, parts_of, rows, unshuffled, width_of
 from hanok.models.config import ModelConfig
 from hanok.models.families.family import Family, Transposed
 from hanok.reporting import log
 
 
 def stored_bits(settings: Mapping[str, Any]) -> int | None:
-    """The width, 4 or 8, that a directory's `quantization_config` says its codes have, if they may be kept."""
+    """The width, 4 or 8, that a directory's `quantization_config` says its codes have, if they may be kept; where it has both,
+    4: wider maps stay wide."""
     method = settings.get("quant_method")
     if method == "compressed-tensors":
         groups = [group.get("weights") or {} for group in (settings.get("config_groups") or {}).values()]
@@ -31,7 +32,7 @@ def stored_bits(settings: Mapping[str, Any]) -> int | None:
             for group in groups
         )
         size = min((group.get("group_size") or -1 for group in groups), default=-1)
-        bits = widths.pop() if len(widths) == 1 else None
+        bits = min(widths, key=lambda width: width or 0) if widths and widths <= {4, 8} else None
     else:
         bits, size = settings.get("bits"), settings.get("group_size", -1)
         kept = not (settings.get("desc_act") or settings.get("zero_point")) and settings.get("sym", True)
@@ -73,8 +74,13 @@ def incoming_stored(kept: Mapping[str, Stored], family: Family, config: ModelCon
     cols = family.incoming(
         {name: torch.full((len(one.codes), 1), one.cols) for name, one in kept.items()}, config
     )
-    bits = next(iter(kept.values())).bits if kept else 0
-    return {name: Stored(codes[name], scales[name], bits, int(cols[name][0, 0])) for name in codes}
+    widths = family.incoming(
+        {name: torch.full((len(one.codes), 1), one.bits) for name, one in kept.items()}, config
+    )
+    return {
+        name: Stored(codes[name], scales[name], int(widths[name][0, 0]), int(cols[name][0, 0]))
+        for name in codes
+    }
 
 
 _PARTS = (
@@ -133,10 +139,10 @@ def _compressed(parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Sto
             return "codes with zero points"
         scales = scales.reshape(-1, 1) if scales.dim() < 2 else scales
         return Stored(codes, scales.expand(len(codes), -1), 8, codes.shape[1])
-    bits = next(iter(settings["config_groups"].values()))["weights"]["num_bits"]
+    outputs, inputs = (int(n) for n in parts["weight_shape"])
+    bits = width_of(parts["weight_packed"], inputs, settings)
     if bits not in (4, 8):
         return f"{bits} bits"
-    outputs, inputs = (int(n) for n in parts["weight_shape"])
     if zeros is not None and not bool((rows(zeros, bits)[:outputs] == 1 << (bits - 1)).all()):
         return "codes with zero points"
     if "weight_g_idx" in parts and not _in_order(parts["weight_g_idx"], inputs, scales.shape[1]):

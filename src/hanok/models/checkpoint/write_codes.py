@@ -1,18 +1,23 @@
 """Quantised model directories: `compressed-tensors` names and settings around the codes of `hanok.kernels.formats`.
 
-The linear maps of the layers become int4 or int8 in groups of 32 along the input, symmetric, with float16 scales, in the
-layout "pack-quantized". Embedding and head stay as they are, since `transformers` cannot look a row up in codes.
+The linear maps of the layers become int4 or int8 in groups along the input (of 32 unless somebody chose others) with float16
+scales, in the layout "pack-quantized"; some maps may be wider than the rest. Embedding and head stay as they are, since
+`transformers` cannot look a row up in codes.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hanok.errors import ConfigError
-from hanok.kernels.formats import GROUP, Quantised, pack_words
+from hanok.kernels.formats import GROUP, pack_words
 from hanok.models.coded import as_quantised
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
@@ -33,27 +38,37 @@ def check_codable(config: ModelConfig) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class FileCodes:
+    """A map as it is to be written: q_NK int8 around 0, scales_NG, bits 4 or 8; zeros_NG int8 where the grid has zero points."""
+
+    q_NK: Tensor
+    scales_NG: Tensor
+    bits: int
+    zeros_NG: Tensor | None = None
+
+
 def coded_tensors(
     model: Decoder,
     bits: int,
     plain: torch.dtype | None,
     *,
-    group: int = GROUP,
-    keep: frozenset[str] = frozenset(),
+    codes: Mapping[str, FileCodes] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors by the family's names, `quantization_config`).
 
     Args:
+        bits: 4 or 8, of maps that are rounded here.
         plain: the type of what has no codes; None = as it is.
-        group: a multiple of 32; above it, all of `maps` have to be codes with such groups already.
-        keep: names of weights that get none.
+        codes: by the names of weights, in groups of one size; what is not named gets none. None: every map of the layers
+            whose inputs fill groups is rounded to the nearest, or keeps the codes of this width that it has.
 
     Raises:
         ConfigError: as `check_codable`.
     """
     check_codable(model.config)
     family = family_of(model.config)
-    maps = _maps(model, bits, keep)
+    maps = _rounded(model, bits) if codes is None else dict(codes)
     rest = {
         name: tensor.detach() if plain is None else tensor.detach().to(plain)
         for name, tensor in model.named_parameters()
@@ -61,52 +76,65 @@ def coded_tensors(
     }
     written = family.outgoing(rest, model.config)
     left_out = sorted(name.removesuffix(".weight") for name in written if name.endswith("proj.weight"))
-    codes = family.outgoing({name: one.q_NK for name, one in maps.items()}, model.config)
-    scales = family.outgoing(
-        {name: _grouped(one.scales_NG, group) for name, one in maps.items()}, model.config
-    )
-    for name, q_NK in codes.items():
+
+    def theirs(part: Callable[[FileCodes], Tensor | None]) -> dict[str, Tensor]:
+        parts = {name: part(one) for name, one in maps.items()}
+        return family.outgoing({n: t for n, t in parts.items() if t is not None}, model.config)
+
+    numbers, scales = theirs(lambda one: one.q_NK), theirs(lambda one: one.scales_NG)
+    zeros = theirs(lambda one: one.zeros_NG)
+    widths = theirs(lambda one: torch.full((len(one.q_NK), 1), one.bits))
+    width_of: dict[str, int] = {}
+    for name, q_NK in numbers.items():
         base = name.removesuffix(".weight")
+        width_of[base] = width = int(widths[name].max())  # codes of four bits are codes of eight too
         written |= {
-            f"{base}.weight_packed": pack_words(q_NK, bits),
+            f"{base}.weight_packed": pack_words(q_NK, width),
             f"{base}.weight_scale": scales[name],
             f"{base}.weight_shape": torch.tensor(q_NK.shape),
         }
-    return written, _settings(bits, group, left_out)
+        if name in zeros:
+            written[f"{base}.weight_zero_point"] = _packed_rows(zeros[name], width)
+    group = next((n.shape[1] // scales[name].shape[1] for name, n in numbers.items()), GROUP)
+    return written, _settings(width_of, group, left_out, symmetric=not zeros)
 
 
-def _maps(model: Decoder, bits: int, keep: frozenset[str]) -> dict[str, Quantised]:
+def _rounded(model: Decoder, bits: int) -> dict[str, FileCodes]:
     """Those whose inputs fill groups."""
-    return {
-        f"{name}.weight": as_quantised(module.weight, bits)
-        for name, module in model.named_modules()
-        if isinstance(module, Linear)
-        and name.startswith("layers.")
-        and module.weight.shape[1] % GROUP == 0
-        and f"{name}.weight" not in keep
-    }
+    found: dict[str, FileCodes] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, Linear) or not name.startswith("layers."):
+            continue
+        if module.weight.shape[1] % GROUP == 0:
+            one = as_quantised(module.weight, bits)
+            found[f"{name}.weight"] = FileCodes(one.q_NK, one.scales_NG, bits)
+    return found
 
 
-def _grouped(scales_NG: Tensor, group: int) -> Tensor:
-    """One scale a group in place of one for each 32 inputs."""
-    every = group // GROUP
-    first_NG = scales_NG[:, ::every].contiguous()
-    assert torch.equal(first_NG.repeat_interleave(every, 1), scales_NG)
-    return first_NG
+def _packed_rows(zeros_NG: Tensor, bits: int) -> Tensor:
+    """Words of several neighbouring outputs, [N / P, G]."""
+    filled_GN = F.pad(zeros_NG, (0, 0, 0, -len(zeros_NG) % GROUP)).t()
+    return pack_words(filled_GN.contiguous(), bits)[:, : -(-len(zeros_NG) * bits // 32)].t().contiguous()
 
 
-def _settings(bits: int, group: int, left_out: list[str]) -> dict[str, Any]:
-    weights = {
-        "num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": group,
-        "dynamic": False, "actorder": None,
+def _settings(
+    width_of: Mapping[str, int], group: int, left_out: list[str], *, symmetric: bool
+) -> dict[str, Any]:
+    """One scheme a width; the commonest takes every map that is not named."""
+    counts = Counter(width_of.values()).most_common()
+    schemes = {
+        f"group_{number}": {
+            "targets": ["Linear"] if not number else sorted(n for n, w in width_of.items() if w == width),
+            "weights": {
+                "num_bits": width, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": group,
+                "dynamic": False, "actorder": None,
+            },
+            "input_activations": None,
+            "output_activations": None,
+        }
+        for number, (width, _) in enumerate(counts)
     }  # fmt: skip
-    scheme = {
-        "targets": ["Linear"],
-        "weights": weights,
-        "input_activations": None,
-        "output_activations": None,
-    }
     return {
         "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
-        "config_groups": {"group_0": scheme}, "ignore": ["lm_head", *left_out], "kv_cache_scheme": None,
+        "config_groups": schemes, "ignore": ["lm_head", *left_out], "kv_cache_scheme": None,
     }  # fmt: skip

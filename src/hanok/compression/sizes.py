@@ -1,0 +1,74 @@
+"""What a model weighs: bytes of its files, and bits a weight as the engine holds it (embedding and head counted)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hanok.models.checkpoint import load_model, load_stored_bits
+from hanok.models.coded import CodedParameter
+from hanok.models.decoder import Decoder
+
+_SCALE_BITS = 16 / 32
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """file_before, file_after: bytes of weights on disk. engine_bits: a weight of a matrix in memory, as `--weights auto` runs
+    the directory (codes with zero points: in bfloat16)."""
+
+    file_before: int
+    file_after: int
+    weights: int
+    coded: int
+    coded_bits: float
+    engine_bits: float
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "bytes_before": self.file_before,
+            "bytes_after": self.file_after,
+            "bits_a_weight": 8 * self.file_after / self.weights,
+            "bits_a_coded_weight": self.coded_bits,
+            "coded_share": self.coded / self.weights,
+            "bits_a_weight_in_the_engine": self.engine_bits,
+            "bytes_in_the_engine": self.engine_bits * self.weights / 8,
+        }
+
+
+def sizes_of(model: Path, made: Path, head_bits: int) -> Sizes:
+    decoder = load_model(made, dtype="stored")
+    coded = [p for p in decoder.parameters() if isinstance(p, CodedParameter)]
+    numbers = sum(p.numel() for p in coded)
+    held = sum(
+        (p.stored.bits + 16 / (p.stored.cols // p.stored.scales_NG.shape[1])) * p.numel() for p in coded
+    )
+    return Sizes(
+        file_bytes(model),
+        file_bytes(made),
+        sum(p.numel() for p in decoder.parameters()),
+        numbers,
+        held / numbers if numbers else 0.0,
+        _engine_bits(decoder, load_stored_bits(made), head_bits),
+    )
+
+
+def file_bytes(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+
+
+def _engine_bits(decoder: Decoder, kind: int | None, head_bits: int) -> float:
+    """kind: the width of its codes; None = the engine takes bfloat16."""
+    total = count = 0.0
+    ends = {decoder.embed_tokens.weight, *(() if decoder.lm_head is None else (decoder.lm_head.weight,))}
+    for parameter in decoder.parameters():
+        if parameter.dim() != 2:
+            continue
+        bits = 16.0
+        if kind is not None:
+            own = parameter.stored.bits if isinstance(parameter, CodedParameter) else kind
+            own = head_bits if any(parameter is end for end in ends) and head_bits < 16 else own
+            bits = own + _SCALE_BITS
+        total += bits * parameter.numel()
+        count += parameter.numel()
+    return total / count

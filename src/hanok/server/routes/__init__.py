@@ -1,0 +1,38 @@
+"""The routes, a file for each family: `router(services)` makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fastapi import APIRouter
+
+from hanok.server.routes import (
+    admin_keys,
+    admin_people,
+    chat,
+    completions,
+    conversations,
+    embeddings,
+    feedback,
+    models,
+    operations,
+    page,
+    session,
+    tokens,
+)  # fmt: skip
+from hanok.server.services import Services
+
+ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
+    chat.router,
+    completions.router,
+    embeddings.router,
+    tokens.router,
+    models.router,
+    feedback.router,
+    conversations.router,
+    operations.router,
+    page.router,
+    session.router,
+    admin_keys.router,
+    admin_people.router,
+)

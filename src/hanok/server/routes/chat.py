@@ -1,0 +1,46 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from hanok.server.chat import Chat, Message
+from hanok.server.identity.roles import needs
+from hanok.server.principal import principal_of
+from hanok.server.schema import ChatRequest
+from hanok.server.services import Services
+from hanok.server.streams import EventStream, unless_disconnected
+from hanok.store.database import Answered
+
+
+def router(services: Services) -> APIRouter:
+    routes = APIRouter()
+
+    async def keep(chat: Chat, answers: list[Message]) -> None:
+        if chat.body.store is not False:
+            answered = Answered(
+                request_id=chat.id,
+                model_hash=chat.served.hash,
+                messages=chat.messages,
+                answers=answers,
+                tools=chat.tools,
+                tenant=chat.tenant,
+            )
+            await asyncio.to_thread(services.store.record_request, answered)
+
+    @routes.post("/v1/chat/completions", response_model=None)
+    @needs("chat:create")
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        chat = await Chat.begin(services, body, principal_of(request), keep=keep)
+        if body.stream:
+            return EventStream(chat.events(), chat.close)
+        try:
+            done = await unless_disconnected(request, chat.complete())
+        finally:
+            await chat.close()
+        return JSONResponse(done) if done is not None else Response(status_code=499)
+
+    return routes
