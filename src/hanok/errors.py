@@ -3,6 +3,7 @@
     HanokError                 exit code 2: the input is at fault; the message says what, where and how to mend it
     ├── ConfigError            a recipe, an option or a model configuration
     ├── InputError             documents, feedback, questions: what the user gave us to read
+    │   ├── NotFoundError      an id or a name that nothing here has
     │   └── StructureError     a schema, regular expression or grammar that an answer cannot be held to
     ├── ArtefactError          a directory that is missing, damaged, of another kind or of a newer format
     │   └── CheckpointError    weights: a tensor missing, mis-shaped or cut short
@@ -10,7 +11,8 @@
     ├── ContextLengthError     a prompt longer than the model's context
     ├── CapacityError          no room at the moment
     │   └── QueueFullError     so many requests wait already that this one is not taken
-    └── TeamError              exit code 1: one of several processes that run a model together has ended
+    └── EngineError            exit code 1: what ran a model has stopped, through no fault of the request
+        └── TeamError          one of several processes that run a model together has ended
     Interrupted                exit code 75: stopped on request, state saved, run the same command to resume
 
 Invariants of our own use `assert`; nothing here is for them.
@@ -48,6 +50,10 @@ class InputError(HanokError):
 
 class StructureError(InputError):
     """A schema, regular expression or grammar that an answer cannot be held to."""
+
+
+class NotFoundError(InputError):
+    """An id or a name that nothing here has, or nothing of whoever asks."""
 
 
 class ArtefactError(HanokError):
@@ -96,10 +102,14 @@ class QueueFullError(CapacityError):
         self.retry_after = retry_after
 
 
-class TeamError(HanokError):
-    """One of several processes that run a model together has ended."""
+class EngineError(HanokError):
+    """What ran a model has stopped, through no fault of the request."""
 
     exit_code = 1
+
+
+class TeamError(EngineError):
+    """One of several processes that run a model together has ended."""
 
 
 class Interrupted(Exception):  # noqa: N818 - a state, not an error

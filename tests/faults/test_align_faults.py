@@ -50,7 +50,7 @@ def inputs(tiny: ModuleType, shards: Path, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def start(method: str, inputs: Path, out: Path) -> subprocess.Popen[str]:
+def start(method: str, inputs: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     data = ("--data", inputs / "rows.jsonl")
     if method != "dpo":
         data = ("--prompts", inputs / "rows.jsonl", "--reward", f"{inputs / 'rewards.py'}:vowels")
@@ -66,7 +66,7 @@ def start(method: str, inputs: Path, out: Path) -> subprocess.Popen[str]:
         out,
         *data,
     ]
-    words = [str(word) for word in (*command, *SETTINGS, *METHODS[method])]
+    words = [str(word) for word in (*command, *SETTINGS, *METHODS[method], *more)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
@@ -78,6 +78,17 @@ def log_of(out: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if not key.startswith("time.")} for line in lines]
 
 
+def kill_at(process: subprocess.Popen[str], out: Path, *, lines: int) -> None:
+    log, end = out / "metrics.jsonl", time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < end:
+        if log.exists() and len(log.read_bytes().splitlines()) >= lines:
+            break
+        time.sleep(0.001)
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGKILL, 0)
+
+
 @pytest.mark.parametrize("method", ["dpo", pytest.param("ppo", marks=pytest.mark.slow), "grpo"])
 def test_a_killed_run_goes_on_bit_for_bit(method: str, inputs: Path, tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
@@ -85,17 +96,7 @@ def test_a_killed_run_goes_on_bit_for_bit(method: str, inputs: Path, tmp_path: P
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     process = start(method, inputs, killed)
-    end = time.monotonic() + 200
-    while process.poll() is None and time.monotonic() < end:
-        log = killed / "metrics.jsonl"
-        if (
-            log.exists() and len(log.read_bytes().splitlines()) >= 4
-        ):  # behind the first checkpoint, within a roll-out
-            break
-        time.sleep(0.001)
-    process.kill()
-    process.communicate(timeout=60)
-    assert process.returncode in (-signal.SIGKILL, 0)
+    kill_at(process, killed, lines=4)  # behind the first checkpoint, within a roll-out
     process = start(method, inputs, killed)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
@@ -106,3 +107,24 @@ def test_a_killed_run_goes_on_bit_for_bit(method: str, inputs: Path, tmp_path: P
     names += ["model/value_head.safetensors"] if method == "ppo" else []
     for name in names:
         assert (killed / name).read_bytes() == (straight / name).read_bytes(), name
+
+
+def test_a_killed_overlapped_run_loses_no_draw_and_uses_none_twice(inputs: Path, tmp_path: Path) -> None:
+    """Killed twice, once between the updates of a roll-out: the ledger is that of a run that was never killed, but for what
+    is a matter of time."""
+    out, words = tmp_path / "out", ("--overlap", "2", "--threads", "2", "--max-steps", "16")
+    for lines in (5, 11):  # metrics, validations among them; checkpoints lie behind every second step
+        kill_at(start("grpo", inputs, out, *words), out, lines=lines)
+    process = start("grpo", inputs, out, *words)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert "resuming after step" in errors
+    ledger = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+    assert [row["rollout"] for row in ledger] == list(range(8))
+    assert [row["step"] for row in ledger] == list(range(1, 17, 2))
+    assert [draw for row in ledger for draw in row["draws"]] == list(range(32))
+    assert all(0 <= row["step"] - 1 - row["begun"] <= 2 * 2 for row in ledger)
+    steps = [row["step"] for row in log_of(out) if "loss" in row]
+    assert steps == list(range(1, 17))
+    learnt = [row["data"] for row in log_of(out) if "loss" in row]
+    assert len(set(learnt)) == 16

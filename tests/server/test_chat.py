@@ -153,8 +153,8 @@ def test_tools_there_and_back(taught: Any, errand_tools: Any) -> None:
         d for c in streamed(taught, messages=messages, **options) for ch in c.choices
         for d in ch.delta.tool_calls or []
     ]  # fmt: skip
-    assert [(delta.index, delta.function.name) for delta in deltas] == [(0, "hours")]
-    assert "".join(delta.function.arguments for delta in deltas) == call.function.arguments
+    assert [(delta.index, delta.function.name) for delta in deltas] == [(0, "hours"), (0, None)]
+    assert "".join(delta.function.arguments or "" for delta in deltas) == call.function.arguments
     assert deltas[0].id != call.id  # each call is its own
 
     messages += [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "9-17"}]

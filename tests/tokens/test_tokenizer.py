@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hanok.errors import ArtefactError, InputError
 from hanok.tokens import Tokenizer
 from hanok.tokens.control import CONTROL_TOKENS
+from hanok.tokens.pieces import Pieces
 
 texts = st.text() | st.lists(
     st.sampled_from(
@@ -114,6 +116,40 @@ def test_save_and_load_keep_every_id(tokenizer: Tokenizer, tokenizer_directory: 
     loaded.save(tmp_path / "again")
     for file in tokenizer_directory.iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_merges_may_be_lines_of_text(tokenizer: Tokenizer) -> None:
+    files = tokenizer.files
+    model = json.loads(files["tokenizer.json"])
+    model["model"]["merges"] = ["#version: 0.2", *(" ".join(pair) for pair in model["model"]["merges"])]
+    older = Tokenizer(files | {"tokenizer.json": json.dumps(model)})
+    text = "한옥 마을의 tea house, 3,500원"
+    assert older.encode(text) == tokenizer.encode(text)
+
+
+def test_a_large_vocabulary_takes_little_room() -> None:
+    """131,072 pieces of six bytes at most, with where they begin, in less than twelve bytes each."""
+    names = [f"{number:06x}" for number in range(1 << 17)]
+    pieces = Pieces("".join(names).encode(), [len(name) for name in names])
+    assert list(pieces) == [name.encode() for name in names]
+    tracemalloc.start()
+    kept = Pieces("".join(names).encode(), [len(name) for name in names])
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size < 12 * len(kept)
+
+
+def test_pieces_are_a_sequence_of_bytes() -> None:
+    pieces = Pieces(b"aabbb", [2, 0, 3])
+    assert list(pieces) == [b"aa", b"", b"bbb"] == list(pieces[0:3])
+    assert [pieces[2], pieces[1], len(pieces), list(pieces.lengths())] == [b"bbb", b"", 3, [2, 0, 3]]
+    with pytest.raises(IndexError):
+        pieces[3]
+    with pytest.raises(IndexError):
+        pieces[-1]
+    longer = pieces.replaced({1: b"xy", 4: b"z"}, size=6)
+    assert list(longer) == [b"aa", b"xy", b"bbb", b"", b"z", b""]
+    assert list(longer.replaced({0: b"", 2: b"q"}, size=0)) == [b"", b"xy", b"q", b"", b"z", b""]
 
 
 def test_hash_changes_with_ids_and_template(tokenizer: Tokenizer, tokenizer_directory: Path) -> None:

@@ -3,65 +3,161 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+if TYPE_CHECKING:
+    from hanok.engine.parallel.team import Team
+    from hanok.server.operations.config import ServeSettings
+
 
 def serve(
-    model: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart"),
-    host: str = "127.0.0.1",
-    port: int = 8080,
-    weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto",
+    model: Annotated[Path | None, tyro.conf.Positional] = None,
+    host: str | None = None,
+    port: int | None = None,
+    weights: Literal["auto", "float32", "bf16", "int8", "int4"] | None = None,
     cache_mib: int | None = None,
-    cache_type: Literal["bf16", "int8"] = "bf16",
-    speculation: Literal["auto", "off", "lookup", "own"] = "auto",
+    cache_type: Literal["bf16", "int8"] | None = None,
+    speculation: Literal["auto", "off", "lookup", "own"] | None = None,
     draft: Path | None = None,
     adapter: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    replicas: int = 1,
-    runtime: Literal["process", "ray"] = "process",
-) -> None:
+    replicas: int | None = None,
+    runtime: Literal["process", "ray"] | None = None,
+    store: str | None = None,
+    allowed_host: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    trust_loopback: bool = False,
+    setup: bool = False,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    log_format: Literal["text", "json"] | None = None,
+    log_level: Literal["debug", "info", "warning", "error"] | None = None,
+    traces: str | None = None,
+    trace_share: float | None = None,
+    grace: float | None = None,
+    max_connections: int | None = None,
+    header_seconds: float | None = None,
+    body_seconds: float | None = None,
+    write_seconds: float | None = None,
+    keep_alive_seconds: int | None = None,
+    max_body_mib: int | None = None,
+    max_upload_mib: int | None = None,
+    config: Path | None = None,
+    check_config: bool = False,
+) -> dict[str, Any] | None:
     """Serve a model: OpenAI-compatible API under /v1 and a chat page on /. Under `torchrun` its processes share the model.
 
+    What is not given here comes from the environment (HANOK_SERVE_PORT for --port), else from the file of --config, else is the
+    default.
+
     Args:
-        model: a model directory, or a run (then its servable model).
-        host: loopback address to bind; others are refused until there are keys.
-        port: TCP port; 0 picks a free one.
-        weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: what the file holds, or bfloat16, where they know
-            the model, else float32.
+        model: a model directory, or a run (then its servable model); default runs/quickstart.
+        host: address to bind; others than this machine's are refused until there are keys; default 127.0.0.1.
+        port: TCP port; 0 picks a free one; default 8080.
+        weights: run in bfloat16, 8 or 4 bits on the native kernels; auto (the default): what the file holds, or bfloat16, where
+            they know the model, else float32.
         cache_mib: memory for keys and values of the native kernels; default: by the model's context, 2048 at most.
-        cache_type: of those keys and values; int8 takes about half the memory.
-        speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
-            text and from the draft model or the model's own heads for later tokens (mtp), lookup from the text alone, own from
-            those heads alone. On the native kernels only.
+        cache_type: of those keys and values; int8 takes about half the memory; default bf16.
+        speculation: guess the next tokens where that makes answers quicker (it never changes them): auto (the default) takes
+            guesses from the text and from the draft model or the model's own heads for later tokens (mtp), lookup from the text
+            alone, own from those heads alone. On the native kernels only.
         draft: directory of a smaller model with the same tokeniser, to guess with.
         adapter: NAME=DIR, a LoRA adapter of the model in PEFT's files; several times for several. Each is a model of its own
             in the API, chosen by its name; requests for all of them run in one batch.
-        replicas: engines behind one address, each with the whole model and its part of the cores (with runtime ray).
-        runtime: where the engine runs: process, this one; ray, replicas under Ray Serve (needs the extra "ray").
+        replicas: engines behind one address, each with the whole model and its part of the cores (with runtime ray); default 1.
+        runtime: where the engine runs: process, this one (default); ray, replicas under Ray Serve (needs the extra "ray").
+        store: the database: a file, or postgresql://USER@HOST/NAME; default: a file beside the model. HANOK_STORE says it too.
+        allowed_host: a name by which the server is called from elsewhere; several times for several.
+        trust_loopback: who sits at this machine needs no key, even where there are keys.
+        setup: print a token with which the first administrator is made on the page.
+        tls_cert: file with the certificate chain (PEM): the server speaks HTTPS then.
+        tls_key: file with its private key.
+        log_format: text for people (default), or json: an object a line.
+        log_level: lines from this level on; default info.
+        traces: where OpenTelemetry's spans go: the URL of a collector (http://127.0.0.1:4318/v1/traces), or a file.
+        trace_share: of traces that begin here which are kept, 0 to 1; default 1.
+        grace: seconds that answers under way may take after SIGTERM; default 20.
+        max_connections: at a time; more are told to come back; default 4096.
+        header_seconds: for a request's head to arrive; default 10.
+        body_seconds: for its body, beside what 8 KiB a second earn; default 30.
+        write_seconds: that a client may let an answer wait; default 30.
+        keep_alive_seconds: that an idle connection is kept; default 75.
+        max_body_mib: of a request's body; default 16.
+        max_upload_mib: of an uploaded file; default 512.
+        config: TOML file with these settings by the names of the flags (max_body_mib = 16).
+        check_config: say what the settings are, and end.
     """
+    import os
+
+    from hanok.server.operations.config import resolve_settings
+
+    options = dict(locals())
+    flags = {name: options[name] for name in FLAGS if options[name] not in (None, (), False)}
+    file = config or (Path(os.environ["HANOK_SERVE_CONFIG"]) if "HANOK_SERVE_CONFIG" in os.environ else None)
+
+    def settings_now() -> ServeSettings:
+        return resolve_settings(flags, file=file)
+
+    settings = settings_now()
+    if check_config:
+        return _show(settings)
+    _serve(settings, settings_now)
+    return None
+
+
+FLAGS = (
+    "model", "host", "port", "weights", "cache_mib", "cache_type", "speculation", "draft", "adapter", "replicas", "runtime",
+    "store", "allowed_host", "trust_loopback", "setup",
+    "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
+    "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
+)  # fmt: skip
+
+
+def _show(settings: ServeSettings) -> dict[str, Any]:
+    import dataclasses
+    import sys
+
+    values = dataclasses.asdict(settings)
+    for name, value in values.items():
+        print(f"{name} = {value}", file=sys.stderr)
+    return values
+
+
+def _serve(settings: ServeSettings, source: Any) -> None:
+    from hanok.cli.places import store_place
     from hanok.engine.adapters import parse_adapters
     from hanok.recipes.runs import servable_model
+    from hanok.server.identity.directory import Entry
+    from hanok.server.operations.logs import install_logging
 
-    directory = servable_model(model)
+    install_logging(settings.log_format, settings.log_level)
+    directory, place = servable_model(settings.model), store_place(settings.store, settings.model)
     options: dict[str, Any] = {
-        "weights": weights, "cache_bytes": cache_mib and cache_mib << 20, "cache_type": cache_type,
-        "speculation": speculation, "draft_dir": draft, "adapters": parse_adapters(adapter),
+        "weights": settings.weights, "cache_bytes": settings.cache_mib and settings.cache_mib << 20,
+        "cache_type": settings.cache_type, "speculation": settings.speculation, "draft_dir": settings.draft,
+        "adapters": parse_adapters(settings.adapter),
     }  # fmt: skip
-    if runtime == "ray":
+    if settings.runtime == "ray":
         from hanok.server.replicas import serve_replicas
 
-        serve_replicas(directory, replicas=replicas, host=host, port=port, options=options)
+        serve_replicas(
+            directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, options=options
+        )  # fmt: skip
         return
-    if replicas != 1:
+    if settings.replicas != 1:
         from hanok.errors import ConfigError
 
-        raise ConfigError(f"{replicas} replicas in one process", remedy="add --runtime ray")
+        raise ConfigError(f"{settings.replicas} replicas in one process", remedy="add --runtime ray")
     from hanok.engine.parallel.start import run_together
-    from hanok.engine.parallel.team import Team
     from hanok.server.app import serve as serve_model
 
     def work(team: Team | None) -> None:
-        serve_model(directory, host=host, port=port, team=team, **options)
+        entry = Entry(
+            trust_loopback=settings.trust_loopback, allowed_hosts=settings.allowed_host, setup=settings.setup
+        )
+        serve_model(
+            directory, host=settings.host, port=settings.port, team=team, settings=settings, source=source, store=place,
+            entry=entry, **options,
+        )  # fmt: skip
 
     run_together(directory, work)

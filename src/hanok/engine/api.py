@@ -152,7 +152,8 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delta:
-    """New ids of a stream; the last one carries `finish_reason` and `usage`."""
+    """New ids of a stream. The first one carries what was asked of the prompt; the last one `finish_reason` and `usage`, and the
+    id that ended it, where one did, with its alternatives (as in `Completion`)."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None = None
@@ -160,6 +161,11 @@ class Delta:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     decoding: tuple[tuple[float, float], ...] | None = None
+    prompt_logprobs: tuple[float | None, ...] | None = None
+    prompt_top_logprobs: tuple[Mapping[int, float] | None, ...] | None = None
+    stop_id: int | None = None
+    stop_logprob: float | None = None
+    stop_top: Mapping[int, float] | None = None
 
 
 class Engine(Protocol):

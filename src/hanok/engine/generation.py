@@ -6,12 +6,13 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hanok.engine.adapters import Adapter, lows_of
 from hanok.engine.api import Completion, Delta, FinishReason, Request, SamplingParams, Usage
 from hanok.engine.echo import PromptEcho
 from hanok.engine.grammar import Grammars, Mask, Matcher
+from hanok.engine.metrics import Counters
 from hanok.engine.sampler import Choice, Draw, Memory, new_memory
 from hanok.engine.text import StopCutter
 from hanok.engine.words import BannedWords
@@ -34,6 +35,7 @@ class Generation:
     matcher: of a structured answer; it moves with `ids`, so that a prompt that is read again changes nothing.
     memory: of the sampler, told of every id. words: that are banned. echo: collects the prompt's own logprobs.
     adapter: of the request; held until it ends, whoever unloads it.
+    arrived: seconds of the monotonic clock. admitted: it has had a place.
     """
 
     request: Request
@@ -62,6 +64,14 @@ class Generation:
     learned: bool = False
     law: tuple[float, float] | None = None
     laws: list[tuple[float, float]] = field(default_factory=list)
+    arrived: float = field(default_factory=time.monotonic)
+    admitted: bool = False
+
+    def admit(self, counters: Counters) -> None:
+        """It has a place; how long it took counts the first time."""
+        if not self.admitted:
+            self.admitted = True
+            counters.waits.append(time.monotonic() - self.arrived)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -144,13 +154,27 @@ class Generation:
                 finish_reason=self.finish_reason,
                 usage=self.usage if self.finish_reason else None,
                 decoding=None if self.law is None else (self.law,),
+                **self._of_prompt(first=len(self.ids) == 1),
             )
         )
         return self.finish_reason is not None
 
     def finish(self, reason: FinishReason) -> None:
         self.finish_reason = reason
-        self.listener(Delta(ids=(), finish_reason=reason, usage=self.usage))
+        ended = self.ended_by
+        self.listener(
+            Delta(
+                ids=(), finish_reason=reason, usage=self.usage, **self._of_prompt(first=not self.ids),
+                stop_id=None if ended is None else ended.token, stop_logprob=None if ended is None else ended.logprob,
+                stop_top=None if ended is None else ended.top,
+            )
+        )  # fmt: skip
+
+    def _of_prompt(self, *, first: bool) -> dict[str, Any]:
+        """What the first delta says of the prompt; nothing if it was never read to its end."""
+        if not first or self.echo is None or not self.echo.complete:
+            return {}
+        return {"prompt_logprobs": self.echo.logprobs, "prompt_top_logprobs": self.echo.tops}
 
     def _fail(self, error: HanokError) -> bool:
         self.finish_reason = "error"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import dataclasses
 import itertools
 import threading
-import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,27 +17,27 @@ from torch import Tensor
 from hanok.engine.adapters import Adapter, Adapters, lows_of, native_of
 from hanok.engine.api import Completion, Delta, Request
 from hanok.engine.backend import BackendOptions, Weights, build_backend, choose_weights
+from hanok.engine.checks import check_ids
 from hanok.engine.coverage import CacheKind
 from hanok.engine.generation import Generation, new_generation
 from hanok.engine.grammar import Grammars
-from hanok.engine.metrics import Counters, EngineMetrics
+from hanok.engine.metrics import EngineMetrics, measure
 from hanok.engine.parallel.team import Team, refuse_in_team
 from hanok.engine.plain import hidden_after, text_logits
 from hanok.engine.speculation.build import Speculation, check_speculation
 from hanok.engine.updates import tensors_to_replace
-from hanok.errors import ConfigError, ContextLengthError, InputError, QueueFullError, TeamError
+from hanok.engine.worker import Worker
+from hanok.errors import ConfigError, InputError, QueueFullError
 from hanok.kernels.memory import release_memory
 from hanok.models.checkpoint import load_config
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 
-WATCH_SECONDS = 0.1  # between looks at the deadlines of those who wait for a sleeping engine
-IDLE_SECONDS = 5.0  # the thread ends when nobody has asked for this long, and starts again by itself
 RETRY_SECONDS = 5  # what a request is told that finds the queue full
 _ROWS = 128  # logits computed at a time when scoring
 
 
-class LocalEngine:
+class LocalEngine(Worker):
     """Implements `hanok.engine.api.Engine` over a model directory. Any thread may call any method.
 
     With `stop` strings, ids end with the token that completes one; `hanok.engine.text` cuts the text.
@@ -83,17 +81,12 @@ class LocalEngine:
         self.weights = choose_weights(weights, cache_type, config, model_dir, team)
         check_speculation(speculation, draft_dir, config, native=self.weights != "float32")
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
+        super().__init__()
         self._grammars = Grammars(self.tokenizer, vocabulary=self._vocabulary)
         self._arrivals = itertools.count()
-        self._inbox: list[Generation] = []
-        self._wake = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._model = threading.Lock()  # held while the weights are read
-        self._closed = False
         self._max_waiting = max_waiting
-        self._resting = self._asleep = self._updated = False
+        self._updated = False
         self._change = threading.Lock()  # one `sleep` or `wake` at a time
-        self._counters = Counters()
         self._adapters = Adapters()
         self._options = BackendOptions(
             model_dir=model_dir, config=config, weights=self.weights, vocabulary=self._vocabulary,
@@ -140,9 +133,8 @@ class LocalEngine:
         try:
             for _ in generations:
                 done.acquire()
-        except BaseException:
+        finally:
             self._cancel(generations)
-            raise
         if errors:
             raise errors[0]
         return [generation.completion for generation in generations]
@@ -281,27 +273,10 @@ class LocalEngine:
     def metrics(self) -> EngineMetrics:
         """What the engine has done so far and what it holds now."""
         with self._wake:
-            waiting, running, pool = len(self._inbox), 0, None
-            if not self._asleep:
-                waiting, running = waiting + self._scheduler.waiting, self._scheduler.running
-                pool = None if self._native is None else self._native.pool
-            sums = dataclasses.asdict(self._counters)
-            return EngineMetrics(
-                requests_running=running, requests_waiting=waiting, asleep=self._asleep,
-                blocks_held=0 if pool is None else pool.size - pool.free, blocks_idle=0 if pool is None else pool.idle,
-                blocks_free=0 if pool is None else pool.free - pool.idle,
-                blocks_peak=0 if pool is None else pool.most_held,
-                scheduler_seconds=max(0.0, sums.pop("step_seconds") - sums["model_seconds"]), **sums,
-            )  # fmt: skip
-
-    def close(self) -> None:
-        """Cancel what is under way and end the thread. The engine takes no more requests."""
-        with self._wake:
-            self._closed = True
-            thread = self._thread
-            self._wake.notify()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            if self._asleep:
+                return measure(self._counters, None, None, inbox=len(self._inbox))
+            pool = None if self._native is None else self._native.pool
+            return measure(self._counters, self._scheduler, pool, inbox=len(self._inbox))
 
     def check_room(self, requests: int) -> None:
         """Raises QueueFullError if so many more would wait longer than the queue may be."""
@@ -328,16 +303,7 @@ class LocalEngine:
             self._grammars.check(request.params.structure)
 
     def _check_ids(self, ids: Sequence[int], *, what: str) -> None:
-        if not ids:
-            raise InputError(f"{what} is empty", remedy="give at least one token")
-        if len(ids) > self.max_context:
-            raise ContextLengthError(prompt=len(ids), limit=self.max_context)
-        vocabulary = self._vocabulary
-        if not 0 <= min(ids) <= max(ids) < vocabulary:
-            raise InputError(
-                f"{what} holds a token outside 0 to {vocabulary - 1}",
-                remedy="encode it with this model's tokeniser",
-            )
+        check_ids(ids, what=what, vocabulary=self._vocabulary, context=self.max_context)
 
     async def _deltas(self, request: Request) -> AsyncIterator[Delta]:
         loop = asyncio.get_running_loop()
@@ -369,68 +335,16 @@ class LocalEngine:
             adapter=self._adapters.find(request.adapter),
         )  # fmt: skip
 
-    def _submit(self, generations: Sequence[Generation]) -> None:
-        with self._wake:
-            if self._closed:
-                raise InputError("the engine is closed", remedy="make a new one")
-            self._inbox += generations
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="hanok-engine", daemon=True)
-                self._thread.start()
-            self._wake.notify()
-
-    def _cancel(self, generations: Sequence[Generation]) -> None:
-        for generation in generations:
-            generation.cancelled = True
-
-    def _run(self) -> None:
-        with torch.inference_mode():  # once for all steps: entering it costs as much as a small layer
-            while self._take_in():
-                self._step()
-
-    def _take_in(self) -> bool:
-        """Hand what has arrived to the scheduler, waiting for it if need be; False when the thread is to end."""
-        with self._wake:
-            busy = self._has_work()
-            if not (busy or (self._inbox and not self._resting) or self._closed):
-                self._wake.notify_all()  # `sleep` waits for this
-                self._wake.wait(WATCH_SECONDS if self._inbox else IDLE_SECONDS)
-            if self._closed:
-                for generation in [*([] if self._asleep else self._scheduler.abandon()), *self._inbox]:
-                    generation.finish("cancelled")
-                self._wake.notify_all()
-                return False
-            if not (self._inbox or busy):
-                self._thread = None
-                return False
-            if self._resting:
-                over = [generation for generation in self._inbox if generation.is_over()]
-                self._inbox = [generation for generation in self._inbox if generation not in over]
-                for generation in over:
-                    generation.finish("cancelled")
-                return True
-            arrived, self._inbox = self._inbox, []
-            for generation in arrived:
-                self._scheduler.add(generation)
-        return True
-
-    def _has_work(self) -> bool:
-        return not self._asleep and self._scheduler.has_work()
-
-    def _step(self) -> None:
-        with self._model:
-            if not self._has_work():
-                return
-            began = time.perf_counter()
-            try:
-                self._scheduler.step()
-            except Exception as error:
-                expected = isinstance(error, TeamError)
-                log.error("the engine failed; the requests under way are lost", exc_info=not expected)
-                for generation in self._scheduler.abandon():
-                    generation.failed(error)
-            self._counters.steps += 1
-            self._counters.step_seconds += time.perf_counter() - began
+    def _rebuild(self, cause: Exception) -> None:
+        if self._updated:  # the directory does not have what the model was told
+            self._pulse.broken = f"{type(cause).__name__}, and its weights are nowhere but in memory"
+            return
+        try:
+            with self._model:
+                self._build()  # the old one goes when the new one is there, since others look at it meanwhile
+        except Exception as error:
+            log.critical("the engine cannot be built again", exc_info=error)
+            self._pulse.broken = type(error).__name__
 
     def _check_awake(self) -> None:
         if self._asleep:

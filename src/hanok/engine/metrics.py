@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hanok.engine.blocks import BlockPool
+    from hanok.engine.paged import PagedScheduler
+    from hanok.engine.scheduler import Scheduler
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +47,24 @@ class EngineMetrics:
 
 
 @dataclass(slots=True)
+class Pulse:
+    """Whether the engine is well.
+
+    Args:
+        since: when the step under way began, in seconds of `time.perf_counter`; None between steps.
+        failures: steps that failed one after another, up to the last.
+        died: times that its thread ended by an error. broken: why it takes no more requests, if it does not.
+    """
+
+    since: float | None = None
+    failures: int = 0
+    died: int = 0
+    broken: str | None = None
+
+
+@dataclass(slots=True)
 class Counters:
-    """The sums of `EngineMetrics`, while they grow."""
+    """The sums of `EngineMetrics`, while they grow. `waits`: seconds that requests waited for a place, the newest."""
 
     prefilled_tokens: int = 0
     generated_tokens: int = 0
@@ -52,6 +75,7 @@ class Counters:
     steps: int = 0
     model_seconds: float = 0.0
     step_seconds: float = 0.0
+    waits: deque[float] = field(default_factory=lambda: deque(maxlen=4096))
 
     def model(self) -> _Stopwatch:
         """Around what the model computes."""
@@ -72,3 +96,23 @@ class _Stopwatch:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._counters.model_seconds += time.perf_counter() - self._began
+
+
+_SUMS = frozenset(one.name for one in fields(EngineMetrics)) & frozenset(one.name for one in fields(Counters))
+
+
+def measure(
+    counters: Counters, scheduler: Scheduler | PagedScheduler | None, pool: BlockPool | None, *, inbox: int
+) -> EngineMetrics:
+    """Args: scheduler: None while the engine sleeps. inbox: requests that it has not seen yet."""
+    return EngineMetrics(
+        requests_running=0 if scheduler is None else scheduler.running,
+        requests_waiting=inbox + (0 if scheduler is None else scheduler.waiting),
+        blocks_held=0 if pool is None else pool.size - pool.free,
+        blocks_idle=0 if pool is None else pool.idle,
+        blocks_free=0 if pool is None else pool.free - pool.idle,
+        blocks_peak=0 if pool is None else pool.most_held,
+        scheduler_seconds=max(0.0, counters.step_seconds - counters.model_seconds),
+        asleep=scheduler is None,
+        **{name: getattr(counters, name) for name in _SUMS},
+    )

@@ -198,6 +198,7 @@ class PagedScheduler:
             if running.done and self._model.recurrent:
                 self._snapshots.restore(running.names[-1], running.slot)
             generation = running.generation
+            generation.admit(self.counters)
             cached = min(running.done, len(generation.request.prompt_ids))
             self.counters.cached_tokens += cached
             generation.cached = max(generation.cached, cached)

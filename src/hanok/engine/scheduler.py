@@ -72,6 +72,7 @@ class Scheduler:
         self._drop_cancelled()
         while self._waiting and len(self._prefilling) + len(self._batch.active) < self._max_running:
             self._prefilling.append(self._waiting.pop())
+            self._prefilling[-1].admit(self.counters)
         if self._prefilling:
             self._prefill()
         if self._batch.active:
@@ -89,6 +90,9 @@ class Scheduler:
 
     def forget_past(self) -> None:
         """The weights changed; nothing of the past is kept here anyway."""
+
+    def check(self) -> None:
+        """Nothing is shared here that could be lost."""
 
     def _prefill(self) -> None:
         pieces: list[Generation] = []

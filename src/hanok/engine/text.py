@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hanok.tokens.control import THINK, THINK_END, TOOL_CALL
+from hanok.tokens.control import THINK, THINK_END, TOOL_CALL, TOOL_CALL_END
 from hanok.tokens.tokenizer import Tokenizer
 
 
@@ -61,27 +61,33 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class AnswerStream:
-    """One assistant turn: content as it comes, tool calls at its end. Unstreamed answers go through it too, so that
-    streaming changes nothing.
+    """One assistant turn: content as it comes, and each tool call once it is whole. Unstreamed answers go through it too, so
+    that streaming changes nothing.
 
-    Reasoning between `<think>` and `</think>` is left out. From the first tool call on, nothing is streamed.
+    Reasoning between `<think>` and `</think>` is kept apart, in `reasoning`. From the first tool call on, no content is
+    streamed: what is left of it comes at the end.
 
     Args:
         exact: line ends at the beginning are part of the answer, which has a structure to keep.
+        thinking: the prompt has opened the reasoning already.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, stop: Sequence[str] = (), tools: bool = False, exact: bool = False
-    ) -> None:
+        self, tokenizer: Tokenizer, *, stop: Sequence[str] = (), tools: bool = False, exact: bool = False,
+        thinking: bool = False,
+    ) -> None:  # fmt: skip
         self._tokenizer = tokenizer
         self._decoder = tokenizer.stream_decoder()
+        self._thoughts = tokenizer.stream_decoder()
         self._cutter = StopCutter(stop)
         self._name_of = {number: name for name, number in tokenizer.special.items()}
         self._tools, self._exact = tools, exact
-        self._ids: list[int] = []
-        self._thinking = self._calling = False
-        self._newlines = ""
-        self.content = ""
+        self._ids: list[int] = [tokenizer.special[THINK]] if thinking else []
+        self._thinking, self._calling = thinking, False
+        self._newlines = self._thought_ends = ""
+        self.content, self.reasoning, self.reasoning_tokens = "", "", 0
+        self.calls: list[dict[str, Any]] = []
+        """Those that are whole, in OpenAI's form; their ids depend on their content alone."""
 
     def push(self, ids: Iterable[int]) -> str:
         """The content that these ids add."""
@@ -90,10 +96,10 @@ class AnswerStream:
     def finish(self) -> tuple[str, list[dict[str, Any]]]:
         """The rest of the content, and the tool calls."""
         if self._calling and not self._cutter.stopped:
-            content, calls = self._tokenizer.parse_assistant(self._ids)
+            content, self.calls = self._tokenizer.parse_assistant(self._ids)
             rest = content.removeprefix(self.content) if content.startswith(self.content) else ""
             self.content += rest
-            return rest, calls
+            return rest, self.calls
         text = self._newlines + self._cutter.push(self._decoder.flush()) + self._cutter.flush()
         self.content += text
         return text, []
@@ -104,6 +110,10 @@ class AnswerStream:
         self._calling |= self._tools and name == TOOL_CALL
         if name in (THINK, THINK_END):
             self._thinking = name == THINK
+        if self._calling and name == TOOL_CALL_END and not self._cutter.stopped:
+            self.calls = self._tokenizer.parse_assistant(self._ids)[1]
+        if self._thinking and not self._calling and name is None:
+            self._think(self._thoughts.push(token))
         if self._calling or self._thinking or name is not None:
             return ""
         text = self._newlines + self._cutter.push(self._decoder.push(token))
@@ -115,3 +125,20 @@ class AnswerStream:
         self._newlines = text[len(shown) :]
         self.content += shown
         return shown
+
+    def _think(self, text: str) -> None:
+        """Line ends around the reasoning are the template's."""
+        self.reasoning_tokens += 1
+        text = self._thought_ends + text
+        shown = text.rstrip("\n")
+        self._thought_ends = text[len(shown) :]
+        self.reasoning += shown if self.reasoning else shown.lstrip("\n")
+
+
+def opens_reasoning(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> bool:
+    """Whether a prompt ends inside of reasoning that the answer goes on with, as some chat templates write it."""
+    think = tokenizer.special.get(THINK)
+    if think is None:
+        return False
+    last = next((token for token in reversed(prompt_ids[-8:]) if token in tokenizer.special.values()), None)
+    return last == think

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import sys
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from hanok.artefacts import open_artefact
@@ -21,78 +21,115 @@ from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError
 from hanok.reporting import log
+from hanok.server.bodies import Bodies
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
-from hanok.server.hosts import LoopbackOnly, SafeHeaders, check_host
+from hanok.server.hosts import SafeHeaders
+from hanok.server.identity.directory import Directory, Entry
+from hanok.server.identity.middleware import Identify, authorise
+from hanok.server.identity.people import People, open_people
 from hanok.server.models import Models, check_names, model_name
-from hanok.server.principal import Identify
+from hanok.server.operations.bodies import BodyLimit
+from hanok.server.operations.config import ServeSettings
+from hanok.server.operations.requests import Follow
+from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, refuse
+from hanok.server.operations.service import Operations
+from hanok.server.operations.timeouts import SEND_BYTES
+from hanok.server.operations.traces import open_traces
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
-from hanok.server.streams import DRAIN_SECONDS
+from hanok.store.connection import Place
 from hanok.store.database import Store, feedback_file
 
 MAX_WAITING = 512  # requests; more are told to come back
+MOST_HEADER_BYTES = 32 << 10
 WEB = Path(__file__).with_name("web")
 
 
 def serve(
-    model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Path | None = None, weights: Weights = "auto",
+    model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
     draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
+    entry: Entry | None = None, settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
-        port: 0 picks a free one. store: the feedback database; by default in the run that the model belongs to.
+        port: 0 picks a free one. store: the database, a file or a URL; by default in the run that the model belongs to.
         weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team: as `LocalEngine` takes them.
+        entry: who may come in.
+        settings: of the operation; the model and what runs it are said by the other arguments.
+        source: the settings anew, when they are to be read again.
 
     Raises:
-        ConfigError: not a loopback address, the port is taken, or an adapter is called like the model.
+        ConfigError: no keys and not a loopback address, the port is taken, or an adapter is called like the model.
     """
-    check_host(host)
     check_names(model_dir, adapters)
-    listener = listen(host, port)
-    with listener, Store(store or feedback_file(model_dir)) as kept:
-        engine = LocalEngine(
-            model_dir,
-            weights=weights,
-            cache_bytes=cache_bytes,
-            cache_type=cache_type,
-            speculation=speculation,
-            draft_dir=draft_dir,
-            max_waiting=MAX_WAITING,
-            adapters=adapters,
-            team=team,
-        )
-        with closing(engine):
-            app = create_app(services_of(engine, model_dir, kept))
-            address = f"[{host}]" if ":" in host else host
-            url = f"http://{address}:{listener.getsockname()[1]}"
-            print(
-                f"chat page: {url}\nOpenAI-compatible API: {url}/v1\nfeedback: {kept.path}",
-                file=sys.stderr,
-                flush=True,
+    settings = settings or ServeSettings()
+    traces = open_traces(settings.traces, share=settings.trace_share) if settings.traces else None
+    operations = Operations(settings, source=source, traces=traces)
+    with ExitStack() as held:
+        kept = held.enter_context(Store(store or feedback_file(model_dir)))
+        people = open_people(kept, host=host, entry=entry)
+        listener = held.enter_context(listen(host, port))
+        url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+        def start() -> FastAPI:
+            engine = LocalEngine(
+                model_dir, weights=weights, cache_bytes=cache_bytes, cache_type=cache_type, speculation=speculation,
+                draft_dir=draft_dir, max_waiting=MAX_WAITING, adapters=adapters, team=team,
+            )  # fmt: skip
+            held.callback(engine.close)
+            app = create_app(services_of(engine, model_dir, kept, operations=operations, people=people))
+            if people.setup_token is not None:
+                print(f"setup token: {people.setup_token}", file=sys.stderr)
+            _say(
+                settings, {"chat page": url, "OpenAI-compatible API": f"{url}/v1", "feedback": str(kept.name)}
             )
-            config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAIN_SECONDS + 5)
-            _run(uvicorn.Server(config), listener, team)
+            return app
+
+        run_server(operations, listener, start, team)
 
 
-def services_of(engine: LocalEngine, model_dir: Path, store: Store) -> Services:
+def services_of(
+    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, people: People | None = None
+) -> Services:  # fmt: skip
+    people = people or People(Directory(store))
     return Services(
         models=Models(engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash),
         store=store,
+        directory=people.directory,
+        people=people,
         examples=example_questions(model_dir),
+        operations=operations or Operations(),
     )
 
 
 def create_app(services: Services) -> FastAPI:
-    app = FastAPI(title="Hanok", docs_url=None, redoc_url=None)
+    operations = services.operations
+    operations.watch(services.models)
+    services = replace(services, observers=(*services.observers, *operations.observers))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
+        async with operations.running():
+            yield
+
+    app = FastAPI(
+        title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
+    )
     install_handlers(app)
-    for middleware in (Identify, SafeHeaders, LoopbackOnly):  # the last is the outermost
-        app.add_middleware(middleware)
+    app.add_middleware(BodyLimit, limit=operations.body_limit)
+    app.add_middleware(Bodies)
+    app.add_middleware(Identify, directory=services.directory)
+    app.add_middleware(SafeHeaders)  # the last is the outermost
     for router in ROUTERS:
         app.include_router(router(services))
     app.mount("/", StaticFiles(directory=WEB, html=True))
+    # around everything, errors that nobody foresaw too
+    app.middleware_stack = Follow(
+        app.build_middleware_stack(), operations.lifecycle, operations.watchers, refuse
+    )
     return app
 
 
@@ -101,9 +138,10 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # of every connection
     try:
         listener.bind((host, port))
-        listener.listen()  # those who come before the server is up wait
+        listener.listen(1024)  # those who come before the server is up wait
     except OSError as error:
         listener.close()
         raise ConfigError(
@@ -112,17 +150,44 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _run(server: uvicorn.Server, listener: socket.socket, team: Team | None) -> None:
+def run_server(
+    operations: Operations, listener: socket.socket, start: Callable[[], FastAPI], team: Team | None = None
+) -> None:
     """Until a signal, or until the team breaks.
 
-    uvicorn raises the signal that stopped it once more at the end; stopping on request is no failure.
+    Args:
+        start: makes the application; called in a thread, while the server answers that it is loading.
+
+    Raises:
+        what `start` raises.
     """
-    previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    settings, gate, guard = operations.settings, Gate(), operations.guard
+    operations.lifecycle.load()
+    config = uvicorn.Config(
+        gate, log_level="warning", log_config=None, access_log=False, http=guard.protocol(), ws="none", lifespan="off",
+        timeout_keep_alive=settings.keep_alive_seconds, timeout_graceful_shutdown=int(FLUSH_SECONDS),
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES, server_header=False, backlog=1024,
+        ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
+    )  # fmt: skip
+    server = Server(
+        config, gate, lifecycle=operations.lifecycle, guard=guard, start=start, interrupt=operations.interrupt,
+        reload=operations.reload_if_possible,
+    )  # fmt: skip
+    operations.connections = lambda: len(server.server_state.connections)
     if team is not None:
         team.on_break = lambda: setattr(server, "should_exit", True)
-    try:
-        server.run(sockets=[listener])
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    server.run(sockets=[listener])
+    if server.failure is not None:
+        raise server.failure
     log.info("stopped")
+
+
+def _say(settings: ServeSettings, facts: Mapping[str, str]) -> None:
+    """Where to find it: for people as plain lines, else as a log line."""
+    if settings.log_format == "json":
+        log.info(
+            "serving",
+            extra={"facts": {name.replace(" ", "_").lower(): value for name, value in facts.items()}},
+        )
+        return
+    print("\n".join(f"{name}: {value}" for name, value in facts.items()), file=sys.stderr, flush=True)

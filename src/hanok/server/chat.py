@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
@@ -10,13 +9,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from typing import Any
 
-from hanok.engine.api import Delta, FinishReason, Request, Usage
-from hanok.engine.text import AnswerStream, chat_prompt
-from hanok.errors import HanokError, StructureError, TeamError
-from hanok.reporting import log
-from hanok.server.errors import ApiError
-from hanok.server.generation import Generation
-from hanok.server.models import Served
+from hanok.engine.api import Delta, FinishReason, Usage
+from hanok.engine.text import AnswerStream
+from hanok.server.asking import Asked, ask, new_calls
+from hanok.server.errors import stream_error
 from hanok.server.principal import Principal
 from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
@@ -32,19 +28,15 @@ Keep = Callable[["Chat", list[Message]], Awaitable[None]]
 
 
 class Chat:
-    """One accepted chat request; `begin` makes it."""
+    """One accepted chat request; `begin` makes it, and whoever began it calls `close`."""
 
-    def __init__(self, body: ChatRequest, served: Served, generation: Generation, keep: Keep) -> None:
-        self.id, self.created = generation.exchange.id, int(time.time())
+    def __init__(self, body: ChatRequest, asked: Asked, keep: Keep) -> None:
+        self.id, self.created = asked.generation.exchange.id, int(time.time())
         self.body, self.messages, self.tools = body, body.plain_messages(), body.plain_tools()
-        self.served, self._generation, self._keep = served, generation, keep
-        params = body.sampling()
-        self._answers = [
-            AnswerStream(
-                served.engine.tokenizer, stop=params.stop, tools=self.tools is not None, exact=params.structure is not None
-            )
-            for _ in range(generation.samples)
-        ]  # fmt: skip
+        self.served, self._generation, self._answers = asked.served, asked.generation, asked.answers
+        self._keep, self.tenant = keep, asked.generation.exchange.principal.tenant
+        self._calls: list[list[dict[str, Any]]] = [[] for _ in self._answers]
+        self._thought = [0 for _ in self._answers]  # characters of reasoning that were sent
 
     @classmethod
     async def begin(cls, services: Services, body: ChatRequest, principal: Principal, *, keep: Keep) -> Chat:
@@ -53,22 +45,12 @@ class Chat:
         Args:
             keep: called with the finished assistant messages before the client gets the last of them.
         """
-        served = services.models.find(body.model, principal)
-        params = body.sampling()
-        prompt = await asyncio.to_thread(
-            chat_prompt, served.engine.tokenizer, body.plain_messages(), tools=body.plain_tools()
-        )
-        request = Request(
-            id=f"chatcmpl-{uuid.uuid4().hex}", prompt_ids=prompt, params=params, tenant=principal.tenant,
-            adapter=None if served.adapter is None else served.adapter.name,
-        )  # fmt: skip
-        try:
-            generation = await Generation.begin(
-                services, served, principal, request, route="chat", streamed=body.stream
-            )
-        except StructureError as error:
-            raise ApiError(400, str(error), param=body.structure_field, code="invalid_structure") from error
-        return cls(body, served, generation, keep)
+        name = f"chatcmpl-{uuid.uuid4().hex}"
+        asked = await ask(services, body, principal, name=name, route="chat", streamed=body.stream)
+        return cls(body, asked, keep)
+
+    async def close(self) -> None:
+        await self._generation.close()
 
     async def complete(self) -> dict[str, Any]:
         """The whole `chat.completion` object."""
@@ -81,7 +63,10 @@ class Chat:
             laws[index] += self._decoding(delta)
             if delta.finish_reason is not None:
                 last[index] = delta
-        messages = [_message(answer.finish()[1], answer) for answer in self._answers]
+        for index, answer in enumerate(self._answers):
+            answer.finish()
+            self._calls[index] += new_calls(answer, self._calls[index])
+        messages = [self._message(index) for index in range(len(self._answers))]
         await self._keep(self, messages)
         choices = [
             {
@@ -89,17 +74,16 @@ class Chat:
                 "message": {
                     **message,
                     "content": message["content"] or (None if "tool_calls" in message else ""),
+                    "refusal": None,
                 },
                 "finish_reason": _reason(last[index], message),
-                "logprobs": {"content": reports[index]} if self.body.logprobs else None,
+                "logprobs": {"content": reports[index], "refusal": None} if self.body.logprobs else None,
                 **({"decoding": laws[index]} if laws[index] else {}),
             }
             for index, message in enumerate(messages)
         ]
-        return {
-            "id": self.id, "object": "chat.completion", "created": self.created, "model": self.served.name,
-            "choices": choices, "usage": _usage([last[index].usage for index in range(len(choices))]),
-        }  # fmt: skip
+        usage = _usage([last[index].usage for index in range(len(choices))], self._answers)
+        return {**self._head("chat.completion"), "choices": choices, "usage": usage}
 
     async def events(self) -> AsyncGenerator[str, None]:
         """The data of each server-sent event."""
@@ -107,61 +91,73 @@ class Chat:
             async with aclosing(self._chunks()) as chunks:
                 async for chunk in chunks:
                     yield json.dumps(chunk, ensure_ascii=False)
-        except HanokError as error:  # too late for a status code
-            kind = "server_error" if isinstance(error, TeamError) else "invalid_request_error"
-            yield json.dumps({"error": {"message": str(error), "type": kind}}, ensure_ascii=False)
-        except Exception as error:
-            log.error("request %s failed", self.id, exc_info=error)
-            yield json.dumps(
-                {"error": {"message": "the server failed; its log says why", "type": "server_error"}}
-            )
+        except Exception as error:  # too late for a status code
+            yield json.dumps({"error": stream_error(error, self.id)}, ensure_ascii=False)
         yield "[DONE]"
 
     async def _chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         for index in range(len(self._answers)):
             yield self._chunk(index, {"role": "assistant", "content": ""})
         last: dict[int, Delta] = {}
-        messages: dict[int, Message] = {}
         async with aclosing(self._generation.deltas()) as deltas:
             async for index, delta in deltas:
                 answer = self._answers[index]
                 text, report = answer.push(delta.ids), self._logprobs(delta)
                 if delta.finish_reason is not None:
-                    rest, calls = answer.finish()
-                    messages[index], last[index] = _message(calls, answer), delta
-                    text += rest
+                    text, last[index] = text + answer.finish()[0], delta
+                for piece in self._pieces(index):
+                    yield self._chunk(index, piece)
                 laws = self._decoding(delta)
                 if text or report or laws:
                     chunk = self._chunk(index, {"content": text}, logprobs=report)
                     if laws:
                         chunk["choices"][0]["decoding"] = laws
                     yield chunk
-        await self._keep(self, [messages[index] for index in sorted(messages)])
-        for index, delta in sorted(last.items()):
-            calls = messages[index].get("tool_calls")
-            if calls:
-                yield self._chunk(
-                    index, {"tool_calls": [{"index": place, **call} for place, call in enumerate(calls)]}
-                )
-            yield self._chunk(index, {}, reason=_reason(delta, messages[index]))
+        messages = [self._message(index) for index in sorted(last)]
+        await self._keep(self, messages)
+        for (index, delta), message in zip(sorted(last.items()), messages, strict=True):
+            yield self._chunk(index, {}, reason=_reason(delta, message))
         if self.body.stream_options is not None and self.body.stream_options.include_usage:
-            usage = _usage([delta.usage for _, delta in sorted(last.items())])
-            yield {**self._head(), "choices": [], "usage": usage}
+            usage = _usage([delta.usage for _, delta in sorted(last.items())], self._answers)
+            yield {**self._head("chat.completion.chunk"), "choices": [], "usage": usage}
 
-    def _head(self) -> dict[str, Any]:
+    def _pieces(self, index: int) -> list[dict[str, Any]]:
+        """Deltas of what is new beside the content. A call is sent once it is whole, so that its arguments always parse: first
+        who is called, then with what."""
+        answer, found = self._answers[index], []
+        thought = answer.reasoning[self._thought[index] :]
+        if thought:
+            self._thought[index] += len(thought)
+            found.append({"reasoning_content": thought})
+        for call in new_calls(answer, self._calls[index]):
+            place, function = len(self._calls[index]), call["function"]
+            self._calls[index].append(call)
+            opening = {**call, "index": place, "function": {"name": function["name"], "arguments": ""}}
+            found.append({"tool_calls": [opening]})
+            found.append({"tool_calls": [{"index": place, "function": {"arguments": function["arguments"]}}]})
+        return found
+
+    def _message(self, index: int) -> Message:
+        answer = self._answers[index]
+        message: Message = {"role": "assistant", "content": answer.content}
+        if answer.reasoning:
+            message["reasoning_content"] = answer.reasoning
+        if self._calls[index]:
+            message["tool_calls"] = self._calls[index]
+        return message
+
+    def _head(self, kind: str) -> dict[str, Any]:
         return {
-            "id": self.id,
-            "object": "chat.completion.chunk",
-            "created": self.created,
-            "model": self.served.name,
-        }
+            "id": self.id, "object": kind, "created": self.created, "model": self.served.name,
+            "system_fingerprint": fingerprint(self.served.hash), "service_tier": "default",
+        }  # fmt: skip
 
     def _chunk(
         self, index: int, delta: dict[str, Any], *, logprobs: list[dict[str, Any]] | None = None, reason: str | None = None
     ) -> dict[str, Any]:  # fmt: skip
         choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": reason}
-        choice["logprobs"] = {"content": logprobs} if logprobs else None
-        return {**self._head(), "choices": [choice]}
+        choice["logprobs"] = {"content": logprobs, "refusal": None} if logprobs else None
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
 
     def _logprobs(self, delta: Delta) -> list[dict[str, Any]]:
         if not self.body.logprobs or delta.logprobs is None or delta.top_logprobs is None:
@@ -186,13 +182,6 @@ class Chat:
         return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(tokenizer.token_bytes(token))}
 
 
-def _message(calls: Sequence[Mapping[str, Any]], answer: AnswerStream) -> Message:
-    message: Message = {"role": "assistant", "content": answer.content}
-    if calls:  # ids of their own: the same call twice in a conversation is two calls
-        message["tool_calls"] = [{**call, "id": f"call_{uuid.uuid4().hex[:24]}"} for call in calls]
-    return message
-
-
 def _reason(delta: Delta, message: Message) -> str:
     if message.get("tool_calls"):
         return "tool_calls"
@@ -200,7 +189,16 @@ def _reason(delta: Delta, message: Message) -> str:
     return _REASONS[delta.finish_reason]
 
 
-def _usage(usages: Sequence[Usage | None]) -> dict[str, int]:
+def _usage(usages: Sequence[Usage | None], answers: Sequence[AnswerStream]) -> dict[str, Any]:
     known = [usage for usage in usages if usage is not None]
     prompt, completion = known[0].prompt_tokens, sum(usage.completion_tokens for usage in known)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {
+        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": known[0].cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": sum(answer.reasoning_tokens for answer in answers)},
+    }  # fmt: skip
+
+
+def fingerprint(model_hash: str) -> str:
+    """Of the weights that answered: with it, a seed decides the answer."""
+    return f"fp_{model_hash[:12]}"

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 from hanok.engine.api import Delta, Request, Usage
 from hanok.engine.samples import expand
+from hanok.server.errors import ApiError
 from hanok.server.exchange import Exchange, Lease, Outcome
 from hanok.server.models import Served
 from hanok.server.principal import Principal
 from hanok.server.services import Services
 
+LOST = -1  # in place of a sample's index: whoever asked may no longer
+
 
 class Generation:
-    """Made by `begin`; whoever began it reads `deltas` to their end or closes them."""
+    """Made by `begin`; whoever began it reads `deltas` to their end, and calls `close` in any case."""
 
     def __init__(
         self,
@@ -27,22 +31,38 @@ class Generation:
     ) -> None:
         self.exchange, self.samples = exchange, len(requests)
         self._services, self._served, self._requests, self._lease = services, served, requests, lease
+        self._tasks: list[asyncio.Task[None]] = []
+        self._usages: list[Usage] = []
+        self._tokens, self._reason = 0, "cancelled"
+        self._first: float | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     @classmethod
     async def begin(
         cls, services: Services, served: Served, principal: Principal, request: Request, *, route: str, streamed: bool
     ) -> Generation:  # fmt: skip
-        """Raises InputError, ContextLengthError, StructureError, QueueFullError or ApiError before anything runs."""
-        engine, requests = served.engine, expand(request)
-        await asyncio.to_thread(engine.check, requests[0])  # a grammar takes a while to read
-        engine.check_room(len(requests))
-        room = engine.max_context - len(request.prompt_ids)
-        exchange = Exchange(
-            id=request.id, route=route, principal=principal, model=served.name, model_hash=served.hash,
-            prompt_tokens=len(request.prompt_ids), streamed=streamed,
-            max_tokens=len(requests) * min(request.params.max_tokens or room, room),
-        )  # fmt: skip
-        lease = await services.admission.admit(exchange)
+        """Takes over `served`, which is given back when the generation ends, or cannot begin.
+
+        Raises InputError, ContextLengthError, StructureError, QueueFullError or ApiError before anything runs.
+        """
+        try:
+            request = replace(  # a client's word has no part in whose cache is used, who is next, or how long it may take
+                request, tenant=services.directory.salt(principal, served.hash), priority=principal.priority,
+                deadline=principal.deadline if request.deadline is None else request.deadline,
+            )  # fmt: skip
+            engine, requests = served.engine, expand(request)
+            await asyncio.to_thread(engine.check, requests[0])  # a grammar takes a while to read
+            engine.check_room(len(requests))
+            room = engine.max_context - len(request.prompt_ids)
+            exchange = Exchange(
+                id=request.id, route=route, principal=principal, model=served.name, model_hash=served.hash,
+                prompt_tokens=len(request.prompt_ids), streamed=streamed,
+                max_tokens=len(requests) * min(request.params.max_tokens or room, room),
+            )  # fmt: skip
+            lease = await services.admission.admit(exchange)
+        except BaseException:
+            services.models.give_back(served)
+            raise
         for observer in services.observers:
             observer.begun(exchange)
         return cls(services, served, exchange, requests, lease)
@@ -58,36 +78,56 @@ class Generation:
             finally:
                 queue.put_nowait((index, None))
 
-        tasks = [asyncio.create_task(pump(index)) for index in range(self.samples)]
-        usages: list[Usage] = []
-        tokens, first, reason = 0, None, "cancelled"
+        self._tasks = [asyncio.create_task(pump(index)) for index in range(self.samples)]
+        revoked = self._services.directory.following(
+            self.exchange.principal, lambda: queue.put_nowait((LOST, None))
+        )
         try:
-            running = len(tasks)
-            while running:
-                index, delta = await queue.get()
-                if delta is None:
-                    running -= 1
-                    await tasks[index]  # raises what ended it
-                    continue
-                tokens += len(delta.ids)
-                if first is None and delta.ids:
-                    first = time.monotonic() - self.exchange.started
-                if delta.usage is not None:
-                    usages.append(delta.usage)
-                if delta.finish_reason is not None and len(usages) == self.samples:
-                    reason = delta.finish_reason
-                yield index, delta
+            running = len(self._tasks)
+            with revoked:
+                while running:
+                    index, delta = await queue.get()
+                    if index == LOST:
+                        raise ApiError(401, "the right to go on was taken back", code="access_revoked")
+                    if delta is None:
+                        running -= 1
+                        await self._tasks[index]  # raises what ended it
+                        continue
+                    self._count(delta)
+                    yield index, delta
         except Exception:
-            reason = "error"
+            self._reason = "error"
             raise
         finally:
-            for task in tasks:
+            await self.close()
+
+    async def close(self) -> None:
+        """Cancel what runs, tell those who count, give the model back. Once; later calls wait for the first."""
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end())
+        await asyncio.shield(self._ending)  # a client that goes away cancels us, not this
+
+    def _count(self, delta: Delta) -> None:
+        self._tokens += len(delta.ids)
+        if self._first is None and delta.ids:
+            self._first = time.monotonic() - self.exchange.started
+        if delta.usage is not None:
+            self._usages.append(delta.usage)
+        if delta.finish_reason is not None and len(self._usages) == self.samples:
+            self._reason = delta.finish_reason
+
+    async def _end(self) -> None:
+        try:
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             outcome = Outcome(
-                reason=reason, completion_tokens=tokens, cached_tokens=sum(one.cached_tokens for one in usages),
-                first_token_seconds=first, seconds=time.monotonic() - self.exchange.started,
+                reason=self._reason, completion_tokens=self._tokens,
+                cached_tokens=sum(one.cached_tokens for one in self._usages),
+                first_token_seconds=self._first, seconds=time.monotonic() - self.exchange.started,
             )  # fmt: skip
             for observer in self._services.observers:
                 observer.ended(self.exchange, outcome)
             await self._lease.settle(outcome)
+        finally:
+            self._services.models.give_back(self._served)

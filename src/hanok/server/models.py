@@ -1,11 +1,13 @@
-"""The models behind the API: names to engines and their adapters."""
+"""The models behind the API: names to engines and their adapters, at most so many of them in memory."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +15,178 @@ from hanok.engine.adapters import Adapter
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError
 from hanok.server.errors import ApiError
+from hanok.server.hosting import Hold, Hosted, ModelSpec
 from hanok.server.principal import Principal
 from hanok.store.database import run_folder
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What answers under a name: an engine, and the adapter of it if it is one. `hash`: of the weights that answer."""
+    """What answers under a name: an engine, and the adapter of it if it is one. `hash`: of the weights that answer.
+
+    One that `Models.take` gave stays loaded until it is given back.
+    """
 
     name: str
     engine: LocalEngine
     hash: str
     adapter: Adapter | None = None
+    hold: Hold | None = field(default=None, compare=False)
+
+    @property
+    def adapter_name(self) -> str | None:
+        return None if self.adapter is None else self.adapter.name
 
 
 class Models:
-    """One engine and its adapters, each a model of its own."""
+    """Engines and their adapters, each a model of its own. The first is the default.
+
+    Args:
+        most_loaded: models in memory at once. memory: bytes of their weight files at once. None: any.
+        keep_alive: seconds after its last request when a model is unloaded; None: never.
+    """
 
     def __init__(self, engine: LocalEngine, *, name: str, model_hash: str) -> None:
-        self._engine, self._name, self._hash, self._created = engine, name, model_hash, int(time.time())
+        """One that is loaded, and stays."""
+        self._take_in([Hosted(ModelSpec(name=name, directory=Path()), engine, model_hash)], None, None, None)
+
+    @classmethod
+    def of(
+        cls, hosts: Sequence[Hosted], *, most_loaded: int | None = None, memory: int | None = None,
+        keep_alive: float | None = None,
+    ) -> Models:  # fmt: skip
+        models = cls.__new__(cls)
+        models._take_in(hosts, most_loaded, memory, keep_alive)
+        return models
+
+    def _take_in(
+        self, hosts: Sequence[Hosted], most: int | None, memory: int | None, keep_alive: float | None
+    ) -> None:
+        self._hosts = {host.name: host for host in hosts}
+        self._first = hosts[0]
+        self._most, self._memory, self._keep_alive = most, memory, keep_alive
+        self._created = int(time.time())
+        self._freed = asyncio.Event()
+        self._room = asyncio.Lock()
 
     @property
     def default(self) -> Served:
         """The model that the page talks to."""
-        return Served(self._name, self._engine, self._hash)
+        return self._served(self._first.name)
+
+    @property
+    def default_name(self) -> str:
+        return self._first.name
+
+    @property
+    def engines(self) -> dict[str, LocalEngine]:
+        """Model's name to engine, of those that are loaded."""
+        return {
+            name: host.engine
+            for name, host in self._hosts.items()
+            if host.engine is not None and host.state == "loaded"
+        }
+
+    def hash_of(self, name: str) -> str:
+        """Of the weights of a model that is loaded."""
+        return self._served(name).hash
 
     def find(self, name: str, principal: Principal) -> Served:
-        """Raises ApiError 404 if there is no such model, or none for this principal."""
+        """As it is now, held by nobody. Raises ApiError 404 if there is no such model, or none for this principal; 503 if it was
+        never loaded."""
+        self._check(name, principal)
+        return self._served(name)
+
+    async def take(self, name: str, principal: Principal) -> Served:
+        """Loaded, and kept loaded until `give_back`. Raises as `find`, or what loading raises."""
+        self._check(name, principal)
+        host = self._host_of(name)
+        while host.state != "loaded":
+            if host.changing:
+                await host.settled()
+            else:
+                await self._load(host)
+        hold = host.hold()
+        try:
+            return replace(self._served(name), hold=hold)
+        except BaseException:
+            hold.release(self._left)
+            raise
+
+    def give_back(self, served: Served) -> None:
+        """As often as one likes."""
+        if served.hold is not None:
+            served.hold.release(self._left)
+
+    @asynccontextmanager
+    async def use(self, name: str, principal: Principal) -> AsyncGenerator[Served, None]:
+        """`take` and `give_back`."""
+        served = await self.take(name, principal)
+        try:
+            yield served
+        finally:
+            self.give_back(served)
+
+    async def load(self, name: str) -> None:
+        """An administrator's; nothing if it is loaded. Raises ApiError 404."""
+        host = self._own(name)
+        await host.settled()
+        if host.state == "unloaded":
+            await self._load(host)
+
+    async def unload(self, name: str) -> None:
+        """An administrator's; requests under way are finished first. Raises ApiError 404."""
+        host = self._own(name)
+        await host.settled()
+        if host.state == "loaded":
+            await host.unload()
+            self._freed.set()
+
+    async def load_adapter(self, name: str, directory: Path, *, model: str | None = None) -> None:
+        """Raises ConfigError (a name that is taken), CheckpointError (no adapter of this model), ApiError 404."""
+        host = self._first if model is None else self._own(model)
+        if name in self._names():
+            raise ConfigError(f'"{name}" is served already', remedy="unload it first, or choose another name")
+        await self.load(host.name)
+        hold = host.hold()
+        try:
+            assert host.engine is not None
+            await asyncio.to_thread(host.engine.load_adapter, name, directory)
+        finally:
+            hold.release(self._left)
+
+    def unload_adapter(self, name: str) -> None:
+        """Requests that have it finish with it. Raises ApiError 404."""
+        for host in self._hosts.values():
+            if host.engine is not None and name in host.engine.adapters and name != host.name:
+                host.engine.unload_adapter(name)
+                return
+        raise ApiError(404, f'no adapter "{name}" is loaded', param="name", code="adapter_not_found")
+
+    def close(self) -> None:
+        """All engines that were opened."""
+        for host in self._hosts.values():
+            if host.engine is not None:
+                host.engine.close()
+
+    def names(self, principal: Principal) -> list[str]:
+        return [one for one in self._names() if principal.models is None or one in principal.models]
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """OpenAI's object, with the context's length (once it is known) and whether it is loaded; of an adapter, `parent` is the
+        model that it belongs to."""
+        host = self._host_of(name)
+        return {
+            "id": name, "object": "model", "created": self._created, "owned_by": "hanok",
+            "context_length": None if host.engine is None else host.engine.max_context,
+            "loaded": host.state == "loaded", **({} if name == host.name else {"parent": host.name}),
+        }  # fmt: skip
+
+    def _names(self) -> list[str]:
+        every = (name for host in self._hosts.values() for name in (host.name, *host.adapter_names))
+        return list(dict.fromkeys(every))
+
+    def _check(self, name: str, principal: Principal) -> None:
         names = self.names(principal)
         if name not in names:
             served = ", ".join(f'"{one}"' for one in names)
@@ -47,21 +194,62 @@ class Models:
                 404, f'no model "{name}" here; this server serves {served or "none that you may use"}',
                 param="model", code="model_not_found",
             )  # fmt: skip
-        if name == self._name:
-            return self.default
-        adapter = self._engine.adapters[name]
-        return Served(name, self._engine, answerer_hash(self._hash, adapter), adapter)
 
-    def names(self, principal: Principal) -> list[str]:
-        every = [self._name, *(one for one in self._engine.adapters if one != self._name)]
-        return [one for one in every if principal.models is None or one in principal.models]
+    def _own(self, name: str) -> Hosted:
+        if name not in self._hosts:
+            raise ApiError(404, f'no model "{name}" here', param="model", code="model_not_found")
+        return self._hosts[name]
 
-    def describe(self, name: str) -> dict[str, Any]:
-        """OpenAI's object, with the context's length; of an adapter, `parent` is the model that it belongs to."""
-        return {
-            "id": name, "object": "model", "created": self._created, "owned_by": "hanok",
-            "context_length": self._engine.max_context, **({} if name == self._name else {"parent": self._name}),
-        }  # fmt: skip
+    def _host_of(self, name: str) -> Hosted:
+        if name in self._hosts:
+            return self._hosts[name]
+        return next(host for host in self._hosts.values() if name in host.adapter_names)
+
+    def _served(self, name: str) -> Served:
+        host = self._host_of(name)
+        if host.engine is None or host.hash is None:
+            raise ApiError(503, f'model "{name}" is not loaded', param="model", code="model_not_loaded")
+        if name == host.name:
+            return Served(name, host.engine, host.hash)
+        adapter = host.engine.adapters.get(name)
+        if adapter is None:  # taken away while the model was loading
+            raise ApiError(404, f'no model "{name}" here', param="model", code="model_not_found")
+        return Served(name, host.engine, answerer_hash(host.hash, adapter), adapter)
+
+    async def _load(self, host: Hosted) -> None:
+        """Where there is room, which is made by unloading those not in use, the longest unused first."""
+        async with self._room:  # one at a time: who is waiting for room shall get it
+            while host.state == "unloaded" and not host.changing and not self._fits(host):
+                unused = [one for one in self._hosts.values() if one.state == "loaded" and not one.users]
+                if unused:
+                    await min(unused, key=lambda one: one.used).unload()
+                else:
+                    self._freed.clear()
+                    await self._freed.wait()
+            if host.state == "unloaded" and not host.changing:
+                await host.load()
+                self._later(host)
+
+    def _fits(self, host: Hosted) -> bool:
+        others = [one for one in self._hosts.values() if one is not host and one.state != "unloaded"]
+        if self._most is not None and len(others) >= self._most:
+            return False
+        return self._memory is None or sum(one.spec.weight_bytes for one in (*others, host)) <= self._memory
+
+    def _left(self, host: Hosted) -> None:
+        if not host.users:
+            self._freed.set()
+            self._later(host)
+
+    def _later(self, host: Hosted) -> None:
+        """Look again when it may have been unused for long enough."""
+        if self._keep_alive is not None:
+            asyncio.get_running_loop().call_later(self._keep_alive, self._sweep, host, host.used)
+
+    def _sweep(self, host: Hosted, used: float) -> None:
+        if host.state == "loaded" and not host.changing and not host.users and host.used == used:
+            task = asyncio.get_running_loop().create_task(host.unload())
+            task.add_done_callback(lambda done: self._freed.set() if done.exception() is None else None)
 
 
 def model_name(model_dir: Path) -> str:

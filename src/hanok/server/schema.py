@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from hanok.engine.api import SamplingParams, Structure
 from hanok.server.formats import StructureFields
+from hanok.server.sampling import Refusing, SamplingFields
 
 
 class TextPart(BaseModel):
@@ -32,6 +33,7 @@ class ChatMessage(BaseModel):
     content: str | list[TextPart] | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
     @model_validator(mode="after")
     def _has_content(self) -> ChatMessage:
@@ -47,6 +49,8 @@ class ChatMessage(BaseModel):
         message: dict[str, Any] = {"role": role, "content": text}
         if self.tool_calls:
             message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        if self.reasoning_content and self.role == "assistant":
+            message["reasoning_content"] = self.reasoning_content
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
         return message
@@ -62,10 +66,6 @@ class Tool(BaseModel):
     function: Function
 
 
-class StreamOptions(BaseModel):
-    include_usage: bool = False
-
-
 class NamedFunction(BaseModel):
     name: str
 
@@ -77,40 +77,33 @@ class NamedChoice(BaseModel):
     function: NamedFunction
 
 
-class ChatRequest(StructureFields):
+class ChatRequest(SamplingFields, StructureFields, Refusing):
     """Body of POST /v1/chat/completions."""
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] = 0
-    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    typical_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    bad_words: tuple[Annotated[str, Field(pattern=r"\S", max_length=200)], ...] = Field(
-        default=(), max_length=256
-    )
-    min_tokens: Annotated[int, Field(ge=0)] = 0
-    ignore_eos: bool = False
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    n: Annotated[int, Field(ge=1, le=16)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     show_decoding: bool = False
     """Not OpenAI's: report the temperature and top-p that the model's decoding heads chose for each token."""
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     store: bool | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: str | None = None
+
+    @classmethod
+    def refused(cls) -> dict[str, str]:
+        return {
+            "functions": "use tools",
+            "function_call": "use tool_choice",
+            "audio": "this server answers in text",
+            "web_search_options": "give the model a tool",
+            "reasoning_effort": "the model decides",
+            "verbosity": "say it in the prompt",
+        }
 
     @model_validator(mode="after")
     def _alternatives_need_logprobs(self) -> ChatRequest:
@@ -145,10 +138,6 @@ class ChatRequest(StructureFields):
         return [tool.model_dump() for tool in self.tools]
 
     @property
-    def stops(self) -> tuple[str, ...]:
-        return tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop or ()))
-
-    @property
     def structure_field(self) -> str | None:
         """The field of the body that says what the answer must be."""
         return self.format_field or ("tools" if self._forced_calls() else None)
@@ -165,24 +154,9 @@ class ChatRequest(StructureFields):
 
     def sampling(self) -> SamplingParams:
         return SamplingParams(
+            **self.sampling_fields(),
             max_tokens=self.max_completion_tokens or self.max_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=self.top_k,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            min_p=self.min_p,
-            typical_p=self.typical_p,
-            repetition_penalty=self.repetition_penalty,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            logit_bias=self.logit_bias or {},
-            seed=self.seed,
-            stop=self.stops,
-            bad_words=self.bad_words,
-            min_tokens=self.min_tokens,
-            ignore_eos=self.ignore_eos,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            decoding="auto" if self.temperature is None and self.top_p is None else "fixed",
-            n=self.n or 1,
             structure=self.format() or self._forced_calls(),
         )
 

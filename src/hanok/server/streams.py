@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
+from sse_starlette import EventSourceResponse
+from starlette.types import Receive, Scope, Send
 
 DRAIN_SECONDS = 20  # how long running answers may go on after SIGTERM
 T = TypeVar("T")
+
+
+class EventStream(EventSourceResponse):
+    """Server-sent events; `close` is called at the end, even if the client was gone before the first of them."""
+
+    def __init__(self, events: AsyncIterable[Any], close: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(events, sep="\n", shutdown_grace_period=DRAIN_SECONDS)
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._close()
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

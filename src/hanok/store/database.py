@@ -1,32 +1,28 @@
-"""The database: what was asked and answered, and what people thought of it.
+"""The database: opened here; what was asked and answered, and what people thought of it.
 
-SQLite in one file, one writing process. A call that has returned is on the disk: `kill -9` and power failure lose
-nothing that was acknowledged.
+SQLite in one file, or PostgreSQL by a URL; several processes may share it. A call that has returned is on the disk:
+`kill -9` and power failure lose nothing that was acknowledged.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, insert, select
+from sqlalchemy import Connection, Engine, insert, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from hanok.errors import InputError
-from hanok.reporting import log
-from hanok.store.schema import SCHEMA_VERSION, feedback, metadata, requests, schema_version
+from hanok.errors import HanokError, InputError
+from hanok.store.connection import Place, connect, is_url, writing
+from hanok.store.migrate import migrate
+from hanok.store.schema import DEFAULT_TENANT, feedback, requests
 
 FILE_NAME = "feedback.sqlite"
-_WAL_IS_SAFE = (
-    3,
-    51,
-    3,
-)  # earlier versions can lose a committed write-ahead log when two processes recover at once
 Message = Mapping[str, Any]
 
 
@@ -39,6 +35,7 @@ class Answered:
     messages: Sequence[Message]
     answers: Sequence[Message]
     tools: Sequence[Any] | None = None
+    tenant: str = DEFAULT_TENANT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +52,7 @@ class Feedback:
     tools: Sequence[Any] | None = None
     id: str = ""
     created: float = 0.0
+    tenant: str = DEFAULT_TENANT
 
     def __post_init__(self) -> None:
         if self.rating not in (1, -1):
@@ -62,20 +60,48 @@ class Feedback:
 
 
 class Store:
-    """Open with `Store(path)`, close when done. Safe to call from several threads."""
+    """Open with `Store(place)`, close when done. Safe to call from several threads.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._engine = _connect(path)
+    Args:
+        place: a file of SQLite, or the URL of a PostgreSQL database. Its tables are made or brought to this version.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.path = None if is_url(place) else Path(place)
+        self._engine = connect(place)
+        self.name = str(self.path or self._engine.url.render_as_string(hide_password=True))
         try:
-            self._prepare()
+            self.migrated = migrate(self._engine, name=self.name)
         except (DatabaseError, OperationalError) as error:
             self._engine.dispose()
             raise InputError(
-                f"{path} cannot be used as a database ({error.orig})",
-                remedy="check that the folder can be written and that the file is a SQLite database",
+                f"{self.name} cannot be used as a database ({error.orig})",
+                remedy="check that the folder can be written and that the file is a SQLite database"
+                if self.path
+                else "check the URL, that the server runs, and that the user may make tables",
             ) from error
+        except HanokError:
+            self._engine.dispose()
+            raise
+        self._writer = writing(self._engine)
+
+    @property
+    def dialect(self) -> str:
+        """ "sqlite" or "postgresql"."""
+        return self._engine.dialect.name
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A connection whose statements see one state of the tables."""
+        return self._engine.begin()
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """A transaction that nobody else's writing comes between (in PostgreSQL: lock the rows); durable when it has ended."""
+        return self._writer.begin()
+
+    @property
+    def engine(self) -> Engine:
+        """For the tables of other pages."""
+        return self._engine
 
     def close(self) -> None:
         self._engine.dispose()
@@ -91,23 +117,23 @@ class Store:
         row = {
             "request_id": answered.request_id, "created": time.time(), "model_hash": answered.model_hash,
             "messages": list(answered.messages), "tools": answered.tools and list(answered.tools),
-            "answer": list(answered.answers),
+            "answer": list(answered.answers), "tenant": answered.tenant,
         }  # fmt: skip
-        with self._engine.begin() as connection:
+        with self.write() as connection:
             connection.execute(insert(requests), row)
 
-    def find_request(self, request_id: str) -> Answered | None:
-        with self._engine.connect() as connection:
-            row = (
-                connection.execute(select(requests).where(requests.c.request_id == request_id))
-                .mappings()
-                .first()
-            )
+    def find_request(self, request_id: str, *, tenant: str | None = None) -> Answered | None:
+        """None too if it is another tenant's than the one named."""
+        wanted = select(requests).where(requests.c.request_id == request_id)
+        if tenant is not None:
+            wanted = wanted.where(requests.c.tenant == tenant)
+        with self.read() as connection:
+            row = connection.execute(wanted).mappings().first()
         if row is None:
             return None
         return Answered(
             request_id=row["request_id"], model_hash=row["model_hash"], messages=row["messages"],
-            answers=row["answer"], tools=row["tools"],
+            answers=row["answer"], tools=row["tools"], tenant=row["tenant"],
         )  # fmt: skip
 
     def add_feedback(self, given: Feedback) -> str:
@@ -116,31 +142,20 @@ class Store:
             "id": given.id or f"fb-{uuid.uuid4().hex}", "created": given.created or time.time(),
             "request_id": given.request_id, "model_hash": given.model_hash, "messages": list(given.messages),
             "tools": given.tools and list(given.tools), "rating": given.rating, "correction": given.correction,
-            "reason": given.reason, "user": given.user,
+            "reason": given.reason, "user": given.user, "tenant": given.tenant,
         }  # fmt: skip
-        with self._engine.begin() as connection:
+        with self.write() as connection:
             connection.execute(insert(feedback), row)
         return row["id"]
 
-    def read_feedback(self) -> Iterator[Feedback]:
-        """All of it, oldest first."""
-        with self._engine.connect() as connection:
-            for row in connection.execute(
-                select(feedback).order_by(feedback.c.created, feedback.c.id)
-            ).mappings():
+    def read_feedback(self, *, tenant: str | None = None) -> Iterator[Feedback]:
+        """All of it, or one tenant's; oldest first."""
+        wanted = select(feedback).order_by(feedback.c.created, feedback.c.id)
+        if tenant is not None:
+            wanted = wanted.where(feedback.c.tenant == tenant)
+        with self.read() as connection:
+            for row in connection.execute(wanted).mappings():
                 yield Feedback(**row)
-
-    def _prepare(self) -> None:
-        metadata.create_all(self._engine)
-        with self._engine.begin() as connection:
-            version = connection.execute(select(schema_version.c.version)).scalar()
-            if version is None:
-                connection.execute(insert(schema_version), {"version": SCHEMA_VERSION})
-            elif version > SCHEMA_VERSION:
-                raise InputError(
-                    f"{self.path} has tables of version {version}, this version of hanok knows {SCHEMA_VERSION}",
-                    remedy="upgrade hanok",
-                )
 
 
 def feedback_file(model_dir: Path) -> Path:
@@ -151,19 +166,3 @@ def feedback_file(model_dir: Path) -> Path:
 def run_folder(model_dir: Path) -> Path | None:
     """The run that a model directory lies in; None for a model of another origin."""
     return next((folder for folder in model_dir.absolute().parents if (folder / "run.json").is_file()), None)
-
-
-def _connect(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
-    wal = sqlite3.sqlite_version_info >= _WAL_IS_SAFE
-    log.debug("SQLite %s: journal_mode=%s", sqlite3.sqlite_version, "WAL" if wal else "DELETE")
-
-    @event.listens_for(engine, "connect")
-    def set_pragmas(connection: Any, _record: Any) -> None:
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA journal_mode={'WAL' if wal else 'DELETE'}")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.close()
-
-    return engine

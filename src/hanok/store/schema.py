@@ -1,13 +1,33 @@
-"""Tables. Times are seconds of the Unix epoch; JSON columns hold the shared row formats."""
+"""Tables. Times are seconds of the Unix epoch; JSON columns hold the shared row formats; money is in units of the price list.
+
+A change here needs a step in `migrations/versions` with the next number; a test compares the two.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, CheckConstraint, Column, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)  # fmt: skip
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+DEFAULT_TENANT = "default"
 metadata = MetaData()
 
 schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
+
+# ---- answers and what people thought of them ----------------------------------------------------------------------
 
 requests = Table(
     "requests",
@@ -18,6 +38,8 @@ requests = Table(
     Column("messages", JSON, nullable=False),
     Column("tools", JSON),
     Column("answer", JSON, nullable=False),  # one assistant message a sample
+    Column("tenant", String(64), nullable=False, server_default=DEFAULT_TENANT),
+    Index("ix_requests_tenant", "tenant"),
 )
 
 feedback = Table(
@@ -33,4 +55,107 @@ feedback = Table(
     Column("correction", Text),
     Column("reason", Text),
     Column("user", String(200), nullable=False, default=""),
+    Column("tenant", String(64), nullable=False, server_default=DEFAULT_TENANT),
+    Index("ix_feedback_tenant", "tenant"),
+)
+
+# ---- who may use it -----------------------------------------------------------------------------------------------
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("limits", JSON, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("suspended", Double),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(32), primary_key=True),  # the public part
+    Column("digest", String(64), nullable=False),  # HMAC-SHA-256 of the key under the pepper
+    Column("name", String(200), nullable=False),
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("role", String(16), nullable=False),
+    Column("scopes", JSON),  # None: all
+    Column("models", JSON),
+    Column("origins", JSON),
+    Column("networks", JSON),
+    Column("priority", Integer, nullable=False),
+    Column("limits", JSON, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("expires", Double),
+    Column("revoked", Double),
+    Column("last_used", Double),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("role", String(16), nullable=False),
+    Column("password", String(200)),  # argon2id; None: signs in elsewhere
+    Column("issuer", String(400)),
+    Column("subject", String(255)),
+    Column("limits", JSON, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("disabled", Double),
+    Column("last_login", Double),
+    UniqueConstraint("issuer", "subject", name="uq_users_identity"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String(64), primary_key=True),  # SHA-256 of the cookie
+    Column("user_id", String(32), nullable=False, index=True),
+    Column("csrf", String(64), nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+)
+
+# one row: a number that every change of the tables above increases, by which all processes see that there was one
+identity_version = Table(
+    "identity_version", metadata, Column("id", Integer, primary_key=True), Column("version", BigInteger, nullable=False)
+)  # fmt: skip
+
+# ---- how much -----------------------------------------------------------------------------------------------------
+
+# "at": of a rate the theoretical arrival time of GCRA, of a budget what is spent in `period`, of the row "clock" the latest time
+meters = Table(
+    "meters",
+    metadata,
+    Column("id", String(160), primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("period", String(10), nullable=False, server_default=""),
+)
+
+# answers under way, as places that a process holds until `expires`
+places = Table(
+    "places",
+    metadata,
+    Column("id", String(160), primary_key=True),
+    Column("process", String(32), primary_key=True),
+    Column("held", Integer, nullable=False),
+    Column("expires", Double, nullable=False),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("day", String(10), primary_key=True),
+    Column("tenant", String(64), primary_key=True),
+    Column("key", String(64), primary_key=True),  # of a key or a person
+    Column("model", String(200), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost", Double, nullable=False),
 )

@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import tokenizers
+import tokenizers.models
 
 from hanok.errors import ArtefactError
-from hanok.tokens.pieces import byte_of_character
+from hanok.tokens.pieces import Pieces, byte_of_character
 from hanok.tokens.template import Run
 
 _SPACE = "\u2581"
@@ -39,22 +40,13 @@ class AddedToken:
 @dataclass(frozen=True)
 class Vocabulary:
     """Args:
-    model: the content of `tokenizer.json`.
     control: tokens that only a template writes. pieces: raw bytes by id (a control token: its name).
     strips_space: a decoded text loses one space at its start, which encoding put there.
     """
 
-    model: Mapping[str, Any]
     control: Mapping[str, AddedToken]
-    pieces: list[bytes]
+    pieces: Pieces
     strips_space: bool
-
-    def content_encoders(self) -> tuple[tokenizers.Tokenizer, tokenizers.Tokenizer]:
-        """For a text at the very start of a rendering, and for all others."""
-        content = self._without_control()
-        later = _without_first_space(content)
-        first = tokenizers.Tokenizer.from_str(json.dumps(content))
-        return first, first if later == content else tokenizers.Tokenizer.from_str(json.dumps(later))
 
     def stripped(self, runs: Sequence[Run]) -> Sequence[Run]:
         """Without the white space that control tokens swallow."""
@@ -82,17 +74,6 @@ class Vocabulary:
     def _greedy(self) -> bool:
         return any(token.strips_left or token.strips_right for token in self.control.values())
 
-    def _without_control(self) -> dict[str, Any]:
-        """The same tokeniser for content: no control tokens, and no way for BPE to reach their ids."""
-        bpe = self.model["model"]
-        names = set(self.control) - {bpe.get("unk_token")}
-        vocab = {name: number for name, number in bpe["vocab"].items() if name not in names}
-        kept = [token for token in self.model["added_tokens"] if token["content"] not in self.control]
-        return {
-            **self.model, "model": {**bpe, "vocab": vocab}, "added_tokens": kept, "post_processor": None,
-            "truncation": None, "padding": None,
-        }  # fmt: skip
-
 
 def read_vocabulary(model: Mapping[str, Any]) -> Vocabulary:
     """Raises ArtefactError where it is neither of the two kinds."""
@@ -111,34 +92,87 @@ def read_vocabulary(model: Mapping[str, Any]) -> Vocabulary:
     over_bytes = "ByteLevel" in {part["type"] for part in parts}
     vocab: dict[str, int] = bpe["vocab"]
     numbers = [*vocab.values(), *(token.id for token in control.values()), *others.values()]
-    pieces = [b""] * (1 + max(numbers))
-    read = _byte_level if over_bytes else _with_fallback
+    names = [""] * (1 + max(numbers))
     for name, number in vocab.items():
-        if name not in control and name not in others:
-            pieces[number] = read(name)
-    for name, number in others.items():
-        pieces[number] = name.replace(_SPACE, " ").encode() if not over_bytes else name.encode()
-    for name, token in control.items():
-        pieces[token.id] = name.encode()
+        names[number] = name
+    written = {n: (name if over_bytes else name.replace(_SPACE, " ")).encode() for name, n in others.items()}
+    written |= {token.id: name.encode() for name, token in control.items()}
+    for number in (*written, *(vocab[name] for name in (*control, *others) if name in vocab)):
+        names[number] = ""
+    pieces = (_byte_level if over_bytes else _with_fallback)(names).replaced(written, size=len(names))
     strips = any(p["type"] == "Strip" and p.get("start") for p in parts) or any(
         p["type"] == "Metaspace" and p.get("prepend_scheme", "always") != "never" for p in parts
     )
-    return Vocabulary(model, control, pieces, strips)
+    return Vocabulary(control, pieces, strips)
 
 
-def _byte_level(name: str) -> bytes:
+def content_encoders(
+    model: dict[str, Any], control: Collection[str]
+) -> tuple[tokenizers.Tokenizer, tokenizers.Tokenizer]:
+    """The same tokeniser for content: no control tokens, and no way for BPE to reach their ids. One for a text at the very
+    start of a rendering, one for all others.
+
+    Args:
+        model: the content of `tokenizer.json`; its vocabulary is taken out, as nothing else takes so much memory.
+    """
+    bpe = model.pop("model")
+    names = set(control) - {bpe.get("unk_token")}
+    vocab = bpe.pop("vocab")
+    for name in names & vocab.keys():
+        del vocab[name]
+    merges: list[Any] = [  # pairs, or, in older files, lines of text
+        tuple(pair.split(" ") if isinstance(pair, str) else pair)
+        for pair in bpe.pop("merges")
+        if not (isinstance(pair, str) and pair.startswith("#version"))
+    ]
+    settings = {key: bpe[key] for key in _SETTINGS if bpe.get(key) is not None}
+    core = tokenizers.models.BPE(vocab=vocab, merges=merges, **settings)
+    kept = [token for token in model["added_tokens"] if token["content"] not in control]
+    rest = model | {
+        "model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": [], "post_processor": None,
+        "truncation": None, "padding": None,
+    }  # fmt: skip
+    later = _without_first_space(rest)
+    first = _encoder(rest, core, kept)
+    return first, first if later == rest else _encoder(later, core, kept)
+
+
+_SETTINGS = (
+    "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges",
+)  # fmt: skip
+
+
+def _encoder(
+    rest: Mapping[str, Any], core: tokenizers.models.BPE, added: Sequence[Mapping[str, Any]]
+) -> tokenizers.Tokenizer:
+    encoder = tokenizers.Tokenizer.from_str(json.dumps(rest))
+    encoder.model = core  # shared, not copied
+    encoder.add_tokens([
+        tokenizers.AddedToken(**{key: value for key, value in token.items() if key != "id"}) for token in added
+    ])  # fmt: skip
+    return encoder
+
+
+def _byte_level(names: Sequence[str]) -> Pieces:
+    """A character is a byte; what is none has no place in Latin-1."""
     try:
-        return bytes(_BYTES[character] for character in name)
-    except KeyError as error:
+        return Pieces("".join(names).translate(_LATIN).encode("latin-1"), [len(name) for name in names])
+    except UnicodeEncodeError as error:
+        wrong = next(name for name in names if any(_LATIN.get(ord(c), 256) > 255 for c in name))
         raise ArtefactError(
-            f"tokenizer.json: token {name!r} is not in the byte-level alphabet", remedy=_ALPHABET
+            f"tokenizer.json: token {wrong!r} is not in the byte-level alphabet", remedy=_ALPHABET
         ) from error
 
 
-_BYTES = byte_of_character()
+_LATIN = dict.fromkeys(range(256), 0xFFFF) | {ord(c): byte for c, byte in byte_of_character().items()}
 
 
-def _with_fallback(name: str) -> bytes:
+def _with_fallback(names: Sequence[str]) -> Pieces:
+    pieces = [_fallback(name) for name in names]
+    return Pieces(b"".join(pieces), [len(piece) for piece in pieces])
+
+
+def _fallback(name: str) -> bytes:
     match = _BYTE.fullmatch(name)
     return bytes([int(match[1], 16)]) if match else name.replace(_SPACE, " ").encode()
 

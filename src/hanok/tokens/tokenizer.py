@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from hanok.errors import ArtefactError, ConfigError, InputError
 from hanok.tokens import spm
 from hanok.tokens.calls import assistant_parts
 from hanok.tokens.control import IM_END
-from hanok.tokens.model import read_vocabulary
+from hanok.tokens.model import content_encoders, read_vocabulary
 from hanok.tokens.pieces import StreamDecoder
 from hanok.tokens.template import ChatTemplate, Message, Run
 
@@ -54,18 +55,23 @@ class Tokenizer:
 
     def __init__(self, files: Mapping[str, str]) -> None:
         """`files`: name to content of `tokenizer.json`, `tokenizer_config.json` and, if there, the others."""
-        self._files = {name: content for name, content in files.items() if name != "config.json"}
+        self._packed = {
+            name: zlib.compress(content.encode(), level=1)
+            for name, content in files.items()
+            if name != "config.json"
+        }
         model = json.loads(files["tokenizer.json"])
         config = json.loads(files.get("tokenizer_config.json", "{}"))
         self._vocabulary = read_vocabulary(model)
         self.special = {name: token.id for name, token in self._vocabulary.control.items()}
         self._control_ids = frozenset(self.special.values())
         self._name_of = {number: name for name, number in self.special.items()}
-        self._pieces = self._vocabulary.pieces
-        self.vocab_size = len(self._pieces)
+        self.vocab_size = len(self._vocabulary.pieces)
         rows = json.loads(files.get("config.json", "{}")).get("vocab_size") or 0
-        self._pieces += [b""] * (rows - self.vocab_size)  # a model may know more ids than there are tokens
-        self._first, self._later = self._vocabulary.content_encoders()
+        self._pieces = self._vocabulary.pieces.replaced(
+            {}, size=rows
+        )  # a model may know more ids than there are tokens
+        self._first, self._later = content_encoders(model, self.special)
         names = _role_names(config, json.loads(files.get("special_tokens_map.json", "{}")))
         known = _stops(files)
         self.eos_id = self._named("eos_token", names, known)
@@ -75,8 +81,8 @@ class Tokenizer:
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys([*ends, *known, self.eos_id]))
         source = files.get("chat_template.jinja") or _template_source(config.get("chat_template"))
         self._template = ChatTemplate(source, list(self.special), names) if source else None
-        lengths = [0 if n in self._control_ids else len(piece) for n, piece in enumerate(self._pieces)]
-        self.byte_lengths = np.array(lengths, dtype=np.int32)
+        self.byte_lengths = np.array(self._pieces.lengths(), dtype=np.int32)
+        self.byte_lengths[list(self._control_ids)] = 0
 
     @property
     def has_template(self) -> bool:
@@ -118,13 +124,13 @@ class Tokenizer:
     def save(self, directory: Path) -> None:
         """Write the same files, byte for byte, below `directory`."""
         directory.mkdir(parents=True, exist_ok=True)
-        for name, content in self._files.items():
+        for name, content in self.files.items():
             write_atomic(directory / name, content)
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 of what decides ids: the model and the chat template, however the JSON is laid out."""
-        model = json.loads(self._files["tokenizer.json"])
+        model = json.loads(self._file("tokenizer.json"))
         template = self._template.source if self._template else ""
         content = json.dumps([model, template], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
@@ -140,7 +146,10 @@ class Tokenizer:
     @property
     def files(self) -> dict[str, str]:
         """Name to content of what `save` writes."""
-        return dict(self._files)
+        return {name: self._file(name) for name in self._packed}
+
+    def _file(self, name: str) -> str:
+        return zlib.decompress(self._packed[name]).decode()
 
     def encode_words(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         """`encode` of each with the word (of the pre-tokeniser) that each token belongs to."""

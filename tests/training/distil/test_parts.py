@@ -23,7 +23,7 @@ from hanok.training.distil.teacher import Teacher
 from hanok.training.objectives.distillation import forward_kl, top_k_kl
 from hanok.training.packing import PackedSequence, SequenceTable, pack, read_sequence
 from hanok.training.rollouts.asking import cut
-from hanok.training.rollouts.own_answers import KeptAnswers
+from hanok.training.rollouts.kept import KeptRows
 from hanok.training.rollouts.teacher_samples import _whole_lines
 
 SPLITS = ["chat-train", "text-train"]
@@ -207,12 +207,12 @@ def all_sequences(shards: Shards, name: str) -> list[PackedSequence]:
 
 def test_files_cut_within_a_character_are_gone_on_with(tmp_path: Path) -> None:
     """A full disk ends a line at any byte."""
-    kept = KeptAnswers(tmp_path / "samples.jsonl", each=1)
+    kept = KeptRows(tmp_path / "samples.jsonl", by="step", each=1)
     kept.keep(0, [{"answer": "하나"}])
     kept.keep(1, [{"answer": "둘"}])
     whole = kept.file.read_bytes()
     kept.file.write_bytes(whole[: whole.index("둘".encode()) + 1])
-    again = KeptAnswers(kept.file, each=1)
+    again = KeptRows(kept.file, by="step", each=1)
     again.keep(1, [{"answer": "셋"}])
     assert again.rows() == [{"step": 0, "answer": "하나"}, {"step": 1, "answer": "셋"}]
     partial = tmp_path / "partial.jsonl"

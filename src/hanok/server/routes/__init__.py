@@ -6,12 +6,35 @@ from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
-from hanok.server.routes import chat, feedback, models, page
+from hanok.server.routes import (
+    admin_keys,
+    admin_people,
+    chat,
+    completions,
+    conversations,
+    documents,
+    embeddings,
+    feedback,
+    models,
+    operations,
+    page,
+    session,
+    tokens,
+)
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     chat.router,
+    completions.router,
+    embeddings.router,
+    tokens.router,
     models.router,
     feedback.router,
+    conversations.router,
+    documents.router,
+    operations.router,
     page.router,
+    session.router,
+    admin_keys.router,
+    admin_people.router,
 )

@@ -6,13 +6,13 @@ import asyncio
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from sse_starlette import EventSourceResponse
 
 from hanok.server.chat import Chat, Message
+from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
 from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
-from hanok.server.streams import DRAIN_SECONDS, unless_disconnected
+from hanok.server.streams import EventStream, unless_disconnected
 from hanok.store.database import Answered
 
 
@@ -27,15 +27,20 @@ def router(services: Services) -> APIRouter:
                 messages=chat.messages,
                 answers=answers,
                 tools=chat.tools,
+                tenant=chat.tenant,
             )
             await asyncio.to_thread(services.store.record_request, answered)
 
     @routes.post("/v1/chat/completions", response_model=None)
+    @needs("chat:create")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         chat = await Chat.begin(services, body, principal_of(request), keep=keep)
         if body.stream:
-            return EventSourceResponse(chat.events(), sep="\n", shutdown_grace_period=DRAIN_SECONDS)
-        done = await unless_disconnected(request, chat.complete())
+            return EventStream(chat.events(), chat.close)
+        try:
+            done = await unless_disconnected(request, chat.complete())
+        finally:
+            await chat.close()
         return JSONResponse(done) if done is not None else Response(status_code=499)
 
     return routes

@@ -27,6 +27,8 @@ CHUNKED = (
     "star",
 )  # whose losses do not need an answer in one piece
 
+_OF_CHUNKS = ("chunk", "carry", "chunks", "carry_head")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignConfig:
@@ -87,6 +89,9 @@ class AlignConfig:
     prompts_per_step: int = 16
     group_size: int = 8
     """Answers to each prompt."""
+    overlap: int = 0
+    """Roll-outs that the generator writes ahead, on half of the threads, while the learner learns (PipelineRL); 0: in turn, which
+    alone is reproducible bit for bit."""
     updates_per_rollout: int = 1
     """Updates from the answers of one roll-out: they are split into so many steps."""
     max_new_tokens: int = 128
@@ -103,6 +108,11 @@ class AlignConfig:
     """scalerl: a prompt of which this share of all answers so far was right is not drawn again."""
     kl_beta: float = 0.0
     """Weight of the divergence from the starting model: in the reward for ppo and rloo, in the loss for the others."""
+    kl_target: float | None = None
+    """ppo, rloo: kl_beta is where the weight begins; it then rises while an answer's divergence is above so many nats, and falls
+    while it is below."""
+    kl_horizon: float = 10_000
+    """kl_target: answers in which the weight changes by at most a fifth."""
     importance_cap: float = 2.0
     """Bound of trainer over generator probability, a token at a time; 0 switches the correction off."""
     overlong_cache: int = 0
@@ -135,7 +145,7 @@ class AlignConfig:
         )  # fmt: skip
         for name in positive:
             _require(getattr(self, name) > 0, f"{name} = {getattr(self, name)}", "it must be more than 0")
-        for name in ("beta", "max_steps", "max_minutes", "clip_low", "clip_high"):
+        for name in ("beta", "max_steps", "max_minutes", "clip_low", "clip_high", "kl_target", "kl_horizon"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} = {value}", "it must be more than 0")
         for name in (
@@ -146,6 +156,7 @@ class AlignConfig:
             "samples_kept",
             "centre",
             "validation_answers",
+            "overlap",
         ):
             _require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)}", "it must not be negative")
         _require(
@@ -201,6 +212,25 @@ class AlignConfig:
             _require(
                 method in CHUNKED, f"{method} with think = delethink", f"use one of {', '.join(CHUNKED)}"
             )
+        else:
+            given = [
+                name
+                for name in _OF_CHUNKS
+                if getattr(self, name) != AlignConfig.__dataclass_fields__[name].default
+            ]
+            _require(
+                not given,
+                f"{' and '.join(given)} with think = plain",
+                "add --think delethink, or leave them out",
+            )
+        if self.overlap:
+            self._check_overlap(method)
+        if self.kl_target is not None:
+            _require(
+                method in ("ppo", "rloo") and self.kl_beta > 0,
+                f"kl_target = {self.kl_target} of {method} with kl_beta = {self.kl_beta}",
+                "it moves the weight in the reward of ppo and rloo, from a kl_beta above 0",
+            )
         if method == "scalerl":
             _require(
                 self.generator == "float32", f"scalerl with generator = {self.generator}",
@@ -208,6 +238,18 @@ class AlignConfig:
             )  # fmt: skip
         constant = method in ("scalerl", "star") and self.decay_fraction is None
         return replace(self, decay_fraction=0.0) if constant else self
+
+    def _check_overlap(self, method: str) -> None:
+        _require(
+            method != "dapo" or not self.dynamic_sampling, f"overlap = {self.overlap} of dapo with dynamic_sampling",
+            "which prompts are replaced depends on answers that are not there yet: set dynamic_sampling to 0, or overlap to 0",
+        )  # fmt: skip
+        corrected = self.importance_cap > 0 and self.temperature == 1.0
+        _require(
+            corrected or method == "star",
+            f"overlap = {self.overlap} with importance_cap = {self.importance_cap}, temperature = {self.temperature}",
+            "answers by older weights are corrected by importance: keep the cap above 0 and the temperature at 1",
+        )
 
     def beta_of(self, method: str) -> float:
         return self.beta if self.beta is not None else BETAS[method]

@@ -32,7 +32,8 @@ from hanok.training.distil.teacher import Teacher, require_one_vocabulary
 from hanok.training.objectives.next_token import NextToken
 from hanok.training.rollouts.asking import Asks, ShardPrompts
 from hanok.training.rollouts.generator import Generator
-from hanok.training.rollouts.own_answers import KeptAnswers, OwnAnswers
+from hanok.training.rollouts.kept import KeptRows
+from hanok.training.rollouts.own_answers import OwnAnswers
 from hanok.training.rollouts.prompts import read_prompts
 from hanok.training.rollouts.teacher_samples import SPLIT, write_teacher_samples
 from hanok.training.sampler import Sampler
@@ -145,7 +146,7 @@ class _Run:
 
     def _on_policy(self, objective: Divergent | MiniLLM, student: Path) -> Prepared:
         config, training = self.config, self.config.training()
-        kept = KeptAnswers(self.start.out / "samples.jsonl", each=config.samples_kept)
+        kept = KeptRows(self.start.out / "samples.jsonl", by="step", each=config.samples_kept)
         given = beside = None
         share = config.on_policy if self.method == "on-policy" else 1.0
         if share < 1.0:
@@ -229,7 +230,7 @@ class _Run:
         )
 
 
-def _add_answers(page: Report, kept: KeptAnswers) -> None:
+def _add_answers(page: Report, kept: KeptRows) -> None:
     rows = kept.rows()
     chosen = (
         [rows[i * len(rows) // _ON_THE_PAGE] for i in range(_ON_THE_PAGE)]

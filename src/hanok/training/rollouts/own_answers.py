@@ -7,13 +7,10 @@ a run that is killed and resumed draws the same answers.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from hanok.artefacts import append_jsonl, write_atomic
 from hanok.errors import InputError
 from hanok.models.decoder import Decoder
 from hanok.tokens.tokenizer import Tokenizer
@@ -21,40 +18,11 @@ from hanok.training.objective import Batches
 from hanok.training.packing import PackedSequence
 from hanok.training.rollouts.asking import Asks
 from hanok.training.rollouts.generator import Answer, Generator
+from hanok.training.rollouts.kept import KeptRows
 from hanok.training.rollouts.prompts import Prompt
 from hanok.training.rollouts.samples import as_sequence, name_of
 
 _FRUITLESS = 100
-
-
-class KeptAnswers:
-    """A few answers of each step in a file, for reading; what lies behind the present step came from a run cut off."""
-
-    def __init__(self, file: Path, *, each: int) -> None:
-        self.file, self._each, self._is_cut = file, each, False
-
-    def again(self) -> None:
-        """The run went back to an earlier step."""
-        self._is_cut = False
-
-    def keep(self, step: int, rows: list[dict[str, Any]]) -> None:
-        if not self._is_cut and self.file.exists():
-            kept = [row for row in self.rows() if row["step"] < step]
-            write_atomic(self.file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
-        self._is_cut = True
-        for row in rows[: self._each]:
-            append_jsonl(self.file, {"step": step, **row})
-
-    def rows(self) -> list[dict[str, Any]]:
-        """All whole lines; one that was cut, perhaps within a character, ends them."""
-        found: list[dict[str, Any]] = []
-        text = self.file.read_text(encoding="utf-8", errors="replace") if self.file.exists() else ""
-        for line in text.split("\n"):
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                break
-        return found
 
 
 class OwnAnswers:
@@ -67,7 +35,7 @@ class OwnAnswers:
 
     def __init__(
         self, decoder: Decoder, generator: Generator, asks: Asks, tokenizer: Tokenizer, *, share: float = 1.0,
-        given: Batches[PackedSequence] | None = None, beside: Batches[PackedSequence] | None = None, kept: KeptAnswers,
+        given: Batches[PackedSequence] | None = None, beside: Batches[PackedSequence] | None = None, kept: KeptRows,
     ) -> None:  # fmt: skip
         assert share == 1.0 or given is not None, "what are the other steps?"
         self._decoder, self._generator, self._asks, self._tokenizer = decoder, generator, asks, tokenizer

@@ -17,6 +17,7 @@ from hanok.models.decoder import Decoder
 from hanok.training.align.config import POLICY_METHODS, AlignConfig
 from hanok.training.align.reward_model import ScalarHead
 from hanok.training.align.stage import Prepared, Start, run_stage
+from hanok.training.plan import use_threads
 from hanok.training.rewards import Mix
 from hanok.training.rollouts.generator import Generator
 from hanok.training.rollouts.learning import Learning
@@ -57,7 +58,7 @@ def align_on_rewards(
         )
     composed = rewards if isinstance(rewards, Mix) else rewards_of(rewards)
     files = {"prompts": prompts} | ({} if validation is None else {"validation": validation})
-    generators: list[Generator] = []
+    to_close: list[Rollouts | Generator] = []  # in this order
 
     def prepare(start: Start) -> Prepared:
         name, longest = (
@@ -69,10 +70,14 @@ def align_on_rewards(
                 f"{name} = {longest} leaves no room for a prompt",
                 remedy="lower it, or raise max_seq_len",
             )
-        generators.append(Generator(model, config, threads=start.plan.threads))
+        generator = Generator(model, config, threads=_threads(config, start.plan.threads)[1])
+        to_close.append(generator)
+        use_threads(_threads(config, start.plan.threads)[0])
         known = read_prompts(prompts, start.tokenizer, max_tokens=room)
         unknown = [] if validation is None else read_prompts(validation, start.tokenizer, max_tokens=room)
-        return _prepared(method, config, start, known, unknown, composed, generators[0], model)
+        prepared, rollouts = _prepared(method, config, start, known, unknown, composed, generator, model)
+        to_close.insert(0, rollouts)
+        return prepared
 
     settings: dict[str, object] = {
         "rewards": list(composed.parts), "weights": [weight for _, weight in composed.parts.values()],
@@ -84,14 +89,14 @@ def align_on_rewards(
             method, config, model=model, out=out, files=files, settings=settings, prepare=prepare
         )
     finally:
-        for generator in generators:
-            generator.close()
+        for one in to_close:
+            one.close()
 
 
 def _prepared(
     method: str, config: AlignConfig, start: Start, prompts: list[Prompt], held_out: list[Prompt], rewards: Mix,
     generator: Generator, model: Path,
-) -> Prepared:  # fmt: skip
+) -> tuple[Prepared, Rollouts]:  # fmt: skip
     decoder, dtype = start.decoder, start.plan.dtype
     values = ScalarHead(decoder.config.hidden_size) if method == "ppo" else None
     reference = None
@@ -117,8 +122,16 @@ def _prepared(
         method, config, decoder=decoder, prompts=prompts, generator=generator, rewards=rewards, learning=learning,
         samples_file=start.out / "samples.jsonl",
     )  # fmt: skip
-    return Prepared(
+    prepared = Prepared(
         objective=objective,
         batches=batches,
         save_heads=lambda path: values.save(path / VALUE_HEAD) if values is not None else None,
     )
+    return prepared, batches
+
+
+def _threads(config: AlignConfig, threads: int) -> tuple[int, int]:
+    """Of the learner and of the generator: all of them in turn, or a share each where they work at the same time."""
+    if not config.overlap:
+        return threads, threads
+    return max(1, threads - threads // 2), max(1, threads // 2)

@@ -1,38 +1,41 @@
-"""The source of RL's steps: prompts in order, answers by the engine, rewards, advantages; in synchronous mode.
+"""The source of RL's steps: prompts in order, answers by the engine, rewards, advantages.
 
-Everything follows from (seed, cursor, weights), so a run that is killed and resumed draws the same answers; what is left
-of a roll-out between two updates is in the checkpoint. B answers, M their tokens.
+In synchronous mode (`overlap` 0) everything follows from (seed, cursor, weights), so a run that is killed and resumed draws
+the same answers. With `overlap` k the generator writes k roll-outs ahead while the learner learns, and has new weights after
+each update, within its answers; which token they meet is a matter of time, so no two runs are the same, but the ledger is
+exact: every draw is learnt from once, in order. What is left of a roll-out between two updates, and what lies ready or was
+begun ahead, is in the checkpoint.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hanok.artefacts import append_jsonl, write_atomic
 from hanok.errors import HanokError
 from hanok.models.decoder import Decoder
 from hanok.reporting import log
 from hanok.training.align.config import AlignConfig
-from hanok.training.permutation import Permutation
-from hanok.training.rewards import Mix, Row, score
-from hanok.training.rewards.shape import overlong_penalty
-from hanok.training.rollouts.generator import Answer, Generator, longest_answer
+from hanok.training.rewards import Mix, score
+from hanok.training.rollouts.ahead import Ahead, Begun
+from hanok.training.rollouts.draws import Draws
+from hanok.training.rollouts.generator import Generator
+from hanok.training.rollouts.judging import Group, Judged, Judging, judged_from_json, rows_of
+from hanok.training.rollouts.kept import KeptRows
 from hanok.training.rollouts.learning import Learning
 from hanok.training.rollouts.prompts import Prompt
 from hanok.training.rollouts.samples import Sample, from_json
 
-Group = tuple[Prompt, list[Answer], list[float]]  # a reward that could not be given is NaN
-
 
 class Rollouts:
     """Args:
-    learning: makes samples of judged answers. samples_file: where some groups of each roll-out are kept for reading.
+    learning: makes samples of judged answers. samples_file: where some groups of each roll-out are kept for reading;
+        `ledger.jsonl` beside it says which draws each roll-out was made of, where the two sides overlap.
     """
 
     def __init__(
@@ -40,16 +43,19 @@ class Rollouts:
         rewards: Mix, learning: Learning, samples_file: Path,
     ) -> None:  # fmt: skip
         self._method, self._config = method, config
-        self._decoder, self._prompts, self._generator = decoder, prompts, generator
-        self._rewards, self._learning, self._file = rewards, learning, samples_file
-        self.drawn = self.rollout = 0
+        self._decoder, self._generator, self._learning = decoder, generator, learning
+        self._judging = Judging(config, generator=generator, rewards=rewards)
+        self._draws = Draws(prompts, config)
+        self._kept = KeptRows(samples_file, by="rollout", each=config.samples_kept)
+        self._ledger = KeptRows(samples_file.with_name("ledger.jsonl"), by="rollout")
+        self._ahead = Ahead(self._answers, depth=config.overlap) if config.overlap else None
+        self.rollout = self._updates = 0
         self._parts: list[list[Sample]] = []
         self._metrics: dict[str, float] = {}
-        self._file_is_cut = False
-        self._unjudged = ""
-        self._passed: dict[
-            int, tuple[int, int]
-        ] = {}  # place of a prompt -> right answers so far, and all of them
+
+    @property
+    def drawn(self) -> int:
+        return self._draws.drawn
 
     def count(self, *, max_steps: int | None, max_tokens: int | None) -> tuple[int, int | None] | None:
         return None if max_steps is None else (max_steps, None)
@@ -59,6 +65,9 @@ class Rollouts:
         self._metrics = {}
         if not self._parts:
             self._parts = self._roll_out()
+        elif self._ahead is not None:
+            self._publish(self._ahead)
+        self._updates += 1
         return self._parts.pop(0)
 
     def metrics(self) -> Mapping[str, float]:
@@ -67,24 +76,50 @@ class Rollouts:
 
     def state(self) -> dict[str, Any]:
         parts = [[sample.to_json() for sample in part] for part in self._parts]
-        passed = [[place, *counts] for place, counts in self._passed.items()]
-        return {"drawn": self.drawn, "rollout": self.rollout, "parts": parts, "passed": passed}
+        state = {**self._draws.state(), "rollout": self.rollout, "parts": parts, "updates": self._updates}
+        if self._config.kl_target is not None:
+            state["kl_beta"] = self._learning.beta
+        if self._ahead is not None:
+            state["ahead"] = [
+                {**asdict(begun), "ended": ended and {"updates": ended[1], **ended[0].to_json()}}
+                for begun, ended in self._ahead.pending()
+            ]
+        return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.drawn, self.rollout = state["drawn"], state["rollout"]
+        self._draws.restore(state)
+        self.rollout, self._updates = state["rollout"], state["updates"]
         self._parts = [[from_json(row) for row in part] for part in state["parts"]]
-        self._passed = {place: (right, all_) for place, right, all_ in state["passed"]}
-        self._file_is_cut = False
+        if self._config.kl_target is not None:
+            self._learning.beta = state["kl_beta"]
+        self._kept.again()
+        self._ledger.again()
+        if self._ahead is None:
+            return
+        self._ahead.clear()
+        for row in state["ahead"]:
+            begun, ended = Begun(row["rollout"], tuple(row["draws"]), row["updates"]), row["ended"]
+            prompts = [self._draws.prompt(number) for number in begun.draws]
+            self._ahead.add(begun, ended and (judged_from_json(ended, prompts), ended["updates"]))
+
+    def close(self) -> None:
+        """Before the generator is closed."""
+        if self._ahead is not None:
+            self._ahead.close()
 
     def _roll_out(self) -> list[list[Sample]]:
-        self._generator.take(self._decoder)
-        groups, alike = self._groups()
+        if self._ahead is None:
+            self._generator.take(self._decoder)
+            groups, alike = self._groups()
+        else:
+            self._publish(self._ahead)
+            groups, alike = self._overlapped(self._ahead)
         config = self._config
         per_part = config.prompts_per_step // config.updates_per_rollout
         parts = [groups[start : start + per_part] for start in range(0, len(groups), per_part)]
         found = self._learning.samples(parts)
         self._metrics |= found.metrics | self._about(groups, alike)
-        self._keep(groups)
+        self._kept.keep(self.rollout, [_readable(*group) for group in groups[: config.samples_kept]])
         self.rollout += 1
         return found.parts
 
@@ -94,91 +129,80 @@ class Rollouts:
         DAPO replaces those by others, as often as it may. Raises HanokError: not one answer could be judged.
         """
         wanted, dapo = self._config.prompts_per_step, self._method == "dapo"
-        drawn = self._judged(wanted)
+        drawn = self._drawn(wanted)
         useful = [group for group in drawn if _differ(group[2])]
         for _ in range(self._config.dynamic_sampling if dapo else 0):
             if len(useful) == wanted:
                 break
-            more = self._judged(wanted - len(useful))
+            more = self._drawn(wanted - len(useful))
             drawn += more
             useful += [group for group in more if _differ(group[2])]
+        groups = useful if dapo and useful else drawn[:wanted]
+        return groups, self._alike(drawn, len(useful))
+
+    def _drawn(self, count: int) -> list[Group]:
+        """Answers to the next prompts, with their rewards."""
+        draws = self._draws.next(count, rollout=self.rollout)
+        return self._taken(draws, self._answers(draws))
+
+    def _taken(self, draws: Sequence[int], judged: Judged) -> list[Group]:
+        for name, value in judged.metrics.items():
+            self._metrics.setdefault(name, value)
+        self._outcomes = judged.outcomes
+        if self._method == "scalerl":
+            for number, (_, _, rewards) in zip(draws, judged.groups, strict=True):
+                self._draws.remember(number, rewards)
+        return judged.groups
+
+    def _answers(self, draws: Sequence[int]) -> Judged:
+        return self._judging.answers([self._draws.prompt(number) for number in draws], draws)
+
+    def _alike(self, drawn: Sequence[Group], useful: int) -> float:
+        """Share of groups that teach nothing; said where it is all of them. Raises HanokError."""
         if all(np.isnan(reward) for _, _, rewards in drawn for reward in rewards):
             raise HanokError(
-                f"roll-out {self.rollout}: none of the answers to {len(drawn)} prompts could be judged ({self._unjudged})",
+                f"roll-out {self.rollout}: none of the answers to {len(drawn)} prompts could be judged ({self._outcomes})",
                 remedy="mend the reward; docs/guides/align.md says what it may return",
             )
         if not useful and self._method != "ppo":
             log.warning("roll-out %d: in none of %d groups do the rewards differ", self.rollout, len(drawn))
-        groups = useful if dapo and useful else drawn[:wanted]
-        return groups, 1 - len(useful) / len(drawn)
+        return 1 - useful / len(drawn)
 
-    def _next_prompts(self, count: int) -> tuple[list[Prompt], list[int]]:
-        """And the numbers of their draws, of which no two are the same in a run. scalerl passes over what is mastered."""
-        if len(self._prompts) - len(self._retired()) < min(count, len(self._prompts)):
-            log.warning(
-                "roll-out %d: too few prompts are left that are not mastered; all come back", self.rollout
-            )
-            self._passed = {}
-        retired, draws = self._retired(), list[int]()
-        while len(draws) < count:
-            if self._place(self.drawn) not in retired:
-                draws.append(self.drawn)
-            self.drawn += 1
-        return [self._prompts[self._place(number)] for number in draws], draws
+    # Overlapped
 
-    def _retired(self) -> set[int]:
-        least = self._config.retire
-        return {place for place, (right, all_) in self._passed.items() if right >= least * all_}
+    def _publish(self, ahead: Ahead) -> None:
+        """The learner's weights, between two of the engine's steps: answers under way go on with them."""
+        self._generator.take(self._decoder)
+        ahead.updates = self._updates
 
-    def _remember(self, draws: Sequence[int], groups: Sequence[Group]) -> None:
-        """Right answers by prompt; an answer that could not be judged does not count."""
-        for number, (_, _, rewards) in zip(draws, groups, strict=True):
-            known = [reward for reward in rewards if not np.isnan(reward)]
-            right, all_ = self._passed.get(self._place(number), (0, 0))
-            right += sum(reward >= self._config.pass_reward for reward in known)
-            if known:
-                self._passed[self._place(number)] = (right, all_ + len(known))
-
-    def _place(self, number: int) -> int:
-        epoch, offset = divmod(number, len(self._prompts))
-        order = Permutation(len(self._prompts), f"prompts/{self._config.seed}/{epoch}")
-        return int(order(np.array([offset]))[0])
-
-    def _judged(self, count: int) -> list[Group]:
-        """Answers to the next prompts, with their rewards."""
-        prompts, draws = self._next_prompts(count)
-        answers = self._generator.sample(prompts, draws=draws)
+    def _overlapped(self, ahead: Ahead) -> tuple[list[Group], float]:
+        """The oldest of the roll-outs under way, after as many have been begun as may be."""
+        config = self._config
+        last = None if config.max_steps is None else -(-config.max_steps // config.updates_per_rollout)
+        while len(ahead) <= config.overlap and (last is None or self.rollout + len(ahead) < last):
+            rollout = self.rollout + len(ahead)
+            ahead.add(Begun(rollout, tuple(self._draws.next(config.prompts_per_step, rollout=rollout))))
+        ahead.begin()
+        taken, idle = ahead.take()
+        begun = taken.begun
+        assert begun.rollout == self.rollout
+        assert begun.updates is not None
+        groups = self._taken(begun.draws, taken.judged)
+        self._metrics |= {
+            "rollout.staleness": float(self._updates - begun.updates),
+            "rollout.staleness_end": float(self._updates - taken.ended),
+            "time.learner_idle": round(idle.learner, 4), "time.generator_idle": round(idle.generator, 4),
+        }  # fmt: skip
         rows = [
-            Row(prompt.messages, answer.text, {**prompt.columns, "completion_tokens": len(answer.ids)})
-            for prompt, group in zip(prompts, answers, strict=True)
-            for answer in group
+            {
+                "step": self._updates + 1,
+                "begun": begun.updates,
+                "ended": taken.ended,
+                "draws": list(begun.draws),
+            }
         ]
-        batch = score(self._rewards, rows)
-        for name, value in batch.metrics().items():
-            self._metrics.setdefault(name, value)
-        self._unjudged = "; ".join(
-            f"{name}: {next((reason for reason in counter if reason != 'scored'), 'scored')}"
-            for name, counter in batch.counts.items()
-        )
-        totals = batch.with_nan()
-        size = self._config.group_size
-        groups = [
-            (prompt, group, self._shaped(group, totals[place * size : (place + 1) * size]))
-            for place, (prompt, group) in enumerate(zip(prompts, answers, strict=True))
-        ]
-        if self._method == "scalerl":
-            self._remember(draws, groups)
-        return groups
-
-    def _shaped(self, group: Sequence[Answer], rewards: Sequence[float]) -> list[float]:
-        """DAPO's penalty on answers that come near the limit (arXiv 2503.14476, equation 13)."""
-        cache, limit = self._config.overlong_cache, longest_answer(self._config)
-        if not cache:
-            return list(rewards)
-        return [
-            reward + overlong_penalty(len(answer.ids), limit, cache)
-            for reward, answer in zip(rewards, group, strict=True)
-        ]
+        self._ledger.keep(self.rollout, rows)
+        return groups, self._alike(groups, sum(_differ(rewards) for _, _, rewards in groups))
 
     def _about(self, groups: Sequence[Group], alike: float) -> dict[str, float]:
         answers = [answer for _, group, _ in groups for answer in group]
@@ -187,30 +211,9 @@ class Rollouts:
             "rollout.tokens": sum(len(answer.ids) for answer in answers) / len(answers),
             "rollout.truncated": sum(answer.truncated for answer in answers) / len(answers),
             "rollout.prompts_drawn": float(self.drawn),
-            **(
-                {"rollout.retired": len(self._retired()) / len(self._prompts)}
-                if self._method == "scalerl"
-                else {}
-            ),
+            **({"rollout.retired": self._draws.retired_share} if self._method == "scalerl" else {}),
             **_about_chunks(groups),
         }
-
-    def _keep(self, groups: Sequence[Group]) -> None:
-        """A few groups for reading; what lies behind this roll-out came from a run that was cut off."""
-        if not self._file_is_cut and self._file.exists():
-            lines = self._file.read_text(encoding="utf-8", errors="replace").split("\n")
-            kept = [line for line in lines if _rollout_of(line) < self.rollout]
-            write_atomic(self._file, "".join(f"{line}\n" for line in kept))
-        self._file_is_cut = True
-        for prompt, answers, rewards in groups[: self._config.samples_kept]:
-            append_jsonl(
-                self._file,
-                {
-                    "rollout": self.rollout, "prompt": prompt.name, "messages": list(prompt.messages),
-                    "answers": [answer.text for answer in answers],
-                    "rewards": [None if np.isnan(reward) else reward for reward in rewards],
-                },
-            )  # fmt: skip
 
 
 def validate(
@@ -219,14 +222,17 @@ def validate(
     """Rewards and length of answers to prompts that are not practised on."""
     generator.take(decoder)
     groups = generator.validate(prompts)
-    rows = [
-        Row(prompt.messages, answer.text, {**prompt.columns, "completion_tokens": len(answer.ids)})
-        for prompt, group in zip(prompts, groups, strict=True)
-        for answer in group
-    ]
+    rows = rows_of(prompts, groups)
     found = {f"validation.{name}": value for name, value in score(rewards, rows).metrics().items()}
     found["validation.tokens"] = sum(len(answer.ids) for group in groups for answer in group) / len(rows)
     return found
+
+
+def _readable(prompt: Prompt, answers: Sequence[Any], rewards: Sequence[float]) -> dict[str, Any]:
+    return {
+        "prompt": prompt.name, "messages": list(prompt.messages), "answers": [answer.text for answer in answers],
+        "rewards": [None if np.isnan(reward) else reward for reward in rewards],
+    }  # fmt: skip
 
 
 def _about_chunks(groups: Sequence[Group]) -> dict[str, float]:
@@ -246,11 +252,3 @@ def _about_chunks(groups: Sequence[Group]) -> dict[str, float]:
 def _differ(rewards: Sequence[float]) -> bool:
     known = torch.tensor([reward for reward in rewards if not np.isnan(reward)])
     return len(known) > 1 and bool(known.max() > known.min())
-
-
-def _rollout_of(line: str) -> float:
-    """Of a line that a kill cut short: beyond all."""
-    try:
-        return json.loads(line)["rollout"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")

@@ -1,0 +1,154 @@
+"""`hanok guard`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from hanok.errors import InputError
+from hanok.reporting import table
+
+if TYPE_CHECKING:
+    from hanok.guard.training import Judged
+
+
+def train(
+    rows: Path, out: Path, name: str = "injection", task: str | None = None, sets: tuple[str, ...] = (), lines: bool = False,
+    false_alarms: float = 0.02, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """Train a detector of text that wants to give orders, and set its threshold on benign rows that it was not trained on.
+
+    Args:
+        rows: JSON lines of {text, label 0|1, group, set?, language?}.
+        out: directory for NAME.safetensors.
+        name: of the detector.
+        task: only rows of this "task".
+        sets: only rows of these sets.
+        lines: rows are documents of third parties, judged line by line.
+        false_alarms: share of benign rows that may be flagged; measured by five folds over groups.
+        seed: of the disguises that training adds.
+    """
+    from hanok.guard.training import cross_validate, fit, read_rows, threshold_for
+
+    read = read_rows(rows, sets=frozenset(sets), task=task)
+    judged = list(cross_validate(read, seed=seed, lines=lines))
+    threshold = threshold_for([one.score for one in judged if not one.row.label], false_alarms)
+    detector = replace(fit(name, read, seed=seed, lines=lines), threshold=threshold)
+    detector.save(out)
+    table(
+        f"{name}: rows that it did not see, {false_alarms:.1%} false alarms",
+        _KEYS,
+        _lines_of(judged, threshold),
+    )
+    return {"detector": str(out / f"{name}.safetensors"), "threshold": threshold, "rows": len(read)}
+
+
+def cross_test(
+    rows: Path, task: str | None = None, sets: tuple[str, ...] = (), untrained: tuple[str, ...] = (), lines: bool = False,
+    false_alarms: float = 0.02, on: tuple[str, ...] = (), disguises: bool = True, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """What a detector would catch: five folds over groups, by set, language, register and disguise.
+
+    Args:
+        rows: as `hanok guard train` takes them.
+        task: only rows of this "task".
+        sets: only rows of these sets.
+        untrained: sets to judge and not to train on.
+        lines: rows are documents of third parties, judged line by line.
+        false_alarms: of the benign rows of the sets named in --on, those that may be flagged set the threshold.
+        on: sets whose benign rows set the threshold, in each language on its own; all by default.
+        disguises: judge rows in disguise too.
+        seed: of the disguises.
+    """
+    from hanok.guard.disguises import ENGLISH, KOREAN
+    from hanok.guard.training import cross_validate, read_rows, threshold_for
+
+    read = read_rows(rows, sets=frozenset(sets), task=task)
+    found: dict[str, Any] = {}
+    by_language: dict[str, list[Judged]] = defaultdict(list)
+    ways = sorted({*ENGLISH, *KOREAN}) if disguises else ()
+    for one in cross_validate(read, seed=seed, lines=lines, untrained=frozenset(untrained), disguises=ways):
+        fitting = KOREAN if one.row.language == "ko" else ENGLISH
+        if one.disguise == "none" or one.disguise in fitting:
+            by_language[one.row.language].append(one)
+    for language, judged in sorted(by_language.items()):
+        benign = [
+            one.score for one in judged
+            if not one.row.label and one.disguise == "none" and (not on or one.row.set in on)
+        ]  # fmt: skip
+        threshold = threshold_for(benign, false_alarms)
+        listed = _lines_of(judged, threshold)
+        table(f"{language or 'all'}: threshold {threshold:.3f}", _KEYS, listed)
+        found[language or "all"] = {
+            "threshold": threshold,
+            "rows": [dict(zip(_KEYS, line, strict=True)) for line in listed],
+        }
+    return found
+
+
+def calibrate(detector: Path, benign: Path, false_alarms: float = 0.02) -> dict[str, Any]:
+    """Set a detector's threshold by one's own traffic.
+
+    Args:
+        detector: NAME.safetensors.
+        benign: JSON lines with a "text" each, or plain lines, of what ordinary users write.
+        false_alarms: share of them that may be flagged.
+    """
+    from hanok.artefacts.files import read_jsonl
+    from hanok.guard.linear import LinearDetector
+    from hanok.guard.training import threshold_for
+
+    if benign.suffix == ".jsonl":
+        texts = [str(row["text"]) for row in read_jsonl(benign) if "text" in row]
+    else:
+        texts = [line for line in benign.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(texts) * false_alarms < 1:
+        raise InputError(
+            f"{len(texts)} texts say nothing about a rate of {false_alarms:g}",
+            remedy=f"give {round(1 / false_alarms)} or more",
+        )
+    old = LinearDetector.load(detector)
+    threshold = threshold_for([old.judge(text).score for text in texts], false_alarms)
+    replace(old, threshold=threshold).save(detector.parent)
+    return {"detector": str(detector), "texts": len(texts), "before": old.threshold, "threshold": threshold}
+
+
+def explain(detector: Path, text: Annotated[str, tyro.conf.Positional]) -> dict[str, Any]:
+    """Which words of a text raise a detector's score.
+
+    Args:
+        detector: NAME.safetensors.
+        text: to look at.
+    """
+    from hanok.guard.explain import explain as explain_text
+    from hanok.guard.linear import LinearDetector
+
+    loaded = LinearDetector.load(detector)
+    way, reading, parts = explain_text(loaded, text)
+    hit = loaded.judge(text)
+    table(f"read as {way}", ("word", "worth"), [(part.word, f"{part.worth:+.3f}") for part in parts[:12]])
+    return {
+        "flagged": hit.score > loaded.threshold, "score": hit.score, "threshold": loaded.threshold, "way": way,
+        "reading": reading,
+        "words": [{"word": part.word, "worth": part.worth} for part in parts],
+    }  # fmt: skip
+
+
+_KEYS = ("set", "language", "register", "label", "disguise", "rows", "flagged")
+
+
+def _lines_of(judged: Sequence[Judged], threshold: float) -> list[tuple[str, ...]]:
+    groups: dict[tuple[str, ...], list[bool]] = defaultdict(list)
+    for one in judged:
+        row = one.row
+        register = row.register if not row.label and one.disguise == "none" else ""
+        label = "attack" if row.label else "benign"
+        groups[row.set, row.language, register, label, one.disguise].append(one.score > threshold)
+    return [
+        (*key, str(len(hits)), f"{100 * sum(hits) / len(hits):.1f} %") for key, hits in sorted(groups.items())
+    ]

@@ -1,0 +1,155 @@
+"""A linear detector over hashed n-grams: logistic regression with balanced classes and an L2 penalty, solved to its optimum.
+
+A text's score is the worst of its pieces and readings: sum of the weights of its distinct n-grams, over the root of their number,
+plus a bias. A score of 0 is an even chance among the (balanced) rows it was trained on; what to do at which score is a matter of
+calibration on one's own traffic (`hanok.guard.calibrate`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from hanok.errors import InputError
+from hanok.guard.grams import BITS, hashed
+from hanok.guard.views import views
+
+PIECE = 400  # characters; a long text would drown what is said in one line of it
+_FORMAT = 1
+_BREAK = re.compile(r"[\n.!?。]\s*|\s")
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """The worst reading. `way`: as `hanok.guard.views.View` has it; `start`, `end`: the piece's place in the text."""
+
+    score: float
+    way: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class LinearDetector:
+    """`weights` [2**BITS] float32. `lines`: whether each line is judged on its own (text of third parties) or pieces of PIECE
+    characters. `threshold`: what counts as a hit."""
+
+    name: str
+    weights: np.ndarray
+    bias: float
+    threshold: float = 0.0
+    lines: bool = False
+
+    def judge(self, text: str) -> Hit:
+        """The worst piece in its worst reading; of an empty text, minus infinity."""
+        worst = Hit(float("-inf"), "plain", 0, 0)
+        for start, end in pieces(text, lines=self.lines):
+            for view in views(text[start:end]):
+                score = self.score(view.text)
+                if score > worst.score:
+                    worst = Hit(score, view.way, start, end)
+        return worst
+
+    def score(self, reading: str) -> float:
+        """Of one reading in its normal form (`hanok.guard.views.normal`)."""
+        grams = hashed(reading)
+        if not len(grams):
+            return float("-inf")
+        return float(self.weights[grams].sum() / np.sqrt(len(grams)) + self.bias)
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        about = {"format": str(_FORMAT), "about": json.dumps(
+            {"name": self.name, "bias": self.bias, "threshold": self.threshold, "lines": self.lines, "bits": BITS}
+        )}  # fmt: skip
+        save_file(
+            {"weights": self.weights.astype(np.float32)},
+            directory / f"{self.name}.safetensors",
+            metadata=about,
+        )
+
+    @classmethod
+    def load(cls, file: Path) -> LinearDetector:
+        """Raises InputError if it is no detector, or one of another format."""
+        try:
+            with safe_open(file, "numpy") as opened:
+                about = json.loads((opened.metadata() or {})["about"])
+            weights = load_file(file)["weights"]
+            if about["bits"] != BITS or weights.shape != (1 << BITS,):
+                raise InputError(
+                    f"{file} has 2**{about['bits']} weights, not 2**{BITS}", remedy="train it anew"
+                )
+            return cls(about["name"], weights, about["bias"], about["threshold"], about["lines"])
+        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+            raise InputError(
+                f"{file} is no detector ({error})", remedy="hanok guard train writes one"
+            ) from error
+
+
+def pieces(text: str, *, lines: bool = False) -> Iterator[tuple[int, int]]:
+    """Places of the pieces that are judged on their own: lines, or what fits into PIECE characters, cut behind a sentence."""
+    if lines:
+        for match in re.finditer(r"[^\n|]+", text):
+            if match[0].strip():
+                for start, end in pieces(match[0]):
+                    yield match.start() + start, match.start() + end
+        return
+    start = 0
+    while start < len(text):
+        end = min(start + PIECE, len(text))
+        if end < len(text):
+            breaks = [match.end() for match in _BREAK.finditer(text, start + PIECE // 2, end)]
+            end = breaks[-1] if breaks else end
+        yield start, end
+        start = end
+
+
+def train(
+    name: str, readings: Sequence[str], labels: Sequence[int], *, penalty: float = 1e-4, lines: bool = False
+) -> LinearDetector:  # fmt: skip
+    """Fit to readings in their normal form. `labels`: 1 for what is to be found.
+
+    Raises:
+        InputError: one of the classes is missing.
+    """
+    import torch
+
+    wanted = np.asarray(labels, dtype=np.float64)
+    if not 0 < wanted.sum() < len(wanted):
+        raise InputError("all rows have the same label", remedy="a detector needs rows of both kinds")
+    grams = [hashed(reading) for reading in readings]
+    counts = np.array([max(1, len(one)) for one in grams])
+    known, flat = np.unique(np.concatenate(grams), return_inverse=True)  # the others' weights are 0
+    columns = torch.from_numpy(flat)
+    values = torch.from_numpy(np.repeat(1 / np.sqrt(counts), [len(one) for one in grams]))
+    starts = torch.from_numpy(np.concatenate([[0], np.cumsum([len(one) for one in grams])[:-1]]))
+    target, share = torch.from_numpy(wanted), wanted.mean()
+    balance = torch.from_numpy(np.where(wanted == 1, 0.5 / share, 0.5 / (1 - share)))
+    weights = torch.zeros((len(known), 1), dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS([weights, bias], max_iter=60, history_size=8, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        solver.zero_grad()
+        scores = (
+            torch.nn.functional.embedding_bag(
+                columns, weights, starts, mode="sum", per_sample_weights=values
+            )[:, 0]
+            + bias
+        )
+        each = torch.nn.functional.binary_cross_entropy_with_logits(scores, target, reduction="none")
+        total = (each * balance).mean() + penalty * weights.square().sum()
+        total.backward()
+        return total
+
+    solver.step(loss)
+    found = np.zeros(1 << BITS, dtype=np.float32)
+    found[known] = weights.detach()[:, 0].numpy()
+    return LinearDetector(name, found, float(bias.detach()), lines=lines)

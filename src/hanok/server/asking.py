@@ -1,0 +1,124 @@
+"""A conversation put to a model: what chat completions, responses and Anthropic's messages share.
+
+Each of them is read as a `ChatRequest`, so that all have the same rules; they differ in how the answer is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hanok.engine.api import FinishReason, Request, Usage
+from hanok.engine.text import AnswerStream, chat_prompt, opens_reasoning
+from hanok.errors import StructureError
+from hanok.server.errors import ApiError
+from hanok.server.generation import Generation
+from hanok.server.models import Served
+from hanok.server.principal import Principal
+from hanok.server.schema import ChatRequest
+from hanok.server.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A generation under way, and a reader for each of its samples."""
+
+    served: Served
+    generation: Generation
+    answers: Sequence[AnswerStream]
+
+
+async def ask(
+    services: Services, body: ChatRequest, principal: Principal, *, name: str, route: str, streamed: bool
+) -> Asked:
+    """Raises ApiError, InputError, ContextLengthError or QueueFullError; nothing runs then.
+
+    Args:
+        name: the id of request and answer.
+    """
+    served = await services.models.take(body.model, principal)
+    try:
+        params = body.sampling()
+        prompt = await asyncio.to_thread(
+            chat_prompt, served.engine.tokenizer, body.plain_messages(), tools=body.plain_tools()
+        )
+    except BaseException:
+        services.models.give_back(served)
+        raise
+    request = Request(
+        id=name, prompt_ids=prompt, params=params, tenant=principal.tenant, adapter=served.adapter_name
+    )
+    try:
+        generation = await Generation.begin(
+            services, served, principal, request, route=route, streamed=streamed
+        )
+    except StructureError as error:
+        raise ApiError(400, str(error), param=body.structure_field, code="invalid_structure") from error
+    tokenizer = served.engine.tokenizer
+    answers = [
+        AnswerStream(
+            tokenizer, stop=params.stop, tools=body.plain_tools() is not None, exact=params.structure is not None,
+            thinking=opens_reasoning(tokenizer, prompt),
+        )
+        for _ in range(generation.samples)
+    ]  # fmt: skip
+    return Asked(served, generation, answers)
+
+
+def new_calls(answer: AnswerStream, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Calls that became whole. Ids of their own: the same call twice in a conversation is two calls."""
+    return [{**call, "id": f"call_{uuid.uuid4().hex[:24]}"} for call in answer.calls[len(known) :]]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is new in an answer: some reasoning, some text, or a whole call in OpenAI's form."""
+
+    kind: Literal["reasoning", "text", "call"]
+    text: str = ""
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Turn:
+    """One answer as a sequence of pieces. `reason` and `usage`, `content` and `calls` are there once `pieces` has ended."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.served, self.generation = asked.served, asked.generation
+        (self.answer,) = asked.answers
+        self.calls: list[dict[str, Any]] = []
+        self.reason: FinishReason = "cancelled"
+        self.usage = Usage(prompt_tokens=asked.generation.exchange.prompt_tokens, completion_tokens=0)
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        thought = 0
+        async with aclosing(self.generation.deltas()) as deltas:
+            async for _, delta in deltas:
+                text = self.answer.push(delta.ids)
+                rest = ""
+                if delta.finish_reason is not None:
+                    self.reason, self.usage = delta.finish_reason, delta.usage or self.usage
+                    rest, _ = self.answer.finish()
+                if len(self.answer.reasoning) > thought:
+                    yield Piece("reasoning", self.answer.reasoning[thought:])
+                    thought = len(self.answer.reasoning)
+                if text:
+                    yield Piece("text", text)
+                for call in new_calls(self.answer, self.calls):
+                    self.calls.append(call)
+                    yield Piece("call", call=call)
+                if rest:
+                    yield Piece("text", rest)
+
+    async def close(self) -> None:
+        await self.generation.close()
+
+    def message(self) -> dict[str, Any]:
+        """The shared message format."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.answer.content}
+        if self.answer.reasoning:
+            message["reasoning_content"] = self.answer.reasoning
+        return {**message, "tool_calls": self.calls} if self.calls else message

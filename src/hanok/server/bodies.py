@@ -1,0 +1,150 @@
+"""What a body must be before anything reads it: not too large, of a kind that the server takes, and JSON without traps.
+
+Traps are what readers of JSON disagree about, so that two parts of a system may see two different requests: names that occur
+twice, NaN and Infinity, halves of surrogate pairs. Depth is bounded because everything that walks a body recurses.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hanok.server.errors import ApiError, error_response
+
+MOST_BYTES = 16 << 20
+DEEPEST = 256  # levels of JSON
+_METHODS = ("POST", "PUT", "PATCH", "DELETE")
+
+
+class Bodies:
+    """ASGI middleware. Multipart bodies (files) are passed on unread: who takes them bounds them."""
+
+    def __init__(self, app: ASGIApp, *, most_bytes: int = MOST_BYTES) -> None:
+        self._app, self._most = app, most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in _METHODS:
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        kind = headers.get(b"content-type", "").split(";")[0].strip().lower()
+        if kind.startswith("multipart/"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            _check_encoding(headers.get(b"content-encoding", ""))
+            body = await self._read(receive, headers.get(b"content-length", ""))
+            if body is None:  # the client went away
+                return
+            if body:
+                _check_kind(kind)
+                check_json(body)
+        except ApiError as error:
+            await error_response(error.status, error.message, code=error.code)(scope, receive, send)
+            return
+        await self._app(scope, _replay(body, receive), send)
+
+    async def _read(self, receive: Receive, length: str) -> bytes | None:
+        """Raises ApiError 413, before the rest of a body that is too large was read."""
+        if length.isdigit() and int(length) > self._most:
+            raise self._too_large()
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._most:
+                raise self._too_large()
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"a body may have {self._most >> 20} MiB", code="body_too_large")
+
+
+def _check_encoding(encoding: str) -> None:
+    if encoding.strip().lower() not in ("", "identity"):
+        raise ApiError(
+            415, f"Content-Encoding {encoding!r}: send the body as it is", code="unsupported_encoding"
+        )
+
+
+def _check_kind(kind: str) -> None:
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise ApiError(415, f"Content-Type {kind!r}: send application/json", code="unsupported_content_type")
+
+
+def check_json(body: bytes) -> Any:
+    """The value. Raises ApiError 400."""
+    try:
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+    except UnicodeDecodeError as error:
+        raise _bad(f"the body is not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise _bad(f"the body is not JSON: {error.msg} at character {error.pos}") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise _bad(f"the body cannot be read: {error}") from error
+    except RecursionError:
+        raise _bad(f"JSON more than {DEEPEST} levels deep") from None
+    if body.count(b"{") + body.count(b"[") > DEEPEST or b"\\u" in body:
+        _walk(value)
+    return value
+
+
+def _walk(value: Any) -> None:
+    level, depth = [value], 0
+    while level:
+        if depth > DEEPEST:
+            raise _bad(f"JSON more than {DEEPEST} levels deep")
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, str):
+                _check_text(one)
+            elif isinstance(one, dict):
+                inner += one.keys()
+                inner += one.values()
+            elif isinstance(one, list):
+                inner += one
+        level, depth = inner, depth + 1
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _bad("text that is not Unicode: half a surrogate pair (\\ud800 to \\udfff)") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _bad(f"{twice!r} occurs twice in one object".encode("ascii", "backslashreplace").decode())
+    return found
+
+
+def _constant(name: str) -> Any:
+    raise _bad(f"{name} is no JSON")
+
+
+def _bad(message: str) -> ApiError:
+    return ApiError(400, message, code="invalid_json")
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """The body once more, then whatever else comes."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again

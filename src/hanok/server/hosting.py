@@ -1,0 +1,141 @@
+"""One model directory behind the API: loaded when somebody asks for it, unloaded when nobody does.
+
+All methods belong to the server's event loop; engines are opened, woken and put to sleep in threads of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hanok.artefacts import open_artefact
+from hanok.engine.generator import LocalEngine
+from hanok.reporting import log
+
+State = Literal["unloaded", "loading", "loaded", "unloading"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """What may be loaded. `options`: for `LocalEngine`. `adapters`: name to directory."""
+
+    name: str
+    directory: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+
+    def open(self) -> LocalEngine:
+        return LocalEngine(self.directory, adapters=self.adapters, **self.options)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of its files: what a memory budget counts."""
+        return sum(file.stat().st_size for file in self.directory.glob("*.safetensors"))
+
+
+class Hosted:
+    """Args: engine, hash: where it is loaded already. Once opened, an unloaded engine sleeps: it keeps tokeniser and adapters."""
+
+    def __init__(
+        self, spec: ModelSpec, engine: LocalEngine | None = None, model_hash: str | None = None
+    ) -> None:
+        self.spec, self.engine, self.hash = spec, engine, model_hash
+        self.state: State = "unloaded" if engine is None else "loaded"
+        self.users, self.used = 0, time.monotonic()
+        self._change: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def adapter_names(self) -> list[str]:
+        return list(self.spec.adapters if self.engine is None else self.engine.adapters)
+
+    @property
+    def changing(self) -> bool:
+        return self._change is not None
+
+    def hold(self) -> Hold:
+        assert self.state == "loaded"
+        self.users += 1
+        return Hold(self)
+
+    async def settled(self) -> None:
+        """After the change under way. Raises what it raised."""
+        if self._change is not None:
+            await asyncio.shield(self._change)
+
+    async def load(self) -> None:
+        """Raises what opening a model raises."""
+        self._begin("loading", self._load())
+        await self.settled()
+
+    async def unload(self) -> None:
+        """Once those who use it are done; whoever asks for it meanwhile waits, and has it loaded again."""
+        self._begin("unloading", self._unload())
+        await self.settled()
+
+    def _begin(self, state: State, work: Any) -> None:
+        assert self._change is None
+        self.state = state
+        self._change = asyncio.get_running_loop().create_task(work)
+        self._change.add_done_callback(
+            lambda task: task.cancelled() or task.exception()
+        )  # nobody may be waiting
+
+    async def _load(self) -> None:
+        try:
+            began = time.monotonic()
+            if self.engine is None:
+                self.engine, self.hash = await asyncio.to_thread(self._open)
+            else:
+                await asyncio.to_thread(self.engine.wake)
+            self.state, self.used = "loaded", time.monotonic()
+            log.info("model %s loaded in %.1f s", self.name, self.used - began)
+        finally:
+            self.state = "loaded" if self.state == "loaded" else "unloaded"
+            self._change = None
+
+    def _open(self) -> tuple[LocalEngine, str]:
+        model_hash = open_artefact(self.spec.directory).hash
+        return self.spec.open(), model_hash
+
+    async def _unload(self) -> None:
+        engine = self.engine
+        assert engine is not None
+        try:
+            while self.users:
+                self._idle.clear()
+                await self._idle.wait()
+            await asyncio.to_thread(engine.sleep)
+            self.state = "unloaded"
+            log.info("model %s unloaded", self.name)
+        finally:
+            self.state = "unloaded" if self.state == "unloaded" else "loaded"
+            self._change = None
+
+    def leave(self) -> None:
+        self.users -= 1
+        self.used = time.monotonic()
+        if not self.users:
+            self._idle.set()
+
+
+class Hold:
+    """Somebody's use of a loaded model, which is not unloaded before `release`."""
+
+    def __init__(self, host: Hosted) -> None:
+        self._host: Hosted | None = host
+
+    def release(self, then: Callable[[Hosted], None]) -> None:
+        """Once; what comes after it does nothing."""
+        host, self._host = self._host, None
+        if host is not None:
+            host.leave()
+            then(host)
