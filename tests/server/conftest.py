@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import itertools
@@ -31,9 +32,9 @@ from hanok.store.database import Store, feedback_file
 from hanok.tokens.tokenizer import Tokenizer
 
 
-def _load(name: str) -> ModuleType:
+def _load(name: str, folder: str = "engine") -> ModuleType:
     spec = importlib.util.spec_from_file_location(
-        f"engine_{name}", Path(__file__).parents[1] / "engine" / f"{name}.py"
+        f"{folder}_{name}", Path(__file__).parents[1] / folder / f"{name}.py"
     )
     assert spec is not None
     assert spec.loader is not None
@@ -43,7 +44,7 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-tiny, adapted = _load("tiny"), _load("adapted")
+tiny, adapted, browser = _load("tiny"), _load("adapted"), _load("browser", "server")
 
 TOOLS = [
     {
@@ -207,3 +208,17 @@ def _serve(model_dir: Path, **options: Any) -> Iterator[Running]:
 @pytest.fixture
 def errand_tools() -> list[dict[str, object]]:
     return TOOLS
+
+
+@pytest.fixture(scope="session")
+def page() -> Iterator[Any]:
+    """A tab of a real browser."""
+    command = browser.find_browser()
+    if command is None:
+        pytest.skip(f"no browser here: none of {', '.join(browser.NAMES)}")
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(browser.open_browser(command))
+        except (AssertionError, OSError) as error:
+            pytest.skip(f"{command} does not start ({error})")
+        yield opened

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from hanok.artefacts import open_artefact
@@ -25,7 +25,10 @@ from hanok.server.bodies import Bodies
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
 from hanok.server.hosting import Hosted, ModelSpec, model_name
-from hanok.server.hosts import LoopbackOnly, SafeHeaders, check_host
+from hanok.server.hosts import SafeHeaders
+from hanok.server.identity.directory import Directory, Entry
+from hanok.server.identity.middleware import Identify, authorise
+from hanok.server.identity.people import People, open_people
 from hanok.server.models import Models, check_names
 from hanok.server.operations.bodies import BodyLimit
 from hanok.server.operations.config import ServeSettings
@@ -34,7 +37,6 @@ from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, refuse
 from hanok.server.operations.service import Operations
 from hanok.server.operations.timeouts import SEND_BYTES
 from hanok.server.operations.traces import open_traces
-from hanok.server.principal import Identify
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.store.connection import Place
@@ -49,42 +51,50 @@ def serve(
     model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
     draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
-    settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None, name: str | None = None,
-    more: Sequence[ModelSpec] = (),
+    settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None, entry: Entry | None = None,
+    name: str | None = None, more: Sequence[ModelSpec] = (),
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
-        port: 0 picks a free one. store: the feedback database; by default in the run that the model belongs to.
+        port: 0 picks a free one. store: the database, a file or a URL; by default in the run that the model belongs to.
         weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team: as `LocalEngine` takes them.
         settings: of the operation; the model and what runs it are said by the other arguments.
         source: the settings anew, when they are to be read again.
         name: of the model in the API; by default after its run or directory.
         more: models that are loaded when somebody asks for them.
+        entry: who may come in.
 
     Raises:
-        ConfigError: not a loopback address, the port is taken, or an adapter is called like the model.
+        ConfigError: no keys and not a loopback address, the port is taken, or an adapter is called like the model.
     """
-    check_host(host)
     check_names(model_dir, adapters)
     settings = settings or ServeSettings()
     traces = open_traces(settings.traces, share=settings.trace_share) if settings.traces else None
     operations = Operations(settings, source=source, traces=traces)
-    with listen(host, port) as listener, ExitStack() as held:
+    with (
+        Store(store or feedback_file(model_dir)) as kept,
+        listen(host, port) as listener,
+        ExitStack() as held,
+    ):
+        people = open_people(kept, host=host, entry=entry)
         url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
         def start() -> FastAPI:
-            kept = held.enter_context(Store(store or feedback_file(model_dir)))
             engine = LocalEngine(
                 model_dir, weights=weights, cache_bytes=cache_bytes, cache_type=cache_type, speculation=speculation,
                 draft_dir=draft_dir, max_waiting=MAX_WAITING, adapters=adapters, team=team,
             )  # fmt: skip
             held.callback(engine.close)
-            services = services_of(engine, model_dir, kept, operations=operations, name=name, more=more)
+            services = services_of(
+                engine, model_dir, kept, operations=operations, people=people, name=name, more=more
+            )
             held.callback(services.models.close)
             app = create_app(services)
+            token = {} if people.setup_token is None else {"setup token": people.setup_token}
             _say(
-                settings, {"chat page": url, "OpenAI-compatible API": f"{url}/v1", "feedback": str(kept.name)}
+                settings,
+                {"chat page": url, "OpenAI-compatible API": f"{url}/v1", "feedback": str(kept.name), **token},
             )
             return app
 
@@ -92,11 +102,11 @@ def serve(
 
 
 def services_of(
-    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, name: str | None = None,
-    more: Sequence[ModelSpec] = (),
+    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None,
+    people: People | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
 ) -> Services:  # fmt: skip
     """Raises ConfigError: a name twice, or a model that the memory for them is too small for."""
-    operations = operations or Operations()
+    operations, people = operations or Operations(), people or People(Directory(store))
     settings = operations.settings
     spec = ModelSpec(name=name or model_name(model_dir), directory=model_dir)
     first = Hosted(spec, engine, open_artefact(model_dir).hash)
@@ -104,7 +114,14 @@ def services_of(
         [first, *map(Hosted, more)], most_loaded=settings.most_loaded,
         memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
     )  # fmt: skip
-    return Services(models=models, store=store, examples=example_questions(model_dir), operations=operations)
+    return Services(
+        models=models,
+        store=store,
+        directory=people.directory,
+        people=people,
+        examples=example_questions(model_dir),
+        operations=operations,
+    )
 
 
 def create_app(services: Services) -> FastAPI:
@@ -118,12 +135,14 @@ def create_app(services: Services) -> FastAPI:
         async with operations.running():
             yield
 
-    app = FastAPI(title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
+    )
     install_handlers(app)
     app.add_middleware(Bodies)
     app.add_middleware(BodyLimit, limit=operations.body_limit)
-    for middleware in (Identify, SafeHeaders, LoopbackOnly):  # the last is the outermost
-        app.add_middleware(middleware)
+    app.add_middleware(Identify, directory=services.directory)
+    app.add_middleware(SafeHeaders)  # the last is the outermost
     for router in ROUTERS:
         app.include_router(router(services))
     app.mount("/", StaticFiles(directory=WEB, html=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,10 +26,11 @@ class ApiError(Exception):
     """Answers with `status` and one error object."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None
-    ) -> None:
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None,
+        headers: Mapping[str, str] = {},
+    ) -> None:  # fmt: skip
         super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
+        self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
 
 
 class ErrorResponse(JSONResponse):
@@ -81,7 +82,9 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def api_error(_request: Request, error: ApiError) -> JSONResponse:
-        return error_response(error.status, error.message, param=error.param, code=error.code)
+        response = error_response(error.status, error.message, param=error.param, code=error.code)
+        response.headers.update(error.headers)
+        return response
 
     @app.exception_handler(ContextLengthError)
     async def too_long(_request: Request, error: ContextLengthError) -> JSONResponse:

@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from fastapi import APIRouter
 
 from hanok.server.routes import (
+    admin_keys,
+    admin_people,
     chat,
     completions,
+    conversations,
     embeddings,
     feedback,
     hosting,
@@ -17,8 +20,9 @@ from hanok.server.routes import (
     operations,
     page,
     responses,
+    session,
     tokens,
-)
+)  # fmt: skip
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
@@ -30,7 +34,11 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     tokens.router,
     models.router,
     feedback.router,
+    conversations.router,
     operations.router,
     hosting.router,
     page.router,
+    session.router,
+    admin_keys.router,
+    admin_people.router,
 )

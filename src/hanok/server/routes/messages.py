@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from hanok.engine.text import chat_prompt
 from hanok.server.anthropic import Answer, CountRequest, MessagesRequest
 from hanok.server.asking import Turn, ask
+from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
 from hanok.server.services import Services
 from hanok.server.streams import EventStream, unless_disconnected
@@ -20,6 +21,7 @@ def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["generation"])
 
     @routes.post("/v1/messages", response_model=None)
+    @needs("chat:create")
     async def messages(body: MessagesRequest, request: Request) -> Response:
         """Answer, in content blocks."""
         name = f"msg_{uuid.uuid4().hex}"
@@ -41,6 +43,7 @@ def router(services: Services) -> APIRouter:
         return JSONResponse(done) if done is not None else Response(status_code=499)
 
     @routes.post("/v1/messages/count_tokens")
+    @needs("chat:create")
     async def count_tokens(body: CountRequest, request: Request) -> dict[str, int]:
         """How many tokens the prompt has."""
         chat = body.chat()

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from fastapi.responses import Response as HttpResponse
 
 from hanok.server.errors import ApiError
+from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
 from hanok.server.response_schema import ResponseRequest
 from hanok.server.responses import Responses
@@ -22,6 +23,7 @@ def router(services: Services) -> APIRouter:
     routes, all_ = APIRouter(tags=["generation"]), Responses(services)
 
     @routes.post("/v1/responses", response_model=None)
+    @needs("chat:create")
     async def create(body: ResponseRequest, request: Request) -> HttpResponse:
         """Answer, in items."""
         response = await all_.begin(body, principal_of(request))
@@ -34,6 +36,7 @@ def router(services: Services) -> APIRouter:
         return JSONResponse(done) if done is not None else HttpResponse(status_code=499)
 
     @routes.get("/v1/responses/{response_id}")
+    @needs("chat:create")
     async def read(
         response_id: ResponseId, request: Request, stream: Annotated[bool, Query()] = False
     ) -> dict[str, Any]:
@@ -47,6 +50,7 @@ def router(services: Services) -> APIRouter:
         return await all_.get(response_id, principal_of(request))
 
     @routes.get("/v1/responses/{response_id}/input_items")
+    @needs("chat:create")
     async def input_items(
         response_id: ResponseId, request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 20,
         order: Literal["asc", "desc"] = "desc", after: Annotated[str | None, Query(max_length=200)] = None,
@@ -71,12 +75,14 @@ def router(services: Services) -> APIRouter:
         }
 
     @routes.delete("/v1/responses/{response_id}")
+    @needs("chat:create")
     async def delete(response_id: ResponseId, request: Request) -> dict[str, Any]:
         """Forget it. Responses that went on from it have its conversation in them."""
         await all_.delete(response_id, principal_of(request))
         return {"id": response_id, "object": "response", "deleted": True}
 
     @routes.post("/v1/responses/{response_id}/cancel")
+    @needs("chat:create")
     async def cancel(response_id: ResponseId, request: Request) -> dict[str, Any]:
         """End one that is under way."""
         return await all_.cancel(response_id, principal_of(request))

@@ -1,0 +1,2 @@
+// English: the views beside the chat.
+export const ADMIN_EN = {};

@@ -1,0 +1,2 @@
+// Korean: the views beside the chat.
+export const ADMIN_KO = {};
