@@ -21,6 +21,7 @@ BENCHMARKS = {
         "kda",
         "long_context",
         "memory",
+        "overlap",
         "parity",
         "prefill",
         "prefix",
@@ -45,6 +46,7 @@ def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> di
     * kda: delta attention, forward and backward, against softmax attention and other forms of it
     * long_context: a hybrid at up to a million tokens, against latent and grouped attention everywhere
     * memory: what an engine takes up beside its weights and its cache, and how long it takes to start
+    * overlap: updates a second where generator and learner work at the same time, against in turn
     * parity: practice after next-token prediction, against the law of how answers grow long
     * prefill: reading prompts, against llama.cpp and transformers
     * prefix: the second turn of a conversation, against a cold cache

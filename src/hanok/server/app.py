@@ -51,7 +51,7 @@ def serve(
     model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
     draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
-    settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None, entry: Entry | None = None,
+    entry: Entry | None = None, settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None,
     name: str | None = None, more: Sequence[ModelSpec] = (),
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
@@ -59,11 +59,11 @@ def serve(
     Args:
         port: 0 picks a free one. store: the database, a file or a URL; by default in the run that the model belongs to.
         weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team: as `LocalEngine` takes them.
+        entry: who may come in.
         settings: of the operation; the model and what runs it are said by the other arguments.
         source: the settings anew, when they are to be read again.
         name: of the model in the API; by default after its run or directory.
         more: models that are loaded when somebody asks for them.
-        entry: who may come in.
 
     Raises:
         ConfigError: no keys and not a loopback address, the port is taken, or an adapter is called like the model.
@@ -72,12 +72,10 @@ def serve(
     settings = settings or ServeSettings()
     traces = open_traces(settings.traces, share=settings.trace_share) if settings.traces else None
     operations = Operations(settings, source=source, traces=traces)
-    with (
-        Store(store or feedback_file(model_dir)) as kept,
-        listen(host, port) as listener,
-        ExitStack() as held,
-    ):
+    with ExitStack() as held:
+        kept = held.enter_context(Store(store or feedback_file(model_dir)))
         people = open_people(kept, host=host, entry=entry)
+        listener = held.enter_context(listen(host, port))
         url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
         def start() -> FastAPI:
@@ -91,10 +89,10 @@ def serve(
             )
             held.callback(services.models.close)
             app = create_app(services)
-            token = {} if people.setup_token is None else {"setup token": people.setup_token}
+            if people.setup_token is not None:
+                print(f"setup token: {people.setup_token}", file=sys.stderr)
             _say(
-                settings,
-                {"chat page": url, "OpenAI-compatible API": f"{url}/v1", "feedback": str(kept.name), **token},
+                settings, {"chat page": url, "OpenAI-compatible API": f"{url}/v1", "feedback": str(kept.name)}
             )
             return app
 
@@ -205,6 +203,9 @@ def run_server(
 def _say(settings: ServeSettings, facts: Mapping[str, str]) -> None:
     """Where to find it: for people as plain lines, else as a log line."""
     if settings.log_format == "json":
-        log.info("serving", extra={"facts": dict(facts)})
+        log.info(
+            "serving",
+            extra={"facts": {name.replace(" ", "_").lower(): value for name, value in facts.items()}},
+        )
         return
     print("\n".join(f"{name}: {value}" for name, value in facts.items()), file=sys.stderr, flush=True)

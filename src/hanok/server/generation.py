@@ -47,12 +47,11 @@ class Generation:
         Raises InputError, ContextLengthError, StructureError, QueueFullError or ApiError before anything runs.
         """
         try:
-            engine = served.engine
             request = replace(  # a client's word has no part in whose cache is used, who is next, or how long it may take
                 request, tenant=services.directory.salt(principal, served.hash), priority=principal.priority,
                 deadline=principal.deadline if request.deadline is None else request.deadline,
             )  # fmt: skip
-            requests = expand(request)
+            engine, requests = served.engine, expand(request)
             await asyncio.to_thread(engine.check, requests[0])  # a grammar takes a while to read
             engine.check_room(len(requests))
             room = engine.max_context - len(request.prompt_ids)
@@ -80,10 +79,10 @@ class Generation:
             finally:
                 queue.put_nowait((index, None))
 
+        self._tasks = [asyncio.create_task(pump(index)) for index in range(self.samples)]
         revoked = self._services.directory.following(
             self.exchange.principal, lambda: queue.put_nowait((LOST, None))
         )
-        self._tasks = [asyncio.create_task(pump(index)) for index in range(self.samples)]
         try:
             running = len(self._tasks)
             with revoked:

@@ -12,6 +12,7 @@ from hanok.server.routes import (
     chat,
     completions,
     conversations,
+    documents,
     embeddings,
     feedback,
     hosting,
@@ -22,7 +23,7 @@ from hanok.server.routes import (
     responses,
     session,
     tokens,
-)  # fmt: skip
+)
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
@@ -35,6 +36,7 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     models.router,
     feedback.router,
     conversations.router,
+    documents.router,
     operations.router,
     hosting.router,
     page.router,
