@@ -119,9 +119,8 @@ def serve(
 
 
 FLAGS = (
-    "model", "more", "models", "most_loaded", "models_mib", "unload_seconds",
-    "host", "port", "weights", "cache_mib", "cache_type", "speculation", "draft", "adapter", "replicas", "runtime",
-    "store", "allowed_host", "trust_loopback", "setup",
+    "model", "more", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "cache_mib",
+    "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trust_loopback", "setup",
     "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
     "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
 )  # fmt: skip

@@ -60,10 +60,10 @@ def serve(
         port: 0 picks a free one. store: the database, a file or a URL; by default in the run that the model belongs to.
         weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team: as `LocalEngine` takes them.
         entry: who may come in.
-        name: of the model in the API; by default after its run or directory.
-        more: models that are loaded when somebody asks for them.
         settings: of the operation; the model and what runs it are said by the other arguments.
         source: the settings anew, when they are to be read again.
+        name: of the model in the API; by default after its run or directory.
+        more: models that are loaded when somebody asks for them.
 
     Raises:
         ConfigError: no keys and not a loopback address, the port is taken, or an adapter is called like the model.
@@ -104,7 +104,7 @@ def services_of(
     people: People | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
 ) -> Services:  # fmt: skip
     """Raises ConfigError: a name twice, or a model that the memory for them is too small for."""
-    people, operations = people or People(Directory(store)), operations or Operations()
+    operations, people = operations or Operations(), people or People(Directory(store))
     settings = operations.settings
     spec = ModelSpec(name=name or model_name(model_dir), directory=model_dir)
     first = Hosted(spec, engine, open_artefact(model_dir).hash)
@@ -113,9 +113,13 @@ def services_of(
         memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
     )  # fmt: skip
     return Services(
-        models=models, store=store, directory=people.directory, people=people, examples=example_questions(model_dir),
+        models=models,
+        store=store,
+        directory=people.directory,
+        people=people,
+        examples=example_questions(model_dir),
         operations=operations,
-    )  # fmt: skip
+    )
 
 
 def create_app(services: Services) -> FastAPI:
