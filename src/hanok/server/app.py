@@ -21,9 +21,13 @@ from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError
 from hanok.reporting import log
+from hanok.server.admission.admission import Limited
+from hanok.server.admission.ledger import Ledger
+from hanok.server.admission.queue import PromptQueue
 from hanok.server.bodies import Bodies
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
+from hanok.server.exchange import Admission
 from hanok.server.hosting import Hosted, ModelSpec, model_name
 from hanok.server.hosts import SafeHeaders
 from hanok.server.identity.directory import Directory, Entry
@@ -42,7 +46,6 @@ from hanok.server.services import Services
 from hanok.store.connection import Place
 from hanok.store.database import Store, feedback_file
 
-MAX_WAITING = 512  # requests; more are told to come back
 MOST_HEADER_BYTES = 32 << 10
 WEB = Path(__file__).with_name("web")
 
@@ -75,18 +78,20 @@ def serve(
     with ExitStack() as held:
         kept = held.enter_context(Store(store or feedback_file(model_dir)))
         people = open_people(kept, host=host, entry=entry)
+        admission = limited(people)
+        held.callback(admission.ledger.flush)
         listener = held.enter_context(listen(host, port))
         url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
         def start() -> FastAPI:
             engine = LocalEngine(
                 model_dir, weights=weights, cache_bytes=cache_bytes, cache_type=cache_type, speculation=speculation,
-                draft_dir=draft_dir, max_waiting=MAX_WAITING, adapters=adapters, team=team,
+                draft_dir=draft_dir, max_waiting=people.directory.entry.max_queue, adapters=adapters, team=team,
             )  # fmt: skip
             held.callback(engine.close)
             services = services_of(
-                engine, model_dir, kept, operations=operations, people=people, name=name, more=more
-            )
+                engine, model_dir, kept, operations=operations, people=people, admission=admission, name=name, more=more
+            )  # fmt: skip
             held.callback(services.models.close)
             app = create_app(services)
             if people.setup_token is not None:
@@ -100,8 +105,8 @@ def serve(
 
 
 def services_of(
-    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None,
-    people: People | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
+    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, people: People | None = None,
+    admission: Admission | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
 ) -> Services:  # fmt: skip
     """Raises ConfigError: a name twice, or a model that the memory for them is too small for."""
     operations, people = operations or Operations(), people or People(Directory(store))
@@ -117,9 +122,17 @@ def services_of(
         store=store,
         directory=people.directory,
         people=people,
+        admission=admission or limited(people),
+        queue=PromptQueue(people.directory.entry.max_queue_tokens),
         examples=example_questions(model_dir),
         operations=operations,
     )
+
+
+def limited(people: People) -> Limited:
+    """Limits and accounts in the store that the people are in."""
+    directory = people.directory
+    return Limited(Ledger(directory.access.store, also=directory.flush), directory.entry.prices)
 
 
 def create_app(services: Services) -> FastAPI:

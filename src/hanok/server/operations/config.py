@@ -44,6 +44,10 @@ class ServeSettings:
     allowed_host: tuple[str, ...] = ()
     trust_loopback: bool = False
     setup: bool = False
+    prices: Path | None = None
+    request_timeout: float | None = None
+    max_queue: int = 512
+    max_queue_tokens: int | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log_format: Format = "text"

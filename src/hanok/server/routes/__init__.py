@@ -23,6 +23,7 @@ from hanok.server.routes import (
     responses,
     session,
     tokens,
+    usage,
 )
 from hanok.server.services import Services
 
@@ -43,4 +44,5 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     session.router,
     admin_keys.router,
     admin_people.router,
+    usage.router,
 )
