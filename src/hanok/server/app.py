@@ -37,7 +37,7 @@ from hanok.server.principal import Identify
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.store.connection import Place
-from hanok.store.database import Store, feedback_file
+from hanok.store.database import Store, feedback_file, run_folder
 
 MAX_WAITING = 512  # requests; more are told to come back
 MOST_HEADER_BYTES = 32 << 10
@@ -92,6 +92,7 @@ def services_of(
         models=Models(engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash),
         store=store,
         examples=example_questions(model_dir),
+        run=run_folder(model_dir),
         operations=operations or Operations(),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hanok.server.exchange import Admission, Observer, Unlimited
 from hanok.server.models import Models
@@ -17,6 +18,7 @@ class Services:
 
     Args:
         store: for answers and feedback. examples: language to questions that the empty page offers.
+        run: the folder of the run that the model belongs to, whose reports the console shows.
     """
 
     models: Models
@@ -24,4 +26,5 @@ class Services:
     admission: Admission = field(default_factory=Unlimited)
     observers: Sequence[Observer] = ()
     examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    run: Path | None = None
     operations: Operations = field(default_factory=Operations)

@@ -15,6 +15,7 @@ from hanok.server.routes import (
     models,
     operations,
     page,
+    reports,
     tokens,
 )  # fmt: skip
 from hanok.server.services import Services
@@ -28,5 +29,6 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     feedback.router,
     conversations.router,
     operations.router,
+    reports.router,
     page.router,
 )

@@ -11,14 +11,20 @@ from hanok import __version__
 from hanok.server.principal import Principal, principal_of
 from hanok.server.services import Services
 
+_EVERYBODY = ("viewer", "user", "reviewer", "administrator")
+_USERS = _EVERYBODY[1:]
 FEATURES: Mapping[str, tuple[str, Sequence[str]]] = {
-    "conversations": ("/console/conversations", ("viewer", "user", "reviewer", "administrator")),
-    "presets": ("/console/presets", ("viewer", "user", "reviewer", "administrator")),
-    "feedback": ("/v1/feedback", ("user", "reviewer", "administrator")),
-    "files": ("/v1/vector_stores", ("user", "reviewer", "administrator")),
-    "reports": ("/console/reports", ("reviewer", "administrator")),
+    "session": ("/session", _EVERYBODY),
+    "conversations": ("/console/conversations", _USERS),
+    "presets": ("/console/presets", _USERS),
+    "feedback": ("/v1/feedback", _USERS),
+    "files": ("/v1/vector_stores", _USERS),
+    "reports": ("/console/reports", _EVERYBODY),
+    "usage": ("/v1/usage", _EVERYBODY),
+    "all_usage": ("/admin/usage", ("administrator",)),
+    "keys": ("/admin/keys", ("administrator",)),
+    "people": ("/admin/users", ("administrator",)),
     "dashboard": ("/admin/status", ("administrator",)),
-    "models": ("/admin/models", ("administrator",)),
 }
 """View or part of one -> the route that it needs, and the roles that may use it."""
 
