@@ -29,16 +29,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": {"kernels", "models", "tokens", "chat"},
     "evaluation": {"engine", "models", "kernels", "tokens", "data"},
     "store": set(),
+    "documents": {"data", "tokens", "store"},
     "guard": {"store", "data"},
     "improvement": {
         "training", "evaluation", "data", "engine", "models", "kernels", "tokens", "store", "chat",
     },
-    "server": {"engine", "tokens", "store"},
+    "server": {"engine", "tokens", "store", "documents"},
     "recipes": {"data", "models", "training", "evaluation", "improvement", "tokens", "kernels", "engine"},
-    "bench": {"kernels", "models", "training", "engine", "evaluation", "data", "tokens", "recipes"},
+    "bench": {"kernels", "models", "training", "engine", "evaluation", "data", "tokens", "recipes", "store", "documents"},
     "cli": {
         "recipes", "data", "models", "training", "evaluation", "engine", "server", "store", "improvement",
-        "bench", "kernels", "tokens", "chat", "compression", "guard",
+        "bench", "kernels", "tokens", "chat", "compression", "guard", "documents",
     },
 }  # fmt: skip
 # folder -> rooms that its files alone may import too

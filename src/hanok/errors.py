@@ -3,6 +3,7 @@
     HanokError                 exit code 2: the input is at fault; the message says what, where and how to mend it
     ├── ConfigError            a recipe, an option or a model configuration
     ├── InputError             documents, feedback, questions: what the user gave us to read
+    │   ├── NotFoundError      an id or a name that nothing here has
     │   └── StructureError     a schema, regular expression or grammar that an answer cannot be held to
     ├── ArtefactError          a directory that is missing, damaged, of another kind or of a newer format
     │   └── CheckpointError    weights: a tensor missing, mis-shaped or cut short
@@ -49,6 +50,10 @@ class InputError(HanokError):
 
 class StructureError(InputError):
     """A schema, regular expression or grammar that an answer cannot be held to."""
+
+
+class NotFoundError(InputError):
+    """An id or a name that nothing here has, or nothing of whoever asks."""
 
 
 class ArtefactError(HanokError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from hanok.kernels.native import native, native_available
 from hanok.kernels.packed import (
     KINDS,
     Kind,
+    Room,
+    lazy,
     pack,
     pack_quantised,
     pack_rows,
@@ -177,3 +181,45 @@ def test_threads_that_end_at_once() -> None:
         "for _ in range(1000): product(matrix, x, threads=8)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/smaps")
+def test_large_tensors_may_lie_on_large_pages() -> None:
+    """The kernel makes them of private memory that asks for them; 5 MiB hold two, the rest takes small ones."""
+    held = lazy(5 << 20, torch.uint8)
+    assert int(held.sum()) == 0
+    flags = flags_of(held.data_ptr())
+    assert "hg" in flags
+    assert "sh" not in flags
+    assert "hg" not in flags_of(held.data_ptr() + (4 << 20))
+    assert "hg" not in flags_of(lazy(1000, torch.float32).data_ptr())
+
+
+def test_matrices_in_one_room_are_themselves() -> None:
+    """Side by side, each on a cache line, with the same products; one as large as a part of the room has its own memory."""
+    room, x = Room(), random(3, 96)
+    matrices = [
+        pack(random(rows, 96, seed=rows), kind, bias_N=random(rows)) for kind in KINDS for rows in (16, 80)
+    ]
+    moved = [room.take_in(matrix) for matrix in matrices]
+    for before, after in zip(matrices, moved, strict=True):
+        assert torch.equal(product(before, x), product(after, x))
+        assert after.weights.data_ptr() % 64 == 0
+    places = [(m.weights.data_ptr(), m.weights.data_ptr() + m.weights.nbytes) for m in moved]
+    assert all(end <= start for (_, end), (start, _) in pairwise(places))
+    assert places[-1][1] - places[0][0] < 3 * sum(matrix.nbytes for matrix in moved)
+    large = pack(torch.zeros(1 << 14, 1 << 11), "int4")
+    assert room.take_in(large) is large
+
+
+def flags_of(address: int) -> list[str]:
+    """What the kernel says of the mapping that holds it."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0] and ":" not in words[0]:
+            first, last = (int(number, 16) for number in words[0].split("-"))
+            inside = first <= address < last
+        elif inside and words[0] == "VmFlags:":
+            return words[1:]
+    raise AssertionError("no mapping holds it")

@@ -16,10 +16,12 @@ BENCHMARKS = {
         "busy",
         "decode",
         "delethink",
+        "documents",
         "hybrid",
         "kda",
         "long_context",
         "memory",
+        "overlap",
         "parity",
         "prefill",
         "prefix",
@@ -39,10 +41,12 @@ def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> di
     * busy: how much of its speed decoding keeps while another process takes a core
     * decode: tokens a second of one stream and of many, against llama.cpp
     * delethink: thinking in chunks, against one context that grows
+    * documents: search in documents and "I don't know" on Korean questions, against tantivy
     * hybrid: reading prompts by a hybrid's delta layers, against the same layers in PyTorch
     * kda: delta attention, forward and backward, against softmax attention and other forms of it
     * long_context: a hybrid at up to a million tokens, against latent and grouped attention everywhere
     * memory: what an engine takes up beside its weights and its cache, and how long it takes to start
+    * overlap: updates a second where generator and learner work at the same time, against in turn
     * parity: practice after next-token prediction, against the law of how answers grow long
     * prefill: reading prompts, against llama.cpp and transformers
     * prefix: the second turn of a conversation, against a cold cache

@@ -24,6 +24,10 @@ def serve(
     adapter: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     replicas: int | None = None,
     runtime: Literal["process", "ray"] | None = None,
+    store: str | None = None,
+    allowed_host: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    trust_loopback: bool = False,
+    setup: bool = False,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     log_format: Literal["text", "json"] | None = None,
@@ -48,7 +52,7 @@ def serve(
 
     Args:
         model: a model directory, or a run (then its servable model); default runs/quickstart.
-        host: loopback address to bind; others are refused until there are keys; default 127.0.0.1.
+        host: address to bind; others than this machine's are refused until there are keys; default 127.0.0.1.
         port: TCP port; 0 picks a free one; default 8080.
         weights: run in bfloat16, 8 or 4 bits on the native kernels; auto (the default): what the file holds, or bfloat16, where
             they know the model, else float32.
@@ -62,6 +66,10 @@ def serve(
             in the API, chosen by its name; requests for all of them run in one batch.
         replicas: engines behind one address, each with the whole model and its part of the cores (with runtime ray); default 1.
         runtime: where the engine runs: process, this one (default); ray, replicas under Ray Serve (needs the extra "ray").
+        store: the database: a file, or postgresql://USER@HOST/NAME; default: a file beside the model. HANOK_STORE says it too.
+        allowed_host: a name by which the server is called from elsewhere; several times for several.
+        trust_loopback: who sits at this machine needs no key, even where there are keys.
+        setup: print a token with which the first administrator is made on the page.
         tls_cert: file with the certificate chain (PEM): the server speaks HTTPS then.
         tls_key: file with its private key.
         log_format: text for people (default), or json: an object a line.
@@ -84,7 +92,7 @@ def serve(
     from hanok.server.operations.config import resolve_settings
 
     options = dict(locals())
-    flags = {name: options[name] for name in FLAGS if options[name] not in (None, ())}
+    flags = {name: options[name] for name in FLAGS if options[name] not in (None, (), False)}
     file = config or (Path(os.environ["HANOK_SERVE_CONFIG"]) if "HANOK_SERVE_CONFIG" in os.environ else None)
 
     def settings_now() -> ServeSettings:
@@ -99,6 +107,7 @@ def serve(
 
 FLAGS = (
     "model", "host", "port", "weights", "cache_mib", "cache_type", "speculation", "draft", "adapter", "replicas", "runtime",
+    "store", "allowed_host", "trust_loopback", "setup",
     "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
     "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
 )  # fmt: skip
@@ -115,12 +124,14 @@ def _show(settings: ServeSettings) -> dict[str, Any]:
 
 
 def _serve(settings: ServeSettings, source: Any) -> None:
+    from hanok.cli.places import store_place
     from hanok.engine.adapters import parse_adapters
     from hanok.recipes.runs import servable_model
+    from hanok.server.identity.directory import Entry
     from hanok.server.operations.logs import install_logging
 
     install_logging(settings.log_format, settings.log_level)
-    directory = servable_model(settings.model)
+    directory, place = servable_model(settings.model), store_place(settings.store, settings.model)
     options: dict[str, Any] = {
         "weights": settings.weights, "cache_bytes": settings.cache_mib and settings.cache_mib << 20,
         "cache_type": settings.cache_type, "speculation": settings.speculation, "draft_dir": settings.draft,
@@ -130,8 +141,8 @@ def _serve(settings: ServeSettings, source: Any) -> None:
         from hanok.server.replicas import serve_replicas
 
         serve_replicas(
-            directory, replicas=settings.replicas, host=settings.host, port=settings.port, options=options
-        )
+            directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, options=options
+        )  # fmt: skip
         return
     if settings.replicas != 1:
         from hanok.errors import ConfigError
@@ -141,8 +152,12 @@ def _serve(settings: ServeSettings, source: Any) -> None:
     from hanok.server.app import serve as serve_model
 
     def work(team: Team | None) -> None:
+        entry = Entry(
+            trust_loopback=settings.trust_loopback, allowed_hosts=settings.allowed_host, setup=settings.setup
+        )
         serve_model(
-            directory, host=settings.host, port=settings.port, team=team, settings=settings, source=source, **options
+            directory, host=settings.host, port=settings.port, team=team, settings=settings, source=source, store=place,
+            entry=entry, **options,
         )  # fmt: skip
 
     run_together(directory, work)

@@ -31,7 +31,7 @@ class Distance:
     """All over the tokens of the windows but their first.
 
     kl_T: KL(original || made) in nats of each predicted token, window after window. drift_L: behind each layer, the length of
-    the difference of the hidden vectors over their own length.
+    the difference of the hidden vectors over their own length; empty where one has fewer layers.
     """
 
     perplexity_before: float
@@ -87,15 +87,18 @@ def compare(
     ids_T = torch.from_numpy(np.concatenate(windows).astype(np.int64))
     if head_bits < 16:
         made.embed_tokens = RoundedTable(made.embed_tokens, head_bits)  # pyright: ignore[reportAttributeAccessIssue]
-    sides = [_embedded(decoder, ids_T, lengths) for decoder in (original, made)]
-    drift = []
-    for number in range(len(original.layers)):
+    sides = [embedded(decoder, ids_T, lengths) for decoder in (original, made)]
+    drift, alike = [], len(original.layers) == len(made.layers)
+    for number in range(max(len(original.layers), len(made.layers))):
         for decoder, x_TD in zip((original, made), sides, strict=True):
-            _advance(decoder.layers[number], x_TD, lengths)
+            if number >= len(decoder.layers):
+                continue
+            advance_rows(decoder.layers[number], x_TD, lengths)
             if not keep:
                 decoder.layers[number] = nn.Identity()
             give_back(stored_parts(decoder))
-        drift.append(float((sides[0] - sides[1]).norm() / sides[0].norm().clamp(min=1e-30)))
+        if alike:
+            drift.append(float((sides[0] - sides[1]).norm() / sides[0].norm().clamp(min=1e-30)))
     normed = [decoder.norm(x_TD) for decoder, x_TD in zip((original, made), sides, strict=True)]
     rows_T, targets_T = predicted(ids_T, lengths)
     laws = (Head(original, 16), Head(made, head_bits))
@@ -146,14 +149,14 @@ def predicted(ids_T: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
     return inside_T.nonzero()[:, 0], ids_T.roll(-1)
 
 
-def _embedded(decoder: Decoder, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
+def embedded(decoder: Decoder, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
     x_TD = torch.empty(len(ids_T), decoder.config.hidden_size)
     for rows, ragged in batches(lengths):
         x_TD[rows] = decoder._embed(ids_T[rows], ragged).float()
     return x_TD
 
 
-def _advance(block: nn.Module, x_TD: Tensor, lengths: Sequence[int]) -> None:
+def advance_rows(block: nn.Module, x_TD: Tensor, lengths: Sequence[int]) -> None:
     """In place."""
     for rows, ragged in batches(lengths):
         x_TD[rows] = block(x_TD[rows], ragged, None).float()
@@ -164,21 +167,21 @@ def layer_distances(original: Decoder, made: Decoder, windows: Sequence[np.ndarr
     """KL in nats a token, were this layer alone the made model's: which layers cost most. Both in the same coordinates."""
     lengths = [len(window) for window in windows]
     ids_T = torch.from_numpy(np.concatenate(windows).astype(np.int64))
-    x_TD = _embedded(original, ids_T, lengths)
+    x_TD = embedded(original, ids_T, lengths)
     inputs = []
     for block in original.layers:
         inputs.append(x_TD.clone())
-        _advance(block, x_TD, lengths)
+        advance_rows(block, x_TD, lengths)
         give_back(stored_parts(original))
     head, (rows_T, _) = Head(original, 16), predicted(ids_T, lengths)
     own_TD = original.norm(x_TD)
     found = []
     for number, block in enumerate(made.layers):
         x_TD = inputs[number]
-        _advance(block, x_TD, lengths)
+        advance_rows(block, x_TD, lengths)
         give_back(stored_parts(made))
         for later in original.layers[number + 1 :]:
-            _advance(later, x_TD, lengths)
+            advance_rows(later, x_TD, lengths)
             give_back(stored_parts(original))
         other_TD = original.norm(x_TD)
         parts = [kl_of(head(own_TD[rows]), head(other_TD[rows])) for rows in rows_T.split(head.rows)]

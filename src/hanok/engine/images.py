@@ -23,7 +23,7 @@ from hanok.engine import arrange
 from hanok.errors import CheckpointError
 from hanok.kernels import formats, packed
 from hanok.kernels.native import native
-from hanok.kernels.packed import KINDS, Kind, PackedMatrix, restore
+from hanok.kernels.packed import KINDS, Kind, PackedMatrix, Room, restore
 from hanok.models import coded
 from hanok.models.checkpoint.weights import read_file, write_file
 from hanok.reporting import log
@@ -41,15 +41,14 @@ class Images:
         self._new: list[PackedMatrix] = []
         self._count = 0
 
-    def take(self) -> PackedMatrix | None:
-        """The next matrix as it was kept; None: make it, and `keep` it."""
+    def take(self, room: Room) -> PackedMatrix | None:
+        """The next matrix as it was kept, in `room`; None: make it, and `keep` it."""
         number, self._count = self._count, self._count + 1
         if self._stored is None:
             return None
-        rows, cols = self._stored[f"{number}.shape"].tolist()
+        kind, rows, cols = self._stored[f"{number}.shape"].tolist()
         parts = (self._stored.get(f"{number}.{part}") for part in ("scales", "bias"))
-        kind = KINDS[int(self._stored[f"{number}.kind"])]
-        return restore(kind, rows, cols, self._stored[f"{number}.weights"], *parts)
+        return restore(KINDS[kind], rows, cols, self._stored[f"{number}.weights"], *parts, room=room)
 
     def keep(self, matrix: PackedMatrix) -> None:
         self._new.append(matrix)
@@ -110,8 +109,7 @@ def _tensors(matrices: list[PackedMatrix]) -> dict[str, Tensor]:
     for number, matrix in enumerate(matrices):
         parts = {"weights": matrix.weights, "scales": matrix.scales, "bias": matrix.bias}
         tensors |= {f"{number}.{name}": part for name, part in parts.items() if part is not None}
-        tensors[f"{number}.shape"] = torch.tensor([matrix.rows, matrix.cols])
-        tensors[f"{number}.kind"] = torch.tensor(KINDS.index(matrix.kind))
+        tensors[f"{number}.shape"] = torch.tensor([KINDS.index(matrix.kind), matrix.rows, matrix.cols])
     return tensors
 
 

@@ -30,7 +30,7 @@ from hanok.engine.snapshots import SnapshotPool
 from hanok.errors import CheckpointError
 from hanok.kernels.formats import Quantised
 from hanok.kernels.native import address, native
-from hanok.kernels.packed import Kind, PackedMatrix, RowsInPlace, lazy, pack_stacked
+from hanok.kernels.packed import Kind, PackedMatrix, Room, RowsInPlace, lazy, pack_stacked
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.kda import DeltaAttention
@@ -71,7 +71,7 @@ class NativeDecoder:
         self.snapshots = SnapshotPool(range(self._places - snapshots, self._places), self.copy_states)
         self.pool = BlockPool(blocks, reuse=not self.recurrent or snapshots > 0)
         self.caches: list[Tensor] = []  # keys and values of each layer that has them
-        self._images = images
+        self._images, self._room = images, Room()
         self._kept: list[Any] = []
         self._refills: list[Callable[[], object]] = []
         if head is None:
@@ -429,9 +429,9 @@ class NativeDecoder:
         return self._made(make)
 
     def _made(self, make: Callable[[], PackedMatrix]) -> PackedMatrix:
-        matrix = None if self._images is None else self._images.take()
+        matrix = None if self._images is None else self._images.take(self._room)
         if matrix is None:
-            matrix = make()
+            matrix = self._room.take_in(make())
             if self._images is not None:
                 self._images.keep(matrix)
         self._refills.append(lambda: matrix.take_over(make()))

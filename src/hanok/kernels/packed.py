@@ -22,7 +22,7 @@ Kind = Literal["bf16", "int8", "int4"]
 KINDS: tuple[Kind, ...] = ("bf16", "int8", "int4")
 _LANES = 16
 _SOURCES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
-_LINE, _PAGE = 64, 1 << 21
+_LINE, _PAGE, _CHUNK = 64, 1 << 21, 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,42 @@ class PackedMatrix:
         return self.weights.numel() + (0 if self.scales is None else 2 * self.scales.numel())
 
 
+class Room:
+    """Memory for the matrices of a model, one behind the other on large pages: a step reads all of it, and most of them
+    are too small to fill a large page by themselves."""
+
+    def __init__(self) -> None:
+        self._rest = torch.empty(0, dtype=torch.uint8)
+
+    def copied(self, tensor: Tensor) -> Tensor:
+        """The tensor in here; it begins on a cache line."""
+        size = tensor.nbytes
+        if size >= _CHUNK:
+            found = lazy(size, torch.uint8)
+        else:
+            if size > len(self._rest):
+                self._rest = lazy(_CHUNK, torch.uint8)
+            found, self._rest = self._rest[:size], self._rest[-(-size // _LINE) * _LINE :]
+        found = found.view(tensor.dtype).view(tensor.shape)
+        return found.copy_(tensor)
+
+    def take_in(self, matrix: PackedMatrix) -> PackedMatrix:
+        """The matrix in here; one that fills a part of its own stays where it is."""
+        if matrix.weights.nbytes >= _CHUNK:
+            return matrix
+        return restore(
+            matrix.kind, matrix.rows, matrix.cols, matrix.weights, matrix.scales, matrix.bias, room=self
+        )
+
+
 def restore(
-    kind: Kind, rows: int, cols: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None
-) -> PackedMatrix:
+    kind: Kind, rows: int, cols: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None, *, room: Room
+) -> PackedMatrix:  # fmt: skip
     """A matrix from its own parts, copied."""
-    image = _aligned(weights.numel())
-    image.copy_(weights.flatten())
-    scales, bias = (None if part is None else part.clone() for part in (scales, bias))
+    image, scales, bias = (
+        None if part is None else room.copied(part) for part in (weights.flatten(), scales, bias)
+    )
+    assert image is not None
     matrix = native().matrix(KINDS.index(kind), rows, cols, address(image), address(scales), address(bias))
     return PackedMatrix(kind, rows, cols, image, scales, bias, matrix)
 
@@ -163,7 +192,7 @@ def pack_rows(rows: RowsInPlace, *, bias_N: Tensor | None = None) -> PackedMatri
     rows = rows.arranged(lambda vector: F.pad(vector, (0, -len(vector) % _LANES)))
     count, cols = len(rows.rows_N), -(-rows.given // GROUP) * GROUP
     image = _aligned(count * cols // (2 if rows.kind == "int4" else 1))
-    scales = torch.empty(count // _LANES, cols // GROUP, _LANES, dtype=torch.float16)
+    scales = _aligned(2 * count * cols // GROUP).view(torch.float16).view(-1, cols // GROUP, _LANES)
     native().pack_rows(
         [KINDS.index(rows.kind), rows.source, cols, rows.given], rows.rows_N.tolist(), rows.scales_N.tolist(),
         rows.groups_N.tolist(), rows.flip, TRIES, address(image), address(scales), torch.get_num_threads(), "",
@@ -210,12 +239,15 @@ def reference_product(matrix_NK: Quantised | Tensor, x_MK: Tensor) -> Tensor:
 
 
 def lazy(count: int, dtype: torch.dtype) -> Tensor:
-    """Zeros on large pages that take memory only once they are written; they begin on a page."""
-    size = -(-count * dtype.itemsize // _PAGE) * _PAGE
-    raw = torch.frombuffer(mmap.mmap(-1, size + _PAGE), dtype=torch.uint8)
+    """Zeros that take memory only once they are written, on large pages where they fill some; they begin on a page."""
+    bytes_ = count * dtype.itemsize
+    size = -(-bytes_ // _PAGE) * _PAGE
+    # private: of memory that could be shared, the kernel makes no large pages unless it is told to for the whole system
+    room = mmap.mmap(-1, size + _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    raw = torch.frombuffer(room, dtype=torch.uint8)
     start = -raw.data_ptr() % _PAGE
-    native().huge_pages(raw.data_ptr() + start, size)
-    return raw[start : start + count * dtype.itemsize].view(dtype)
+    native().huge_pages(raw.data_ptr() + start, bytes_ // _PAGE * _PAGE)
+    return raw[start : start + bytes_].view(dtype)
 
 
 def _aligned(size: int) -> Tensor:

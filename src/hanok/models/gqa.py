@@ -6,6 +6,8 @@ N tokens, H query heads, G key/value heads, K head width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,9 @@ class GroupedQueryAttention(nn.Module):
         self.k_norm = (
             new_norm(config, self.kv_heads * self.width if whole else self.width) if config.qk_norm else None
         )
+        self.on_cache: Callable[[Tensor], Tensor] | None = (
+            None  # done to keys and values before anyone attends to them
+        )
         self.sinks = nn.Parameter(torch.empty(self.heads)) if config.attention_sinks else None
 
     def forward(self, x_ND: Tensor, ragged: Ragged, state: LayerState | None) -> Tensor:
@@ -51,6 +56,8 @@ class GroupedQueryAttention(nn.Module):
         v_NGK = v.view(n, self.kv_heads, self.width)
         if self.rotary is not None:
             q_NHK, k_NGK = self.rotary(q_NHK, ragged), self.rotary(k_NGK, ragged)
+        if self.on_cache is not None:
+            k_NGK, v_NGK = self.on_cache(k_NGK), self.on_cache(v_NGK)
         scoring = Scoring(
             scale=self.config.attention_scale or self.width**-0.5, window=self.window,
             softcap=self.config.attention_softcap, sinks_H=self.sinks,

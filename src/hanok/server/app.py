@@ -7,10 +7,11 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from hanok.artefacts import open_artefact
@@ -24,7 +25,10 @@ from hanok.reporting import log
 from hanok.server.bodies import Bodies
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
-from hanok.server.hosts import LoopbackOnly, SafeHeaders, check_host
+from hanok.server.hosts import SafeHeaders
+from hanok.server.identity.directory import Directory, Entry
+from hanok.server.identity.middleware import Identify, authorise
+from hanok.server.identity.people import People, open_people
 from hanok.server.models import Models, check_names, model_name
 from hanok.server.operations.bodies import BodyLimit
 from hanok.server.operations.config import ServeSettings
@@ -33,10 +37,10 @@ from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, refuse
 from hanok.server.operations.service import Operations
 from hanok.server.operations.timeouts import SEND_BYTES
 from hanok.server.operations.traces import open_traces
-from hanok.server.principal import Identify
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.store.connection import Place
+from hanok.store.conversations import forget_tenant
 from hanok.store.database import Store, feedback_file, run_folder
 
 MAX_WAITING = 512  # requests; more are told to come back
@@ -48,35 +52,39 @@ def serve(
     model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
     draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
-    settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None,
+    entry: Entry | None = None, settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
-        port: 0 picks a free one. store: the feedback database; by default in the run that the model belongs to.
+        port: 0 picks a free one. store: the database, a file or a URL; by default in the run that the model belongs to.
         weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team: as `LocalEngine` takes them.
+        entry: who may come in.
         settings: of the operation; the model and what runs it are said by the other arguments.
         source: the settings anew, when they are to be read again.
 
     Raises:
-        ConfigError: not a loopback address, the port is taken, or an adapter is called like the model.
+        ConfigError: no keys and not a loopback address, the port is taken, or an adapter is called like the model.
     """
-    check_host(host)
     check_names(model_dir, adapters)
     settings = settings or ServeSettings()
     traces = open_traces(settings.traces, share=settings.trace_share) if settings.traces else None
     operations = Operations(settings, source=source, traces=traces)
-    with listen(host, port) as listener, ExitStack() as held:
+    with ExitStack() as held:
+        kept = held.enter_context(Store(store or feedback_file(model_dir)))
+        people = open_people(kept, host=host, entry=entry)
+        listener = held.enter_context(listen(host, port))
         url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
         def start() -> FastAPI:
-            kept = held.enter_context(Store(store or feedback_file(model_dir)))
             engine = LocalEngine(
                 model_dir, weights=weights, cache_bytes=cache_bytes, cache_type=cache_type, speculation=speculation,
                 draft_dir=draft_dir, max_waiting=MAX_WAITING, adapters=adapters, team=team,
             )  # fmt: skip
             held.callback(engine.close)
-            app = create_app(services_of(engine, model_dir, kept, operations=operations))
+            app = create_app(services_of(engine, model_dir, kept, operations=operations, people=people))
+            if people.setup_token is not None:
+                print(f"setup token: {people.setup_token}", file=sys.stderr)
             _say(
                 settings, {"chat page": url, "OpenAI-compatible API": f"{url}/v1", "feedback": str(kept.name)}
             )
@@ -86,13 +94,17 @@ def serve(
 
 
 def services_of(
-    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None
-) -> Services:
+    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, people: People | None = None
+) -> Services:  # fmt: skip
+    people = people or People(Directory(store))
     return Services(
         models=Models(engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash),
         store=store,
+        directory=people.directory,
+        people=people,
         examples=example_questions(model_dir),
         run=run_folder(model_dir),
+        on_tenant_deleted=(partial(forget_tenant, store.engine),),
         operations=operations or Operations(),
     )
 
@@ -107,11 +119,14 @@ def create_app(services: Services) -> FastAPI:
         async with operations.running():
             yield
 
-    app = FastAPI(title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
+    )
     install_handlers(app)
     app.add_middleware(BodyLimit, limit=operations.body_limit)
-    for middleware in (Bodies, Identify, SafeHeaders, LoopbackOnly):  # the last is the outermost
-        app.add_middleware(middleware)
+    app.add_middleware(Bodies)
+    app.add_middleware(Identify, directory=services.directory)
+    app.add_middleware(SafeHeaders)  # the last is the outermost
     for router in ROUTERS:
         app.include_router(router(services))
     app.mount("/", StaticFiles(directory=WEB, html=True))
@@ -174,6 +189,9 @@ def run_server(
 def _say(settings: ServeSettings, facts: Mapping[str, str]) -> None:
     """Where to find it: for people as plain lines, else as a log line."""
     if settings.log_format == "json":
-        log.info("serving", extra={"facts": dict(facts)})
+        log.info(
+            "serving",
+            extra={"facts": {name.replace(" ", "_").lower(): value for name, value in facts.items()}},
+        )
         return
     print("\n".join(f"{name}: {value}" for name, value in facts.items()), file=sys.stderr, flush=True)

@@ -34,7 +34,7 @@ class Chat:
         self.id, self.created = asked.generation.exchange.id, int(time.time())
         self.body, self.messages, self.tools = body, body.plain_messages(), body.plain_tools()
         self.served, self._generation, self._answers = asked.served, asked.generation, asked.answers
-        self._keep = keep
+        self._keep, self.tenant = keep, asked.generation.exchange.principal.tenant
         self._calls: list[list[dict[str, Any]]] = [[] for _ in self._answers]
         self._thought = [0 for _ in self._answers]  # characters of reasoning that were sent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from hanok.errors import ContextLengthError, EngineError, HanokError, QueueFullError
+from hanok.errors import ContextLengthError, EngineError, HanokError, NotFoundError, QueueFullError
 from hanok.reporting import log
 
 
@@ -17,10 +18,11 @@ class ApiError(Exception):
     """Answers with `status` and one error object."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None
-    ) -> None:
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None,
+        headers: Mapping[str, str] = {},
+    ) -> None:  # fmt: skip
         super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
+        self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
 
 
 def error_response(
@@ -48,7 +50,9 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def api_error(_request: Request, error: ApiError) -> JSONResponse:
-        return error_response(error.status, error.message, param=error.param, code=error.code)
+        response = error_response(error.status, error.message, param=error.param, code=error.code)
+        response.headers.update(error.headers)
+        return response
 
     @app.exception_handler(ContextLengthError)
     async def too_long(_request: Request, error: ContextLengthError) -> JSONResponse:
@@ -63,6 +67,10 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(EngineError)
     async def lost(_request: Request, error: EngineError) -> JSONResponse:
         return error_response(503, str(error), code="engine_lost")
+
+    @app.exception_handler(NotFoundError)
+    async def not_found(_request: Request, error: NotFoundError) -> JSONResponse:
+        return error_response(404, str(error), code="not_found")
 
     @app.exception_handler(HanokError)
     async def bad_input(_request: Request, error: HanokError) -> JSONResponse:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 from hanok.engine.api import Delta, Request, Usage
 from hanok.engine.samples import expand
+from hanok.server.errors import ApiError
 from hanok.server.exchange import Exchange, Lease, Outcome
 from hanok.server.models import Served
 from hanok.server.principal import Principal
 from hanok.server.services import Services
+
+LOST = -1  # in place of a sample's index: whoever asked may no longer
 
 
 class Generation:
@@ -42,6 +46,10 @@ class Generation:
         Raises InputError, ContextLengthError, StructureError, QueueFullError or ApiError before anything runs.
         """
         try:
+            request = replace(  # a client's word has no part in whose cache is used, who is next, or how long it may take
+                request, tenant=services.directory.salt(principal, served.hash), priority=principal.priority,
+                deadline=principal.deadline if request.deadline is None else request.deadline,
+            )  # fmt: skip
             engine, requests = served.engine, expand(request)
             await asyncio.to_thread(engine.check, requests[0])  # a grammar takes a while to read
             engine.check_room(len(requests))
@@ -71,16 +79,22 @@ class Generation:
                 queue.put_nowait((index, None))
 
         self._tasks = [asyncio.create_task(pump(index)) for index in range(self.samples)]
+        revoked = self._services.directory.following(
+            self.exchange.principal, lambda: queue.put_nowait((LOST, None))
+        )
         try:
             running = len(self._tasks)
-            while running:
-                index, delta = await queue.get()
-                if delta is None:
-                    running -= 1
-                    await self._tasks[index]  # raises what ended it
-                    continue
-                self._count(delta)
-                yield index, delta
+            with revoked:
+                while running:
+                    index, delta = await queue.get()
+                    if index == LOST:
+                        raise ApiError(401, "the right to go on was taken back", code="access_revoked")
+                    if delta is None:
+                        running -= 1
+                        await self._tasks[index]  # raises what ended it
+                        continue
+                    self._count(delta)
+                    yield index, delta
         except Exception:
             self._reason = "error"
             raise

@@ -26,6 +26,7 @@ from hanok.server.app import MAX_WAITING, create_app, listen, services_of
 from hanok.server.hosts import check_host
 from hanok.server.models import check_names
 from hanok.server.streams import DRAIN_SECONDS
+from hanok.store.connection import Place
 from hanok.store.database import Store, feedback_file
 
 _NAME = "hanok"
@@ -34,7 +35,7 @@ _RUNNING = 128  # answers that decode together in a replica, as `LocalEngine` ha
 
 
 def serve_replicas(
-    model_dir: Path, *, replicas: int, host: str = "127.0.0.1", port: int = 8080, store: Path | None = None,
+    model_dir: Path, *, replicas: int, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None,
     options: Mapping[str, Any] = {},
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
@@ -48,7 +49,7 @@ def serve_replicas(
         ConfigError: Ray is not installed; not a loopback address; the port is taken; more replicas than cores; an adapter
             is called like the model.
     """
-    check_host(host)
+    check_host(host, keys=False)
     check_names(model_dir, options.get("adapters", {}))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not 1 <= replicas <= cores:
@@ -56,18 +57,19 @@ def serve_replicas(
     ray, serve = _load_ray()
     with listen(host, port) as listener:  # Ray binds it itself, and says less clearly that it is taken
         port = listener.getsockname()[1]
-    file = store or feedback_file(model_dir)
-    Store(file).close()  # its tables exist before two want to make them
+    place = store or feedback_file(model_dir)
+    with Store(place) as kept:  # its tables exist before two want to make them
+        name = kept.name
     logging.getLogger("ray").setLevel(logging.WARNING)
     ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level="warning")
     stopped = threading.Event()
     previous = {n: signal.signal(n, lambda *_: stopped.set()) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         serve.start(http_options={"host": host, "port": port}, logging_config=_QUIET)
-        serve.run(deployment(serve, model_dir, file, replicas, cores // replicas, options), name=_NAME)
+        serve.run(deployment(serve, model_dir, place, replicas, cores // replicas, options), name=_NAME)
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(
-            f"{replicas} replicas\nchat page: {url}\nOpenAI-compatible API: {url}/v1\nfeedback: {file}",
+            f"{replicas} replicas\nchat page: {url}\nOpenAI-compatible API: {url}/v1\nfeedback: {name}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         stopped.wait()
@@ -85,7 +87,7 @@ def serve_replicas(
 
 
 def deployment(
-    serve: Any, model_dir: Path, store: Path, replicas: int, cores: int, options: Mapping[str, Any]
+    serve: Any, model_dir: Path, store: Place, replicas: int, cores: int, options: Mapping[str, Any]
 ) -> Any:
     """What Ray Serve runs. A replica takes as many requests as its engine has places for, running and waiting."""
     wanted = serve.deployment(
@@ -93,11 +95,13 @@ def deployment(
         ray_actor_options={"num_cpus": cores}, graceful_shutdown_timeout_s=DRAIN_SECONDS + 5,
         logging_config=_QUIET,
     )  # fmt: skip
-    application = _application(model_dir.absolute(), store.absolute(), dict(options))
+    application = _application(
+        model_dir.absolute(), store.absolute() if isinstance(store, Path) else store, dict(options)
+    )
     return wanted(serve.ingress(application)()).bind()
 
 
-def _application(model_dir: Path, store: Path, options: dict[str, Any]) -> Callable[[], FastAPI]:
+def _application(model_dir: Path, store: Place, options: dict[str, Any]) -> Callable[[], FastAPI]:
     def application() -> FastAPI:
         """Called in each replica's process."""
         engine = LocalEngine(model_dir, max_running=_RUNNING, max_waiting=MAX_WAITING, **options)

@@ -35,6 +35,10 @@ class ServeSettings:
     adapter: tuple[str, ...] = ()
     replicas: int = 1
     runtime: Literal["process", "ray"] = "process"
+    store: str | None = None
+    allowed_host: tuple[str, ...] = ()
+    trust_loopback: bool = False
+    setup: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log_format: Format = "text"
@@ -128,7 +132,7 @@ def _checked(values: Mapping[str, Any], where: str, *, prefix: str = "") -> dict
                 else (name, [*types])
             )
             raise ConfigError(f'{where}: unknown key "{shown}"', remedy=did_you_mean(shown, known))
-        if prefix and name == "adapter":
+        if prefix and name in ("adapter", "allowed_host"):
             value = [part for part in value.split(",") if part]
         try:
             checked[name] = TypeAdapter(types[name]).validate_python(value)

@@ -7,17 +7,21 @@ from collections.abc import Callable, Sequence
 from fastapi import APIRouter
 
 from hanok.server.routes import (
+    admin_keys,
+    admin_people,
     chat,
     completions,
     conversations,
+    documents,
     embeddings,
     feedback,
     models,
     operations,
     page,
     reports,
+    session,
     tokens,
-)  # fmt: skip
+)
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
@@ -28,7 +32,11 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     models.router,
     feedback.router,
     conversations.router,
+    documents.router,
     operations.router,
     reports.router,
     page.router,
+    session.router,
+    admin_keys.router,
+    admin_people.router,
 )

@@ -17,6 +17,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, model_validator
 
 from hanok.server.errors import ApiError
+from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
 from hanok.server.services import Services
 from hanok.server.transcripts import as_jsonl, as_markdown
@@ -113,11 +114,13 @@ def router(services: Services) -> APIRouter:
     _add_shelf(routes, kept, "preset")
 
     @routes.put("/conversations/{identifier}")
+    @needs("conversations:own")
     async def put_conversation(identifier: Named, body: Conversation, request: Request) -> dict[str, Any]:
         words = [message.content for message in body.messages]
         return await _put(talks, "conversation", identifier, body, request, words)
 
     @routes.put("/presets/{identifier}")
+    @needs("conversations:own")
     async def put_preset(identifier: Named, body: Preset, request: Request) -> dict[str, Any]:
         return await _put(kept, "preset", identifier, body, request, [body.system])
 
@@ -128,6 +131,7 @@ def _add_shelf(routes: APIRouter, shelf: Shelf, kind: str) -> None:
     """What both tables have: list, get, delete."""
 
     @routes.get(f"/{kind}s", name=f"list_{kind}s")
+    @needs("conversations:own")
     async def page(
         request: Request,
         q: Annotated[str, Query(max_length=200)] = "",
@@ -147,11 +151,13 @@ def _add_shelf(routes: APIRouter, shelf: Shelf, kind: str) -> None:
         }
 
     @routes.get(f"/{kind}s/{{identifier}}", name=f"get_{kind}")
+    @needs("conversations:own")
     async def one(identifier: Named, request: Request) -> dict[str, Any]:
         row = await asyncio.to_thread(_known, shelf, _owner(request), identifier)
         return {**_head(row, kind), **row.body}
 
     @routes.delete(f"/{kind}s/{{identifier}}", name=f"delete_{kind}")
+    @needs("conversations:own")
     async def delete(identifier: Named, request: Request) -> dict[str, Any]:
         if not await asyncio.to_thread(shelf.delete, _owner(request), identifier):
             raise _unknown(identifier)
@@ -176,6 +182,7 @@ async def _put(
 
 def _add_export(routes: APIRouter, shelf: Shelf) -> None:
     @routes.get("/conversations/export", response_model=None)
+    @needs("conversations:own")
     async def export(
         request: Request, format: Format = "jsonl", id: Annotated[Identifier | None, Query()] = None
     ) -> Response:

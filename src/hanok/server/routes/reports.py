@@ -16,6 +16,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 from hanok.server.errors import ApiError
+from hanok.server.identity.roles import needs
 from hanok.server.services import Services
 
 NAME = "report.html"
@@ -33,10 +34,12 @@ def router(services: Services) -> APIRouter:
     roots = {"run": run, "bench": run.parent / "bench"}
 
     @routes.get("/console/reports")
+    @needs("reports:read")
     async def reports() -> dict[str, Any]:
         return {"object": "list", "run": run.name, "data": await asyncio.to_thread(_list, roots)}
 
     @routes.get("/console/reports/{root}/{path:path}", response_model=None)
+    @needs("reports:read")
     async def report(root: str, path: str) -> FileResponse:
         file = await asyncio.to_thread(_find, roots, root, path)
         return FileResponse(file, media_type="text/html; charset=utf-8", headers=_HEADERS)

@@ -108,6 +108,11 @@ class AlignConfig:
     """scalerl: a prompt of which this share of all answers so far was right is not drawn again."""
     kl_beta: float = 0.0
     """Weight of the divergence from the starting model: in the reward for ppo and rloo, in the loss for the others."""
+    kl_target: float | None = None
+    """ppo, rloo: kl_beta is where the weight begins; it then rises while an answer's divergence is above so many nats, and falls
+    while it is below."""
+    kl_horizon: float = 10_000
+    """kl_target: answers in which the weight changes by at most a fifth."""
     importance_cap: float = 2.0
     """Bound of trainer over generator probability, a token at a time; 0 switches the correction off."""
     overlong_cache: int = 0
@@ -140,7 +145,7 @@ class AlignConfig:
         )  # fmt: skip
         for name in positive:
             _require(getattr(self, name) > 0, f"{name} = {getattr(self, name)}", "it must be more than 0")
-        for name in ("beta", "max_steps", "max_minutes", "clip_low", "clip_high"):
+        for name in ("beta", "max_steps", "max_minutes", "clip_low", "clip_high", "kl_target", "kl_horizon"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} = {value}", "it must be more than 0")
         for name in (
@@ -220,6 +225,12 @@ class AlignConfig:
             )
         if self.overlap:
             self._check_overlap(method)
+        if self.kl_target is not None:
+            _require(
+                method in ("ppo", "rloo") and self.kl_beta > 0,
+                f"kl_target = {self.kl_target} of {method} with kl_beta = {self.kl_beta}",
+                "it moves the weight in the reward of ppo and rloo, from a kl_beta above 0",
+            )
         if method == "scalerl":
             _require(
                 self.generator == "float32", f"scalerl with generator = {self.generator}",

@@ -1,0 +1,89 @@
+"""What coarser activations and caches would cost: numbers rounded and turned back at once, for measurements.
+
+The engine runs eight-bit caches and eight-bit inputs in groups of 32; four bits of either are measured here and run nowhere.
+
+N tokens, G key heads, K width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hanok.compression.rotation import hadamard
+from hanok.models.decoder import Block, Decoder
+from hanok.models.gqa import GroupedQueryAttention
+from hanok.models.mlp import GatedMLP
+
+_CACHE_GROUP = 32
+
+
+def round_rows(x: Tensor, bits: int) -> Tensor:
+    """Symmetric, one scale for each vector along the last axis."""
+    top = (1 << (bits - 1)) - 1
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-12) / top
+    return (x / scale).round().clamp(-top - 1, top) * scale
+
+
+def round_cache(x_NGK: Tensor, bits: int) -> Tensor:
+    """Eight bits: as the engine, one scale for each token and head. Fewer: scale and lowest number for each 32 of a head."""
+    if bits == 8:
+        return round_rows(x_NGK, 8)
+    groups = x_NGK.unflatten(-1, (-1, min(_CACHE_GROUP, x_NGK.shape[-1])))
+    low = groups.amin(-1, keepdim=True)
+    scale = (groups.amax(-1, keepdim=True) - low).clamp(min=1e-12) / ((1 << bits) - 1)
+    return (((groups - low) / scale).round() * scale + low).flatten(-2)
+
+
+@contextmanager
+def rounded_cache(decoder: Decoder, bits: int) -> Iterator[None]:
+    """While it is open, grouped-query attention sees keys and values of so many bits."""
+    mixers = [m for m in decoder.modules() if isinstance(m, GroupedQueryAttention)]
+    for mixer in mixers:
+        mixer.on_cache = lambda x_NGK: round_cache(x_NGK, bits)
+    try:
+        yield
+    finally:
+        for mixer in mixers:
+            mixer.on_cache = None
+
+
+@contextmanager
+def rounded_inputs(decoder: Decoder, bits: int) -> Iterator[None]:
+    """While it is open, the maps of attention and gated feed-forward read vectors of so many bits."""
+
+    def behind(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        return round_rows(out, bits)
+
+    def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (round_rows(args[0], bits), *args[1:])
+
+    handles = []
+    for block in decoder.layers:
+        assert isinstance(block, Block)
+        assert isinstance(block.self_attn, GroupedQueryAttention)
+        assert isinstance(block.mlp, GatedMLP)
+        norms = (block.input_layernorm, block.post_attention_layernorm)  # what joined maps read
+        handles += [norm.register_forward_hook(behind) for norm in norms]
+        maps = (block.self_attn.o_proj, block.mlp.down_proj)
+        handles += [one.register_forward_pre_hook(before) for one in maps]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def turn_inner(block: Block) -> None:
+    """QuaRot's online rotation (R4): what `down_proj` reads is turned when it is read, and its weight beforehand; the function
+    stays. Before `rounded_inputs`, which rounds what is turned."""
+    assert isinstance(block.mlp, GatedMLP)
+    down = block.mlp.down_proj
+    width = down.weight.shape[1]
+    turn_KK = (hadamard(width) / width**0.5).float()
+    down.weight = nn.Parameter(down.weight.float() @ turn_KK, requires_grad=False)
+    down.register_forward_pre_hook(lambda _, args: (args[0] @ turn_KK, *args[1:]))

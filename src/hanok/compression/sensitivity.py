@@ -1,0 +1,134 @@
+"""What four bits cost where: KL to the original, were one group of maps rounded and nothing else; and which groups get eight.
+
+A group is what the kernels multiply as one matrix: queries, keys and values; gate and up; and embedding with head ("ends").
+
+T tokens, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hanok.compression.layers import takes_codes
+from hanok.compression.measure import Head, RoundedTable, advance_rows, embedded, kl_of, predicted, rounded
+from hanok.errors import ConfigError
+from hanok.kernels.memory import give_back
+from hanok.models.coded import stored_parts
+from hanok.models.decoder import Decoder
+from hanok.models.linear import Linear
+from hanok.reporting import progress
+
+ENDS = "ends"
+NARROW, WIDE, SCALE = 4, 8, 0.5  # bits of a code, and of its share of a scale
+_JOINED = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}, {"q_proj", "kv_a_proj_with_mqa"})
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """names: of maps (`layers.3.mlp.down_proj`), or `ENDS` alone. weights: numbers. kl: in nats a token, at four bits."""
+
+    names: tuple[str, ...]
+    weights: int
+    kl: float
+
+
+@torch.no_grad()
+def sensitivities(original: Decoder, windows: Sequence[np.ndarray], *, group: int) -> list[Unit]:
+    """Of every group of maps that takes codes, rounded to the nearest at four bits."""
+    lengths = [len(window) for window in windows]
+    ids_T = torch.from_numpy(np.concatenate(windows).astype(np.int64))
+    inputs = [embedded(original, ids_T, lengths)]
+    for block in original.layers:
+        inputs.append(inputs[-1].clone())
+        advance_rows(block, inputs[-1], lengths)
+        give_back(stored_parts(original))
+    measure = _Measure(original, lengths, ids_T, inputs)
+    groups = [(n, names) for n, block in enumerate(original.layers) for names in joined_maps(block, group)]
+    found = []
+    with progress("sensitivity", len(groups) + 1, "groups of maps") as bar:
+        for layer, names in groups:
+            maps = [original.layers[layer].get_submodule(name) for name in names]
+            full = tuple(f"layers.{layer}.{name}" for name in names)
+            numbers = sum(one.get_parameter("weight").numel() for one in maps)
+            found.append(Unit(full, numbers, measure.with_rounded(layer, maps)))
+            bar.advance(1)
+        ends = original.embed_tokens.weight.numel() * (1 if original.lm_head is None else 2)
+        found.append(Unit((ENDS,), ends, measure.with_rounded_ends()))
+        bar.advance(1)
+    return found
+
+
+def joined_maps(block: nn.Module, group: int) -> list[tuple[str, ...]]:
+    """Names within a block of the maps that take codes, those together that the kernels join."""
+    names = [
+        name for name, one in block.named_modules() if isinstance(one, Linear) and takes_codes(name, one, group)
+    ]  # fmt: skip
+    found: dict[tuple[str, int], list[str]] = {}
+    for number, name in enumerate(names):
+        parent, _, last = name.rpartition(".")
+        kind = next((k for k, several in enumerate(_JOINED) if last in several), len(_JOINED) + number)
+        found.setdefault((parent, kind), []).append(name)
+    return [tuple(several) for several in found.values()]
+
+
+def allot(units: Sequence[Unit], target: float) -> Mapping[str, int]:
+    """Widths by name, `ENDS` among them, so that the mean over all weights is at most `target` bits, scales counted: eight where
+    a bit takes away the most KL.
+
+    Raises:
+        ConfigError: a target below four bits and their scales.
+    """
+    total = sum(unit.weights for unit in units)
+    room = (target - NARROW - SCALE) * total
+    if room < -1e-6 * total:
+        raise ConfigError(
+            f"a target of {target:.2f} bits a weight is below the {NARROW + SCALE} of the narrowest codes that the engine runs",
+            remedy="take a smaller model: hanok compress --shrink, or hanok align distill",
+        )
+    widths = {name: NARROW for unit in units for name in unit.names}
+    for unit in sorted(units, key=lambda unit: -unit.kl / unit.weights):
+        cost = (WIDE - NARROW) * unit.weights
+        if cost <= room + 1e-6 * total:
+            room -= cost
+            widths |= dict.fromkeys(unit.names, WIDE)
+    return widths
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    decoder: Decoder
+    lengths: list[int]
+    ids_T: Tensor
+    inputs: list[Tensor]
+
+    def with_rounded(self, layer: int, maps: Sequence[nn.Module]) -> float:
+        own = [one.get_parameter("weight") for one in maps]
+        for one, weight in zip(maps, own, strict=True):
+            one.register_parameter("weight", nn.Parameter(rounded(weight, NARROW), requires_grad=False))
+        x_TD = self.inputs[layer].clone()
+        advance_rows(self.decoder.layers[layer], x_TD, self.lengths)
+        for one, weight in zip(maps, own, strict=True):
+            one.register_parameter("weight", weight)
+        return self._to_the_end(x_TD, layer + 1, 16)
+
+    def with_rounded_ends(self) -> float:
+        own = self.decoder.embed_tokens
+        self.decoder.embed_tokens = RoundedTable(own, NARROW)  # pyright: ignore[reportAttributeAccessIssue]
+        x_TD = embedded(self.decoder, self.ids_T, self.lengths)
+        self.decoder.embed_tokens = own
+        return self._to_the_end(x_TD, 0, NARROW)
+
+    def _to_the_end(self, x_TD: Tensor, layer: int, head_bits: int) -> float:
+        for block in self.decoder.layers[layer:]:
+            advance_rows(block, x_TD, self.lengths)
+            give_back(stored_parts(self.decoder))
+        own, other = Head(self.decoder, 16), Head(self.decoder, head_bits)
+        own_TD, other_TD = self.decoder.norm(self.inputs[-1]), self.decoder.norm(x_TD)
+        rows_T, _ = predicted(self.ids_T, self.lengths)
+        parts = [kl_of(own(own_TD[rows]), other(other_TD[rows])) for rows in rows_T.split(own.rows)]
+        return float(torch.cat(parts).double().mean())

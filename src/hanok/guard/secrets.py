@@ -1,0 +1,110 @@
+"""Keys and passwords: by the fixed beginnings that services give them, by private-key blocks, and by what they are assigned to.
+
+The forms are public knowledge; a value without a fixed form counts only where a word such as "password" stands before it and
+where it is as disordered as a random string is (Shannon entropy per character).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from hanok.guard.verdicts import Action, Finding
+
+_E = r"(?![A-Za-z0-9_-])"
+_FORMS: dict[str, str] = {
+    "aws-access-key": r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}" + _E,
+    "github-token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{60,255})" + _E,
+    "gitlab-token": r"\bgl(?:pat|dt|rt|soat)-[A-Za-z0-9_-]{20,64}" + _E,
+    "slack-token": r"\bxox[abeoprs]-[A-Za-z0-9-]{10,255}" + _E,
+    "slack-webhook": r"hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9+/]{40,60}",
+    "google-api-key": r"\bAIza[A-Za-z0-9_-]{35}" + _E,
+    "google-oauth": r"\bya29\.[A-Za-z0-9_-]{20,512}" + _E,
+    "stripe-key": r"\b[rs]k_(?:live|test|prod)_[A-Za-z0-9]{10,99}" + _E,
+    "openai-key": r"\bsk-(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]{20,200}" + _E,
+    "hugging-face-token": r"\b(?:hf|api_org)_[A-Za-z]{34}" + _E,
+    "npm-token": r"\bnpm_[A-Za-z0-9]{36}" + _E,
+    "pypi-token": r"\bpypi-AgE[A-Za-z0-9_-]{50,1000}" + _E,
+    "sendgrid-key": r"\bSG\.[A-Za-z0-9_=.-]{66}" + _E,
+    "twilio-key": r"\bSK[0-9a-f]{32}" + _E,
+    "mailchimp-key": r"\b[0-9a-f]{32}-us\d{1,2}" + _E,
+    "telegram-token": r"\b\d{5,16}:A[A-Za-z0-9_-]{34}" + _E,
+    "discord-token": r"\b[MNO][A-Za-z0-9_-]{23,25}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,38}" + _E,
+    "shopify-token": r"\bshp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}" + _E,
+    "digitalocean-token": r"\bdo[opr]_v1_[0-9a-f]{64}" + _E,
+    "databricks-token": r"\bdapi[0-9a-f]{32}(?:-\d)?" + _E,
+    "grafana-token": r"\bgl(?:c|sa)_[A-Za-z0-9+/_=]{32,400}",
+    "vault-token": r"\bhv[sb]\.[A-Za-z0-9_-]{24,300}" + _E,
+    "age-key": r"\bAGE-SECRET-KEY-1[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}" + _E,
+    "jwt": r"\beyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,1000}" + _E,
+    "hanok-key": r"\bhk_[A-Za-z0-9]{6,40}_[A-Za-z0-9_-]{32,100}" + _E,
+    "url-password": r"\b[a-z][a-z0-9+.-]{1,12}://[^\s:/@]{1,64}:(?P<url>[^\s:/@]{4,128})@",
+}
+_FIXED = re.compile("|".join(f"(?P<{name.replace('-', '_')}>{form})" for name, form in _FORMS.items()))
+_BLOCK = re.compile(
+    r"-----BEGIN (?:[A-Z]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----[\s\S]{0,16384}?"
+    r"(?:-----END (?:[A-Z]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----|\Z)"
+)
+BLOCK_START = re.compile(
+    r"-----(?:B(?:E(?:G(?:I(?:N(?: [A-Z ]{0,48}(?:-{0,5})?)?)?)?)?)?)?\Z|-----BEGIN [A-Z ]{0,48}KEY"
+)
+_NAMED = re.compile(
+    r"(?i)(?:api[_ -]?key|secret|token|passwd|password|pwd|credential|access[_ -]?key|비밀번호|암호|인증키|비밀키|토큰)"
+    r"[\w .\"'-]{0,12}?(?:=|:|=>|\bis\b|은|는|이|가)\s{0,2}[\"'`]?(?P<value>[A-Za-z0-9+/_.~!@#$%^&*-]{8,200})"
+)
+_WORDY = re.compile(
+    r"(?i)^(?:[a-z]+|[\d.]+|x+|\*+|your[_-].*|example.*|changeme|placeholder|<.*|\$\{?.*|%.*|null|none|true|false)$"
+)
+_ENTROPY = 3.2  # bits a character; of English words run together about 3, of random letters and digits of this length above 3.5
+_HINT = re.compile(
+    r"AKIA|ASIA|ABIA|ACCA|gh[pousr]_|github_pat|gl[pdrs]|xox|hooks\.slack|AIza|ya29|k_live|k_test|k_prod|sk-|hf_|api_org|npm_|pypi-|SG\.|SK[0-9a-f]|-us\d"
+    r"|:A[A-Za-z0-9]|[MNO][A-Za-z0-9_-]{23}|shp|do[opr]_v1|dapi|glc_|hv[sb]\.|AGE-|eyJ|hk_|://|-----BEGIN"
+    r"|(?i:key|secret|token|passw|pwd|credential|비밀|암호|인증키|토큰)"
+)
+
+
+class Secrets:
+    """A rule."""
+
+    name = "secrets"
+
+    def __init__(self, action: Action = "redact") -> None:
+        self.action: Action = action
+
+    def find(self, text: str) -> Iterator[Finding]:
+        if not _HINT.search(text):
+            return
+        for match in _BLOCK.finditer(text):
+            yield self._finding(match.start(), match.end(), "private-key")
+        for match in _FIXED.finditer(text):
+            kind = next(name for name in _FORMS if match[name.replace("-", "_")])
+            start, end = match.span("url") if kind == "url-password" else match.span()
+            yield self._finding(start, end, kind)
+        for match in _NAMED.finditer(text):
+            value = match["value"].rstrip(".,!?")
+            if len(value) >= 8 and not _WORDY.match(value) and _disordered(value):
+                yield self._finding(match.start("value"), match.start("value") + len(value), "named-secret")
+
+    def open_from(self, text: str) -> int:
+        """Where something begins that the end of the text may have cut."""
+        match = BLOCK_START.search(text)
+        if match is None:
+            return len(text)
+        block = _BLOCK.search(text, match.start())
+        whole = block is not None and text[block.end() - 5 : block.end()] == "-----" and "END" in block[0]
+        return len(text) if whole else match.start()
+
+    def _finding(self, start: int, end: int, kind: str) -> Finding:
+        return Finding(self.name, start, end, self.action, kind, "[SECRET]")
+
+
+def _disordered(value: str) -> bool:
+    counts = Counter(value)
+    entropy = -sum(n / len(value) * math.log2(n / len(value)) for n in counts.values())
+    mixed = sum(
+        any(test(c) for c in value)
+        for test in (str.islower, str.isupper, str.isdigit, lambda c: not c.isalnum())
+    )
+    return entropy >= _ENTROPY and mixed >= 2

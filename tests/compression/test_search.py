@@ -1,0 +1,109 @@
+"""From a budget to a plan, and what the command makes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hanok.cli import _run
+from hanok.compression import search as room
+from hanok.compression.measure import compare, layer_distances
+from hanok.compression.search import bits_of_target, bits_that_run, bytes_of, rate_of
+from hanok.compression.sensitivity import ENDS, Unit, allot, sensitivities
+from hanok.errors import ConfigError
+from hanok.kernels.formats import quantise
+from hanok.models.checkpoint import load_head_bits, load_model
+from hanok.models.coded import CodedParameter
+from hanok.models.decoder import Decoder
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+UNITS = [Unit(("a", "b"), 100, 1.0), Unit(("c",), 100, 3.0), Unit((ENDS,), 200, 4.0)]
+FEW = ["--samples", "20", "--length", "48", "--held-out", "2"]
+
+
+def windows() -> list[np.ndarray]:
+    return [np.arange(20, 60), np.arange(90, 120)]
+
+
+def test_wide_codes_go_where_they_take_most_away() -> None:
+    assert set(allot(UNITS, 4.5).values()) == {4}
+    assert allot(UNITS, 5.5) == {"a": 4, "b": 4, "c": 8, ENDS: 4}
+    assert allot(UNITS, 7.5) == {"a": 4, "b": 4, "c": 8, ENDS: 8}
+    assert set(allot(UNITS, 8.5).values()) == {8}
+    with pytest.raises(ConfigError, match=r"4\.5"):
+        allot(UNITS, 4.0)
+
+
+def test_a_group_costs_what_a_model_with_it_rounded_is_away(small_decoder: Callable[..., Decoder]) -> None:
+    original = small_decoder(num_kv_heads=2)
+    units = sensitivities(original, windows(), group=32)
+    assert len(units) == 2 * 4 + 1
+    assert sum(unit.weights for unit in units) == sum(
+        p.numel() for p in original.parameters() if p.dim() == 2
+    )
+    chosen = next(unit for unit in units if unit.names[0] == "layers.1.mlp.gate_proj")
+    made = small_decoder(num_kv_heads=2)
+    for name in chosen.names:
+        weight = made.get_submodule(name).get_parameter("weight")
+        weight.copy_(quantise(weight, 4).dequantised())
+    assert compare(original, made, windows()).kl == pytest.approx(chosen.kl, rel=1e-4)
+    assert layer_distances(original, made, windows()) == pytest.approx([0.0, chosen.kl], rel=1e-4, abs=1e-7)
+    ends = compare(original, small_decoder(num_kv_heads=2), windows(), head_bits=4)
+    assert ends.kl == pytest.approx(units[-1].kl, rel=1e-4)
+    again = sensitivities(original, windows(), group=32)
+    assert [unit.kl for unit in again] == pytest.approx([unit.kl for unit in units]), "nothing stayed rounded"
+
+
+def test_words_for_budgets() -> None:
+    assert bits_of_target("4.5 bits") == bits_of_target("4.5") == 4.5
+    assert bytes_of("2GiB") == 2 << 30
+    assert rate_of("30tok/s") == rate_of("30") == 30
+    for read, bad in ((bits_of_target, "few"), (bytes_of, "2"), (rate_of, "fast")):
+        with pytest.raises(ConfigError):
+            read(bad)
+
+
+def test_a_speed_is_a_width_between_what_was_measured() -> None:
+    rates = {"int8": 20.0, "int4": 40.0}
+
+    def speed(_: Path, weights: room.Weights) -> float:
+        return rates[weights]
+
+    assert bits_that_run(Path(), 15, speed) == 8.5
+    assert bits_that_run(Path(), 40, speed) == 4.5
+    assert 4.5 < bits_that_run(Path(), 30, speed) < 6.5
+    with pytest.raises(ConfigError, match=r"40\.0 tokens"):
+        bits_that_run(Path(), 50, speed)
+
+
+def test_the_command_meets_a_budget(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["compress", str(model_dir), "--data", str(text_file), "--out", str(out), *FEW]
+    assert _run([*words, "--target", "6 bits", "--measure-speed"]) == 0
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    cost = {row["measure"]: row["value"] for row in report["What it cost"]}
+    assert 5.0 < cost["bits_a_weight_in_the_engine"] <= 6.0
+    assert cost["tokens_per_second_after"] > 0
+    tried = {row["setting"]: row for row in report["All settings that were tried, in numbers"]}
+    assert {"rtn 8", "rtn 4", "hqq 4", "gptq 4", "awq 4"} <= tried.keys()
+    assert cost["kl"] < min(tried[f"{method} 4"]["kl"] for method in ("rtn", "hqq", "gptq", "awq"))
+    model = load_model(out, dtype="stored")
+    widths = {p.stored.bits for p in model.parameters() if isinstance(p, CodedParameter)}
+    assert widths == {4, 8} or load_head_bits(out) == 8
+    assert not list(tmp_path.glob(".*")), "what was tried is cleared"
+    assert "<svg" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_budgets_that_cannot_be(
+    model_dir: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compress", str(model_dir), "--data", str(text_file), "--out", str(tmp_path / "out"), *FEW]
+    assert _run([*words, "--target", "3 bits", "--method", "rtn"]) == 2
+    assert "4.5" in capsys.readouterr().err
+    assert _run([*words, "--target", "5", "--fit", "1MiB"]) == 2
+    assert _run([*words, "--fit", "1KiB"]) == 2
+    assert not (tmp_path / "out").exists()
