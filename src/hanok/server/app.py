@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -44,7 +45,8 @@ from hanok.server.operations.traces import open_traces
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.store.connection import Place
-from hanok.store.database import Store, feedback_file
+from hanok.store.conversations import forget_tenant
+from hanok.store.database import Store, feedback_file, run_folder
 
 MOST_HEADER_BYTES = 32 << 10
 WEB = Path(__file__).with_name("web")
@@ -125,6 +127,8 @@ def services_of(
         admission=admission or limited(people),
         queue=PromptQueue(people.directory.entry.max_queue_tokens),
         examples=example_questions(model_dir),
+        run=run_folder(model_dir),
+        on_tenant_deleted=(partial(forget_tenant, store.engine),),
         operations=operations,
     )
 
