@@ -1,9 +1,9 @@
 """Claim: at no more bits a weight than a peer's model, ours from `hanok compress --target` is no further from the original.
 
 One trained model of the Llama family, rounded by each peer's own quantiser: llama.cpp's Q4_0 and Q4_K_M, and where they are
-installed HQQ and torchao (four bits in groups of 64 and of 32 on the maps of the layers, embedding and head in bfloat16). For each
-peer ours is made with its bits as the target, embedding and head counted, for several seeds of calibration windows, and measured as
-the engine runs it. The distance is KL(model in float32 || rounded model) in nats a token on held-out text.
+installed HQQ and torchao (four bits in groups of 64 and of 32 on the maps of the layers, embedding and head in bfloat16). For
+each peer ours is made with its bits as the target, embedding and head counted, for several seeds of calibration windows, and
+measured as the engine runs it. The distance is KL(model in float32 || rounded model) in nats a token on held-out text.
 """
 
 from __future__ import annotations
