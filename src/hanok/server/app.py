@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,14 +22,19 @@ from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError
 from hanok.reporting import log
+from hanok.server.admission.admission import Limited
+from hanok.server.admission.ledger import Ledger
+from hanok.server.admission.queue import PromptQueue
 from hanok.server.bodies import Bodies
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
+from hanok.server.exchange import Admission
+from hanok.server.hosting import Hosted, ModelSpec, model_name
 from hanok.server.hosts import SafeHeaders
 from hanok.server.identity.directory import Directory, Entry
 from hanok.server.identity.middleware import Identify, authorise
 from hanok.server.identity.people import People, open_people
-from hanok.server.models import Models, check_names, model_name
+from hanok.server.models import Models, check_names
 from hanok.server.operations.bodies import BodyLimit
 from hanok.server.operations.config import ServeSettings
 from hanok.server.operations.requests import Follow
@@ -43,7 +48,6 @@ from hanok.store.connection import Place
 from hanok.store.conversations import forget_tenant
 from hanok.store.database import Store, feedback_file, run_folder
 
-MAX_WAITING = 512  # requests; more are told to come back
 MOST_HEADER_BYTES = 32 << 10
 WEB = Path(__file__).with_name("web")
 
@@ -53,6 +57,7 @@ def serve(
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
     draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
     entry: Entry | None = None, settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None,
+    name: str | None = None, more: Sequence[ModelSpec] = (),
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
@@ -62,6 +67,8 @@ def serve(
         entry: who may come in.
         settings: of the operation; the model and what runs it are said by the other arguments.
         source: the settings anew, when they are to be read again.
+        name: of the model in the API; by default after its run or directory.
+        more: models that are loaded when somebody asks for them.
 
     Raises:
         ConfigError: no keys and not a loopback address, the port is taken, or an adapter is called like the model.
@@ -73,16 +80,22 @@ def serve(
     with ExitStack() as held:
         kept = held.enter_context(Store(store or feedback_file(model_dir)))
         people = open_people(kept, host=host, entry=entry)
+        admission = limited(people)
+        held.callback(admission.ledger.flush)
         listener = held.enter_context(listen(host, port))
         url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
         def start() -> FastAPI:
             engine = LocalEngine(
                 model_dir, weights=weights, cache_bytes=cache_bytes, cache_type=cache_type, speculation=speculation,
-                draft_dir=draft_dir, max_waiting=MAX_WAITING, adapters=adapters, team=team,
+                draft_dir=draft_dir, max_waiting=people.directory.entry.max_queue, adapters=adapters, team=team,
             )  # fmt: skip
             held.callback(engine.close)
-            app = create_app(services_of(engine, model_dir, kept, operations=operations, people=people))
+            services = services_of(
+                engine, model_dir, kept, operations=operations, people=people, admission=admission, name=name, more=more
+            )  # fmt: skip
+            held.callback(services.models.close)
+            app = create_app(services)
             if people.setup_token is not None:
                 print(f"setup token: {people.setup_token}", file=sys.stderr)
             _say(
@@ -94,19 +107,36 @@ def serve(
 
 
 def services_of(
-    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, people: People | None = None
+    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, people: People | None = None,
+    admission: Admission | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
 ) -> Services:  # fmt: skip
-    people = people or People(Directory(store))
+    """Raises ConfigError: a name twice, or a model that the memory for them is too small for."""
+    operations, people = operations or Operations(), people or People(Directory(store))
+    settings = operations.settings
+    spec = ModelSpec(name=name or model_name(model_dir), directory=model_dir)
+    first = Hosted(spec, engine, open_artefact(model_dir).hash)
+    models = Models.of(
+        [first, *map(Hosted, more)], most_loaded=settings.most_loaded,
+        memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
+    )  # fmt: skip
     return Services(
-        models=Models(engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash),
+        models=models,
         store=store,
         directory=people.directory,
         people=people,
+        admission=admission or limited(people),
+        queue=PromptQueue(people.directory.entry.max_queue_tokens),
         examples=example_questions(model_dir),
         run=run_folder(model_dir),
         on_tenant_deleted=(partial(forget_tenant, store.engine),),
-        operations=operations or Operations(),
+        operations=operations,
     )
+
+
+def limited(people: People) -> Limited:
+    """Limits and accounts in the store that the people are in."""
+    directory = people.directory
+    return Limited(Ledger(directory.access.store, also=directory.flush), directory.entry.prices)
 
 
 def create_app(services: Services) -> FastAPI:
@@ -116,6 +146,7 @@ def create_app(services: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
+        services.models.begin()
         async with operations.running():
             yield
 
@@ -123,8 +154,8 @@ def create_app(services: Services) -> FastAPI:
         title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
     )
     install_handlers(app)
-    app.add_middleware(BodyLimit, limit=operations.body_limit)
     app.add_middleware(Bodies)
+    app.add_middleware(BodyLimit, limit=operations.body_limit)
     app.add_middleware(Identify, directory=services.directory)
     app.add_middleware(SafeHeaders)  # the last is the outermost
     for router in ROUTERS:

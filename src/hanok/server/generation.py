@@ -36,6 +36,7 @@ class Generation:
         self._tokens, self._reason = 0, "cancelled"
         self._first: float | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._stopped = False
 
     @classmethod
     async def begin(
@@ -59,7 +60,12 @@ class Generation:
                 prompt_tokens=len(request.prompt_ids), streamed=streamed,
                 max_tokens=len(requests) * min(request.params.max_tokens or room, room),
             )  # fmt: skip
-            lease = await services.admission.admit(exchange)
+            services.queue.enter(exchange.prompt_tokens)
+            try:
+                lease = await services.admission.admit(exchange)
+            except BaseException:
+                services.queue.leave(exchange.prompt_tokens)
+                raise
         except BaseException:
             services.models.give_back(served)
             raise
@@ -91,9 +97,16 @@ class Generation:
                         raise ApiError(401, "the right to go on was taken back", code="access_revoked")
                     if delta is None:
                         running -= 1
-                        await self._tasks[index]  # raises what ended it
+                        if not self._stopped:
+                            await self._tasks[index]  # raises what ended it
                         continue
                     self._count(delta)
+                    if delta.finish_reason == "cancelled" and self._too_late():
+                        raise ApiError(
+                            504,
+                            "the time for this request was over before it began",
+                            code="deadline_exceeded",
+                        )
                     yield index, delta
         except Exception:
             self._reason = "error"
@@ -101,16 +114,28 @@ class Generation:
         finally:
             await self.close()
 
+    def stop(self) -> None:
+        """End it now: whoever reads `deltas` gets no more of them."""
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
+
     async def close(self) -> None:
         """Cancel what runs, tell those who count, give the model back. Once; later calls wait for the first."""
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._end())
         await asyncio.shield(self._ending)  # a client that goes away cancels us, not this
 
+    def _too_late(self) -> bool:
+        """Nothing was said by the deadline; what was said in part is given as far as it came."""
+        deadline = self._requests[0].deadline
+        return self._tokens == 0 and deadline is not None and time.monotonic() >= deadline
+
     def _count(self, delta: Delta) -> None:
         self._tokens += len(delta.ids)
         if self._first is None and delta.ids:
             self._first = time.monotonic() - self.exchange.started
+            self._services.queue.leave(self.exchange.prompt_tokens)
         if delta.usage is not None:
             self._usages.append(delta.usage)
         if delta.finish_reason is not None and len(self._usages) == self.samples:
@@ -121,6 +146,8 @@ class Generation:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._first is None:
+                self._services.queue.leave(self.exchange.prompt_tokens)
             outcome = Outcome(
                 reason=self._reason, completion_tokens=self._tokens,
                 cached_tokens=sum(one.cached_tokens for one in self._usages),

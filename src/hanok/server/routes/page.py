@@ -67,6 +67,7 @@ def _features(paths: Container[str], principal: Principal) -> Iterable[str]:
     return (
         name
         for name, (path, permission) in FEATURES.items()
-        if path in paths and (permission == PUBLIC or principal.may(permission))
+        if path in paths
+        and (permission == PUBLIC or principal.may(permission))
         and (name != "documents" or "documents" in ChatRequest.model_fields)
     )
