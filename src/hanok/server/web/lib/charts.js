@@ -15,7 +15,7 @@ export function lineChart(title, lines, { unit = "", digits = 1, length = 0 } = 
   const newest = lines.map(({ name, values }, which) => h("span", { class: `key key-${which}` }, `${name} `, h("b", { class: "n" }, show(values.at(-1), digits, unit))));
   const svg = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, s("path", { d: `M0 ${HEIGHT - 1.5}H${WIDTH}`, class: "axis" }), drawn);
   return h("figure", { class: "chart" },
-    h("figcaption", {}, h("span", {}, title), h("small", { class: "n" }, `≤ ${show(top, digits, unit)}`)), svg, h("div", { class: "keys" }, newest));
+    h("figcaption", {}, h("span", {}, title), h("small", { class: "n" }, `≤ ${show(top, digits, unit)}`)), svg, h("div", { class: "key-row" }, newest));
 }
 
 const show = (value, digits, unit) => (value === null || value === undefined ? "–" : `${number(value, digits)}${unit}`);
@@ -43,6 +43,6 @@ export function barChart(title, bars, { unit = "", digits = 0 } = {}) {
   });
   const total = bars.reduce((sum, { value }) => sum + value, 0);
   const svg = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, s("path", { d: `M0 ${HEIGHT - 1.5}H${WIDTH}`, class: "axis" }), drawn);
-  const ends = h("div", { class: "keys" }, h("span", {}, bars[0]?.label ?? ""), h("span", { class: "spring" }), h("span", {}, bars.at(-1)?.label ?? ""));
+  const ends = h("div", { class: "key-row" }, h("span", {}, bars[0]?.label ?? ""), h("span", { class: "spring" }), h("span", {}, bars.at(-1)?.label ?? ""));
   return h("figure", { class: "chart" }, h("figcaption", {}, h("span", {}, title), h("b", { class: "n" }, show(total, digits, unit))), svg, ends);
 }
