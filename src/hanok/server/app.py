@@ -32,7 +32,7 @@ from hanok.server.models import Models, check_names, model_name
 from hanok.server.operations.bodies import BodyLimit
 from hanok.server.operations.config import ServeSettings
 from hanok.server.operations.requests import Follow
-from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, refuse
+from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, allow_descriptors, refuse
 from hanok.server.operations.service import Operations
 from hanok.server.operations.timeouts import SEND_BYTES
 from hanok.server.operations.traces import open_traces
@@ -43,6 +43,7 @@ from hanok.store.database import Store, feedback_file
 
 MAX_WAITING = 512  # requests; more are told to come back
 MOST_HEADER_BYTES = 32 << 10
+MOST_READ_BYTES = 1 << 31
 WEB = Path(__file__).with_name("web")
 
 
@@ -119,8 +120,8 @@ def create_app(services: Services) -> FastAPI:
         title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
     )
     install_handlers(app)
+    app.add_middleware(Bodies, most_bytes=MOST_READ_BYTES)  # what is allowed is the next one's matter
     app.add_middleware(BodyLimit, limit=operations.body_limit)
-    app.add_middleware(Bodies)
     app.add_middleware(Identify, directory=services.directory)
     app.add_middleware(SafeHeaders)  # the last is the outermost
     for router in ROUTERS:
@@ -162,6 +163,7 @@ def run_server(
         what `start` raises.
     """
     settings, gate, guard = operations.settings, Gate(), operations.guard
+    allow_descriptors(settings.max_connections)
     operations.lifecycle.load()
     config = uvicorn.Config(
         gate, log_level="warning", log_config=None, access_log=False, http=guard.protocol(), ws="none", lifespan="off",
