@@ -177,7 +177,7 @@ def test_a_saved_conversation_is_found_renamed_opened_and_deleted(taught: Any, p
     ask(page, "hi")
     page.until(SAVED.format(1))
     identifier = talk(page)["id"]
-    row = f"#talks [data-id={identifier}]"
+    row = f'#talks [data-id="{identifier}"]'
     page.until(f"!!document.querySelector('{row}')")
     click(page, "#new")
     page.until("document.querySelectorAll('.turn').length === 0")

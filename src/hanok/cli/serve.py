@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hanok.engine.parallel.team import Team
+    from hanok.server.hosting import ModelSpec
     from hanok.server.operations.config import ServeSettings
 
 
 def serve(
     model: Annotated[Path | None, tyro.conf.Positional] = None,
+    more: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    models: Path | None = None,
+    most_loaded: int | None = None,
+    models_mib: int | None = None,
+    unload_seconds: float | None = None,
     host: str | None = None,
     port: int | None = None,
     weights: Literal["auto", "float32", "bf16", "int8", "int4"] | None = None,
@@ -52,6 +60,11 @@ def serve(
 
     Args:
         model: a model directory, or a run (then its servable model); default runs/quickstart.
+        more: further models, DIR or NAME=DIR, loaded when somebody asks for them by their name.
+        models: TOML file with further models: tables [[model]] with path, and if wanted name, weights, cache_mib, adapters.
+        most_loaded: models in memory at once; the longest unused is unloaded for the next; default: any number.
+        models_mib: memory for the weights (as their files have them) of all loaded models; default: any.
+        unload_seconds: after its last request a model is unloaded; default: never.
         host: address to bind; others than this machine's are refused until there are keys; default 127.0.0.1.
         port: TCP port; 0 picks a free one; default 8080.
         weights: run in bfloat16, 8 or 4 bits on the native kernels; auto (the default): what the file holds, or bfloat16, where
@@ -106,7 +119,8 @@ def serve(
 
 
 FLAGS = (
-    "model", "host", "port", "weights", "cache_mib", "cache_type", "speculation", "draft", "adapter", "replicas", "runtime",
+    "model", "more", "models", "most_loaded", "models_mib", "unload_seconds",
+    "host", "port", "weights", "cache_mib", "cache_type", "speculation", "draft", "adapter", "replicas", "runtime",
     "store", "allowed_host", "trust_loopback", "setup",
     "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
     "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
@@ -137,6 +151,13 @@ def _serve(settings: ServeSettings, source: Any) -> None:
         "cache_type": settings.cache_type, "speculation": settings.speculation, "draft_dir": settings.draft,
         "adapters": parse_adapters(settings.adapter),
     }  # fmt: skip
+    further = _further(settings, options)
+    if settings.runtime == "ray" and further:
+        from hanok.errors import ConfigError
+
+        raise ConfigError(
+            "several models in replicas", remedy="serve them in one process: without --runtime ray"
+        )
     if settings.runtime == "ray":
         from hanok.server.replicas import serve_replicas
 
@@ -157,7 +178,22 @@ def _serve(settings: ServeSettings, source: Any) -> None:
         )
         serve_model(
             directory, host=settings.host, port=settings.port, team=team, settings=settings, source=source, store=place,
-            entry=entry, **options,
+            entry=entry, more=further, **options,
         )  # fmt: skip
 
     run_together(directory, work)
+
+
+def _further(settings: ServeSettings, options: Mapping[str, Any]) -> list[ModelSpec]:
+    """With the settings of the first model, but for its draft and its adapters."""
+    import dataclasses
+
+    from hanok.recipes.runs import servable_model
+    from hanok.server.app import MAX_WAITING
+    from hanok.server.hosting import parse_model, read_models
+
+    own = {name: options[name] for name in ("weights", "cache_bytes", "cache_type", "speculation")}
+    own["max_waiting"] = MAX_WAITING
+    specs = [parse_model(option, own) for option in settings.more]
+    specs += read_models(settings.models, own) if settings.models else []
+    return [dataclasses.replace(spec, directory=servable_model(spec.directory)) for spec in specs]

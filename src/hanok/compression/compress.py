@@ -42,12 +42,14 @@ def compress(
     data: Path,
     out: Path,
     widths: Mapping[str, int] = {},
+    reference: Path | None = None,
     context: Context = Context(),
 ) -> Artefact:
     """Write `out` from `model`. Returns the new artefact; its metrics say what it cost.
 
     Args:
         widths: bits of maps that differ from `config.bits`, by name.
+        reference: the model to compare the result with, where `model` was changed already.
         context: for the report.
 
     Raises:
@@ -60,6 +62,7 @@ def compress(
     check_codable(load_config(model))
     texts = texts_of(config, model, data)
     source = open_artefact(model)
+    parents = {"source": source, **({} if reference is None else {"original": open_artefact(reference)})}
     step = {
         "compress": {
             "method": method, "source": model.name, "data": texts.hash, "widths": dict(widths),
@@ -69,9 +72,9 @@ def compress(
     work = out.with_name(f".{out.name}.layers")
     _begin(work, {"source": source.hash, **step})
     compress_layers(plan, model, texts, work)
-    with create_artefact(out, kind="model", parents={"source": source}, step=step) as draft:
+    with create_artefact(out, kind="model", parents=parents, step=step) as draft:
         plain = write_model(plan, model, work, draft.path)
-        measured = _measure(plan, model, draft.path, texts, context)
+        measured = _measure(plan, reference or model, draft.path, texts, context)
         draft.metrics |= {**measured.metrics(), "maps_left_plain": len(plain)}
         write_page(plan, measured, draft.path, tokenizer=Tokenizer.load(model), plain=plain, context=context)
     shutil.rmtree(work)

@@ -32,13 +32,10 @@ from hanok.compression.texts import Texts
 from hanok.kernels.memory import give_back
 from hanok.models.checkpoint import load_model
 from hanok.models.checkpoint.weights import write_file
-from hanok.models.coded import stored_parts
+from hanok.models.coded import FLOAT_MAPS, stored_parts
 from hanok.models.decoder import Block
 from hanok.models.linear import Linear
 from hanok.reporting import log, progress
-
-# decay, write strength and gates of delta attention: small, and what they say is multiplied up over a whole text
-PLAIN = ("f_a_proj", "f_b_proj", "b_proj", "a_proj", "g_a_proj", "g_b_proj")
 
 
 def compress_layers(plan: Plan, model: Path, texts: Texts, work: Path) -> None:
@@ -120,7 +117,7 @@ def compress_block(plan: Plan, where: str, block: Block, moments: Mapping[str, M
 
 def takes_codes(name: str, module: Linear, group: int) -> bool:
     """Whether a map of a block is quantised: its inputs fill groups, and it is no gate of delta attention."""
-    return name.rpartition(".")[2] not in PLAIN and module.weight.shape[1] % group == 0
+    return name.rpartition(".")[2] not in FLOAT_MAPS and module.weight.shape[1] % group == 0
 
 
 def _fold(

@@ -31,7 +31,7 @@ class Distance:
     """All over the tokens of the windows but their first.
 
     kl_T: KL(original || made) in nats of each predicted token, window after window. drift_L: behind each layer, the length of
-    the difference of the hidden vectors over their own length.
+    the difference of the hidden vectors over their own length; empty where one has fewer layers.
     """
 
     perplexity_before: float
@@ -88,14 +88,17 @@ def compare(
     if head_bits < 16:
         made.embed_tokens = RoundedTable(made.embed_tokens, head_bits)  # pyright: ignore[reportAttributeAccessIssue]
     sides = [embedded(decoder, ids_T, lengths) for decoder in (original, made)]
-    drift = []
-    for number in range(len(original.layers)):
+    drift, alike = [], len(original.layers) == len(made.layers)
+    for number in range(max(len(original.layers), len(made.layers))):
         for decoder, x_TD in zip((original, made), sides, strict=True):
+            if number >= len(decoder.layers):
+                continue
             advance_rows(decoder.layers[number], x_TD, lengths)
             if not keep:
                 decoder.layers[number] = nn.Identity()
             give_back(stored_parts(decoder))
-        drift.append(float((sides[0] - sides[1]).norm() / sides[0].norm().clamp(min=1e-30)))
+        if alike:
+            drift.append(float((sides[0] - sides[1]).norm() / sides[0].norm().clamp(min=1e-30)))
     normed = [decoder.norm(x_TD) for decoder, x_TD in zip((original, made), sides, strict=True)]
     rows_T, targets_T = predicted(ids_T, lengths)
     laws = (Head(original, 16), Head(made, head_bits))

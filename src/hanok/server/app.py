@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +24,12 @@ from hanok.reporting import log
 from hanok.server.bodies import Bodies
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
+from hanok.server.hosting import Hosted, ModelSpec, model_name
 from hanok.server.hosts import SafeHeaders
 from hanok.server.identity.directory import Directory, Entry
 from hanok.server.identity.middleware import Identify, authorise
 from hanok.server.identity.people import People, open_people
-from hanok.server.models import Models, check_names, model_name
+from hanok.server.models import Models, check_names
 from hanok.server.operations.bodies import BodyLimit
 from hanok.server.operations.config import ServeSettings
 from hanok.server.operations.requests import Follow
@@ -52,6 +53,7 @@ def serve(
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
     draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
     entry: Entry | None = None, settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None,
+    name: str | None = None, more: Sequence[ModelSpec] = (),
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
@@ -59,6 +61,8 @@ def serve(
         port: 0 picks a free one. store: the database, a file or a URL; by default in the run that the model belongs to.
         weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team: as `LocalEngine` takes them.
         entry: who may come in.
+        name: of the model in the API; by default after its run or directory.
+        more: models that are loaded when somebody asks for them.
         settings: of the operation; the model and what runs it are said by the other arguments.
         source: the settings anew, when they are to be read again.
 
@@ -81,7 +85,11 @@ def serve(
                 draft_dir=draft_dir, max_waiting=MAX_WAITING, adapters=adapters, team=team,
             )  # fmt: skip
             held.callback(engine.close)
-            app = create_app(services_of(engine, model_dir, kept, operations=operations, people=people))
+            services = services_of(
+                engine, model_dir, kept, operations=operations, people=people, name=name, more=more
+            )
+            held.callback(services.models.close)
+            app = create_app(services)
             if people.setup_token is not None:
                 print(f"setup token: {people.setup_token}", file=sys.stderr)
             _say(
@@ -93,17 +101,22 @@ def serve(
 
 
 def services_of(
-    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, people: People | None = None
+    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None,
+    people: People | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
 ) -> Services:  # fmt: skip
-    people = people or People(Directory(store))
+    """Raises ConfigError: a name twice, or a model that the memory for them is too small for."""
+    people, operations = people or People(Directory(store)), operations or Operations()
+    settings = operations.settings
+    spec = ModelSpec(name=name or model_name(model_dir), directory=model_dir)
+    first = Hosted(spec, engine, open_artefact(model_dir).hash)
+    models = Models.of(
+        [first, *map(Hosted, more)], most_loaded=settings.most_loaded,
+        memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
+    )  # fmt: skip
     return Services(
-        models=Models(engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash),
-        store=store,
-        directory=people.directory,
-        people=people,
-        examples=example_questions(model_dir),
-        operations=operations or Operations(),
-    )
+        models=models, store=store, directory=people.directory, people=people, examples=example_questions(model_dir),
+        operations=operations,
+    )  # fmt: skip
 
 
 def create_app(services: Services) -> FastAPI:
@@ -113,6 +126,7 @@ def create_app(services: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
+        services.models.begin()
         async with operations.running():
             yield
 

@@ -36,6 +36,7 @@ class Generation:
         self._tokens, self._reason = 0, "cancelled"
         self._first: float | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._stopped = False
 
     @classmethod
     async def begin(
@@ -91,7 +92,8 @@ class Generation:
                         raise ApiError(401, "the right to go on was taken back", code="access_revoked")
                     if delta is None:
                         running -= 1
-                        await self._tasks[index]  # raises what ended it
+                        if not self._stopped:
+                            await self._tasks[index]  # raises what ended it
                         continue
                     self._count(delta)
                     yield index, delta
@@ -100,6 +102,12 @@ class Generation:
             raise
         finally:
             await self.close()
+
+    def stop(self) -> None:
+        """End it now: whoever reads `deltas` gets no more of them."""
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
 
     async def close(self) -> None:
         """Cancel what runs, tell those who count, give the model back. Once; later calls wait for the first."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from hanok.documents.library import Library
 from hanok.server.exchange import Admission, Observer, Unlimited
 from hanok.server.identity.directory import Directory
 from hanok.server.identity.people import People
@@ -32,3 +34,8 @@ class Services:
     observers: Sequence[Observer] = ()
     examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
     operations: Operations = field(default_factory=Operations)
+
+    @cached_property
+    def documents(self) -> Library:
+        """Of all tenants, in the same database."""
+        return Library(self.store)

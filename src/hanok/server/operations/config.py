@@ -25,6 +25,11 @@ class ServeSettings:
     """What the flags of `hanok serve` say; `hanok/cli/serve.py` has the words for each."""
 
     model: Path = Path("runs/quickstart")
+    more: tuple[str, ...] = ()
+    models: Path | None = None
+    most_loaded: int | None = None
+    models_mib: int | None = None
+    unload_seconds: float | None = None
     host: str = "127.0.0.1"
     port: int = 8080
     weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto"
@@ -65,6 +70,10 @@ class ServeSettings:
         ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} = {getattr(self, name)}", remedy="it must be above 0")
+        for name in ("most_loaded", "models_mib", "unload_seconds"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"{name} = {value}", remedy="it must be above 0")
         if self.grace < 0:
             raise ConfigError(f"grace = {self.grace}", remedy="it must be 0 or more")
         if not 0 <= self.trace_share <= 1:
@@ -132,7 +141,7 @@ def _checked(values: Mapping[str, Any], where: str, *, prefix: str = "") -> dict
                 else (name, [*types])
             )
             raise ConfigError(f'{where}: unknown key "{shown}"', remedy=did_you_mean(shown, known))
-        if prefix and name in ("adapter", "allowed_host"):
+        if prefix and name in ("adapter", "allowed_host", "more"):
             value = [part for part in value.split(",") if part]
         try:
             checked[name] = TypeAdapter(types[name]).validate_python(value)

@@ -12,24 +12,32 @@ from hanok.server.routes import (
     chat,
     completions,
     conversations,
+    documents,
     embeddings,
     feedback,
+    hosting,
+    messages,
     models,
     operations,
     page,
+    responses,
     session,
     tokens,
-)  # fmt: skip
+)
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     chat.router,
     completions.router,
+    responses.router,
+    messages.router,
     embeddings.router,
     tokens.router,
     models.router,
     feedback.router,
     conversations.router,
+    documents.router,
+    hosting.router,
     operations.router,
     page.router,
     session.router,
