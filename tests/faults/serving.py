@@ -21,8 +21,9 @@ from fastapi import FastAPI
 from hanok.engine.generator import LocalEngine
 from hanok.models.checkpoint import load_model
 from hanok.server.app import create_app, listen, run_server, services_of
-from hanok.server.models import model_name
+from hanok.server.hosting import model_name
 from hanok.server.operations.config import ServeSettings
+from hanok.server.operations.replacing import Replacing
 from hanok.server.operations.service import Operations
 from hanok.store.database import Store, feedback_file
 
@@ -30,8 +31,8 @@ LLAMA = {"pattern": ("gqa",), "num_heads": 4, "num_kv_heads": 2, "hidden_size": 
 PATH = "/v1/chat/completions"
 
 
-def make_model(folder: Path) -> Path:
-    return _helper("tiny").save_tiny_model(folder / "random" / "model", seed=3, **LLAMA)
+def make_model(folder: Path, *, seed: int = 3) -> Path:
+    return _helper("tiny").save_tiny_model(folder / "random" / "model", seed=seed, **LLAMA)
 
 
 def make_adapters(model_dir: Path, folder: Path) -> dict[str, Path]:
@@ -89,10 +90,12 @@ class Service:
 
 
 @contextlib.contextmanager
-def service(model: Path, **options: Any) -> Iterator[Service]:
-    """Args: options: of `ServeSettings`, or of the engine where they are its."""
+def service(model: Path, *, probation: float = 25.0, **options: Any) -> Iterator[Service]:
+    """Args: options: of `ServeSettings`, or of the engine where they are its. probation: of a model that replaces one."""
     known = set(ServeSettings.__dataclass_fields__)
     operations = Operations(ServeSettings(**{k: v for k, v in options.items() if k in known}))
+    operations.replacing = Replacing(operations.replacing._told, probation=probation)
+    operations.observers = (*operations.observers[:-1], operations.replacing)
     held: dict[str, Any] = {}
 
     def start() -> FastAPI:

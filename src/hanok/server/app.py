@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import Depends, FastAPI
@@ -44,7 +45,6 @@ from hanok.store.database import Store, feedback_file
 
 MAX_WAITING = 512  # requests; more are told to come back
 MOST_HEADER_BYTES = 32 << 10
-MOST_READ_BYTES = 1 << 31
 WEB = Path(__file__).with_name("web")
 
 
@@ -80,14 +80,16 @@ def serve(
         url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
         def start() -> FastAPI:
-            engine = LocalEngine(
-                model_dir, weights=weights, cache_bytes=cache_bytes, cache_type=cache_type, speculation=speculation,
-                draft_dir=draft_dir, max_waiting=MAX_WAITING, adapters=adapters, team=team,
-            )  # fmt: skip
+            options = {
+                "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
+                "draft_dir": draft_dir, "max_waiting": MAX_WAITING, "team": team,
+            }  # fmt: skip
+            engine = LocalEngine(model_dir, adapters=adapters, **options)
             held.callback(engine.close)
             services = services_of(
-                engine, model_dir, kept, operations=operations, people=people, name=name, more=more
-            )
+                engine, model_dir, kept, operations=operations, people=people, name=name, more=more,
+                options=options, adapters=adapters,
+            )  # fmt: skip
             held.callback(services.models.close)
             app = create_app(services)
             if people.setup_token is not None:
@@ -103,11 +105,18 @@ def serve(
 def services_of(
     engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None,
     people: People | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
+    options: Mapping[str, Any] = {}, adapters: Mapping[str, Path] = {},
 ) -> Services:  # fmt: skip
-    """Raises ConfigError: a name twice, or a model that the memory for them is too small for."""
+    """Args: options, adapters: of the engine, for one that replaces it.
+
+    Raises:
+        ConfigError: a name twice, or a model that the memory for them is too small for.
+    """
     people, operations = people or People(Directory(store)), operations or Operations()
     settings = operations.settings
-    spec = ModelSpec(name=name or model_name(model_dir), directory=model_dir)
+    spec = ModelSpec(
+        name=name or model_name(model_dir), directory=model_dir, options=options, adapters=adapters
+    )
     first = Hosted(spec, engine, open_artefact(model_dir).hash)
     models = Models.of(
         [first, *map(Hosted, more)], most_loaded=settings.most_loaded,
@@ -134,7 +143,7 @@ def create_app(services: Services) -> FastAPI:
         title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
     )
     install_handlers(app)
-    app.add_middleware(Bodies, most_bytes=MOST_READ_BYTES)  # what is allowed is the next one's matter
+    app.add_middleware(Bodies)
     app.add_middleware(BodyLimit, limit=operations.body_limit)
     app.add_middleware(Identify, directory=services.directory)
     app.add_middleware(SafeHeaders)  # the last is the outermost
