@@ -28,6 +28,7 @@ BENCHMARKS = {
         "prefix",
         "scaling",
         "serve",
+        "service",
         "small",
         "spec",
         "train",
@@ -54,6 +55,7 @@ def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> di
     * prefix: the second turn of a conversation, against a cold cache
     * scaling: the ends of runs of practice, predicted from their first halves
     * serve: many streams over HTTP, against llama-server, OpenVINO GenAI and vLLM
+    * service: keys, limits, accounting, logs and idle connections, against the engine alone
     * small: one stream of a model of 5 million parameters, against llama.cpp and transformers; Python's share
     * spec: guessing tokens from the text, against not guessing
     * train: bits per byte after the same time, against transformers' Trainer
