@@ -15,7 +15,7 @@ AXE = """axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'
 HEADINGS = {
     "compare": ("Side by side", "나란히 비교"), "dashboard": ("Dashboard", "현황"), "reports": ("Reports", "보고서"),
 }  # fmt: skip
-READY = {"compare": "#form", "dashboard": ".tile", "reports": ".reports nav"}
+READY = {"compare": ".check input", "dashboard": ".tile", "reports": ".reports nav"}
 
 
 def text(page: Any, selector: str) -> str:

@@ -26,7 +26,7 @@ IDLE_SECONDS = 1.0  # that what was drawn ahead may lie unused before it is give
 FORGOTTEN_SECONDS = 60.0
 REFUSED_SECONDS = 0.25  # that a refusal is remembered without asking the store again
 EPSILON = 1e-6  # of a unit
-AHEAD = 16  # a sixteenth of a limit, and so many requests' need, is drawn ahead at most
+AHEAD = 16  # a sixteenth of a rate is drawn ahead
 UsedKey = tuple[str, str, str, str]
 
 
@@ -37,7 +37,8 @@ class Account:
     Args:
         used: when it was needed last. leased: places that the store has down for this process, in hand or out.
         left, reset, known: what the store said last that anybody could draw, and when.
-        short, refused: until this moment nobody asks for so much or more.
+        short, refused: until this moment nobody asks for so much or more. fetching, quiet: more is on its way; it is of no use
+            to ask for more before this moment.
     """
 
     want: Want
@@ -49,15 +50,16 @@ class Account:
     known: float = 0.0
     short: float = float("inf")
     refused: float = 0.0
+    fetching: bool = False
+    quiet: float = 0.0
 
     @property
     def ahead(self) -> float:
-        cap, need = self.want.cap, self.want.need
-        return (
-            float(min(int(cap) // 4, 4))
-            if self.want.kind == "places"
-            else min(cap, AHEAD * AHEAD * need) / AHEAD
-        )
+        """How much to draw beyond the need: of a rate what four seconds bring; of a budget little, since a crash loses it."""
+        cap = self.want.cap
+        if self.want.kind == "places":
+            return float(min(int(cap) // 4, 64))
+        return cap / AHEAD if self.want.kind == "minute" else min(cap / (4 * AHEAD), 256 * self.want.need)
 
 
 @dataclass(slots=True)
@@ -110,6 +112,7 @@ class Ledger:
             for want, account in zip(wants, accounts, strict=True):
                 account.hand -= want.need
             if not missing:
+                self._fetch(accounts)
                 return None
             errand = Errand(
                 [replace(want, need=-account.hand, extra=account.ahead) for want, account in missing], had
@@ -175,6 +178,19 @@ class Ledger:
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
+    def _fetch(self, accounts: Sequence[Account]) -> None:
+        """The lock is held: more of what runs low, before anybody waits for it."""
+        moment = time.monotonic()
+        low = [
+            one for one in accounts
+            if not one.fetching and one.hand < one.ahead / 4 and moment >= one.quiet and one.want.kind != "places"
+        ]  # fmt: skip
+        if low:
+            self._errands += [Errand([replace(one.want, need=0.0, extra=one.ahead)], ()) for one in low]
+            for one in low:
+                one.fetching = True
+            self._wake()
+
     def _account(self, want: Want, moment: float) -> Account:
         account = self._accounts.get(want.meter)
         if account is None:
@@ -213,7 +229,10 @@ class Ledger:
         try:
             with self._store.write() as connection:
                 answers = draw(connection, groups, clock=self._clock, process=self._process)
-        except (SQLAlchemyError, ValueError) as error:
+        except SQLAlchemyError as error:
+            with self._lock:
+                for account in self._accounts.values():
+                    account.fetching = False
             for errand in errands:
                 errand.done.set_exception(error)
             return
@@ -231,6 +250,8 @@ class Ledger:
                 if account is None:
                     account = self._accounts[want.meter] = Account(want, used=moment)
                 account.hand += got.units - want.need
+                account.fetching = False
+                account.quiet = moment + (0.0 if got.units >= want.extra / 2 else 2 * REFUSED_SECONDS)
                 account.leased += got.units if want.kind == "places" else 0.0
                 account.left, account.reset, account.known = got.left, got.reset, moment
 
