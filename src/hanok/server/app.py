@@ -168,8 +168,10 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(BodyLimit, limit=operations.body_limit)
     app.add_middleware(Identify, directory=services.directory)
     app.add_middleware(SafeHeaders)  # the last is the outermost
-    for router in ROUTERS:
-        app.include_router(router(services))
+    routers = [router(services) for router in ROUTERS]
+    for router in routers:
+        app.include_router(router)
+    app.state.paths = frozenset(getattr(route, "path", "") for router in routers for route in router.routes)
     app.mount("/", StaticFiles(directory=WEB, html=True))
     # around everything, errors that nobody foresaw too
     app.middleware_stack = Follow(

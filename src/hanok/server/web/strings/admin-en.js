@@ -20,6 +20,8 @@ export const ADMIN_EN = {
   limit_completion_tokens_per_minute: "Written tokens a minute", limit_concurrency: "Answers at once", limit_daily_budget: "Budget a day",
   limit_monthly_budget: "Budget a month",
   role_viewer: "Viewer", role_user: "User", role_reviewer: "Reviewer", role_administrator: "Administrator",
+  load: "Load", unload: "Unload", unload_text: "“{title}” is taken away. Answers under way are finished with it.", load_adapter: "Load an adapter",
+  kind: "Kind", adapter_of: "Adapter of {name}", context: "Context (tokens)", directory: "Folder", directory_hint: "On the server's machine, with PEFT's files.",
   people: "People", tenants: "Tenants", new_person: "New person", new_tenant: "New tenant", disabled: "Disabled", disable: "Disable", enable: "Enable",
   last_login: "Last sign-in", suspend: "Suspend", suspended: "Suspended", identifier: "Identifier",
   tenant_text: "“{title}” will be deleted with its keys, people, conversations and documents. This cannot be undone.",

@@ -20,6 +20,8 @@ export const ADMIN_KO = {
   limit_completion_tokens_per_minute: "분당 출력 토큰", limit_concurrency: "동시 답변", limit_daily_budget: "하루 예산",
   limit_monthly_budget: "한 달 예산",
   role_viewer: "열람자", role_user: "사용자", role_reviewer: "검토자", role_administrator: "관리자",
+  load: "불러오기", unload: "내리기", unload_text: "“{title}” 어댑터를 내립니다. 쓰고 있던 답변은 끝까지 갑니다.", load_adapter: "어댑터 불러오기",
+  kind: "종류", adapter_of: "{name}의 어댑터", context: "문맥 (토큰)", directory: "폴더", directory_hint: "서버 컴퓨터에 있는, PEFT 형식의 폴더입니다.",
   people: "사람", tenants: "테넌트", new_person: "사람 추가", new_tenant: "테넌트 추가", disabled: "사용 중지", disable: "중지", enable: "다시 사용",
   last_login: "마지막 로그인", suspend: "정지", suspended: "정지됨", identifier: "식별자",
   tenant_text: "“{title}”의 키와 사람, 대화와 문서가 모두 지워집니다. 되돌릴 수 없습니다.",

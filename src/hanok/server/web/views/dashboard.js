@@ -2,7 +2,7 @@
 import { get } from "/lib/api.js";
 import { lineChart } from "/lib/charts.js";
 import { h } from "/lib/dom.js";
-import { number, t, when } from "/lib/i18n.js";
+import { inUnit, number, t, when } from "/lib/i18n.js";
 import { errorText } from "/lib/api.js";
 import { badge, noticeBox, page, section, table, tile } from "/views/parts.js";
 
@@ -89,6 +89,6 @@ function failures(list) {
 const seconds = (value) => (value === null || value === undefined ? "–" : value < 1 ? `${number(1000 * value)} ms` : `${number(value, 2)} s`);
 
 function span(value) {
-  if (value < 3600) return `${number(value / 60)} min`;
-  return value < 172800 ? `${number(value / 3600, 1)} h` : `${number(value / 86400, 1)} d`;
+  if (value < 3600) return inUnit(value / 60, "minute");
+  return value < 172800 ? inUnit(value / 3600, "hour") : inUnit(value / 86400, "day");
 }
