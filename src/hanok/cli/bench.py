@@ -13,6 +13,7 @@ BENCHMARKS = {
     name: f"hanok.bench.{name}"
     for name in (
         "accuracy",
+        "compress",
         "busy",
         "decode",
         "delethink",
@@ -38,6 +39,7 @@ BENCHMARKS = {
 def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> dict[str, Any]:
     """Compare with named peers on this machine in one run.
 
+    * compress: what `hanok compress --target` costs, against llama.cpp's, HQQ's and torchao's four bits
     * accuracy: what rounding weights to 8 and 4 bits costs, against llama.cpp's formats
     * busy: how much of its speed decoding keeps while another process takes a core
     * decode: tokens a second of one stream and of many, against llama.cpp

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError
 from hanok.reporting import log
+from hanok.server.admission.admission import Limited
+from hanok.server.admission.ledger import Ledger
+from hanok.server.admission.queue import PromptQueue
 from hanok.server.bodies import Bodies
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
+from hanok.server.exchange import Admission
 from hanok.server.hosting import Hosted, ModelSpec, model_name
 from hanok.server.hosts import SafeHeaders
 from hanok.server.identity.directory import Directory, Entry
@@ -41,9 +46,9 @@ from hanok.server.operations.traces import open_traces
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.store.connection import Place
-from hanok.store.database import Store, feedback_file
+from hanok.store.conversations import forget_tenant
+from hanok.store.database import Store, feedback_file, run_folder
 
-MAX_WAITING = 512  # requests; more are told to come back
 MOST_HEADER_BYTES = 32 << 10
 WEB = Path(__file__).with_name("web")
 
@@ -61,10 +66,10 @@ def serve(
         port: 0 picks a free one. store: the database, a file or a URL; by default in the run that the model belongs to.
         weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team: as `LocalEngine` takes them.
         entry: who may come in.
-        name: of the model in the API; by default after its run or directory.
-        more: models that are loaded when somebody asks for them.
         settings: of the operation; the model and what runs it are said by the other arguments.
         source: the settings anew, when they are to be read again.
+        name: of the model in the API; by default after its run or directory.
+        more: models that are loaded when somebody asks for them.
 
     Raises:
         ConfigError: no keys and not a loopback address, the port is taken, or an adapter is called like the model.
@@ -76,18 +81,20 @@ def serve(
     with ExitStack() as held:
         kept = held.enter_context(Store(store or feedback_file(model_dir)))
         people = open_people(kept, host=host, entry=entry)
+        admission = limited(people)
+        held.callback(admission.ledger.flush)
         listener = held.enter_context(listen(host, port))
         url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
         def start() -> FastAPI:
             options = {
                 "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
-                "draft_dir": draft_dir, "max_waiting": MAX_WAITING, "team": team,
+                "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,
             }  # fmt: skip
             engine = LocalEngine(model_dir, adapters=adapters, **options)
             held.callback(engine.close)
             services = services_of(
-                engine, model_dir, kept, operations=operations, people=people, name=name, more=more,
+                engine, model_dir, kept, operations=operations, people=people, admission=admission, name=name, more=more,
                 options=options, adapters=adapters,
             )  # fmt: skip
             held.callback(services.models.close)
@@ -103,8 +110,8 @@ def serve(
 
 
 def services_of(
-    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None,
-    people: People | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
+    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, people: People | None = None,
+    admission: Admission | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
     options: Mapping[str, Any] = {}, adapters: Mapping[str, Path] = {},
 ) -> Services:  # fmt: skip
     """Args: options, adapters: of the engine, for one that replaces it.
@@ -112,7 +119,7 @@ def services_of(
     Raises:
         ConfigError: a name twice, or a model that the memory for them is too small for.
     """
-    people, operations = people or People(Directory(store)), operations or Operations()
+    operations, people = operations or Operations(), people or People(Directory(store))
     settings = operations.settings
     spec = ModelSpec(
         name=name or model_name(model_dir), directory=model_dir, options=options, adapters=adapters
@@ -123,9 +130,23 @@ def services_of(
         memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
     )  # fmt: skip
     return Services(
-        models=models, store=store, directory=people.directory, people=people, examples=example_questions(model_dir),
+        models=models,
+        store=store,
+        directory=people.directory,
+        people=people,
+        admission=admission or limited(people),
+        queue=PromptQueue(people.directory.entry.max_queue_tokens),
+        examples=example_questions(model_dir),
+        run=run_folder(model_dir),
+        on_tenant_deleted=(partial(forget_tenant, store.engine),),
         operations=operations,
-    )  # fmt: skip
+    )
+
+
+def limited(people: People) -> Limited:
+    """Limits and accounts in the store that the people are in."""
+    directory = people.directory
+    return Limited(Ledger(directory.access.store, also=directory.flush), directory.entry.prices)
 
 
 def create_app(services: Services) -> FastAPI:

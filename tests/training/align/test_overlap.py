@@ -71,6 +71,15 @@ def test_stale_answers_differ_from_the_learners_law(base: Path, prompts: Path, t
     assert abs(last["policy.importance"] - 1) > 1e-4
 
 
+def test_whole_answers_may_be_weighed_or_left_out(base: Path, prompts: Path, tmp_path: Path) -> None:
+    """Everything above its cap is left out: nothing is learnt from stale answers that became likelier."""
+    config = quick(importance="answer", importance_cap=1e-9, off_policy_nats=5.0)
+    align_on_rewards("sapo", config, model=base, prompts=prompts, rewards=mix({"l": letters}), out=tmp_path)
+    rows = [row for row in lines(tmp_path / "metrics.jsonl") if "policy.importance" in row]
+    assert rows
+    assert all(row["policy.importance"] == 0 and row["grad_norm"] == 0 for row in rows)
+
+
 def test_what_does_not_overlap_is_refused(base: Path, prompts: Path, tmp_path: Path) -> None:
     for method, changes, message in (
         ("dapo", {}, "dynamic_sampling"),

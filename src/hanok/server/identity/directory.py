@@ -19,7 +19,9 @@ from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from hanok.errors import ConfigError
 from hanok.reporting import log
+from hanok.server.admission.prices import Prices
 from hanok.server.errors import ApiError
 from hanok.server.identity.management import Management
 from hanok.server.identity.roles import permissions
@@ -43,11 +45,24 @@ class Entry:
         trust_loopback: who sits at this machine needs no key, even where there are keys.
         allowed_hosts: names, besides addresses, by which a server with keys may be called.
         setup: print a token with which the first administrator is made.
+        request_timeout: seconds that a request may take, if it does not say itself how long; None for any time.
+        prices: what answers cost, for budgets and usage.
+        max_queue, max_queue_tokens: requests, and tokens of prompts, that may wait in a process; None for any number of tokens.
     """
 
     trust_loopback: bool = False
     allowed_hosts: tuple[str, ...] = ()
     setup: bool = False
+    request_timeout: float | None = None
+    prices: Prices = field(default_factory=Prices)
+    max_queue: int = 512
+    max_queue_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("request_timeout", "max_queue", "max_queue_tokens"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"{name} = {value}", remedy="it must be above 0")
 
 
 @dataclass(eq=False)

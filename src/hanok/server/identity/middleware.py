@@ -63,7 +63,9 @@ class Identify:
             if origin is not None and scope["method"] == "OPTIONS":
                 await self._preflight(origin, headers)(scope, receive, send)
                 return
-            principal = replace(principal, deadline=_deadline(headers), reply={})
+            principal = replace(
+                principal, deadline=_deadline(headers, self._directory.entry.request_timeout), reply={}
+            )
         except ApiError as error:
             await refused(error)(scope, receive, send)
             return
@@ -204,10 +206,11 @@ def _cors(origin: str) -> dict[str, str]:
     }
 
 
-def _deadline(headers: dict[bytes, str]) -> float | None:
+def _deadline(headers: dict[bytes, str], most: float | None) -> float | None:
+    """On the monotonic clock: what the client says, within what the server allows."""
     given = headers.get(b"x-request-timeout")
     if given is None:
-        return None
+        return None if most is None else time.monotonic() + most
     try:
         seconds = float(given)
     except ValueError:
@@ -216,4 +219,4 @@ def _deadline(headers: dict[bytes, str]) -> float | None:
         raise ApiError(
             400, f'x-request-timeout = "{given[:40]}": seconds, up to 86400', param="x-request-timeout"
         )
-    return time.monotonic() + seconds
+    return time.monotonic() + min(seconds, most or seconds)

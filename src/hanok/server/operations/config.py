@@ -25,11 +25,6 @@ class ServeSettings:
     """What the flags of `hanok serve` say; `hanok/cli/serve.py` has the words for each."""
 
     model: Path = Path("runs/quickstart")
-    more: tuple[str, ...] = ()
-    models: Path | None = None
-    most_loaded: int | None = None
-    models_mib: int | None = None
-    unload_seconds: float | None = None
     host: str = "127.0.0.1"
     port: int = 8080
     weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto"
@@ -38,12 +33,21 @@ class ServeSettings:
     speculation: Literal["auto", "off", "lookup", "own"] = "auto"
     draft: Path | None = None
     adapter: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+    models: Path | None = None
+    most_loaded: int | None = None
+    models_mib: int | None = None
+    unload_seconds: float | None = None
     replicas: int = 1
     runtime: Literal["process", "ray"] = "process"
     store: str | None = None
     allowed_host: tuple[str, ...] = ()
     trust_loopback: bool = False
     setup: bool = False
+    prices: Path | None = None
+    request_timeout: float | None = None
+    max_queue: int = 512
+    max_queue_tokens: int | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log_format: Format = "text"
@@ -141,7 +145,7 @@ def _checked(values: Mapping[str, Any], where: str, *, prefix: str = "") -> dict
                 else (name, [*types])
             )
             raise ConfigError(f'{where}: unknown key "{shown}"', remedy=did_you_mean(shown, known))
-        if prefix and name in ("adapter", "allowed_host", "more"):
+        if prefix and name in ("adapter", "more", "allowed_host"):
             value = [part for part in value.split(",") if part]
         try:
             checked[name] = TypeAdapter(types[name]).validate_python(value)
