@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from hanok.documents.library import Library
+from hanok.server.document_vectors import model_embedder
 from hanok.server.exchange import Admission, Observer, Unlimited
 from hanok.server.models import Models
 from hanok.server.operations.service import Operations
@@ -31,4 +32,6 @@ class Services:
     @cached_property
     def documents(self) -> Library:
         """Of all tenants, in the same database."""
+        if self.operations.settings.document_vectors == "model":
+            return Library(self.store, embedder=model_embedder(self.models))
         return Library(self.store)
