@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hanok.engine.parallel.team import Team
+    from hanok.server.hosting import ModelSpec
     from hanok.server.operations.config import ServeSettings
 
 
 def serve(
     model: Annotated[Path | None, tyro.conf.Positional] = None,
+    more: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    models: Path | None = None,
+    most_loaded: int | None = None,
+    models_mib: int | None = None,
+    unload_seconds: float | None = None,
     host: str | None = None,
     port: int | None = None,
     weights: Literal["auto", "float32", "bf16", "int8", "int4"] | None = None,
@@ -24,6 +32,14 @@ def serve(
     adapter: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     replicas: int | None = None,
     runtime: Literal["process", "ray"] | None = None,
+    store: str | None = None,
+    allowed_host: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    trust_loopback: bool = False,
+    setup: bool = False,
+    prices: Path | None = None,
+    request_timeout: float | None = None,
+    max_queue: int | None = None,
+    max_queue_tokens: int | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     log_format: Literal["text", "json"] | None = None,
@@ -49,7 +65,12 @@ def serve(
 
     Args:
         model: a model directory, or a run (then its servable model); default runs/quickstart.
-        host: loopback address to bind; others are refused until there are keys; default 127.0.0.1.
+        more: further models, DIR or NAME=DIR, loaded when somebody asks for them by their name.
+        models: TOML file with further models: tables [[model]] with path, and if wanted name, weights, cache_mib, adapters.
+        most_loaded: models in memory at once; the longest unused is unloaded for the next; default: any number.
+        models_mib: memory for the weights (as their files have them) of all loaded models; default: any.
+        unload_seconds: after its last request a model is unloaded; default: never.
+        host: address to bind; others than this machine's are refused until there are keys; default 127.0.0.1.
         port: TCP port; 0 picks a free one; default 8080.
         weights: run in bfloat16, 8 or 4 bits on the native kernels; auto (the default): what the file holds, or bfloat16, where
             they know the model, else float32.
@@ -63,6 +84,14 @@ def serve(
             in the API, chosen by its name; requests for all of them run in one batch.
         replicas: engines behind one address, each with the whole model and its part of the cores (with runtime ray); default 1.
         runtime: where the engine runs: process, this one (default); ray, replicas under Ray Serve (needs the extra "ray").
+        store: the database: a file, or postgresql://USER@HOST/NAME; default: a file beside the model. HANOK_STORE says it too.
+        allowed_host: a name by which the server is called from elsewhere; several times for several.
+        trust_loopback: who sits at this machine needs no key, even where there are keys.
+        setup: print a token with which the first administrator is made on the page.
+        prices: TOML file with what a million tokens cost, by model, for budgets and usage.
+        request_timeout: seconds that a request may take; default any time. A request may ask for less (x-request-timeout).
+        max_queue: requests that may wait; more are told to come back; default 512.
+        max_queue_tokens: tokens of prompts that may wait; default any number.
         tls_cert: file with the certificate chain (PEM): the server speaks HTTPS then.
         tls_key: file with its private key.
         log_format: text for people (default), or json: an object a line.
@@ -86,7 +115,7 @@ def serve(
     from hanok.server.operations.config import resolve_settings
 
     options = dict(locals())
-    flags = {name: options[name] for name in FLAGS if options[name] not in (None, ())}
+    flags = {name: options[name] for name in FLAGS if options[name] not in (None, (), False)}
     file = config or (Path(os.environ["HANOK_SERVE_CONFIG"]) if "HANOK_SERVE_CONFIG" in os.environ else None)
 
     def settings_now() -> ServeSettings:
@@ -100,7 +129,9 @@ def serve(
 
 
 FLAGS = (
-    "model", "host", "port", "weights", "cache_mib", "cache_type", "speculation", "draft", "adapter", "replicas", "runtime",
+    "model", "more", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "cache_mib",
+    "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trust_loopback", "setup",
+    "prices", "request_timeout", "max_queue", "max_queue_tokens",
     "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
     "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
     "document_vectors",
@@ -118,8 +149,11 @@ def _show(settings: ServeSettings) -> dict[str, Any]:
 
 
 def _serve(settings: ServeSettings, source: Any) -> None:
+    from hanok.cli.places import store_place
     from hanok.engine.adapters import parse_adapters
     from hanok.recipes.runs import servable_model
+    from hanok.server.admission.prices import Prices, read_prices
+    from hanok.server.identity.directory import Entry
     from hanok.server.operations.logs import install_logging
 
     install_logging(settings.log_format, settings.log_level)
@@ -129,12 +163,27 @@ def _serve(settings: ServeSettings, source: Any) -> None:
         "cache_type": settings.cache_type, "speculation": settings.speculation, "draft_dir": settings.draft,
         "adapters": parse_adapters(settings.adapter),
     }  # fmt: skip
+    place = store_place(settings.store, settings.model)
+    entry = Entry(
+        trust_loopback=settings.trust_loopback, allowed_hosts=settings.allowed_host, setup=settings.setup,
+        request_timeout=settings.request_timeout, max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens,
+        prices=Prices() if settings.prices is None else read_prices(settings.prices),
+    )  # fmt: skip
+    further = _further(settings, options)
+    if settings.runtime == "ray" and further:
+        from hanok.errors import ConfigError
+
+        raise ConfigError(
+            "several models in replicas", remedy="serve them in one process: without --runtime ray"
+        )
     if settings.runtime == "ray":
         from hanok.server.replicas import serve_replicas
 
         serve_replicas(
-            directory, replicas=settings.replicas, host=settings.host, port=settings.port, options=options
-        )
+            directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, entry=entry,
+            options=options,
+        )  # fmt: skip
         return
     if settings.replicas != 1:
         from hanok.errors import ConfigError
@@ -145,7 +194,22 @@ def _serve(settings: ServeSettings, source: Any) -> None:
 
     def work(team: Team | None) -> None:
         serve_model(
-            directory, host=settings.host, port=settings.port, team=team, settings=settings, source=source, **options
+            directory, host=settings.host, port=settings.port, team=team, settings=settings, source=source, store=place,
+            entry=entry, more=further, **options,
         )  # fmt: skip
 
     run_together(directory, work)
+
+
+def _further(settings: ServeSettings, options: Mapping[str, Any]) -> list[ModelSpec]:
+    """With the settings of the first model, but for its draft and its adapters."""
+    import dataclasses
+
+    from hanok.recipes.runs import servable_model
+    from hanok.server.hosting import parse_model, read_models
+
+    own = {name: options[name] for name in ("weights", "cache_bytes", "cache_type", "speculation")}
+    own["max_waiting"] = settings.max_queue
+    specs = [parse_model(option, own) for option in settings.more]
+    specs += read_models(settings.models, own) if settings.models else []
+    return [dataclasses.replace(spec, directory=servable_model(spec.directory)) for spec in specs]

@@ -1,4 +1,4 @@
-"""Who may talk to a server that listens on this machine only.
+"""Who may talk to a server without keys, and by what name to one with keys.
 
 A web page elsewhere can make a browser send requests here, and after DNS rebinding even read the answers. Such
 requests carry a foreign Host or Origin header, so both are checked.
@@ -6,31 +6,18 @@ requests carry a foreign Host or Origin header, so both are checked.
 
 from __future__ import annotations
 
+import ipaddress
+import re
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hanok.errors import ConfigError
-from hanok.server.errors import error_response
 
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-class LoopbackOnly:
-    """ASGI middleware: 403 unless Host is a loopback name and Origin, where there is one, is this server."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-            problem = refusal(headers.get(b"host", ""), headers.get(b"origin"))
-            if problem is not None:
-                await error_response(403, problem, code="forbidden_host")(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 class SafeHeaders:
@@ -60,13 +47,34 @@ class SafeHeaders:
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
-def check_host(host: str) -> None:
-    """Raises ConfigError unless it is a loopback address."""
-    if host not in LOOPBACK:
+def check_host(host: str, *, keys: bool) -> None:
+    """Raises ConfigError if it is no loopback address and there are no keys.
+
+    Args:
+        keys: whether there is a key, a person, or a token to make the first one with.
+    """
+    if host not in LOOPBACK and not keys:
         raise ConfigError(
             f'host = "{host}": this server has no keys yet, so it listens on this machine only',
-            remedy="use 127.0.0.1, and an SSH tunnel to reach it from elsewhere",
+            remedy="make one with `hanok keys create NAME` or an administrator with `hanok users create NAME --role "
+            "administrator`, or start with --setup; or use 127.0.0.1 and an SSH tunnel",
         )
+
+
+def called_by(host: str, names: Sequence[str]) -> bool:
+    """Whether a server with keys is meant by this Host header: an address, this machine, or one of the names."""
+    name = _hostname(f"//{host}")
+    if name is None or not _HOST.fullmatch(host):
+        return False
+    if name in LOOPBACK or name in {one.lower() for one in names}:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return (
+        True  # an address cannot be made to mean another machine, which is what DNS rebinding does with names
+    )
 
 
 def refusal(host: str, origin: str | None) -> str | None:

@@ -1,46 +1,60 @@
-"""Who asks: found once for each request, before any route runs."""
+"""Who asks: found once for each request, before any route runs (`hanok.server.identity.middleware`)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fastapi import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+
+from hanok.server.identity.roles import EVERYTHING
 
 Role = Literal["viewer", "user", "reviewer", "administrator"]
-_KEY = "hanok.principal"
+Kind = Literal["local", "key", "user", "nobody"]
+SCOPE_KEY = "hanok.principal"
+HOUSE = "default"  # the tenant whose administrators run the server
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Principal:
-    """A key, a person with a session, or whoever sits at this machine.
+    """A key, a person with a session, whoever sits at this machine, or nobody known.
 
     Args:
         id: public; of the key or the person. tenant: whose cache, documents, limits and logs are used.
+        permissions: what it may, as `resource:action` (`hanok.server.identity.roles`).
         models: names that may be asked for; None for all.
+        priority: of what it asks for; lower goes first. limits, tenant_limits: by name.
+        session: of a person, the id of the session.
+        deadline: of this request, in seconds of the monotonic clock. reply: headers that the answer is to have.
     """
 
     id: str
-    tenant: str = "default"
+    name: str = ""
+    kind: Kind = "key"
+    tenant: str = HOUSE
     role: Role = "user"
+    permissions: frozenset[str] = frozenset()
     models: frozenset[str] | None = None
+    priority: int = 0
+    limits: Mapping[str, float] = field(default_factory=dict, hash=False)
+    tenant_limits: Mapping[str, float] = field(default_factory=dict, hash=False)
+    session: str | None = None
+    deadline: float | None = field(default=None, compare=False)
+    reply: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def may(self, permission: str) -> bool:
+        return permission in self.permissions
+
+    @property
+    def runs_house(self) -> bool:
+        """May act for every tenant."""
+        return self.role == "administrator" and self.tenant == HOUSE
 
 
-LOCAL = Principal(id="local", role="administrator")
-
-
-class Identify:
-    """ASGI middleware: without keys everybody who gets as far as this machine is its owner."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope[_KEY] = LOCAL
-        await self._app(scope, receive, send)
+LOCAL = Principal(id="local", name="local", kind="local", role="administrator", permissions=EVERYTHING)
+NOBODY = Principal(id="", kind="nobody", role="viewer")
 
 
 def principal_of(request: Request) -> Principal:
-    return request.scope[_KEY]  # an error, not a guess, where nobody identified the request
+    return request.scope[SCOPE_KEY]  # an error, not a guess, where nobody identified the request

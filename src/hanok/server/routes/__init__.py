@@ -7,26 +7,44 @@ from collections.abc import Callable, Sequence
 from fastapi import APIRouter
 
 from hanok.server.routes import (
+    admin_keys,
+    admin_people,
     chat,
     completions,
+    conversations,
     documents,
     embeddings,
     feedback,
+    hosting,
+    messages,
     models,
     operations,
     page,
+    reports,
+    responses,
+    session,
     tokens,
+    usage,
 )
 from hanok.server.services import Services
 
 ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     chat.router,
     completions.router,
+    responses.router,
+    messages.router,
     embeddings.router,
     tokens.router,
     models.router,
     feedback.router,
+    conversations.router,
     documents.router,
+    hosting.router,
     operations.router,
+    reports.router,
     page.router,
+    session.router,
+    admin_keys.router,
+    admin_people.router,
+    usage.router,
 )

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from hanok.server.chat import Chat, Message
 from hanok.server.grounding import grounded_in, refuse
+from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
 from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
@@ -27,10 +28,12 @@ def router(services: Services) -> APIRouter:
                 messages=chat.messages,
                 answers=answers,
                 tools=chat.tools,
+                tenant=chat.tenant,
             )
             await asyncio.to_thread(services.store.record_request, answered)
 
     @routes.post("/v1/chat/completions", response_model=None)
+    @needs("chat:create")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         principal, grounded = principal_of(request), None
         if body.documents is not None:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from hanok.server.completions import Completions
+from hanok.server.identity.roles import needs
 from hanok.server.legacy import CompletionRequest
 from hanok.server.principal import principal_of
 from hanok.server.services import Services
@@ -16,6 +17,7 @@ def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["generation"])
 
     @routes.post("/v1/completions", response_model=None)
+    @needs("chat:create")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a text, given as text or token ids."""
         work = await Completions.begin(services, body, principal_of(request))

@@ -28,6 +28,7 @@ from hanok.server.document_schema import (
     store_object,
 )
 from hanok.server.errors import ApiError
+from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
 from hanok.server.services import Services
 
@@ -47,6 +48,7 @@ def router(services: Services) -> APIRouter:
 
 def _add_files(routes: APIRouter, services: Services) -> None:
     @routes.post("/v1/files")
+    @needs("documents:write")
     async def upload(request: Request) -> dict[str, Any]:
         """Multipart: `file`, and `purpose` "assistants" or "user_data". The same bytes again are the same file."""
         most = services.documents.files.most_bytes
@@ -77,6 +79,7 @@ def _add_files(routes: APIRouter, services: Services) -> None:
         return file_object(await asyncio.to_thread(_keep, services, request, name, content, str(purpose)))
 
     @routes.get("/v1/files")
+    @needs("documents:read")
     async def files(
         request: Request, limit: Limit = 10_000, order: Order = "desc", after: str | None = None, purpose: str | None = None
     ) -> dict[str, Any]:  # fmt: skip
@@ -85,12 +88,14 @@ def _add_files(routes: APIRouter, services: Services) -> None:
         return page_of(found, file_object, limit=limit, order=order, after=after)
 
     @routes.get("/v1/files/{file_id}")
+    @needs("documents:read")
     async def file(file_id: str, request: Request) -> dict[str, Any]:
         return file_object(
             await asyncio.to_thread(services.documents.files.get, principal_of(request).tenant, file_id)
         )
 
     @routes.get("/v1/files/{file_id}/content", response_model=None)
+    @needs("documents:read")
     async def content(file_id: str, request: Request) -> Response:
         library, tenant = services.documents, principal_of(request).tenant
         file = await asyncio.to_thread(library.files.get, tenant, file_id)
@@ -105,6 +110,7 @@ def _add_files(routes: APIRouter, services: Services) -> None:
         )
 
     @routes.get("/v1/files/{file_id}/passages/{number}")
+    @needs("documents:read")
     async def passage(file_id: str, number: Number, request: Request) -> dict[str, Any]:
         """The passage that a citation names."""
         tenant = principal_of(request).tenant
@@ -113,6 +119,7 @@ def _add_files(routes: APIRouter, services: Services) -> None:
         )
 
     @routes.delete("/v1/files/{file_id}")
+    @needs("documents:write")
     async def delete(file_id: str, request: Request) -> dict[str, Any]:
         await asyncio.to_thread(services.documents.files.delete, principal_of(request).tenant, file_id)
         return {"id": file_id, "object": "file", "deleted": True}
@@ -124,6 +131,7 @@ def _keep(services: Services, request: Request, name: str, content: bytes, purpo
 
 def _add_stores(routes: APIRouter, services: Services) -> None:
     @routes.post("/v1/vector_stores")
+    @needs("documents:write")
     async def create(body: CreateStore, request: Request) -> dict[str, Any]:
         def make() -> dict[str, Any]:
             return store_object(
@@ -135,6 +143,7 @@ def _add_stores(routes: APIRouter, services: Services) -> None:
         return await asyncio.to_thread(make)
 
     @routes.get("/v1/vector_stores")
+    @needs("documents:read")
     async def stores(
         request: Request, limit: ShortLimit = 20, order: Order = "desc", after: str | None = None
     ) -> dict[str, Any]:
@@ -142,11 +151,13 @@ def _add_stores(routes: APIRouter, services: Services) -> None:
         return page_of(found, store_object, limit=limit, order=order, after=after)
 
     @routes.get("/v1/vector_stores/{store_id}")
+    @needs("documents:read")
     async def store(store_id: str, request: Request) -> dict[str, Any]:
         tenant = principal_of(request).tenant
         return store_object(await asyncio.to_thread(services.documents.collections.get, tenant, store_id))
 
     @routes.post("/v1/vector_stores/{store_id}")
+    @needs("documents:write")
     async def change(store_id: str, body: ChangeStore, request: Request) -> dict[str, Any]:
         def make() -> dict[str, Any]:
             return store_object(
@@ -158,12 +169,14 @@ def _add_stores(routes: APIRouter, services: Services) -> None:
         return await asyncio.to_thread(make)
 
     @routes.delete("/v1/vector_stores/{store_id}")
+    @needs("documents:write")
     async def delete(store_id: str, request: Request) -> dict[str, Any]:
         tenant = principal_of(request).tenant
         await asyncio.to_thread(services.documents.collections.delete, tenant, store_id)
         return {"id": store_id, "object": "vector_store.deleted", "deleted": True}
 
     @routes.post("/v1/vector_stores/{store_id}/search")
+    @needs("documents:read")
     async def search(store_id: str, body: Search, request: Request) -> dict[str, Any]:
         ranking = body.ranking_options or Ranking()
         blend = BLEND if ranking.hybrid_search is None else ranking.hybrid_search.blend
@@ -180,6 +193,7 @@ def _add_stores(routes: APIRouter, services: Services) -> None:
 
 def _add_members(routes: APIRouter, services: Services) -> None:
     @routes.post("/v1/vector_stores/{store_id}/files")
+    @needs("documents:write")
     async def attach(store_id: str, body: Attach, request: Request) -> dict[str, Any]:
         def make() -> dict[str, Any]:
             tenant, collections = principal_of(request).tenant, services.documents.collections
@@ -189,6 +203,7 @@ def _add_members(routes: APIRouter, services: Services) -> None:
         return await asyncio.to_thread(make)
 
     @routes.get("/v1/vector_stores/{store_id}/files")
+    @needs("documents:read")
     async def members(
         store_id: str, request: Request, limit: ShortLimit = 20, order: Order = "desc", after: str | None = None
     ) -> dict[str, Any]:  # fmt: skip
@@ -197,12 +212,14 @@ def _add_members(routes: APIRouter, services: Services) -> None:
         return page_of(found, lambda one: member_object(one, store_id), limit=limit, order=order, after=after)
 
     @routes.get("/v1/vector_stores/{store_id}/files/{file_id}")
+    @needs("documents:read")
     async def member(store_id: str, file_id: str, request: Request) -> dict[str, Any]:
         tenant = principal_of(request).tenant
         found = await asyncio.to_thread(services.documents.collections.member, tenant, store_id, file_id)
         return member_object(found, store_id)
 
     @routes.post("/v1/vector_stores/{store_id}/files/{file_id}")
+    @needs("documents:write")
     async def describe(
         store_id: str, file_id: str, body: ChangeAttributes, request: Request
     ) -> dict[str, Any]:
@@ -215,6 +232,7 @@ def _add_members(routes: APIRouter, services: Services) -> None:
         return await asyncio.to_thread(make)
 
     @routes.get("/v1/vector_stores/{store_id}/files/{file_id}/content")
+    @needs("documents:read")
     async def texts(store_id: str, file_id: str, request: Request) -> dict[str, Any]:
         """What was read from the file."""
         tenant, library = principal_of(request).tenant, services.documents
@@ -229,6 +247,7 @@ def _add_members(routes: APIRouter, services: Services) -> None:
         }
 
     @routes.delete("/v1/vector_stores/{store_id}/files/{file_id}")
+    @needs("documents:write")
     async def detach(store_id: str, file_id: str, request: Request) -> dict[str, Any]:
         tenant = principal_of(request).tenant
         await asyncio.to_thread(services.documents.collections.detach, tenant, store_id, file_id)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from hanok.errors import ContextLengthError, InputError
 from hanok.server.errors import ApiError
 from hanok.server.exchange import Exchange
+from hanok.server.identity.roles import needs
 from hanok.server.models import Served
 from hanok.server.principal import principal_of
 from hanok.server.prompts import Prompts, prompt_ids
@@ -39,6 +40,7 @@ def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["embeddings"])
 
     @routes.post("/v1/embeddings", response_model=None)
+    @needs("embeddings:create")
     async def embeddings(body: EmbeddingRequest, request: Request) -> Any:
         """A vector for each text."""
         return await unless_disconnected(request, _embeddings(services, body, request))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from hanok.server.errors import ApiError
+from hanok.server.identity.roles import needs
+from hanok.server.principal import Principal, principal_of
 from hanok.server.schema import FeedbackRequest
 from hanok.server.services import Services
 from hanok.store.database import Feedback, Store
@@ -16,15 +18,16 @@ def router(services: Services) -> APIRouter:
     routes = APIRouter()
 
     @routes.post("/v1/feedback", status_code=201)
-    async def feedback(body: FeedbackRequest) -> dict[str, str]:
-        identifier = await asyncio.to_thread(_add_feedback, services.store, body)
+    @needs("feedback:create")
+    async def feedback(body: FeedbackRequest, request: Request) -> dict[str, str]:
+        identifier = await asyncio.to_thread(_add_feedback, services.store, body, principal_of(request))
         return {"id": identifier, "object": "feedback"}
 
     return routes
 
 
-def _add_feedback(store: Store, body: FeedbackRequest) -> str:
-    answered = store.find_request(body.request_id)
+def _add_feedback(store: Store, body: FeedbackRequest, principal: Principal) -> str:
+    answered = store.find_request(body.request_id, tenant=principal.tenant)
     if answered is None:
         raise ApiError(
             404, f'no request "{body.request_id}" was answered here', param="request_id", code="not_found"
@@ -35,6 +38,11 @@ def _add_feedback(store: Store, body: FeedbackRequest) -> str:
         Feedback(
             request_id=answered.request_id, model_hash=answered.model_hash, tools=answered.tools,
             messages=[*answered.messages, answered.answers[body.choice]],
-            rating=body.rating, correction=body.correction, reason=body.reason, user=body.user,
+            rating=body.rating, correction=body.correction, reason=body.reason, user=body.user or _name(principal),
+            tenant=principal.tenant,
         )
     )  # fmt: skip
+
+
+def _name(principal: Principal) -> str:
+    return "" if principal.kind == "local" else principal.name

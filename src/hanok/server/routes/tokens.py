@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from hanok.engine.text import chat_prompt
 from hanok.errors import InputError
+from hanok.server.identity.roles import needs
 from hanok.server.models import Served
 from hanok.server.principal import principal_of
 from hanok.server.prompts import TokenId, encode_text
@@ -53,6 +54,7 @@ class DetokenizeAnswer(BaseModel):
 def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["tokens"])
 
+    @needs("models:read")
     async def tokenize(body: TokenizeRequest, request: Request) -> TokenizeAnswer:
         """How a model reads a text."""
         name = body.model or services.models.default_name
@@ -64,6 +66,7 @@ def router(services: Services) -> APIRouter:
                 token_strs=texts if body.return_token_strs else None,
             )  # fmt: skip
 
+    @needs("models:read")
     async def detokenize(body: DetokenizeRequest, request: Request) -> DetokenizeAnswer:
         """And back: control tokens by their names."""
         name = body.model or services.models.default_name
@@ -77,6 +80,7 @@ def router(services: Services) -> APIRouter:
                 prompt=await asyncio.to_thread(tokenizer.decode, body.tokens, skip_special=False)
             )
 
+    @needs("models:read")
     async def tokenizer_info(request: Request) -> dict[str, Any]:
         """What lm-eval asks for where it has the server tokenise."""
         async with services.models.use(services.models.default_name, principal_of(request)) as served:

@@ -1,0 +1,96 @@
+"""Who I am, signing in and out: /session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from hanok.server.identity.middleware import COOKIE
+from hanok.server.identity.roles import PUBLIC, needs
+from hanok.server.principal import Principal, principal_of
+from hanok.server.services import Services
+from hanok.store.access import Session
+
+
+class Login(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(max_length=200)
+    password: str = Field(max_length=1000)
+
+
+class Setup(Login):
+    token: str = Field(max_length=200)
+
+
+class NewPassword(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    old: str = Field(max_length=1000)
+    new: str = Field(max_length=1000)
+
+
+def router(services: Services) -> APIRouter:
+    routes, people = APIRouter(), services.people
+
+    def described(principal: Principal, session: Session | None) -> dict[str, Any]:
+        known = principal.kind != "nobody"
+        return {
+            "mode": "keys" if services.directory.closed else "open", "signed_in": known,
+            "principal": principal_object(principal) if known else None,
+            "csrf": session.csrf if session else None, "expires": session.expires if session else None,
+            "login": {
+                "password": True, "oidc": None, "setup": people.setup
+            },
+        }  # fmt: skip
+
+    def begun(request: Request, opened: tuple[Principal, Session, str]) -> Response:
+        principal, session, cookie = opened
+        response = JSONResponse(described(principal, session))
+        set_cookie(response, request, cookie)
+        return response
+
+    @routes.get("/session")
+    @needs(PUBLIC)
+    async def who_am_i(request: Request) -> dict[str, Any]:
+        principal = principal_of(request)
+        return described(principal, await services.directory.session_of(principal))
+
+    @routes.post("/session", response_model=None)
+    @needs(PUBLIC)
+    async def sign_in(body: Login, request: Request) -> Response:
+        address = request.client.host if request.client else None
+        return begun(request, await people.sign_in(body.name, body.password, address=address))
+
+    @routes.delete("/session", status_code=204)
+    @needs("session:own")
+    async def sign_out(request: Request, response: Response) -> None:
+        await people.sign_out(principal_of(request))
+        response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+
+    @routes.post("/session/setup", response_model=None)
+    @needs(PUBLIC)
+    async def set_up(body: Setup, request: Request) -> Response:
+        return begun(request, await people.sign_up(body.token, body.name, body.password))
+
+    @routes.post("/session/password", status_code=204)
+    @needs("session:own")
+    async def change_password(body: NewPassword, request: Request) -> None:
+        await people.change_password(principal_of(request), body.old, body.new)
+
+    return routes
+
+
+def set_cookie(response: Response, request: Request, cookie: str) -> None:
+    response.set_cookie(
+        COOKIE, cookie, path="/", httponly=True, samesite="strict", secure=request.url.scheme == "https"
+    )
+
+
+def principal_object(principal: Principal) -> dict[str, Any]:
+    return {
+        "id": principal.id, "name": principal.name, "kind": principal.kind, "tenant": principal.tenant,
+        "role": principal.role, "permissions": sorted(principal.permissions),
+        "models": None if principal.models is None else sorted(principal.models),
+    }  # fmt: skip
