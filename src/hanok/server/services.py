@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hanok.documents.library import Library
 from hanok.server.admission.queue import PromptQueue
+from hanok.server.document_vectors import model_embedder
 from hanok.server.exchange import Admission, Observer, Unlimited
 from hanok.server.identity.directory import Directory
 from hanok.server.identity.people import People
@@ -44,4 +45,6 @@ class Services:
     @cached_property
     def documents(self) -> Library:
         """Of all tenants, in the same database."""
+        if self.operations.settings.document_vectors == "model":
+            return Library(self.store, embedder=model_embedder(self.models))
         return Library(self.store)
