@@ -146,6 +146,20 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of the random model that knows two people, boss and yuna."""
+    with _serve(_make_run(tmp_path_factory.mktemp("runs") / "guarded") / "model") as running:
+        running.http.timeout = httpx.Timeout(60)
+        boss = {"name": "boss", "password": "boss opens the gate"}
+        assert running.http.post("/admin/users", json={**boss, "role": "administrator"}).status_code == 201
+        signed = running.http.post("/session", json=boss).json()  # from here on everybody shows who they are
+        running.http.headers.update({"x-hanok-csrf": signed["csrf"], "origin": running.url})
+        yuna = {"name": "yuna", "password": "yuna opens the gate", "role": "user"}
+        assert running.http.post("/admin/users", json=yuna).status_code == 201
+        yield running
+
+
 def _make_run(run: Path, *, teach: str = "", heads: bool = False) -> Path:
     run.mkdir()
     write_json(run / "run.json", {"stages": {}})

@@ -70,7 +70,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "safety",
         "step 6: refusals, over-refusals, injected instructions; with intervals",
     ),
-    "eval compare": ("eval", "compare", "two evaluations of one exam: what changed, with intervals"),
+    "eval compare": ("eval", "compare", "two evaluations of one exam, or two models: what changed"),
     "compress": ("compress", "compress", "step 7: a smaller model: rtn, hqq, gptq, awq"),
     "chat": ("chat", "chat", "step 7: talk to a model in the terminal"),
     "documents add": ("documents", "add", "files and folders into a collection that answers come from"),

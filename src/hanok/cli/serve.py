@@ -60,6 +60,7 @@ def serve(
     keep_alive_seconds: int | None = None,
     max_body_mib: int | None = None,
     max_upload_mib: int | None = None,
+    document_vectors: Literal["spelling", "model"] | None = None,
     config: Path | None = None,
     check_config: bool = False,
 ) -> dict[str, Any] | None:
@@ -117,6 +118,7 @@ def serve(
         keep_alive_seconds: that an idle connection is kept; default 75.
         max_body_mib: of a request's body; default 16.
         max_upload_mib: of an uploaded file; default 512.
+        document_vectors: what finds passages beside their words: how they are spelt (the default), or the model's hidden vectors.
         config: TOML file with these settings by the names of the flags (max_body_mib = 16).
         check_config: say what the settings are, and end.
     """
@@ -144,6 +146,7 @@ FLAGS = (
     "prices", "request_timeout", "max_queue", "max_queue_tokens",
     "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
     "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
+    "document_vectors",
 )  # fmt: skip
 
 

@@ -7,7 +7,9 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import Depends, FastAPI
@@ -38,14 +40,15 @@ from hanok.server.models import Models, check_names
 from hanok.server.operations.bodies import BodyLimit
 from hanok.server.operations.config import ServeSettings
 from hanok.server.operations.requests import Follow
-from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, refuse
+from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, allow_descriptors, refuse
 from hanok.server.operations.service import Operations
 from hanok.server.operations.timeouts import SEND_BYTES
 from hanok.server.operations.traces import open_traces
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.store.connection import Place
-from hanok.store.database import Store, feedback_file
+from hanok.store.conversations import forget_tenant
+from hanok.store.database import Store, feedback_file, run_folder
 
 MOST_HEADER_BYTES = 32 << 10
 WEB = Path(__file__).with_name("web")
@@ -85,13 +88,15 @@ def serve(
         url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
         def start() -> FastAPI:
-            engine = LocalEngine(
-                model_dir, weights=weights, cache_bytes=cache_bytes, cache_type=cache_type, speculation=speculation,
-                draft_dir=draft_dir, max_waiting=people.directory.entry.max_queue, adapters=adapters, team=team,
-            )  # fmt: skip
+            options = {
+                "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
+                "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,
+            }  # fmt: skip
+            engine = LocalEngine(model_dir, adapters=adapters, **options)
             held.callback(engine.close)
             services = services_of(
-                engine, model_dir, kept, operations=operations, people=people, admission=admission, name=name, more=more
+                engine, model_dir, kept, operations=operations, people=people, admission=admission, name=name, more=more,
+                options=options, adapters=adapters,
             )  # fmt: skip
             held.callback(services.models.close)
             app = create_app(services)
@@ -108,11 +113,18 @@ def serve(
 def services_of(
     engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, people: People | None = None,
     admission: Admission | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
+    options: Mapping[str, Any] = {}, adapters: Mapping[str, Path] = {},
 ) -> Services:  # fmt: skip
-    """Raises ConfigError: a name twice, or a model that the memory for them is too small for."""
+    """Args: options, adapters: of the engine, for one that replaces it.
+
+    Raises:
+        ConfigError: a name twice, or a model that the memory for them is too small for.
+    """
     operations, people = operations or Operations(), people or People(Directory(store))
     settings = operations.settings
-    spec = ModelSpec(name=name or model_name(model_dir), directory=model_dir)
+    spec = ModelSpec(
+        name=name or model_name(model_dir), directory=model_dir, options=options, adapters=adapters
+    )
     first = Hosted(spec, engine, open_artefact(model_dir).hash)
     models = Models.of(
         [first, *map(Hosted, more)], most_loaded=settings.most_loaded,
@@ -127,6 +139,8 @@ def services_of(
         admission=admission or limited(people),
         queue=PromptQueue(people.directory.entry.max_queue_tokens),
         examples=example_questions(model_dir),
+        run=run_folder(model_dir),
+        on_tenant_deleted=(partial(forget_tenant, store.engine),),
         operations=operations,
     )
 
@@ -156,8 +170,10 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(BodyLimit, limit=operations.body_limit)
     app.add_middleware(Identify, directory=services.directory)
     app.add_middleware(SafeHeaders)  # the last is the outermost
-    for router in ROUTERS:
-        app.include_router(router(services))
+    routers = [router(services) for router in ROUTERS]
+    for router in routers:
+        app.include_router(router)
+    app.state.paths = frozenset(getattr(route, "path", "") for router in routers for route in router.routes)
     app.mount("/", StaticFiles(directory=WEB, html=True))
     # around everything, errors that nobody foresaw too
     app.middleware_stack = Follow(
@@ -195,6 +211,7 @@ def run_server(
         what `start` raises.
     """
     settings, gate, guard = operations.settings, Gate(), operations.guard
+    allow_descriptors(settings.max_connections)
     operations.lifecycle.load()
     config = uvicorn.Config(
         gate, log_level="warning", log_config=None, access_log=False, http=guard.protocol(), ws="none", lifespan="off",

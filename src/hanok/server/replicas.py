@@ -59,13 +59,13 @@ def serve_replicas(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not 1 <= replicas <= cores:
         raise ConfigError(f"{replicas} replicas on {cores} cores", remedy=f"take 1 to {cores}")
-    ray, serve = _load_ray()
-    with listen(host, port) as listener:  # Ray binds it itself, and says less clearly that it is taken
-        port = listener.getsockname()[1]
     place = store or feedback_file(model_dir)
     with Store(place) as kept:  # its tables exist before two want to make them
         name = kept.name
         open_people(kept, host=host, entry=entry)
+    ray, serve = _load_ray()
+    with listen(host, port) as listener:  # Ray binds it itself, and says less clearly that it is taken
+        port = listener.getsockname()[1]
     logging.getLogger("ray").setLevel(logging.WARNING)
     ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level="warning")
     stopped = threading.Event()

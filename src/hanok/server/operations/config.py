@@ -67,6 +67,7 @@ class ServeSettings:
     keep_alive_seconds: int = 75
     max_body_mib: int = field(default=16, metadata=_LIVE)
     max_upload_mib: int = field(default=512, metadata=_LIVE)
+    document_vectors: Literal["spelling", "model"] = "spelling"
 
     def __post_init__(self) -> None:
         for name in (
