@@ -4,8 +4,8 @@
     idf(t)     = ln(1 + (P - n + 0.5) / (n + 0.5))
 
 with f = how often t occurs in p, n = in how many of the P passages t occurs, P at least 1,000 (Robertson and Zaragoza,
-"The Probabilistic Relevance Framework", 2009, with the idf of Lucene). Divided by what the query could reach at most it lies between 0 and 1,
-as does the cosine, so that a blend of the two means the same for every query and every collection.
+"The Probabilistic Relevance Framework", 2009, with the idf of Lucene). Divided by what the query could reach at most it lies
+between 0 and 1, as does the cosine, so that a blend of the two means the same for every query and every collection.
 
 It holds nothing but the files it was made of: no counts of another collection or tenant can be seen through it.
 
