@@ -9,6 +9,7 @@ holds a half of the contexts by lot; a question is answerable if its own is ther
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import random
@@ -105,7 +106,7 @@ class Tantivy:
     """The peer: tantivy with its own tokeniser, whole contexts."""
 
     def __init__(self, contexts: Sequence[str]) -> None:
-        import tantivy
+        tantivy = importlib.import_module("tantivy")
 
         builder = tantivy.SchemaBuilder()
         builder.add_text_field("text", stored=False)

@@ -44,6 +44,11 @@ class ServeSettings:
     allowed_host: tuple[str, ...] = ()
     trust_loopback: bool = False
     setup: bool = False
+    oidc_issuer: str = ""
+    oidc_client: str = ""
+    oidc_name: str = ""
+    oidc_role: str = "user"
+    url: str = ""
     prices: Path | None = None
     request_timeout: float | None = None
     max_queue: int = 512

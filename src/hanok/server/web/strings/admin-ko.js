@@ -4,7 +4,7 @@ export const ADMIN_KO = {
   state_ready: "준비됨", state_loading: "불러오는 중", state_draining: "마무리 중", state_broken: "고장", state_asleep: "쉬는 중", state_unloaded: "내려감",
   state_loaded: "올라감", state_unloading: "내리는 중",
   running: "처리 중", waiting: "대기", waiting_n: "대기 {n}", throughput: "처리량", requests_per_minute_n: "분당 요청 {n}",
-  first_token: "첫 토큰", cache_hits: "캐시 적중", of_prompt_tokens: "전체 입력 토큰 가운데", cost: "비용", errors: "오류", refused_n: "거절 {n}",
+  first_token: "첫 토큰", cache_hits: "캐시 적중", of_prompt_tokens: "전체 입력 토큰 가운데", cost: "비용", today: "오늘", errors: "오류", refused_n: "거절 {n}",
   uptime: "가동 시간", tokens_per_second: "초당 토큰", written: "쓴 토큰", read: "읽은 토큰", requests: "요청", cache_used: "캐시 사용", used: "사용",
   latency_5m: "지연 시간, 최근 5분", measure: "항목", measure_queue: "대기열", measure_first_token: "첫 토큰까지",
   measure_per_token: "이후 토큰마다", measure_total: "답변 전체", guessed: "추측 적중", no_errors: "오류가 없습니다",
