@@ -16,7 +16,7 @@ def serve(
     model: Annotated[Path | None, tyro.conf.Positional] = None,
     host: str | None = None,
     port: int | None = None,
-    weights: Literal["auto", "float32", "bf16", "int8", "int4"] | None = None,
+    weights: Literal["auto", "float32", "bf16", "int8", "int4+", "int4"] | None = None,
     cache_mib: int | None = None,
     cache_type: Literal["bf16", "int8"] | None = None,
     speculation: Literal["auto", "off", "lookup", "own"] | None = None,
@@ -138,8 +138,10 @@ def _serve(settings: ServeSettings, source: Any) -> None:
         "adapters": parse_adapters(settings.adapter),
     }  # fmt: skip
     if settings.runtime == "ray":
+        from hanok.engine.parallel.start import refuse_together
         from hanok.server.replicas import serve_replicas
 
+        refuse_together("Ray starts its replicas itself", remedy="start hanok serve without torchrun")
         serve_replicas(
             directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, options=options
         )  # fmt: skip
