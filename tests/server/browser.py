@@ -85,6 +85,7 @@ class Page:
             self.call("Page.navigate", url=url)
             self.until("document.readyState === 'complete' && location.pathname === '/' && !window.stale")
             self.js(script)
+        self.until("document.body?.classList.contains('ready')")
 
     def key(self, key: str, *, code: int = 0, modifiers: int = 0, text: str = "") -> None:
         common = {"key": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}

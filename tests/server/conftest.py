@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import itertools
@@ -25,15 +26,16 @@ from hanok.engine.generator import LocalEngine
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.checkpoint.decoding import save_heads
 from hanok.models.decoding import DecodingHeads
+from hanok.server.admission.admission import Limited
 from hanok.server.app import create_app, listen, services_of
-from hanok.server.models import model_name
+from hanok.server.hosting import model_name
 from hanok.store.database import Store, feedback_file
 from hanok.tokens.tokenizer import Tokenizer
 
 
-def _load(name: str) -> ModuleType:
+def _load(name: str, folder: str = "engine") -> ModuleType:
     spec = importlib.util.spec_from_file_location(
-        f"engine_{name}", Path(__file__).parents[1] / "engine" / f"{name}.py"
+        f"{folder}_{name}", Path(__file__).parents[1] / folder / f"{name}.py"
     )
     assert spec is not None
     assert spec.loader is not None
@@ -43,7 +45,7 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-tiny, adapted = _load("tiny"), _load("adapted")
+tiny, adapted, browser = _load("tiny"), _load("adapted"), _load("browser", "server")
 
 TOOLS = [
     {
@@ -69,6 +71,17 @@ MARKUP = [
     {"role": "user", "content": "tag"},
     {"role": "assistant", "content": "<img src=x onerror=window.hacked=1><b>굵게</b>"},
 ]
+THOUGHT = [
+    {"role": "user", "content": "why?"},
+    {"role": "assistant", "content": "Because.", "reasoning_content": "음, 왜냐면"},
+]
+BOTH = [
+    {"role": "user", "content": "both?"},
+    {"role": "assistant", "content": "Look:", "tool_calls": [
+        {"id": "a", "type": "function", "function": {"name": "hours", "arguments": '{"place": "찻집"}'}},
+        {"id": "b", "type": "function", "function": {"name": "hours", "arguments": '{"place": "b"}'}},
+    ]},
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ def random_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def taught_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose model greets, and calls its tool."""
-    return _make_run(tmp_path_factory.mktemp("runs") / "taught", teach=True)
+    return _make_run(tmp_path_factory.mktemp("runs") / "taught", teach="taught")
 
 
 @pytest.fixture(scope="session")
@@ -120,30 +133,55 @@ def taught(taught_run: Path) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="session")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of a model that thinks before it says something, and calls two tools at once."""
+    with _serve(_make_run(tmp_path_factory.mktemp("runs") / "thinker", teach="thinker") / "model") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server of the random model with decoding heads."""
     with _serve(_make_run(tmp_path_factory.mktemp("runs") / "learned", heads=True) / "model") as running:
         yield running
 
 
-def _make_run(run: Path, *, teach: bool = False, heads: bool = False) -> Path:
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of the random model that knows two people, boss and yuna."""
+    with _serve(_make_run(tmp_path_factory.mktemp("runs") / "guarded") / "model") as running:
+        running.http.timeout = httpx.Timeout(60)
+        boss = {"name": "boss", "password": "boss opens the gate"}
+        assert running.http.post("/admin/users", json={**boss, "role": "administrator"}).status_code == 201
+        signed = running.http.post("/session", json=boss).json()  # from here on everybody shows who they are
+        running.http.headers.update({"x-hanok-csrf": signed["csrf"], "origin": running.url})
+        yuna = {"name": "yuna", "password": "yuna opens the gate", "role": "user"}
+        assert running.http.post("/admin/users", json=yuna).status_code == 201
+        yield running
+
+
+def _make_run(run: Path, *, teach: str = "", heads: bool = False) -> Path:
     run.mkdir()
     write_json(run / "run.json", {"stages": {}})
     with create_artefact(run / "model", kind="model") as draft:
         tiny.save_tiny_model(draft.path)
         if teach:
-            _teach(draft.path)
+            _teach(draft.path, LESSONS[teach])
         if heads:
             save_heads(DecodingHeads(tiny.tiny_config().hidden_size), draft.path, backbone="")
     return run
 
 
-def _teach(model_dir: Path, *, steps: int = 50) -> None:
+LESSONS: dict[str, list[tuple[Any, Any]]] = {
+    "taught": [(GREETING, None), (MARKUP, None), (ERRAND, TOOLS)],
+    "thinker": [(THOUGHT, None), (BOTH, TOOLS)],
+}
+
+
+def _teach(model_dir: Path, lessons: list[tuple[Any, Any]], *, steps: int = 50) -> None:
     """Learn the conversations by heart."""
     tokenizer, decoder = Tokenizer.load(model_dir), load_model(model_dir)
-    chats = [
-        tokenizer.encode_chat(GREETING), tokenizer.encode_chat(MARKUP), tokenizer.encode_chat(ERRAND, tools=TOOLS)
-    ]  # fmt: skip
+    chats = [tokenizer.encode_chat(messages, tools=tools) for messages, tools in lessons]
     ids = [[tokenizer.bos_id, *chat.ids] for chat in chats]
     ids_N = torch.tensor([token for one in ids for token in one[:-1]])
     targets_N = torch.tensor([token for one in ids for token in one[1:]])
@@ -168,7 +206,8 @@ def _serve(model_dir: Path, **options: Any) -> Iterator[Running]:
     engine, artefact = LocalEngine(model_dir), open_artefact(model_dir)
     with Store(feedback_file(model_dir)) as store, listen("127.0.0.1", 0) as listener:
         name, url = model_name(model_dir), f"http://127.0.0.1:{listener.getsockname()[1]}"
-        app = create_app(dataclasses.replace(services_of(engine, model_dir, store), **options))
+        services = dataclasses.replace(services_of(engine, model_dir, store), **options)
+        app = create_app(services)
         uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -179,9 +218,25 @@ def _serve(model_dir: Path, **options: Any) -> Iterator[Running]:
             yield Running(url, name, artefact.hash, engine, store, client, http)
         uvicorn_server.should_exit = True
         thread.join()
+        if isinstance(services.admission, Limited):
+            services.admission.ledger.flush()
     engine.close()
 
 
 @pytest.fixture
 def errand_tools() -> list[dict[str, object]]:
     return TOOLS
+
+
+@pytest.fixture(scope="session")
+def page() -> Iterator[Any]:
+    """A tab of a real browser."""
+    command = browser.find_browser()
+    if command is None:
+        pytest.skip(f"no browser here: none of {', '.join(browser.NAMES)}")
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(browser.open_browser(command))
+        except (AssertionError, OSError) as error:
+            pytest.skip(f"{command} does not start ({error})")
+        yield opened

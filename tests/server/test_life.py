@@ -20,8 +20,8 @@ import pytest
 
 from hanok.errors import ConfigError
 from hanok.server.app import serve
+from hanok.server.hosting import model_name
 from hanok.server.hosts import refusal
-from hanok.server.models import model_name
 from hanok.store.database import Store, feedback_file
 
 HI = [{"role": "user", "content": "hi"}]

@@ -1,13 +1,10 @@
-"""The chat page: its files, and its life in a real browser where one is installed."""
+"""The console's files, and every page of it in a real browser: both languages, both themes, a telephone, axe."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import json
+import os
 import re
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +13,42 @@ import pytest
 from hanok.server.app import WEB
 from hanok.server.examples import example_questions
 
-_spec = importlib.util.spec_from_file_location("server_browser", Path(__file__).with_name("browser.py"))
-assert _spec is not None
-assert _spec.loader is not None
-browser = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(browser)
-
-GREETING = "안녕하세요, 한옥이에요. 🏡"
+FILES = sorted(file for file in WEB.rglob("*") if file.is_file())
 
 
-@pytest.mark.parametrize("file", sorted(WEB.iterdir()), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(WEB)))
 def test_files_name_no_other_machine_and_write_no_markup(file: Path) -> None:
     text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
     assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", text)
     assert not re.search(
-        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", text
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|DOMParser|setHTML",
+        text,
     )
     assert not re.search(r"<script>|\son[a-z]+=|javascript:", text)
+    assert len(text.splitlines()) <= 450
+
+
+def test_every_module_that_is_imported_is_there() -> None:
+    for file in FILES:
+        for name in re.findall(r'from "(/[^"]+)"|import\("(/[^"]+)"\)', file.read_text(encoding="utf-8")):
+            assert (WEB / "".join(name)[1:]).is_file(), (file, name)
+
+
+def test_words_of_both_languages_are_all_used() -> None:
+    code = "\n".join(file.read_text(encoding="utf-8") for file in FILES if "strings" not in str(file))
+    prefixes = re.findall(r"`([a-z]+_)\$\{", code)
+    suffixes = re.findall(r"`\$\{[a-z]+\}(_[a-z]+)`", code)
+    used_by_data = {"key", "tenant", "model"}  # names of columns
+    keys = re.findall(
+        r"(?:^|[ ,{])([a-z_0-9]+): \"",
+        "\n".join((WEB / "strings" / f"{n}.js").read_text() for n in ("en", "admin-en")),
+    )
+    made = (*tuple(prefixes), *used_by_data)
+    unused = [
+        key for key in keys
+        if f'"{key}"' not in code and not key.startswith(made) and not key.endswith(tuple(suffixes))
+    ]  # fmt: skip
+    assert unused == []
 
 
 def test_the_page_may_run_its_own_files_alone(taught: Any) -> None:
@@ -73,20 +89,6 @@ def test_examples_come_from_the_village_of_the_run(tmp_path: Path) -> None:
 
 # ---- in a browser ---------------------------------------------------------------------------------------------
 
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
-    command = browser.find_browser()
-    if command is None:
-        pytest.skip(f"no browser here: none of {', '.join(browser.NAMES)}")
-    with contextlib.ExitStack() as stack:
-        try:
-            opened = stack.enter_context(browser.open_browser(command))
-        except (AssertionError, OSError) as error:
-            pytest.skip(f"{command} does not start ({error})")
-        yield opened
-
-
 DONE = "document.querySelectorAll('.assistant .actions').length === {} && !document.body.classList.contains('busy')"
 
 
@@ -100,12 +102,11 @@ def test_the_language_is_the_browsers_until_switched(taught: Any, page: Any) -> 
     assert text(page, "#welcome h2") == "무엇이든 물어보세요"
     assert page.js("document.documentElement.lang") == "ko"
     page.js("document.getElementById('language').click()")
-    assert text(page, "#welcome h2") == "Ask me anything"
+    page.until("document.querySelector('#welcome h2').textContent === 'Ask me anything'")
     assert text(page, ".examples button") == "When does the bookshop open?"
     page.js("window.stale = true, location.reload(), 1")
-    page.until(
-        "!window.stale && document.readyState === 'complete' && document.documentElement.lang === 'en'"
-    )
+    page.until("!window.stale && document.body?.classList.contains('ready')")
+    assert page.js("document.documentElement.lang") == "en"
 
     page.open(taught.url, language="fr")
     assert text(page, "#welcome h2") == "Ask me anything"
@@ -113,7 +114,6 @@ def test_the_language_is_the_browsers_until_switched(taught: Any, page: Any) -> 
         "import('/strings.js').then((m) => Object.values(m.STRINGS).map((s) => Object.keys(s).sort()))"
     )
     assert words[0] == words[1]
-    assert page.js("[...document.querySelectorAll('button')].every((b) => (b.ariaLabel ?? '') + b.innerText)")
 
 
 def test_light_and_dark(taught: Any, page: Any) -> None:
@@ -129,106 +129,64 @@ def test_light_and_dark(taught: Any, page: Any) -> None:
     page.until(f"!window.stale && document.readyState === 'complete' && {paper} === {light!r}")
 
 
-def test_a_conversation_by_keyboard_with_opinions(taught: Any, page: Any) -> None:
-    page.open(taught.url)
-    page.until("document.activeElement.id === 'input' && !document.getElementById('model').hidden")
-    page.write("hi")
-    page.enter()
-    page.until(DONE.format(1))
-    assert text(page, ".assistant .bubble") == GREETING
-    assert text(page, ".user .bubble") == "hi"
-    assert page.js("document.activeElement.id") == "input"
-
-    page.js("document.querySelector('.up').focus(), 1")
-    page.key(" ", code=32, text=" ")
-    page.until("document.querySelector('.up').ariaPressed === 'true'")
-    assert page.js("document.activeElement.className") == "up"
-    page.tab()
-    page.tab()
-    assert page.js("document.activeElement.className") == "correct"
-    page.enter()
-    page.until("document.activeElement.tagName === 'TEXTAREA' && document.activeElement.id !== 'input'")
+def test_the_menu_of_a_telephone_is_a_drawer(taught: Any, page: Any) -> None:
+    page.open(taught.url, size=(390, 844))
+    assert page.js("document.getElementById('side').inert")
+    page.js("document.getElementById('menu-button').click()")
+    assert page.js("!document.getElementById('side').inert && document.getElementById('page').inert")
+    assert page.js("document.activeElement.closest('#side') !== null")
     page.key("Escape", code=27)
-    assert page.js(
-        "document.querySelector('.editor') === null && document.activeElement.className === 'correct'"
-    )
-    page.enter()
-    page.write("어서 오세요.")  # over the selected answer
-    page.enter(modifiers=2)  # Ctrl
-    page.until("document.querySelector('.correction')?.textContent === '어서 오세요.'")
-    assert text(page, ".note") == "Your correction is saved"
+    assert page.js("document.getElementById('side').inert && document.activeElement.id === 'menu-button'")
 
-    identifier = page.js("JSON.parse(sessionStorage.getItem('hanok.turns'))[1].id")
-    judged = [row for row in taught.store.read_feedback() if row.request_id == identifier]
-    assert [(row.rating, row.correction) for row in judged] == [(1, None), (-1, "어서 오세요.")]
-    assert judged[0].messages[-1]["content"] == GREETING
 
-    page.js("window.stale = true, location.reload(), 1")
-    page.until("!window.stale && document.readyState === 'complete'")
-    page.until("document.querySelector('.correction')?.textContent === '어서 오세요.'")
-    page.js("document.getElementById('new').click()")
+STATES = {
+    "welcome": "1",
+    "answer": "document.querySelector('.examples button').click(), 1",
+    "settings": "document.getElementById('settings-button').click(), 1",
+    "editor": "document.querySelector('.correct').click(), 1",
+}
+READY = {
+    "welcome": "true",
+    "answer": DONE.format(1),
+    "settings": "!!document.getElementById('system')",
+    "editor": "!!document.querySelector('.editor')",
+}
+OVER = "[...document.querySelectorAll('#page, #bar, #view, #view *')].filter((n) => n.getBoundingClientRect().right > {} + 0.5 && !n.closest('pre, .wide-table')).map((n) => n.outerHTML.slice(0, 120))"  # noqa: E501
+AXE = """axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']}).then((found) =>
+  found.violations.map((one) => [one.id, one.help, one.nodes.map((node) => node.html.slice(0, 160))]))"""
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The checker's source: `npm pack axe-core`, then HANOK_AXE=package/axe.min.js."""
+    file = os.environ.get("HANOK_AXE")
+    if not file or not Path(file).is_file():
+        pytest.skip("HANOK_AXE names no axe.min.js")
+    return Path(file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("language", "dark"), [("ko", False), ("en", True)])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_chat_fits_and_complains_of_nothing(
+    taught: Any, page: Any, language: str, dark: bool, width: int
+) -> None:
+    page.open(taught.url, language=language, dark=dark, size=(width, 844))
+    for state, step in STATES.items():
+        page.js(step)
+        page.until(READY[state])
+        assert page.js(OVER.format(width)) == [], state
     assert page.js(
-        "document.querySelectorAll('.turn').length === 0 && !document.getElementById('welcome').hidden"
+        "[...document.querySelectorAll('button')].every((b) => (b.ariaLabel ?? '') + b.textContent.trim())"
     )
     assert page.complaints() == []
     assert all(address.startswith(taught.url) for address in page.requests())
 
 
-def test_words_are_never_markup(taught: Any, page: Any) -> None:
-    page.open(taught.url)
-    page.write("tag")
-    page.enter()
-    page.until(DONE.format(1))
-    assert text(page, ".assistant .bubble") == "<img src=x onerror=window.hacked=1><b>굵게</b>"
-    page.write("<img src=x onerror=window.hacked=1>")
-    page.enter()
-    page.until(DONE.format(2))
-    assert page.js(
-        "document.querySelectorAll('#log img, #log b').length === 0 && window.hacked === undefined"
-    )
-
-
-def test_escape_stops_the_answer_and_frees_the_engine(
-    server: Any, page: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = server.engine._scheduler.step
-    monkeypatch.setattr(server.engine._scheduler, "step", lambda: (time.sleep(0.01), step()))
-    page.open(server.url)
-    page.write("x")  # this random model would say 1,000 things
-    page.enter()
-    page.until("document.querySelector('.assistant .bubble')?.textContent.length > 5")
-    assert page.js("!document.getElementById('stop').hidden && document.getElementById('send').hidden")
-    page.key("Escape", code=27)
-    page.until("document.querySelector('.note')?.textContent === 'Stopped'", seconds=3)
-    end = time.monotonic() + 3
-    while server.engine._scheduler.has_work() and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not server.engine._scheduler.has_work()
-    assert page.js("document.querySelector('.up').disabled")  # the server keeps whole answers alone
-
-
-def test_errors_are_told_and_can_be_tried_again(server: Any, page: Any) -> None:
-    page.open(server.url)
-    page.write("x" * 3000)
-    page.enter()
-    page.until("!!document.querySelector('.failed')")
-    assert "too long" in text(page, ".failed .bubble")
-    assert "2048 tokens" in text(page, ".failed .bubble")
-    page.js("document.querySelector('.failed button').click()")
-    page.until("!!document.querySelector('.failed') && !document.body.classList.contains('busy')")
-
-
-@pytest.mark.parametrize("language", ["ko", "en"])
-def test_nothing_sticks_out_on_a_telephone(taught: Any, page: Any, language: str) -> None:
-    fits = (
-        "[...document.querySelectorAll('body, header, main, footer, .turn, .editor, #welcome')]"
-        ".every((n) => n.scrollWidth <= 390 && n.getBoundingClientRect().right <= 390)"
-    )
-    page.open(taught.url, language=language, size=(390, 844))
-    assert page.js(fits)
-    page.js("document.getElementById('input').focus(), 1")
-    page.write("hi")
-    page.enter()
-    page.until(DONE.format(1))
-    page.js("document.querySelector('.correct').click()")
-    assert page.js(f"!!document.querySelector('.editor') && {fits}")
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing_in_the_chat(taught: Any, page: Any, axe: str, dark: bool) -> None:
+    page.open(taught.url, dark=dark)
+    page.js(axe + ";1")
+    for state, step in STATES.items():
+        page.js(step)
+        page.until(READY[state])
+        assert page.js(AXE) == [], state

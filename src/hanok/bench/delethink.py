@@ -58,10 +58,11 @@ PRETRAINING = TrainConfig(
     checkpoint_every=130, keep_checkpoints=1, seed=1,
 )  # fmt: skip
 PRACTICE = AlignConfig(
-    max_steps=120, prompts_per_step=16, group_size=8, updates_per_rollout=2, max_new_tokens=LONGEST, chunk=CHUNK,
-    carry=CARRY, carry_head=0, chunks=CHUNKS, muon_lr=3e-4, adamw_lr=3e-4, max_seq_len=128, micro_batch_tokens=4096,
-    clip_high=0.26, validate_every=1000, checkpoint_every=1000, keep_checkpoints=1,
+    max_steps=120, prompts_per_step=16, group_size=8, updates_per_rollout=2, max_new_tokens=LONGEST, muon_lr=3e-4,
+    adamw_lr=3e-4, max_seq_len=128, micro_batch_tokens=4096, clip_high=0.26, validate_every=1000, checkpoint_every=1000,
+    keep_checkpoints=1,
 )  # fmt: skip
+IN_CHUNKS = replace(PRACTICE, think="delethink", chunk=CHUNK, carry=CARRY, carry_head=0, chunks=CHUNKS)
 SEEDS = (1, 2, 3)
 
 
@@ -109,7 +110,7 @@ def learning(folder: Path, seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]
     if not (data := folder / "data").is_dir():
         write_ledger(LEDGER, data)
     base = train(PRETRAINING, shards=data, out=folder / "ntp", model=MODEL).path
-    ways = {"one context": PRACTICE, "chunks": replace(PRACTICE, think="delethink")}
+    ways = {"one context": PRACTICE, "chunks": IN_CHUNKS}
     rows = [
         {"seed": "", "practised": "nothing", **{f"in {way}": exam(base, data, ways[way]) for way in ways}}
     ]

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 the input is at fault (one message, no traceback), 75 stop
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -70,7 +71,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "safety",
         "step 6: refusals, over-refusals, injected instructions; with intervals",
     ),
-    "eval compare": ("eval", "compare", "two evaluations of one exam: what changed, with intervals"),
+    "eval compare": ("eval", "compare", "two evaluations of one exam, or two models: what changed"),
     "compress": ("compress", "compress", "step 7: a smaller model: rtn, hqq, gptq, awq"),
     "chat": ("chat", "chat", "step 7: talk to a model in the terminal"),
     "documents add": ("documents", "add", "files and folders into a collection that answers come from"),
@@ -89,6 +90,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "users create": ("keys", "create_user", "let somebody sign in on the page"),
     "users list": ("keys", "list_users", "people who may sign in"),
     "users change": ("keys", "change_user", "another role or password, or shut out"),
+    "usage": ("store", "usage", "what was used, by day, tenant, key and model"),
+    "store migrate": ("store", "migrate", "bring a database to the tables of this version"),
+    "store backup": ("store", "backup", "copy a database while it is used"),
+    "store restore": ("store", "restore", "put a copy back"),
+    "store check": ("store", "check", "test a database and count its rows"),
     "tenants create": ("keys", "create_tenant", "documents, cache, limits and people of their own"),
     "tenants list": ("keys", "list_tenants", "tenants and their limits"),
     "tenants change": ("keys", "change_tenant", "suspend, resume, set limits"),
@@ -147,7 +153,9 @@ def _call(name: str, rest: list[str], as_json: bool) -> None:
     function: Callable[..., Any] = getattr(importlib.import_module(f"hanok.cli.{module}"), function_name)
     import tyro
 
-    result = tyro.cli(function, args=rest, prog=f"hanok {name}", config=(tyro.conf.OmitArgPrefixes,))
+    # with --json the object stands alone on standard output, whatever else a command prints there
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        result = tyro.cli(function, args=rest, prog=f"hanok {name}", config=(tyro.conf.OmitArgPrefixes,))
     if as_json:
         print(json.dumps(result or {}, ensure_ascii=False, default=str))
 

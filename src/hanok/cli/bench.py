@@ -13,6 +13,7 @@ BENCHMARKS = {
     name: f"hanok.bench.{name}"
     for name in (
         "accuracy",
+        "compress",
         "busy",
         "decode",
         "delethink",
@@ -21,11 +22,13 @@ BENCHMARKS = {
         "kda",
         "long_context",
         "memory",
+        "overlap",
         "parity",
         "prefill",
         "prefix",
         "scaling",
         "serve",
+        "service",
         "small",
         "spec",
         "train",
@@ -36,6 +39,7 @@ BENCHMARKS = {
 def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> dict[str, Any]:
     """Compare with named peers on this machine in one run.
 
+    * compress: what `hanok compress --target` costs, against llama.cpp's, HQQ's and torchao's four bits
     * accuracy: what rounding weights to 8 and 4 bits costs, against llama.cpp's formats
     * busy: how much of its speed decoding keeps while another process takes a core
     * decode: tokens a second of one stream and of many, against llama.cpp
@@ -45,11 +49,13 @@ def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> di
     * kda: delta attention, forward and backward, against softmax attention and other forms of it
     * long_context: a hybrid at up to a million tokens, against latent and grouped attention everywhere
     * memory: what an engine takes up beside its weights and its cache, and how long it takes to start
+    * overlap: updates a second where generator and learner work at the same time, against in turn
     * parity: practice after next-token prediction, against the law of how answers grow long
     * prefill: reading prompts, against llama.cpp and transformers
     * prefix: the second turn of a conversation, against a cold cache
     * scaling: the ends of runs of practice, predicted from their first halves
     * serve: many streams over HTTP, against llama-server, OpenVINO GenAI and vLLM
+    * service: keys, limits, accounting, logs and idle connections, against the engine alone
     * small: one stream of a model of 5 million parameters, against llama.cpp and transformers; Python's share
     * spec: guessing tokens from the text, against not guessing
     * train: bits per byte after the same time, against transformers' Trainer

@@ -14,7 +14,9 @@ from hanok.errors import ConfigError
 from hanok.reporting import table
 
 if TYPE_CHECKING:
+    from hanok.artefacts import Artefact
     from hanok.compression.search import Weights
+    from hanok.compression.structured import Part
 
 _TOKENS = 48  # of a measured answer
 
@@ -28,6 +30,10 @@ def compress(
     fit: str | None = None,
     speed: str | None = None,
     measure_speed: bool = False,
+    shrink: Literal["none", "channels", "heads", "experts", "layers"] = "none",
+    share: float = 0.3,
+    tune: int = 0,
+    tune_lr: float = 0.0,
     config: CompressConfig = CompressConfig(),
 ) -> dict[str, Any]:
     """Quantise the linear maps of a model's layers, and measure what that does to it.
@@ -41,6 +47,10 @@ def compress(
         target: bits a weight, for example "5 bits": four or eight for each group of maps, chosen by what four cost there.
         fit: the same, so that the weights take so much memory, for example 2GiB.
         speed: the same, so that this machine decodes so fast, for example 30tok/s.
+        shrink: instead of rounding, take whole parts out of the layers: a smaller plain model, which may be compressed again.
+        share: of the layers' parameters that go then, about.
+        tune: steps of learning the original's law afterwards (token shards only); behind a quantiser with rounded weights.
+        tune_lr: learning rate of matrices in these steps; 0: 0.0003 behind a quantiser, 0.002 behind shrinking.
         measure_speed: decode with both models on this machine, for the report.
         config: bits, groups, pruning, rotation, amount of text.
     """
@@ -50,6 +60,8 @@ def compress(
     from hanok.recipes.runs import servable_model
 
     source = servable_model(model)
+    if shrink != "none":
+        return _shrunk(shrink, share, config, tune, tune_lr or 2e-3, model=source, data=data, out=out)
     bits = _wanted_bits(source, target, fit, speed)
     measured = _decode_speed if measure_speed or speed is not None else None
     if bits is None:
@@ -63,8 +75,35 @@ def compress(
         found = search(methods, config, bits, model=source, data=data, out=out)
         chosen, config, widths = found.method, found.config, found.widths
         context = Context(tried=found.tried, speed=measured, notes=found.notes)
-    artefact = make(chosen, config, model=source, data=data, out=out, widths=widths, context=context)
-    table(f"{chosen}: {out}", ("measure", "value"), list(artefact.metrics.items()))
+    if tune:
+        from hanok.compression.tune import compress_and_tune
+
+        artefact = compress_and_tune(
+            chosen, config, steps=tune, learning_rate=tune_lr or 3e-4, model=source, data=data, out=out, widths=widths,
+            context=context,
+        )  # fmt: skip
+    else:
+        artefact = make(chosen, config, model=source, data=data, out=out, widths=widths, context=context)
+    return _told(chosen, artefact)
+
+
+def _shrunk(
+    part: Part, share: float, config: CompressConfig, steps: int, rate: float, *, model: Path, data: Path, out: Path
+) -> dict[str, Any]:  # fmt: skip
+    from hanok.compression.structured import shrink
+    from hanok.compression.tune import shrink_and_recover
+
+    if not steps:
+        return _told(f"without {part}", shrink(part, share, config, model=model, data=data, out=out))
+    made = shrink_and_recover(
+        part, share, config, steps=steps, learning_rate=rate, model=model, data=data, out=out
+    )
+    return _told(f"without {part}", made)
+
+
+def _told(what: str, artefact: Artefact) -> dict[str, Any]:
+    out = artefact.path
+    table(f"{what}: {out}", ("measure", "value"), list(artefact.metrics.items()))
     print(f"report: {out / 'report.html'}\nnext: hanok chat {out}", file=sys.stderr)
     return {"path": str(out), "metrics": dict(artefact.metrics)}
 

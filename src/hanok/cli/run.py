@@ -19,8 +19,15 @@ def run(
 ) -> dict[str, Any]:
     """Run a recipe through all eight steps. The same command goes on where an earlier one stopped.
 
+    * quickstart: a fictional village in Korean and English, from documents to a chat page
+    * align: the same, then preferences and practice; before and after are compared
+    * books: a small model of English books
+    * medium: a larger one, in hours
+    * korean: a small model of Korean Wikipedia and small talk
+    * adapt: a model that you have, taught your documents
+
     Args:
-        recipe: name of a shipped recipe, or path of a TOML file.
+        recipe: name of a shipped recipe (above), or path of a TOML file.
         set: override one value of the recipe: --set pretrain.max_minutes=10 (repeat for more).
         directory: the folder that holds runs.
         name: folder of this run; default: the recipe's name.

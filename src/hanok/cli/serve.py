@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hanok.engine.parallel.team import Team
+    from hanok.server.hosting import ModelSpec
+    from hanok.server.identity.provider import Provider
     from hanok.server.operations.config import ServeSettings
 
 
 def serve(
     model: Annotated[Path | None, tyro.conf.Positional] = None,
+    more: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    models: Path | None = None,
+    most_loaded: int | None = None,
+    models_mib: int | None = None,
+    unload_seconds: float | None = None,
     host: str | None = None,
     port: int | None = None,
     weights: Literal["auto", "float32", "bf16", "int8", "int4+", "int4"] | None = None,
@@ -28,6 +37,15 @@ def serve(
     allowed_host: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     trust_loopback: bool = False,
     setup: bool = False,
+    oidc_issuer: str | None = None,
+    oidc_client: str | None = None,
+    oidc_name: str | None = None,
+    oidc_role: str | None = None,
+    url: str | None = None,
+    prices: Path | None = None,
+    request_timeout: float | None = None,
+    max_queue: int | None = None,
+    max_queue_tokens: int | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     log_format: Literal["text", "json"] | None = None,
@@ -42,6 +60,7 @@ def serve(
     keep_alive_seconds: int | None = None,
     max_body_mib: int | None = None,
     max_upload_mib: int | None = None,
+    document_vectors: Literal["spelling", "model"] | None = None,
     config: Path | None = None,
     check_config: bool = False,
 ) -> dict[str, Any] | None:
@@ -52,6 +71,11 @@ def serve(
 
     Args:
         model: a model directory, or a run (then its servable model); default runs/quickstart.
+        more: further models, DIR or NAME=DIR, loaded when somebody asks for them by their name.
+        models: TOML file with further models: tables [[model]] with path, and if wanted name, weights, cache_mib, adapters.
+        most_loaded: models in memory at once; the longest unused is unloaded for the next; default: any number.
+        models_mib: memory for the weights (as their files have them) of all loaded models; default: any.
+        unload_seconds: after its last request a model is unloaded; default: never.
         host: address to bind; others than this machine's are refused until there are keys; default 127.0.0.1.
         port: TCP port; 0 picks a free one; default 8080.
         weights: run in bfloat16, 8 or 4 bits on the native kernels; auto (the default): what the file holds, or bfloat16, where
@@ -70,6 +94,16 @@ def serve(
         allowed_host: a name by which the server is called from elsewhere; several times for several.
         trust_loopback: who sits at this machine needs no key, even where there are keys.
         setup: print a token with which the first administrator is made on the page.
+        oidc_issuer: identity provider that people may sign in through, as https://login.example.org. The secret of this server
+            there is HANOK_OIDC_SECRET.
+        oidc_client: what the provider calls this server (client id).
+        oidc_name: of the provider, for the page.
+        oidc_role: of people who come through it for the first time: viewer, user (the default) or reviewer.
+        url: of this server from outside, where a proxy stands before it, as https://hanok.example.org.
+        prices: TOML file with what a million tokens cost, by model, for budgets and usage.
+        request_timeout: seconds that a request may take; default any time. A request may ask for less (x-request-timeout).
+        max_queue: requests that may wait; more are told to come back; default 512.
+        max_queue_tokens: tokens of prompts that may wait; default any number.
         tls_cert: file with the certificate chain (PEM): the server speaks HTTPS then.
         tls_key: file with its private key.
         log_format: text for people (default), or json: an object a line.
@@ -84,6 +118,7 @@ def serve(
         keep_alive_seconds: that an idle connection is kept; default 75.
         max_body_mib: of a request's body; default 16.
         max_upload_mib: of an uploaded file; default 512.
+        document_vectors: what finds passages beside their words: how they are spelt (the default), or the model's hidden vectors.
         config: TOML file with these settings by the names of the flags (max_body_mib = 16).
         check_config: say what the settings are, and end.
     """
@@ -106,11 +141,30 @@ def serve(
 
 
 FLAGS = (
-    "model", "host", "port", "weights", "cache_mib", "cache_type", "speculation", "draft", "adapter", "replicas", "runtime",
-    "store", "allowed_host", "trust_loopback", "setup",
+    "model", "more", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "cache_mib",
+    "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trust_loopback", "setup",
+    "prices", "request_timeout", "max_queue", "max_queue_tokens",
     "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
     "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
+    "document_vectors",
 )  # fmt: skip
+
+
+def provider_of(settings: ServeSettings) -> Provider | None:
+    """Raises ConfigError for half of one."""
+    import os
+
+    from hanok.errors import ConfigError
+    from hanok.server.identity.provider import Provider
+
+    if not settings.oidc_issuer and not settings.oidc_client:
+        return None
+    if not settings.oidc_issuer or not settings.oidc_client:
+        raise ConfigError("oidc_issuer and oidc_client belong together", remedy="give both or none")
+    return Provider(
+        issuer=settings.oidc_issuer, client_id=settings.oidc_client, name=settings.oidc_name, role=settings.oidc_role,
+        client_secret=os.environ.get("HANOK_OIDC_SECRET", ""), url=settings.url,
+    )  # fmt: skip
 
 
 def _show(settings: ServeSettings) -> dict[str, Any]:
@@ -127,23 +181,40 @@ def _serve(settings: ServeSettings, source: Any) -> None:
     from hanok.cli.places import store_place
     from hanok.engine.adapters import parse_adapters
     from hanok.recipes.runs import servable_model
+    from hanok.server.admission.prices import Prices, read_prices
     from hanok.server.identity.directory import Entry
     from hanok.server.operations.logs import install_logging
 
     install_logging(settings.log_format, settings.log_level)
-    directory, place = servable_model(settings.model), store_place(settings.store, settings.model)
+    directory = servable_model(settings.model)
     options: dict[str, Any] = {
         "weights": settings.weights, "cache_bytes": settings.cache_mib and settings.cache_mib << 20,
         "cache_type": settings.cache_type, "speculation": settings.speculation, "draft_dir": settings.draft,
         "adapters": parse_adapters(settings.adapter),
     }  # fmt: skip
+    place = store_place(settings.store, settings.model)
+    entry = Entry(
+        trust_loopback=settings.trust_loopback, allowed_hosts=settings.allowed_host, setup=settings.setup,
+        request_timeout=settings.request_timeout, max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens,
+        provider=provider_of(settings),
+        prices=Prices() if settings.prices is None else read_prices(settings.prices),
+    )  # fmt: skip
+    further = _further(settings, options)
+    if settings.runtime == "ray" and further:
+        from hanok.errors import ConfigError
+
+        raise ConfigError(
+            "several models in replicas", remedy="serve them in one process: without --runtime ray"
+        )
     if settings.runtime == "ray":
         from hanok.engine.parallel.start import refuse_together
         from hanok.server.replicas import serve_replicas
 
         refuse_together("Ray starts its replicas itself", remedy="start hanok serve without torchrun")
         serve_replicas(
-            directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, options=options
+            directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, entry=entry,
+            options=options,
         )  # fmt: skip
         return
     if settings.replicas != 1:
@@ -154,12 +225,23 @@ def _serve(settings: ServeSettings, source: Any) -> None:
     from hanok.server.app import serve as serve_model
 
     def work(team: Team | None) -> None:
-        entry = Entry(
-            trust_loopback=settings.trust_loopback, allowed_hosts=settings.allowed_host, setup=settings.setup
-        )
         serve_model(
             directory, host=settings.host, port=settings.port, team=team, settings=settings, source=source, store=place,
-            entry=entry, **options,
+            entry=entry, more=further, **options,
         )  # fmt: skip
 
     run_together(directory, work)
+
+
+def _further(settings: ServeSettings, options: Mapping[str, Any]) -> list[ModelSpec]:
+    """With the settings of the first model, but for its draft and its adapters."""
+    import dataclasses
+
+    from hanok.recipes.runs import servable_model
+    from hanok.server.hosting import parse_model, read_models
+
+    own = {name: options[name] for name in ("weights", "cache_bytes", "cache_type", "speculation")}
+    own["max_waiting"] = settings.max_queue
+    specs = [parse_model(option, own) for option in settings.more]
+    specs += read_models(settings.models, own) if settings.models else []
+    return [dataclasses.replace(spec, directory=servable_model(spec.directory)) for spec in specs]

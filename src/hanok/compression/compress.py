@@ -25,6 +25,7 @@ from hanok.compression.settings import CompressConfig, Method, Plan, words_of
 from hanok.compression.sizes import sizes_of
 from hanok.compression.texts import Texts, read_texts
 from hanok.errors import ConfigError
+from hanok.kernels.formats import unpack_words
 from hanok.models.checkpoint import FileCodes, load_config, load_model, save_model, save_quantised
 from hanok.models.checkpoint.weights import read_file
 from hanok.models.checkpoint.write_codes import check_codable
@@ -42,12 +43,14 @@ def compress(
     data: Path,
     out: Path,
     widths: Mapping[str, int] = {},
+    reference: Path | None = None,
     context: Context = Context(),
 ) -> Artefact:
     """Write `out` from `model`. Returns the new artefact; its metrics say what it cost.
 
     Args:
         widths: bits of maps that differ from `config.bits`, by name.
+        reference: the model to compare the result with, where `model` was changed already.
         context: for the report.
 
     Raises:
@@ -60,6 +63,7 @@ def compress(
     check_codable(load_config(model))
     texts = texts_of(config, model, data)
     source = open_artefact(model)
+    parents = {"source": source, **({} if reference is None else {"original": open_artefact(reference)})}
     step = {
         "compress": {
             "method": method, "source": model.name, "data": texts.hash, "widths": dict(widths),
@@ -69,9 +73,9 @@ def compress(
     work = out.with_name(f".{out.name}.layers")
     _begin(work, {"source": source.hash, **step})
     compress_layers(plan, model, texts, work)
-    with create_artefact(out, kind="model", parents={"source": source}, step=step) as draft:
+    with create_artefact(out, kind="model", parents=parents, step=step) as draft:
         plain = write_model(plan, model, work, draft.path)
-        measured = _measure(plan, model, draft.path, texts, context)
+        measured = _measure(plan, reference or model, draft.path, texts, context)
         draft.metrics |= {**measured.metrics(), "maps_left_plain": len(plain)}
         write_page(plan, measured, draft.path, tokenizer=Tokenizer.load(model), plain=plain, context=context)
     shutil.rmtree(work)
@@ -98,7 +102,7 @@ def write_model(plan: Plan, model: Path, work: Path, directory: Path) -> list[st
 
 def filled(plan: Plan, model: Path, work: Path) -> tuple[Decoder, dict[str, FileCodes]]:
     """The decoder with what is no code, and the codes by the names of their weights."""
-    made, codes = load_model(model, dtype="stored"), {}
+    made, codes = load_model(model, dtype="stored", sparing=True), {}
     made.requires_grad_(False)
     for number, block in enumerate(made.layers):
         tensors = read_file(layer_file(work, number))
@@ -126,7 +130,7 @@ def decompressed(plan: Plan, model: Path, work: Path) -> Decoder:
     """The decoder with the numbers that its codes stand for, in memory, computing in float32."""
     made, codes = filled(plan, model, work)
     for name, one in codes.items():
-        grouped = one.q_NK.float().unflatten(1, (one.scales_NG.shape[1], -1))
+        grouped = unpack_words(one.words_NP, one.bits).float().unflatten(1, (one.scales_NG.shape[1], -1))
         if one.zeros_NG is not None:
             grouped = grouped - one.zeros_NG.float()[..., None]
         values = (grouped * one.scales_NG.float()[..., None]).flatten(1)
@@ -168,7 +172,7 @@ def _measure(plan: Plan, model: Path, made: Path, texts: Texts, context: Context
 
 
 def _pair(model: Path, made: Path) -> tuple[Decoder, Decoder]:
-    decoders = load_model(model, dtype="stored"), load_model(made, dtype="stored")
+    decoders = tuple(load_model(path, dtype="stored", sparing=True) for path in (model, made))
     for decoder in decoders:
         decoder.requires_grad_(False).set_compute_dtype(torch.float32)
-    return decoders
+    return decoders[0], decoders[1]

@@ -31,7 +31,7 @@ class Distance:
     """All over the tokens of the windows but their first.
 
     kl_T: KL(original || made) in nats of each predicted token, window after window. drift_L: behind each layer, the length of
-    the difference of the hidden vectors over their own length.
+    the difference of the hidden vectors over their own length; empty where one has fewer layers.
     """
 
     perplexity_before: float
@@ -88,14 +88,17 @@ def compare(
     if head_bits < 16:
         made.embed_tokens = RoundedTable(made.embed_tokens, head_bits)  # pyright: ignore[reportAttributeAccessIssue]
     sides = [embedded(decoder, ids_T, lengths) for decoder in (original, made)]
-    drift = []
-    for number in range(len(original.layers)):
+    drift, alike = [], len(original.layers) == len(made.layers)
+    for number in range(max(len(original.layers), len(made.layers))):
         for decoder, x_TD in zip((original, made), sides, strict=True):
+            if number >= len(decoder.layers):
+                continue
             advance_rows(decoder.layers[number], x_TD, lengths)
             if not keep:
                 decoder.layers[number] = nn.Identity()
             give_back(stored_parts(decoder))
-        drift.append(float((sides[0] - sides[1]).norm() / sides[0].norm().clamp(min=1e-30)))
+        if alike:
+            drift.append(float((sides[0] - sides[1]).norm() / sides[0].norm().clamp(min=1e-30)))
     normed = [decoder.norm(x_TD) for decoder, x_TD in zip((original, made), sides, strict=True)]
     rows_T, targets_T = predicted(ids_T, lengths)
     laws = (Head(original, 16), Head(made, head_bits))
@@ -161,7 +164,8 @@ def advance_rows(block: nn.Module, x_TD: Tensor, lengths: Sequence[int]) -> None
 
 @torch.no_grad()
 def layer_distances(original: Decoder, made: Decoder, windows: Sequence[np.ndarray]) -> list[float]:
-    """KL in nats a token, were this layer alone the made model's: which layers cost most. Both in the same coordinates."""
+    """KL in nats a token, were this layer alone the made model's: which layers cost most. Both in the same coordinates; `made` is
+    taken apart on the way."""
     lengths = [len(window) for window in windows]
     ids_T = torch.from_numpy(np.concatenate(windows).astype(np.int64))
     x_TD = embedded(original, ids_T, lengths)
@@ -173,9 +177,10 @@ def layer_distances(original: Decoder, made: Decoder, windows: Sequence[np.ndarr
     head, (rows_T, _) = Head(original, 16), predicted(ids_T, lengths)
     own_TD = original.norm(x_TD)
     found = []
-    for number, block in enumerate(made.layers):
+    for number, block in enumerate(list(made.layers)):
         x_TD = inputs[number]
         advance_rows(block, x_TD, lengths)
+        made.layers[number] = nn.Identity()
         give_back(stored_parts(made))
         for later in original.layers[number + 1 :]:
             advance_rows(later, x_TD, lengths)

@@ -34,7 +34,7 @@ class Collections:
         """An empty collection, or one with these files; names need not differ."""
         identifier, now = f"vs_{uuid.uuid4().hex[:24]}", time.time()
         row = {
-            "id": identifier, "tenant": tenant, "name": name[:255], "created": now, "active": now, "version": 0,
+            "id": identifier, "tenant": tenant, "name": _shown(name), "created": now, "active": now, "version": 0,
             "metadata": checked(metadata),
         }  # fmt: skip
         with self._store.write() as connection:
@@ -74,7 +74,7 @@ class Collections:
     ) -> Collection:  # fmt: skip
         """With another name or other metadata."""
         values: dict[str, Any] = {"active": time.time()}
-        values |= {} if name is None else {"name": name[:255]}
+        values |= {} if name is None else {"name": _shown(name)}
         values |= {} if metadata is None else {"metadata": checked(metadata)}
         with self._store.write() as connection:
             _collection(connection, tenant, collection_id)
@@ -161,6 +161,10 @@ class Collections:
             )
             for row in rows
         ]  # fmt: skip
+
+
+def _shown(name: str) -> str:
+    return "".join(character for character in name if character.isprintable())[:255]
 
 
 def checked(attributes: Attributes) -> dict[str, Any]:

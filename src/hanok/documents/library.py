@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import inspect, select
+from sqlalchemy import delete, inspect, select
 
 from hanok.documents import tables as t
 from hanok.documents.collections import Collections
@@ -22,7 +22,7 @@ from hanok.documents.index import BLEND, Index, Scores
 from hanok.documents.reading import MOST_BYTES
 from hanok.documents.records import SPELLING, Embedder, Hit, Results
 from hanok.documents.shelf import Shelf
-from hanok.documents.support import RANKED, measure, support
+from hanok.documents.support import RANKED, Features, measure, support
 from hanok.errors import InputError
 from hanok.store.database import Store
 
@@ -57,15 +57,25 @@ class Library:
         """
         if not 1 <= limit <= MOST_HITS:
             raise InputError(f"{limit} results wanted", remedy=f"1 to {MOST_HITS}")
+        hits, features = self.measured(
+            tenant, collection_ids, query, limit=max(limit, RANKED), filters=filters, blend=blend
+        )
+        kept = tuple(hit for hit in hits[:limit] if hit.score >= threshold)
+        return Results(kept, support(features))
+
+    def measured(
+        self, tenant: str, collection_ids: Sequence[str], query: str, *, limit: int = RANKED,
+        filters: Mapping[str, Any] | None = None, blend: float = BLEND,
+    ) -> tuple[list[Hit], Features]:  # fmt: skip
+        """The best passages, and what tells whether an answer is among them."""
         test = accepted(filters)
         index, scores = self.scores(tenant, collection_ids, query)
         attributes = {
             file_id: next(filter(test, given)) for file_id, given in self._attributes(collection_ids).items()
             if any(map(test, given))
         }  # fmt: skip
-        hits = self._hits(index, scores, attributes, max(limit, RANKED), blend)
-        likely = support(measure(query, hits, index.idf))
-        return Results(tuple(hit for hit in hits[:limit] if hit.score >= threshold), likely)
+        hits = self._hits(index, scores, attributes, limit, blend)
+        return hits, measure(query, hits, index.idf)
 
     def _hits(
         self, index: Index, scores: Scores, attributes: Mapping[str, Attributes], limit: int, blend: float
@@ -106,6 +116,18 @@ class Library:
             ):
                 found.setdefault(file_id, []).append(attributes)
         return found
+
+
+def forget_tenant(store: Store, tenant: str) -> dict[str, int]:
+    """Delete all files and collections of a tenant; how many of each table."""
+    with store.read() as connection:
+        if not inspect(connection).has_table(t.origins.name):
+            return {}
+    with store.write() as connection:
+        return {
+            table.name: connection.execute(delete(table).where(table.c.tenant == tenant)).rowcount
+            for table in (t.collections, t.files)
+        }
 
 
 def _make_tables(store: Store) -> None:

@@ -32,16 +32,21 @@ class StopCutter:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
-        self.stopped = False
+        self.found: str | None = None  # the stop string that occurred
+
+    @property
+    def stopped(self) -> bool:
+        return self.found is not None
 
     def push(self, text: str) -> str:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        found = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
+            place, self.found = min(found)
+            self._held = ""
+            return text[:place]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
@@ -88,6 +93,11 @@ class AnswerStream:
         self.content, self.reasoning, self.reasoning_tokens = "", "", 0
         self.calls: list[dict[str, Any]] = []
         """Those that are whole, in OpenAI's form; their ids depend on their content alone."""
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that cut the answer."""
+        return self._cutter.found
 
     def push(self, ids: Iterable[int]) -> str:
         """The content that these ids add."""

@@ -25,6 +25,10 @@ _DESCRIBING = {
 }  # fmt: skip
 
 
+# decay, write strength and gates of delta attention: small, but what they say is multiplied up over a whole text: no codes
+FLOAT_MAPS = ("f_a_proj", "f_b_proj", "b_proj", "a_proj", "g_a_proj", "g_b_proj")
+
+
 class CodedParameter(nn.Parameter):
     """Has shape and type of the dequantised weight, and no memory for it until a function needs its numbers."""
 

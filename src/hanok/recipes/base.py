@@ -15,6 +15,7 @@ from hanok.data.config_tokens import ExtendConfig
 from hanok.data.extend import Extension, extend_tokenizer
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.extend import extend_model
+from hanok.recipes.align import measured_before
 from hanok.reporting import Report, log
 from hanok.tokens import Tokenizer
 
@@ -72,9 +73,10 @@ def fit_rows(extension: Extension) -> list[tuple[str, float, float, float]]:
 
 def changes(done: Mapping[str, Artefact]) -> list[tuple[str, float, float, float]]:
     """What training changed in bits per byte: measure, before, after, relative change (more is worse)."""
-    if "before" not in done:
+    pair = measured_before(done)
+    if pair is None:
         return []
-    before, after = done["before"].metrics, done["verify"].metrics
+    before, after = (artefact.metrics for artefact in pair)
     return [
         (title, before[key], after[key], after[key] / before[key] - 1)
         for key, title in _MEASURES.items()

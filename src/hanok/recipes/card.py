@@ -15,6 +15,7 @@ from hanok.artefacts import Artefact, write_atomic
 from hanok.data.corpus import iter_tables
 from hanok.models.checkpoint import load_config
 from hanok.models.families import family_of
+from hanok.recipes.align import alignment_changes
 from hanok.recipes.base import changes
 from hanok.recipes.recipe import Recipe
 
@@ -57,7 +58,7 @@ def write_card(run: Path, recipe: Recipe, done: Mapping[str, Artefact]) -> None:
         *_table(("step", "tokens", "steps", "minutes"), [
             (name, f"{done[name].metrics['tokens']:,}", f"{done[name].metrics['steps']:,}",
              f"{done[name].metrics['seconds'] / 60:.1f}")
-            for name in ("pretrain", "sft") if name in done
+            for name in done if name in ("pretrain", "sft") or name.startswith("align-")
         ]),
         "## Evaluation", "", *_evaluation(done["verify"].metrics), *_before(done),
         "## Limits", "",
@@ -88,8 +89,19 @@ def _before(done: Mapping[str, Artefact]) -> list[str]:
         return []
     return [
         "The model that it started from, and this one, in bits per byte:", "",
-        *_table(("measure", "before", "after", "change"), rows),
+        *_table(("measure", "before", "after", "change"), rows), *_aligned(done),
     ]  # fmt: skip
+
+
+def _aligned(done: Mapping[str, Artefact]) -> list[str]:
+    rows = [
+        (kind, *(f"{share:.1%}" for share in shares), f"{low:+.1%} to {high:+.1%}")
+        for kind, *shares, low, high in alignment_changes(done)
+    ]
+    if not rows:
+        return []
+    title = "Right answers before and after alignment, with the 95 % interval of the change:"
+    return [title, "", *_table(("questions", "before", "after", "change", "interval"), rows)]
 
 
 def _python(family: str) -> list[str]:

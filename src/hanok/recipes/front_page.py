@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hanok.artefacts import Artefact
+from hanok.recipes.align import COLUMNS, alignment_changes
 from hanok.recipes.base import changes
 from hanok.recipes.recipe import Recipe
 from hanok.recipes.stages import RUN_FILE
@@ -27,6 +28,9 @@ TITLES = {
     "before": "verify: the model as it came",
     "pretrain": "configure and train",
     "sft": "train: chats",
+    "village-alignment": "collect: preferences and prompts about the village",
+    "unaligned": "verify: before alignment",
+    "aligned": "verify: after alignment",
     "verify": "verify",
 }
 
@@ -41,17 +45,25 @@ def write_front_page(run: Path, recipe: Recipe, done: Mapping[str, Artefact]) ->
     if compared:
         columns = ("bits per byte of", "before", "after", "relative change")
         report.add_table("Before and after", columns, compared)
+    if aligned := alignment_changes(done):
+        report.add_table("Before and after alignment, share of right answers", COLUMNS, aligned)
     headline = {k: v for k, v in done["verify"].metrics.items() if isinstance(v, (int, float))}
     report.add_table("Result", ("measure", "value"), list(headline.items()))
     rows = [
-        (TITLES.get(name, name), float(stages[name]["seconds"]), artefact.kind, artefact.hash[:12])
+        (_title(name), float(stages[name]["seconds"]), artefact.kind, artefact.hash[:12])
         for name, artefact in done.items()
     ]
     report.add_table("Steps", ("step", "seconds", "artefact", "hash"), rows)
-    links = [(TITLES.get(name, name), _report_of(run, artefact)) for name, artefact in done.items()]
+    links = [(_title(name), _report_of(run, artefact)) for name, artefact in done.items()]
     report.add_links("Reports", [(title, link) for title, link in links if link])
     report.add_json({"stages": stages})
     report.write(run)
+
+
+def _title(stage: str) -> str:
+    return (
+        f"align: {stage.removeprefix('align-')}" if stage.startswith("align-") else TITLES.get(stage, stage)
+    )
 
 
 def _report_of(run: Path, artefact: Artefact) -> str | None:

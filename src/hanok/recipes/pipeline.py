@@ -13,6 +13,7 @@ from hanok.data.config import CollectConfig
 from hanok.data.readers.files import filled_in
 from hanok.data.shards import PARTS
 from hanok.errors import ConfigError
+from hanok.recipes.align import COLUMNS, align_stages, aligned_stage, alignment_changes, exam_after
 from hanok.recipes.base import changes, forgetting
 from hanok.recipes.card import write_card
 from hanok.recipes.front_page import write_front_page
@@ -25,13 +26,14 @@ from hanok.reporting import table
 def run_recipe(recipe: Recipe, run: Path) -> Mapping[str, Any]:
     """Bring every step of the run up to date. Returns the headline results of verify."""
     done = run_stages(recipe_stages(recipe, run), run=run, recipe=to_plain(recipe))
-    final = done["sft"] if "sft" in done else done["pretrain"]
-    publish(run, final.path)
+    publish(run, done[_last(recipe)].path)
     write_front_page(run, recipe, done)
     write_card(run, recipe, done)
     compared = changes(done)
     if compared:
         table("before and after, bits per byte", ("measure", "before", "after", "change"), compared)
+    if aligned := alignment_changes(done):
+        table("before and after alignment, share of right answers", COLUMNS, aligned)
     metrics = {**done["verify"].metrics, **forgetting(done)}
     return {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
 
@@ -66,10 +68,18 @@ def recipe_stages(recipe: Recipe, run: Path) -> list[Stage]:
             )
         )  # fmt: skip
         last = "sft"
+    stages += align_stages(recipe, run, last)
+    last = _last(recipe)
+    stages += exam_after(recipe, run, last)
     reads = (last, "shards", "village") if recipe.village is not None else (last, "shards")
     verify = _verify(recipe, run, run / last / "model", run / "shards")
     stages.append(Stage(name="verify", config=to_plain(recipe.verify), reads=reads, make=verify))
     return stages
+
+
+def _last(recipe: Recipe) -> str:
+    """Name of the stage that makes the servable model."""
+    return aligned_stage(recipe, "pretrain" if recipe.sft is None else "sft")
 
 
 def _documents(

@@ -9,10 +9,11 @@ from typing import Any
 
 from hanok.data.config import CleanConfig, CollectConfig
 from hanok.data.config_tokens import ExtendConfig, ShardsConfig, SplitConfig, TokenizerConfig
-from hanok.data.village.config import VillageConfig
+from hanok.data.village.config import AlignmentDataConfig, VillageConfig
 from hanok.errors import ConfigError
 from hanok.evaluation.config import VerifyConfig
 from hanok.models.config import ModelConfig
+from hanok.recipes.align import AlignStep, check_steps
 from hanok.recipes.load import apply_settings, build, find_recipe, read_toml
 from hanok.training.config import TrainConfig
 
@@ -47,6 +48,8 @@ class Recipe:
         base: start from this model, in place of [tokenizer] and [model]. The report compares before and after.
         replay: general documents beside one's own, learnt along ("text-replay-train" in a mixture) and measured.
         sft: fine-tuning on the chats after pre-training; left out, the pre-trained model is the result.
+        village_alignment: preferences, prompts and an exam about the village, for `align`.
+        align: methods of `hanok align`, one upon the other; the report compares before and after.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     sft: TrainConfig | None = None
+    village_alignment: AlignmentDataConfig | None = None
+    align: tuple[AlignStep, ...] = ()
     verify: VerifyConfig = field(default_factory=VerifyConfig)
 
     def __post_init__(self) -> None:
@@ -74,6 +79,11 @@ class Recipe:
             raise ConfigError(
                 "[base] brings its own model and tokeniser", remedy="leave [model] and [tokenizer] out"
             )
+        if self.village_alignment is not None and self.village is None:
+            raise ConfigError(
+                "[village_alignment] without [village]", remedy="it asks about the village's places"
+            )
+        check_steps(self.align, with_village=self.village_alignment is not None)
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ConfigError(f"name = {self.name!r}", remedy="use a plain folder name")
 
@@ -99,6 +109,10 @@ def _share_seed(values: dict[str, Any]) -> None:
         accepts = section.name in _SEEDED
         if accepts and isinstance(inner, dict):
             inner.setdefault("seed", seed)
+    steps = values.get("align")
+    for step in steps if isinstance(steps, list) else ():
+        if isinstance(step, dict) and isinstance(step.setdefault("config", {}), dict):
+            step["config"].setdefault("seed", seed)
 
 
-_SEEDED = ("village", "split", "pretrain", "sft", "verify")
+_SEEDED = ("village", "village_alignment", "split", "pretrain", "sft", "verify")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from hanok.artefacts import open_artefact
+from hanok.documents.library import forget_tenant as forget_documents
 from hanok.engine.backend import Weights
 from hanok.engine.coverage import CacheKind
 from hanok.engine.generator import LocalEngine
@@ -21,27 +24,33 @@ from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError
 from hanok.reporting import log
+from hanok.server.admission.admission import Limited
+from hanok.server.admission.ledger import Ledger
+from hanok.server.admission.queue import PromptQueue
 from hanok.server.bodies import Bodies
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
+from hanok.server.exchange import Admission
+from hanok.server.hosting import Hosted, ModelSpec, model_name
 from hanok.server.hosts import SafeHeaders
 from hanok.server.identity.directory import Directory, Entry
 from hanok.server.identity.middleware import Identify, authorise
+from hanok.server.identity.oidc import Oidc
 from hanok.server.identity.people import People, open_people
-from hanok.server.models import Models, check_names, model_name
+from hanok.server.models import Models, check_names
 from hanok.server.operations.bodies import BodyLimit
 from hanok.server.operations.config import ServeSettings
 from hanok.server.operations.requests import Follow
-from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, refuse
+from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, allow_descriptors, refuse
 from hanok.server.operations.service import Operations
 from hanok.server.operations.timeouts import SEND_BYTES
 from hanok.server.operations.traces import open_traces
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.store.connection import Place
-from hanok.store.database import Store, feedback_file
+from hanok.store.conversations import forget_tenant
+from hanok.store.database import Store, feedback_file, run_folder
 
-MAX_WAITING = 512  # requests; more are told to come back
 MOST_HEADER_BYTES = 32 << 10
 WEB = Path(__file__).with_name("web")
 
@@ -50,16 +59,19 @@ def serve(
     model_dir: Path, *, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None, weights: Weights = "auto",
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
     draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
-    settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None, entry: Entry | None = None,
+    entry: Entry | None = None, settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None,
+    name: str | None = None, more: Sequence[ModelSpec] = (),
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
         port: 0 picks a free one. store: the database, a file or a URL; by default in the run that the model belongs to.
         weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team: as `LocalEngine` takes them.
+        entry: who may come in.
         settings: of the operation; the model and what runs it are said by the other arguments.
         source: the settings anew, when they are to be read again.
-        entry: who may come in.
+        name: of the model in the API; by default after its run or directory.
+        more: models that are loaded when somebody asks for them.
 
     Raises:
         ConfigError: no keys and not a loopback address, the port is taken, or an adapter is called like the model.
@@ -68,25 +80,31 @@ def serve(
     settings = settings or ServeSettings()
     traces = open_traces(settings.traces, share=settings.trace_share) if settings.traces else None
     operations = Operations(settings, source=source, traces=traces)
-    with (
-        Store(store or feedback_file(model_dir)) as kept,
-        listen(host, port) as listener,
-        ExitStack() as held,
-    ):
+    with ExitStack() as held:
+        kept = held.enter_context(Store(store or feedback_file(model_dir)))
         people = open_people(kept, host=host, entry=entry)
+        admission = limited(people)
+        held.callback(admission.ledger.flush)
+        listener = held.enter_context(listen(host, port))
         url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
         def start() -> FastAPI:
-            engine = LocalEngine(
-                model_dir, weights=weights, cache_bytes=cache_bytes, cache_type=cache_type, speculation=speculation,
-                draft_dir=draft_dir, max_waiting=MAX_WAITING, adapters=adapters, team=team,
-            )  # fmt: skip
+            options = {
+                "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
+                "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,
+            }  # fmt: skip
+            engine = LocalEngine(model_dir, adapters=adapters, **options)
             held.callback(engine.close)
-            app = create_app(services_of(engine, model_dir, kept, operations=operations, people=people))
-            token = {} if people.setup_token is None else {"setup token": people.setup_token}
+            services = services_of(
+                engine, model_dir, kept, operations=operations, people=people, admission=admission, name=name, more=more,
+                options=options, adapters=adapters,
+            )  # fmt: skip
+            held.callback(services.models.close)
+            app = create_app(services)
+            if people.setup_token is not None:
+                print(f"setup token: {people.setup_token}", file=sys.stderr)
             _say(
-                settings,
-                {"chat page": url, "OpenAI-compatible API": f"{url}/v1", "feedback": str(kept.name), **token},
+                settings, {"chat page": url, "OpenAI-compatible API": f"{url}/v1", "feedback": str(kept.name)}
             )
             return app
 
@@ -94,18 +112,44 @@ def serve(
 
 
 def services_of(
-    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None,
-    people: People | None = None,
+    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, people: People | None = None,
+    admission: Admission | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
+    options: Mapping[str, Any] = {}, adapters: Mapping[str, Path] = {},
 ) -> Services:  # fmt: skip
-    people = people or People(Directory(store))
+    """Args: options, adapters: of the engine, for one that replaces it.
+
+    Raises:
+        ConfigError: a name twice, or a model that the memory for them is too small for.
+    """
+    operations, people = operations or Operations(), people or People(Directory(store))
+    settings = operations.settings
+    spec = ModelSpec(
+        name=name or model_name(model_dir), directory=model_dir, options=options, adapters=adapters
+    )
+    first = Hosted(spec, engine, open_artefact(model_dir).hash)
+    models = Models.of(
+        [first, *map(Hosted, more)], most_loaded=settings.most_loaded,
+        memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
+    )  # fmt: skip
     return Services(
-        models=Models(engine, name=model_name(model_dir), model_hash=open_artefact(model_dir).hash),
+        models=models,
         store=store,
         directory=people.directory,
         people=people,
+        oidc=None if people.directory.entry.provider is None else Oidc(people.directory.entry.provider),
+        admission=admission or limited(people),
+        queue=PromptQueue(people.directory.entry.max_queue_tokens),
         examples=example_questions(model_dir),
-        operations=operations or Operations(),
+        run=run_folder(model_dir),
+        on_tenant_deleted=(partial(forget_tenant, store.engine), partial(forget_documents, store)),
+        operations=operations,
     )
+
+
+def limited(people: People) -> Limited:
+    """Limits and accounts in the store that the people are in."""
+    directory = people.directory
+    return Limited(Ledger(directory.access.store, also=directory.flush), directory.entry.prices)
 
 
 def create_app(services: Services) -> FastAPI:
@@ -115,6 +159,7 @@ def create_app(services: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
+        services.models.begin()
         async with operations.running():
             yield
 
@@ -122,12 +167,14 @@ def create_app(services: Services) -> FastAPI:
         title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
     )
     install_handlers(app)
-    app.add_middleware(BodyLimit, limit=operations.body_limit)
     app.add_middleware(Bodies)
+    app.add_middleware(BodyLimit, limit=operations.body_limit)
     app.add_middleware(Identify, directory=services.directory)
     app.add_middleware(SafeHeaders)  # the last is the outermost
-    for router in ROUTERS:
-        app.include_router(router(services))
+    routers = [router(services) for router in ROUTERS]
+    for router in routers:
+        app.include_router(router)
+    app.state.paths = frozenset(getattr(route, "path", "") for router in routers for route in router.routes)
     app.mount("/", StaticFiles(directory=WEB, html=True))
     # around everything, errors that nobody foresaw too
     app.middleware_stack = Follow(
@@ -165,6 +212,7 @@ def run_server(
         what `start` raises.
     """
     settings, gate, guard = operations.settings, Gate(), operations.guard
+    allow_descriptors(settings.max_connections)
     operations.lifecycle.load()
     config = uvicorn.Config(
         gate, log_level="warning", log_config=None, access_log=False, http=guard.protocol(), ws="none", lifespan="off",
@@ -188,6 +236,9 @@ def run_server(
 def _say(settings: ServeSettings, facts: Mapping[str, str]) -> None:
     """Where to find it: for people as plain lines, else as a log line."""
     if settings.log_format == "json":
-        log.info("serving", extra={"facts": dict(facts)})
+        log.info(
+            "serving",
+            extra={"facts": {name.replace(" ", "_").lower(): value for name, value in facts.items()}},
+        )
         return
     print("\n".join(f"{name}: {value}" for name, value in facts.items()), file=sys.stderr, flush=True)

@@ -6,16 +6,19 @@ Each of them is read as a `ChatRequest`, so that all have the same rules; they d
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from hanok.engine.api import FinishReason, Request, Usage
 from hanok.engine.text import AnswerStream, chat_prompt, opens_reasoning
 from hanok.errors import StructureError
-from hanok.server.errors import ApiError
+from hanok.server.errors import ApiError, problem
 from hanok.server.generation import Generation
 from hanok.server.models import Served
 from hanok.server.principal import Principal
@@ -71,7 +74,33 @@ async def ask(
 
 def new_calls(answer: AnswerStream, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Calls that became whole. Ids of their own: the same call twice in a conversation is two calls."""
-    return [{**call, "id": f"call_{uuid.uuid4().hex[:24]}"} for call in answer.calls[len(known) :]]
+    return [
+        {
+            **call,
+            "id": f"call_{uuid.uuid4().hex[:24]}",
+            "function": {**call["function"], "arguments": _json(call)},
+        }
+        for call in answer.calls[len(known) :]
+    ]
+
+
+def _json(call: Mapping[str, Any]) -> str:
+    """Arguments that parse: a model that wrote bare text in their place gave a string."""
+    written = call["function"]["arguments"]
+    try:
+        json.loads(written)
+    except (ValueError, RecursionError):
+        return json.dumps(written, ensure_ascii=False)
+    return written
+
+
+def chat_request(**fields: Any) -> ChatRequest:
+    """Raises ApiError 400: what another API asks for is against the rules of a chat."""
+    try:
+        return ChatRequest(**fields)
+    except ValidationError as error:
+        param, message, code = problem(error.errors())
+        raise ApiError(400, message, param=param, code=code) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +141,8 @@ class Turn:
                     yield Piece("call", call=call)
                 if rest:
                     yield Piece("text", rest)
+        if self.reason == "cancelled":  # stopped, not finished
+            self.answer.finish()
 
     async def close(self) -> None:
         await self.generation.close()

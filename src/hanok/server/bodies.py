@@ -1,4 +1,4 @@
-"""What a body must be before anything reads it: not too large, of a kind that the server takes, and JSON without traps.
+"""What a body must be before anything reads it: of a kind that the server takes, and JSON without traps.
 
 Traps are what readers of JSON disagree about, so that two parts of a system may see two different requests: names that occur
 twice, NaN and Infinity, halves of surrogate pairs. Depth is bounded because everything that walks a body recurses.
@@ -13,16 +13,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hanok.server.errors import ApiError, error_response
 
-MOST_BYTES = 16 << 20
 DEEPEST = 256  # levels of JSON
 _METHODS = ("POST", "PUT", "PATCH", "DELETE")
 
 
 class Bodies:
-    """ASGI middleware. Multipart bodies (files) are passed on unread: who takes them bounds them."""
+    """ASGI middleware, within `BodyLimit`. Multipart bodies (files) are passed on unread."""
 
-    def __init__(self, app: ASGIApp, *, most_bytes: int = MOST_BYTES) -> None:
-        self._app, self._most = app, most_bytes
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in _METHODS:
@@ -35,7 +34,7 @@ class Bodies:
             return
         try:
             _check_encoding(headers.get(b"content-encoding", ""))
-            body = await self._read(receive, headers.get(b"content-length", ""))
+            body = await _read(receive)
             if body is None:  # the client went away
                 return
             if body:
@@ -46,24 +45,17 @@ class Bodies:
             return
         await self._app(scope, _replay(body, receive), send)
 
-    async def _read(self, receive: Receive, length: str) -> bytes | None:
-        """Raises ApiError 413, before the rest of a body that is too large was read."""
-        if length.isdigit() and int(length) > self._most:
-            raise self._too_large()
-        parts, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._most:
-                raise self._too_large()
-            more = message.get("more_body", False)
-        return b"".join(parts)
 
-    def _too_large(self) -> ApiError:
-        return ApiError(413, f"a body may have {self._most >> 20} MiB", code="body_too_large")
+async def _read(receive: Receive) -> bytes | None:
+    """None if the client goes away first."""
+    parts, more = [], True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
 
 
 def _check_encoding(encoding: str) -> None:

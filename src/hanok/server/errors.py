@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from hanok.errors import ContextLengthError, EngineError, HanokError, NotFoundError, QueueFullError
 from hanok.reporting import log
+
+ANTHROPIC = "/v1/messages"
+_ANTHROPIC_KINDS = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
+    429: "rate_limit_error", 503: "overloaded_error",
+}  # fmt: skip
 
 
 class ApiError(Exception):
@@ -25,11 +34,35 @@ class ApiError(Exception):
         self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
 
 
+class ErrorResponse(JSONResponse):
+    """In Anthropic's envelope on the paths of its API, in OpenAI's everywhere else."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path", "").startswith(ANTHROPIC):
+            error = json.loads(bytes(self.body))["error"]
+            self.body = self.render(anthropic_error(self.status_code, error["message"]))
+            self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
+def anthropic_error(status: int, message: str) -> dict[str, Any]:
+    kind = _ANTHROPIC_KINDS.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
 def error_response(
     status: int, message: str, *, param: str | None = None, code: str | None = None
 ) -> JSONResponse:
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
+    return ErrorResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
+
+
+def problem(errors: Sequence[Any]) -> tuple[str | None, str, str]:
+    """(field, message, code) of a body that breaks rules. Where a value may be of several kinds, what went wrong deepest within
+    one of them says most."""
+    deepest = max(errors, key=lambda error: len(error["loc"]))
+    param = ".".join(str(part) for part in deepest["loc"] if part != "body") or None
+    return param, f"{param or 'body'}: {deepest['msg']}", deepest["type"]
 
 
 def stream_error(error: Exception, request_id: str) -> dict[str, Any]:
@@ -43,6 +76,15 @@ def stream_error(error: Exception, request_id: str) -> dict[str, Any]:
     log.error("request %s failed", request_id, exc_info=error)
     message = "the server failed; its log says why"
     return {"message": message, "type": "server_error", "param": None, "code": None}
+
+
+def methods_of(app: FastAPI, path: str) -> list[str]:
+    """What may be done at a path, by the description of the API."""
+    found: set[str] = set()
+    for template, methods in app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\\\{[^}]*\\\}", ".+", re.escape(template)), path):
+            found |= {method.upper() for method in methods}
+    return sorted(found)
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -78,15 +120,23 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"] if part != "body")
-        return error_response(
-            400, f"{param or 'body'}: {first['msg']}", param=param or None, code=first["type"]
-        )
+        param, message, code = problem(error.errors())
+        return error_response(400, message, param=param, code=code)
 
     @app.exception_handler(HTTPException)
-    async def http(_request: Request, error: HTTPException) -> JSONResponse:
-        return error_response(error.status_code, str(error.detail))
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        status, message, path = error.status_code, str(error.detail), request.url.path
+        headers = dict(error.headers or {})
+        if status in (404, 405):  # said by the files of the page, which stand behind all routes
+            allowed = methods_of(app, path)
+            if allowed and request.method not in allowed:
+                status, message = 405, f"{request.method} is not allowed here: {', '.join(allowed)}"
+                headers["Allow"] = ", ".join(allowed)
+            elif not allowed and status == 405 and request.method not in ("GET", "HEAD"):
+                status, message = 404, "Not Found"
+        response = error_response(status, message)
+        response.headers.update(headers)
+        return response
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -36,6 +36,7 @@ class Generation:
         self._tokens, self._reason = 0, "cancelled"
         self._first: float | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._stopped = False
 
     @classmethod
     async def begin(
@@ -46,12 +47,11 @@ class Generation:
         Raises InputError, ContextLengthError, StructureError, QueueFullError or ApiError before anything runs.
         """
         try:
-            engine = served.engine
             request = replace(  # a client's word has no part in whose cache is used, who is next, or how long it may take
                 request, tenant=services.directory.salt(principal, served.hash), priority=principal.priority,
                 deadline=principal.deadline if request.deadline is None else request.deadline,
             )  # fmt: skip
-            requests = expand(request)
+            engine, requests = served.engine, expand(request)
             await asyncio.to_thread(engine.check, requests[0])  # a grammar takes a while to read
             engine.check_room(len(requests))
             room = engine.max_context - len(request.prompt_ids)
@@ -60,7 +60,12 @@ class Generation:
                 prompt_tokens=len(request.prompt_ids), streamed=streamed,
                 max_tokens=len(requests) * min(request.params.max_tokens or room, room),
             )  # fmt: skip
-            lease = await services.admission.admit(exchange)
+            services.queue.enter(exchange.prompt_tokens)
+            try:
+                lease = await services.admission.admit(exchange)
+            except BaseException:
+                services.queue.leave(exchange.prompt_tokens)
+                raise
         except BaseException:
             services.models.give_back(served)
             raise
@@ -79,10 +84,10 @@ class Generation:
             finally:
                 queue.put_nowait((index, None))
 
+        self._tasks = [asyncio.create_task(pump(index)) for index in range(self.samples)]
         revoked = self._services.directory.following(
             self.exchange.principal, lambda: queue.put_nowait((LOST, None))
         )
-        self._tasks = [asyncio.create_task(pump(index)) for index in range(self.samples)]
         try:
             running = len(self._tasks)
             with revoked:
@@ -92,9 +97,16 @@ class Generation:
                         raise ApiError(401, "the right to go on was taken back", code="access_revoked")
                     if delta is None:
                         running -= 1
-                        await self._tasks[index]  # raises what ended it
+                        if not self._stopped:
+                            await self._tasks[index]  # raises what ended it
                         continue
                     self._count(delta)
+                    if delta.finish_reason == "cancelled" and self._too_late():
+                        raise ApiError(
+                            504,
+                            "the time for this request was over before it began",
+                            code="deadline_exceeded",
+                        )
                     yield index, delta
         except Exception:
             self._reason = "error"
@@ -102,16 +114,28 @@ class Generation:
         finally:
             await self.close()
 
+    def stop(self) -> None:
+        """End it now: whoever reads `deltas` gets no more of them."""
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
+
     async def close(self) -> None:
         """Cancel what runs, tell those who count, give the model back. Once; later calls wait for the first."""
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._end())
         await asyncio.shield(self._ending)  # a client that goes away cancels us, not this
 
+    def _too_late(self) -> bool:
+        """Nothing was said by the deadline; what was said in part is given as far as it came."""
+        deadline = self._requests[0].deadline
+        return self._tokens == 0 and deadline is not None and time.monotonic() >= deadline
+
     def _count(self, delta: Delta) -> None:
         self._tokens += len(delta.ids)
         if self._first is None and delta.ids:
             self._first = time.monotonic() - self.exchange.started
+            self._services.queue.leave(self.exchange.prompt_tokens)
         if delta.usage is not None:
             self._usages.append(delta.usage)
         if delta.finish_reason is not None and len(self._usages) == self.samples:
@@ -122,6 +146,8 @@ class Generation:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._first is None:
+                self._services.queue.leave(self.exchange.prompt_tokens)
             outcome = Outcome(
                 reason=self._reason, completion_tokens=self._tokens,
                 cached_tokens=sum(one.cached_tokens for one in self._usages),

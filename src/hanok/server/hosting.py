@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,11 @@ from typing import Any, Literal
 
 from hanok.artefacts import open_artefact
 from hanok.engine.generator import LocalEngine
+from hanok.errors import ConfigError, did_you_mean
 from hanok.reporting import log
+from hanok.store.database import run_folder
 
+_KEYS = ("name", "path", "weights", "cache_mib", "adapters")
 State = Literal["unloaded", "loading", "loaded", "unloading"]
 
 
@@ -35,6 +39,62 @@ class ModelSpec:
     def weight_bytes(self) -> int:
         """Of its files: what a memory budget counts."""
         return sum(file.stat().st_size for file in self.directory.glob("*.safetensors"))
+
+
+def parse_model(option: str, options: Mapping[str, Any]) -> ModelSpec:
+    """NAME=DIR, or DIR alone. Raises ConfigError: no name or no directory."""
+    name, equals, directory = option.partition("=")
+    if not equals:
+        name, directory = model_name(Path(option).expanduser()), option
+    if not (name and directory):
+        raise ConfigError(f'model "{option}"', remedy="write NAME=DIR, or DIR")
+    return ModelSpec(name=name, directory=Path(directory).expanduser(), options=options)
+
+
+def read_models(file: Path, options: Mapping[str, Any]) -> list[ModelSpec]:
+    """`[[model]]` tables with path and, if wanted, name, weights, cache_mib and adapters. Paths are relative to the file.
+
+    Raises:
+        ConfigError: a file that is none, or keys and values that do not fit.
+    """
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8")).get("model", [])
+        return [_spec(table, file, options) for table in tables]
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror})", remedy="check --models") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not TOML ({error})", remedy="mend it") from error
+
+
+def _spec(table: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> ModelSpec:
+    for key in table:
+        if key not in _KEYS:
+            raise ConfigError(f'{file}: unknown key "{key}" of a model', remedy=did_you_mean(key, _KEYS))
+    if not isinstance(table.get("path"), str) or not isinstance(table.get("name", ""), str):
+        raise ConfigError(
+            f"{file}: a model without a path", remedy='write path = "DIR" and, if wanted, name = "NAME"'
+        )
+    base, own = file.parent, dict(options)
+    if "weights" in table:
+        own["weights"] = table["weights"]
+    if "cache_mib" in table:
+        own["cache_bytes"] = table["cache_mib"] << 20
+    directory = base / Path(table["path"]).expanduser()
+    adapters = {name: base / Path(path).expanduser() for name, path in table.get("adapters", {}).items()}
+    return ModelSpec(
+        name=table.get("name") or model_name(directory), directory=directory, options=own, adapters=adapters
+    )
+
+
+def model_name(model_dir: Path) -> str:
+    """The run and what lies between it and the model: `runs/village/improve-001/model` is village-improve-001."""
+    path = model_dir.absolute()
+    run = run_folder(path)
+    if run is not None:
+        parts = (run.name, *path.relative_to(run).parts)
+    else:
+        parts = path.parts[-2:] if path.name == "model" else (path.name,)
+    return "-".join(part for part in parts if part != "model")
 
 
 class Hosted:

@@ -15,9 +15,8 @@ from hanok.engine.adapters import Adapter
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError
 from hanok.server.errors import ApiError
-from hanok.server.hosting import Hold, Hosted, ModelSpec
+from hanok.server.hosting import Hold, Hosted, ModelSpec, model_name
 from hanok.server.principal import Principal
-from hanok.store.database import run_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,20 @@ class Models:
         cls, hosts: Sequence[Hosted], *, most_loaded: int | None = None, memory: int | None = None,
         keep_alive: float | None = None,
     ) -> Models:  # fmt: skip
+        """Raises ConfigError: a name twice, or a model that the memory is too small for."""
+        names = [name for host in hosts for name in (host.name, *host.adapter_names)]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ConfigError(
+                f'two models are called "{twice[0]}"', remedy="give one another name (NAME=DIR)"
+            )
+        large = [host for host in hosts if memory is not None and host.spec.weight_bytes > memory]
+        if large:
+            size = large[0].spec.weight_bytes >> 20
+            raise ConfigError(
+                f"the files of {large[0].name} have {size} MiB, models may take {(memory or 0) >> 20}",
+                remedy="give them more memory",
+            )
         models = cls.__new__(cls)
         models._take_in(hosts, most_loaded, memory, keep_alive)
         return models
@@ -142,6 +155,10 @@ class Models:
             await host.unload()
             self._freed.set()
 
+    def host(self, name: str) -> Hosted:
+        """Of a model, not of an adapter. Raises ApiError 404."""
+        return self._own(name)
+
     async def load_adapter(self, name: str, directory: Path, *, model: str | None = None) -> None:
         """Raises ConfigError (a name that is taken), CheckpointError (no adapter of this model), ApiError 404."""
         host = self._first if model is None else self._own(model)
@@ -162,6 +179,12 @@ class Models:
                 host.engine.unload_adapter(name)
                 return
         raise ApiError(404, f'no adapter "{name}" is loaded', param="name", code="adapter_not_found")
+
+    def begin(self) -> None:
+        """In the server's loop, once it runs: from here on a model may be unused for too long."""
+        for host in self._hosts.values():
+            if host.state == "loaded":
+                self._later(host)
 
     def close(self) -> None:
         """All engines that were opened."""
@@ -249,18 +272,7 @@ class Models:
     def _sweep(self, host: Hosted, used: float) -> None:
         if host.state == "loaded" and not host.changing and not host.users and host.used == used:
             task = asyncio.get_running_loop().create_task(host.unload())
-            task.add_done_callback(lambda done: self._freed.set() if done.exception() is None else None)
-
-
-def model_name(model_dir: Path) -> str:
-    """The run and what lies between it and the model: `runs/village/improve-001/model` is village-improve-001."""
-    path = model_dir.absolute()
-    run = run_folder(path)
-    if run is not None:
-        parts = (run.name, *path.relative_to(run).parts)
-    else:
-        parts = path.parts[-2:] if path.name == "model" else (path.name,)
-    return "-".join(part for part in parts if part != "model")
+            task.add_done_callback(lambda done: done.cancelled() or done.exception() or self._freed.set())
 
 
 def answerer_hash(model_hash: str, adapter: Adapter | None) -> str:

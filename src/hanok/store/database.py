@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Engine, insert, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from hanok.errors import HanokError, InputError
@@ -97,6 +97,11 @@ class Store:
     def write(self) -> AbstractContextManager[Connection]:
         """A transaction that nobody else's writing comes between (in PostgreSQL: lock the rows); durable when it has ended."""
         return self._writer.begin()
+
+    @property
+    def engine(self) -> Engine:
+        """For the tables of other pages."""
+        return self._engine
 
     def close(self) -> None:
         self._engine.dispose()

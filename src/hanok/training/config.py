@@ -69,6 +69,9 @@ class TrainConfig:
     lora_dora: bool = False
     """Weight-decomposed adapters (DoRA): the length of each row of the weights is learnt by itself."""
 
+    quantise: Literal["none", "int8", "int4"] = "none"
+    """Learn weights that are good once they are rounded: loss and validation are of the rounded model, the result is plain."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if PyTorch finds one for each process. A resumed run stays where it began."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -25,7 +25,9 @@ from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.config import TrainConfig
 from hanok.training.loop import Surroundings, Trainer
+from hanok.training.objective import Objective
 from hanok.training.objectives.next_token import NextToken
+from hanok.training.objectives.rounded import Rounded, as_the_engine
 from hanok.training.plan import Plan, use_threads
 from hanok.training.report import write_report
 from hanok.training.sampler import Sampler
@@ -98,9 +100,10 @@ def _prepare(
     config: TrainConfig, plan: Plan, team: Team, *, shards: Path, out: Path, model: ModelConfig | None,
     init_from: Path | None, parents: Mapping[str, Artefact],
 ) -> Trainer:  # fmt: skip
-    if not team.alone and (config.lora_rank or config.compile):
+    if not team.alone and (config.lora_rank or config.compile or config.quantise != "none"):
         raise ConfigError(
-            "adapters and compiled training go in one process", remedy="run without torchrun, or without them"
+            "adapters, compiled training and rounded weights go in one process",
+            remedy="run without torchrun, or without them",
         )
     opened = open_shards(shards, verify=False)  # its manifest was compared when it was opened as a parent
     torch.manual_seed(config.seed)  # for layers that draw in training; kept in every checkpoint
@@ -115,20 +118,23 @@ def _prepare(
                     name, count, config.max_seq_len)  # fmt: skip
     if config.compile:
         decoder.compile(dynamic=True)
+    objective: Objective[Any] = NextToken(
+        dtype=plan.dtype,
+        mtp_weight=config.mtp_weight,
+        validation=Validation(
+            choose_held_out(config, opened.splits),
+            special_ids=list(Tokenizer.load(shards).special.values()),
+            max_tokens=config.micro_batch_tokens,
+        ),
+    )
+    if config.quantise != "none":
+        objective = Rounded(inner=objective, rounding=as_the_engine(8 if config.quantise == "int8" else 4))
     return Trainer(
         config,
         plan,
         decoder=decoder,
         batches=sampler,
-        objective=NextToken(
-            dtype=plan.dtype,
-            mtp_weight=config.mtp_weight,
-            validation=Validation(
-                choose_held_out(config, opened.splits),
-                special_ids=list(Tokenizer.load(shards).special.values()),
-                max_tokens=config.micro_batch_tokens,
-            ),
-        ),
+        objective=objective,
         surroundings=Surroundings(
             out=out,
             parents=parents,

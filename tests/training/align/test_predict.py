@@ -15,11 +15,14 @@ from hanok.training.scaling import Curve
 CURVE = Curve(0.3, 0.9, 2.0, 40.0)
 
 
-def write_run(run: Path, *, steps: int, total: int = 200, every: int = 0, noise: float = 0.01) -> Path:
+def write_run(
+    run: Path, *, steps: int, total: int = 200, every: int = 0, noise: float = 0.01, answers: int = 4
+) -> Path:
     """As `hanok align` leaves it after so many steps."""
     rng = np.random.default_rng(0)
     run.mkdir()
-    (run / "plan.json").write_text(json.dumps({"schedule": {"total_steps": total}}))
+    plan = {"schedule": {"total_steps": total}, "identity": {"config": {"validation_answers": answers}}}
+    (run / "plan.json").write_text(json.dumps(plan))
     rows = []
     for step in range(1, steps + 1):
         reward = CURVE.at(np.array([step - 1.0 + 1e-9]))[0] + noise * rng.standard_normal() * (step > 1)
@@ -54,6 +57,13 @@ def test_half_of_a_finished_run_by_its_validation(tmp_path: Path) -> None:
     assert abs(found["error"]) < 1e-3
     assert found["measured"] == pytest.approx(CURVE.at(np.array([200.0]))[0])
     assert (tmp_path / "page" / "report.html").is_file()
+
+
+def test_the_likeliest_answers_are_no_points(tmp_path: Path) -> None:
+    """They score on another scale than the sampled ones of the first roll-out, from which the curve starts."""
+    points = read_points(write_run(tmp_path / "run", steps=200, every=10, answers=0))
+    assert points.metric == "reward"
+    assert len(points.steps) == 25
 
 
 def test_what_cannot_be_predicted(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -167,6 +167,29 @@ def test_every_method_learns_something(method: str, base: Path, prompts: Path, t
         assert rows(tmp_path)[1][name] != rows(tmp_path)[0][name]
 
 
+def test_entropy_can_be_paid_for(base: Path, prompts: Path, tmp_path: Path) -> None:
+    def last(bonus: float) -> float:
+        config, out = quick(max_steps=4, entropy_bonus=bonus), tmp_path / str(bonus)
+        align_on_rewards("grpo", config, model=base, prompts=prompts, rewards=mix({"l": letters}), out=out)
+        return rows(out)[-1]["policy.entropy"]
+
+    assert last(5.0) > last(0.0)
+
+
+def test_the_weight_of_the_divergence_follows_its_target(base: Path, prompts: Path, tmp_path: Path) -> None:
+    """Far above its target it rises by a fifth in `kl_horizon` answers; a resumed run goes on with it."""
+    config = quick(max_steps=3, kl_beta=0.5, kl_target=1e-9, kl_horizon=32.0, checkpoint_every=1)
+    align_on_rewards("ppo", config, model=base, prompts=prompts, rewards=mix({"l": letters}), out=tmp_path)
+    found = rows(tmp_path)
+    assert found[0]["rollout.kl_beta"] == 0.5
+    for before, after in pairwise(found):
+        move = 1.1 if before["rollout.answer_kl"] > 1e-9 else 0.9  # 16 of 32 answers, bounded by a fifth
+        assert after["rollout.kl_beta"] == pytest.approx(before["rollout.kl_beta"] * move)
+    state = json.loads((tmp_path / "checkpoints" / "step-000002" / "training" / "state.json").read_text())
+    assert state["sampler"]["kl_beta"] == pytest.approx(found[2]["rollout.kl_beta"])
+    assert all(row["value.explained_variance"] <= 1 for row in found)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["grpo", "rloo", "ppo"])
 def test_the_reward_rises(method: str, base: Path, prompts: Path, tmp_path: Path) -> None:
@@ -301,6 +324,8 @@ def test_settings_that_do_not_go_together(base: Path, prompts: Path, tmp_path: P
         ({"clip_high": 0.3}, "both sides alike"),
         ({"max_steps": None}, "no end by itself"),
         ({"max_new_tokens": 64}, "leaves no room"),
+        ({"kl_target": 2.0}, "kl_target = 2.0 of rloo"),
+        ({"carry": 4, "chunks": 2}, "carry and chunks with think = plain"),
     ):
         with pytest.raises(ConfigError, match=message):
             align_on_rewards(

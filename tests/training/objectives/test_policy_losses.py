@@ -24,12 +24,18 @@ from hanok.training.objectives.policy import (
     add_entropy_bonus,
     add_reference_kl,
     kl_estimate,
-    step_metrics,
 )
 from hanok.training.objectives.ppo import explained_variance, ppo_loss, value_loss
 from hanok.training.objectives.ragged import count_sequences
 from hanok.training.objectives.reinforce import reinforce_loss, rloo_loss
 from hanok.training.objectives.sapo import sapo_loss
+
+
+def step_metrics(losses: list[PolicyLoss]) -> dict[str, float]:
+    """Means over the counted tokens of all micro-batches of a step."""
+    tokens = max(sum(int(loss.tokens) for loss in losses), 1)
+    names = {name for loss in losses for name in loss.metrics}
+    return {name: sum(float(loss.metrics[name]) for loss in losses) / tokens for name in names}
 
 
 def numbers(*values: float) -> Tensor:
@@ -385,9 +391,12 @@ def test_value_loss_is_clipped_the_pessimistic_way() -> None:
     # errors: 1; clipped at .2 -> .64 beats 0; 1.69 beats 1.44
     assert loss.objective.item() == pytest.approx(0.5 * (1 + 0.64 + 1.69) / 3)
     assert torch.autograd.grad(loss.objective, values)[0].isfinite().all()
-    metrics = step_metrics([loss])
+    assert step_metrics([loss])["error2"] == pytest.approx((1 + 0 + 1.69) / 3)
     residual, total = (1 + 0 + 1.69) / 3, 1 - (1 / 3) ** 2
-    assert explained_variance(metrics) == pytest.approx(1 - residual / total)
+    assert explained_variance(values.detach(), returns, mask) == pytest.approx(1 - residual / total)
+    assert (
+        explained_variance(values.detach(), returns.abs(), mask) == 0.0
+    )  # all returns alike: nothing to explain
 
 
 def test_value_gradient_is_a_finite_difference() -> None:

@@ -33,12 +33,26 @@ class ServeSettings:
     speculation: Literal["auto", "off", "lookup", "own"] = "auto"
     draft: Path | None = None
     adapter: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+    models: Path | None = None
+    most_loaded: int | None = None
+    models_mib: int | None = None
+    unload_seconds: float | None = None
     replicas: int = 1
     runtime: Literal["process", "ray"] = "process"
     store: str | None = None
     allowed_host: tuple[str, ...] = ()
     trust_loopback: bool = False
     setup: bool = False
+    oidc_issuer: str = ""
+    oidc_client: str = ""
+    oidc_name: str = ""
+    oidc_role: str = "user"
+    url: str = ""
+    prices: Path | None = None
+    request_timeout: float | None = None
+    max_queue: int = 512
+    max_queue_tokens: int | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log_format: Format = "text"
@@ -53,6 +67,7 @@ class ServeSettings:
     keep_alive_seconds: int = 75
     max_body_mib: int = field(default=16, metadata=_LIVE)
     max_upload_mib: int = field(default=512, metadata=_LIVE)
+    document_vectors: Literal["spelling", "model"] = "spelling"
 
     def __post_init__(self) -> None:
         for name in (
@@ -65,6 +80,10 @@ class ServeSettings:
         ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} = {getattr(self, name)}", remedy="it must be above 0")
+        for name in ("most_loaded", "models_mib", "unload_seconds"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"{name} = {value}", remedy="it must be above 0")
         if self.grace < 0:
             raise ConfigError(f"grace = {self.grace}", remedy="it must be 0 or more")
         if not 0 <= self.trace_share <= 1:
@@ -132,7 +151,7 @@ def _checked(values: Mapping[str, Any], where: str, *, prefix: str = "") -> dict
                 else (name, [*types])
             )
             raise ConfigError(f'{where}: unknown key "{shown}"', remedy=did_you_mean(shown, known))
-        if prefix and name in ("adapter", "allowed_host"):
+        if prefix and name in ("adapter", "more", "allowed_host"):
             value = [part for part in value.split(",") if part]
         try:
             checked[name] = TypeAdapter(types[name]).validate_python(value)

@@ -10,7 +10,7 @@ import importlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hanok.errors import ConfigError
 from hanok.server.exchange import Exchange, Outcome
@@ -41,14 +41,15 @@ class Traces:
     """A `Watcher` of HTTP requests.
 
     Args:
-        exporter: of OpenTelemetry's SDK. share: of traces that begin here which are kept.
+        exporter: of OpenTelemetry's SDK. share: of traces that begin here which are kept. file: closed at the end.
     """
 
-    def __init__(self, exporter: Any, *, share: float = 1.0) -> None:
+    def __init__(self, exporter: Any, *, share: float = 1.0, file: IO[str] | None = None) -> None:
         sdk, resources, sampling, batching = (
             importlib.import_module(f"opentelemetry.sdk.{name}")
             for name in ("trace", "resources", "trace.sampling", "trace.export")
         )
+        self._file = file
         self._api = importlib.import_module("opentelemetry.trace")
         self._propagation = importlib.import_module("opentelemetry.trace.propagation.tracecontext")
         self._provider = sdk.TracerProvider(
@@ -83,6 +84,8 @@ class Traces:
     def close(self) -> None:
         self._provider.force_flush(int(1000 * _LONGEST))
         self._provider.shutdown()
+        if self._file is not None:
+            self._file.close()
 
     def _record(self, exchange: Exchange, outcome: Outcome, context: Any) -> None:
         operation = OPERATIONS.get(exchange.route, "chat")
@@ -123,8 +126,6 @@ def open_traces(target: str, *, share: float = 1.0) -> Traces:
         raise ConfigError(
             f"traces need OpenTelemetry, of which something is not installed ({error})", remedy="pip install 'hanok[otel]'"
         ) from error  # fmt: skip
-    file = Path(target).open("a", encoding="utf-8")  # noqa: SIM115 - the exporter writes to it until the process ends
-    return Traces(
-        export.ConsoleSpanExporter(out=file, formatter=lambda span: span.to_json(indent=None) + "\n"),
-        share=share,
-    )
+    file = Path(target).open("a", encoding="utf-8")  # noqa: SIM115 - `Traces.close` closes it
+    exporter = export.ConsoleSpanExporter(out=file, formatter=lambda span: span.to_json(indent=None) + "\n")
+    return Traces(exporter, share=share, file=file)

@@ -35,7 +35,7 @@ def router(services: Services) -> APIRouter:
         return Response(operations.metrics.text(), media_type=CONTENT_TYPE)
 
     @routes.get("/admin/status")
-    @needs("service:manage")
+    @needs("metrics:read")
     async def status() -> dict[str, Any]:
         return operations.report()
 

@@ -1,13 +1,33 @@
-"""What the page asks for beside the API, and health."""
+"""What the console asks for beside the API, and health."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
+from hanok import __version__
 from hanok.server.identity.roles import PUBLIC, needs
+from hanok.server.principal import Principal, principal_of
+from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
+
+FEATURES: Mapping[str, tuple[str, str]] = {
+    "session": ("/session", PUBLIC),
+    "conversations": ("/console/conversations", "conversations:own"),
+    "presets": ("/console/presets", "conversations:own"),
+    "feedback": ("/v1/feedback", "feedback:create"),
+    "documents": ("/v1/vector_stores", "documents:write"),
+    "reports": ("/console/reports", "reports:read"),
+    "usage": ("/v1/usage", "usage:own"),
+    "all_usage": ("/admin/usage", "usage:read"),
+    "keys": ("/admin/keys", "keys:manage"),
+    "people": ("/admin/users", "users:manage"),
+    "models": ("/admin/models/{model:path}/load", "models:manage"),
+    "dashboard": ("/admin/status", "metrics:read"),
+}
+"""View or part of one -> the route that it needs, and what one must be allowed."""
 
 
 def router(services: Services) -> APIRouter:
@@ -24,4 +44,31 @@ def router(services: Services) -> APIRouter:
     async def example_list() -> Mapping[str, Sequence[str]]:
         return services.examples
 
+    @routes.get("/console.json")
+    @needs(PUBLIC)
+    async def console(request: Request) -> dict[str, Any]:
+        """What the console may show to whoever asks."""
+        principal = principal_of(request)
+        return {
+            "version": __version__,
+            "me": {
+                "id": principal.id,
+                "name": principal.name,
+                "tenant": principal.tenant,
+                "role": principal.role,
+            },
+            "decoding_heads": any(engine.has_heads for engine in services.models.engines.values()),
+            "features": sorted(_features(request.app.state.paths, principal)),
+        }
+
     return routes
+
+
+def _features(paths: Container[str], principal: Principal) -> Iterable[str]:
+    return (
+        name
+        for name, (path, permission) in FEATURES.items()
+        if path in paths
+        and (permission == PUBLIC or principal.may(permission))
+        and (name != "documents" or "documents" in ChatRequest.model_fields)
+    )

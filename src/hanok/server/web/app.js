@@ -1,348 +1,168 @@
-// The chat page: streams answers, collects thumbs and corrections. Text enters the page as text, never as markup.
-import { STRINGS } from "/strings.js";
+// The console: what the server offers, the frame around all views, and which view the address names.
+import { errorText, get, remove, setCsrf, whenUnauthorised } from "/lib/api.js";
+import { $, announce, h, icon, iconButton } from "/lib/dom.js";
+import { language, setLanguage, t } from "/lib/i18n.js";
+import { has, server } from "/lib/state.js";
+import { library, markCurrent } from "/chat/library.js";
+import { begin, open, session, stop } from "/chat/session.js";
+import { chatView } from "/chat/view.js";
+import { VIEWS } from "/views/index.js";
 
-const $ = (id) => document.getElementById(id);
-const TEMPERATURE = { precise: 0, creative: 0.8 };
-const settings = {
-  language: localStorage.getItem("hanok.language") ?? (navigator.language.startsWith("ko") ? "ko" : "en"),
-  style: localStorage.getItem("hanok.style") ?? "precise",
-};
-let model = null;
-let examples = {};
-let turns = JSON.parse(sessionStorage.getItem("hanok.turns") ?? "[]"); // {role, content, id?, rating?, correction?, end?, error?}
-let running = null; // AbortController of the answer being written
+const LOGIN = { name: "login", open: async () => (await import("/views/login.js")).open() };
+let shown = null; // view that is on the page; `leave` is called when another comes
 
-const t = (key, values = {}) =>
-  Object.entries(values).reduce((text, [name, value]) => text.replace(`{${name}}`, value), STRINGS[settings.language][key]);
+const OTHER = { ko: ["en", "English"], en: ["ko", "한국어"] };
 
-// ---- settings -------------------------------------------------------------------------------------------------
+// ---- the frame --------------------------------------------------------------------------------------------------
 
-function remember(name, value) {
-  settings[name] = value;
-  localStorage.setItem(`hanok.${name}`, value);
+function drawFrame() {
+  document.documentElement.lang = language();
+  $("skip").textContent = t("skip");
+  const side = $("side");
+  side.setAttribute("aria-label", t("navigation"));
+  const inside = signedOut() ? [h("div", { class: "library" })] : [newChat(), views(), has("conversations") ? library() : h("div", { class: "library" })];
+  side.replaceChildren(brand(), ...inside, foot());
 }
 
-function applySettings() {
-  document.documentElement.lang = settings.language;
-  for (const node of document.querySelectorAll("[data-text]")) node.textContent = t(node.dataset.text);
-  for (const node of document.querySelectorAll("[data-label]")) label(node, t(node.dataset.label));
-  for (const node of document.querySelectorAll("[data-placeholder]")) node.placeholder = t(node.dataset.placeholder);
-  $("language-name").textContent = t("other");
-  $("language").lang = settings.language === "ko" ? "en" : "ko";
-  const style = t(`style_${settings.style}`);
-  $("style-name").textContent = style;
-  label($("style"), t("style_label", { style }));
-  $("style").setAttribute("aria-pressed", String(settings.style === "creative"));
-  showExamples();
-  redraw();
+function brand() {
+  const mark = $("mark").content.firstElementChild.cloneNode(true);
+  return h("div", { class: "brand" }, mark, h("span", { class: "name" }, "Hanok"), iconButton("close", t("close_menu"), () => menu(false), { class: "only-phone" }));
 }
 
-function label(node, text) {
-  node.setAttribute("aria-label", text);
-  if (node.tagName === "BUTTON") node.title = text;
+function newChat() {
+  const start = () => {
+    begin();
+    if (location.hash === "#/chat" || location.hash === "") show();
+    else location.hash = "#/chat";
+    menu(false);
+  };
+  return h("button", { type: "button", id: "new", class: "new", onclick: start }, icon("plus"), h("span", {}, t("new_chat")));
 }
 
-function toggleTheme() {
+function views() {
+  const there = VIEWS.filter((view) => !view.needs || has(view.needs));
+  const links = there.map((view) => h("li", {}, h("a", { href: `#/${view.name}`, dataset: { view: view.name } }, icon(view.icon), h("span", {}, t(`view_${view.name}`)))));
+  return h("nav", { "aria-label": t("views") }, h("ul", { id: "views" }, links));
+}
+
+function foot() {
+  const [, name] = OTHER[language()];
+  const change = h("button", { type: "button", id: "language", lang: OTHER[language()][0], onclick: switchLanguage }, name);
+  const theme = iconButton("theme", t("theme"), switchTheme, { id: "theme" });
+  const me = server.me?.kind === "user" ? server.me.name : "";
+  const out = me ? iconButton("leave", t("sign_out"), signOut, { id: "sign-out" }) : null;
+  return h("div", { class: "foot" }, h("span", { class: "me" }, me), out, change, theme);
+}
+
+function switchLanguage() {
+  setLanguage(OTHER[language()][0]);
+  drawFrame();
+  show();
+  $("language").focus();
+}
+
+function switchTheme() {
   const root = document.documentElement;
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
   localStorage.setItem("hanok.theme", root.dataset.theme);
 }
 
-// ---- conversation ---------------------------------------------------------------------------------------------
-
-function save() {
-  sessionStorage.setItem("hanok.turns", JSON.stringify(turns));
+async function signOut() {
+  await remove("/session");
+  sessionStorage.clear(); // the next person's tab knows nothing of this one's conversation
+  location.replace("/");
 }
 
-function redraw() {
-  $("log").replaceChildren(...turns.map((turn, place) => draw(turn, place)));
-  $("welcome").hidden = turns.length > 0;
+// On a telephone the frame is a drawer over the page.
+function menu(on) {
+  document.body.classList.toggle("menu", on);
+  const narrow = matchMedia("(max-width: 52rem)").matches;
+  $("side").inert = narrow && !on;
+  $("page").inert = narrow && on;
+  document.querySelector("#menu-button")?.setAttribute("aria-expanded", String(on));
+  if (on) $("side").querySelector("button").focus();
+  else if (narrow) document.querySelector("#menu-button")?.focus({ preventScroll: true });
 }
 
-// Draw one turn anew (others keep their open editors) and put the focus back where it was.
-function refresh(turn, focus) {
-  const place = turns.indexOf(turn);
-  const item = draw(turn, place);
-  $("log").children[place]?.replaceWith(item);
-  item.querySelector(focus)?.focus();
-  return item;
-}
+// ---- views ------------------------------------------------------------------------------------------------------
 
-function draw(turn, place) {
-  const item = $("turn").content.firstElementChild.cloneNode(true);
-  item.classList.add(turn.role, ...(turn.error ? ["failed"] : []));
-  item.querySelector(".who").textContent = t(turn.role === "user" ? "you" : "assistant");
-  const bubble = item.querySelector(".bubble");
-  bubble.dir = "auto";
-  bubble.textContent = turn.error ? errorText(turn.error) : turn.content || (turn.end ? t("empty") : "");
-  const actions = item.querySelector(".actions");
-  if (turn.role === "user" || (!turn.end && !turn.error)) actions.remove();
-  else if (turn.error) actions.replaceChildren(retryButton(place));
-  else wireActions(item, turn);
-  if (turn.correction) item.append(correctionBox(turn.correction));
-  return item;
-}
-
-function wireActions(item, turn) {
-  item.querySelector(".actions").setAttribute("aria-label", t("actions"));
-  for (const [name, rating] of [["up", 1], ["down", -1]]) {
-    const button = item.querySelector(`.${name}`);
-    label(button, t(name));
-    button.disabled = !turn.id;
-    button.setAttribute("aria-pressed", String(turn.rating === rating));
-    button.addEventListener("click", () => rate(turn, { rating }, "thanks", `.${name}`));
+async function show() {
+  const [, name = "chat", argument] = location.hash.split("/");
+  const view = viewOf(name);
+  shown?.leave?.();
+  shown = { leave: null };
+  const mine = shown;
+  for (const link of document.querySelectorAll("#views a")) {
+    if (link.dataset.view === view.name) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
   }
-  const correct = item.querySelector(".correct");
-  correct.querySelector("span").textContent = t("correct");
-  correct.disabled = !turn.id;
-  correct.addEventListener("click", () => openEditor(item, turn));
-  const copy = item.querySelector(".copy");
-  label(copy, t("copy"));
-  copy.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(turn.content);
-    announce(t("copied"), item);
-  });
-  item.querySelector(".note").textContent = { stopped: t("stopped"), length: t("cut") }[turn.end] ?? "";
-}
-
-function correctionBox(text) {
-  const box = document.createElement("div");
-  box.className = "correction";
-  box.dir = "auto";
-  box.textContent = text;
-  return box;
-}
-
-function retryButton(place) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = t("retry");
-  button.addEventListener("click", () => {
-    turns = turns.slice(0, place);
-    answer();
-  });
-  return button;
-}
-
-function errorText(error) {
-  if (error.code === "context_length_exceeded") return `${t("error_long")} (${error.message})`;
-  return error.offline ? t("error_offline") : `${t("error_other")} ${error.message}`;
-}
-
-function announce(text, item = null) {
-  $("status").textContent = text;
-  if (item) item.querySelector(".note").textContent = text;
-}
-
-const nearBottom = () => $("scroll").scrollHeight - $("scroll").scrollTop - $("scroll").clientHeight < 120;
-const toBottom = () => $("scroll").scrollTo({ top: $("scroll").scrollHeight });
-
-// ---- asking ---------------------------------------------------------------------------------------------------
-
-function send(text) {
-  if (running || !text.trim()) return;
-  turns.push({ role: "user", content: text.trim() });
-  answer();
-}
-
-async function answer() {
-  const turn = { role: "assistant", content: "" };
-  const messages = turns.filter((one) => !one.error).map(({ role, content, correction }) => ({ role, content: correction ?? content }));
-  turns.push(turn);
-  running = new AbortController();
-  busy(true);
-  redraw();
-  toBottom();
-  const bubble = $("log").lastElementChild.querySelector(".bubble");
-  bubble.classList.add("writing");
-  announce(t("thinking"));
   try {
-    await read(await ask(messages, running.signal), (event) => {
-      const stay = nearBottom();
-      turn.id = event.id ?? turn.id;
-      turn.content += event.choices[0]?.delta.content ?? "";
-      turn.end = event.choices[0]?.finish_reason ?? turn.end;
-      bubble.textContent = turn.content;
-      if (stay) toBottom();
-    });
+    if (view.name === "chat" && argument) await open(decodeURIComponent(argument));
+    const drawn = view.name === "chat" ? chatView() : await view.open(argument);
+    if (shown !== mine) return drawn.leave?.(); // another view came first
+    Object.assign(shown, drawn);
+    put(drawn);
   } catch (error) {
-    if (error.name === "AbortError") turn.end = "stopped";
-    else turn.error = { message: error.message, code: error.code, offline: error instanceof TypeError };
+    put({ bar: [h("h1", { class: "title" }, t(`view_${view.name}`))], body: h("p", { class: "failure", role: "alert" }, errorText(error)) });
   }
-  if (turn.end === "stopped") turn.id = undefined; // the server keeps finished answers alone
-  if (!turn.end && !turn.error) turn.error = { offline: true };
-  running = null;
-  busy(false);
-  save();
-  redraw();
-  announce(turn.error ? errorText(turn.error) : t("finished"));
-  toBottom();
-  $("input").focus();
+  document.title = view.name === "chat" ? "Hanok" : `${t(`view_${view.name}`)} · Hanok`;
+  markCurrent();
 }
 
-async function ask(messages, signal) {
-  if (!model) await loadModel();
-  const response = await fetch("/v1/chat/completions", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ model, messages, stream: true, temperature: TEMPERATURE[settings.style] }),
-    signal,
-  });
-  if (!response.ok) throw await serverError(response);
-  return response.body;
+function viewOf(name) {
+  if (signedOut()) return LOGIN;
+  return VIEWS.find((one) => one.name === name && (!one.needs || has(one.needs))) ?? VIEWS[0];
 }
 
-async function serverError(response) {
-  const body = await response.json().catch(() => ({}));
-  return Object.assign(new Error(body.error?.message ?? response.statusText), { code: body.error?.code });
+const signedOut = () => server.session !== null && !server.session.signed_in;
+
+function put({ bar, body, focus }) {
+  const menuButton = iconButton("menu", t("open_menu"), () => menu(true), { id: "menu-button", class: "only-phone", "aria-expanded": false, "aria-controls": "side" });
+  $("bar").replaceChildren(menuButton, ...bar);
+  $("view").replaceChildren(body);
+  if (focus) focus();
+  else $("view").focus({ preventScroll: true });
 }
 
-async function read(body, onEvent) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let held = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const events = (held + value).split("\n\n");
-    held = events.pop();
-    for (const line of events.flatMap((event) => event.split("\n"))) {
-      if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
-      const event = JSON.parse(line.slice(6));
-      if (event.error) throw new Error(event.error.message);
-      onEvent(event);
-    }
-  }
+// ---- start ------------------------------------------------------------------------------------------------------
+
+async function load() {
+  const about = await get("/console.json");
+  Object.assign(server, { me: about.me, features: new Set(about.features), decodingHeads: about.decoding_heads });
+  if (has("session")) await loadSession();
+  if (signedOut()) return;
+  const [models, examples] = await Promise.all([get("/v1/models"), get("/examples.json")]);
+  Object.assign(server, { models: models.data, examples });
 }
 
-function busy(yes) {
-  $("send").hidden = yes;
-  $("stop").hidden = !yes;
-  document.body.classList.toggle("busy", yes);
+async function loadSession() {
+  server.session = await get("/session");
+  server.me = server.session.principal;
+  setCsrf(server.session.csrf);
 }
 
-// ---- feedback -------------------------------------------------------------------------------------------------
-
-async function rate(turn, opinion, thanks, focus) {
-  try {
-    const response = await fetch("/v1/feedback", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ request_id: turn.id, ...opinion }),
-    });
-    if (!response.ok) throw await serverError(response);
-    Object.assign(turn, opinion);
-    save();
-    announce(t(thanks), refresh(turn, focus));
-  } catch (error) {
-    const item = $("log").children[turns.indexOf(turn)];
-    announce(error instanceof TypeError ? t("error_offline") : `${t("error_feedback")} ${error.message}`, item);
-  }
-}
-
-function openEditor(item, turn) {
-  if (item.querySelector(".editor")) return;
-  const form = $("editor").content.firstElementChild.cloneNode(true);
-  const area = form.querySelector("textarea");
-  form.querySelector(".label").textContent = t("correction_label");
-  form.querySelector("[type=submit]").textContent = t("save");
-  form.querySelector(".cancel").textContent = t("cancel");
-  area.value = turn.correction ?? turn.content;
-  const close = () => {
-    form.remove();
-    item.querySelector(".correct").focus();
-  };
-  form.querySelector(".cancel").addEventListener("click", close);
-  form.addEventListener("keydown", (event) => {
-    if (event.isComposing) return;
-    if (event.key === "Escape") close();
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-  });
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    const correction = area.value.trim();
-    if (correction) rate(turn, { rating: -1, correction }, "corrected", ".correct");
-  });
-  item.append(form);
-  area.focus();
-  area.select();
-  form.scrollIntoView({ block: "nearest" });
-}
-
-// ---- start ----------------------------------------------------------------------------------------------------
-
-async function loadModel() {
-  const response = await fetch("/v1/models");
-  if (!response.ok) throw await serverError(response);
-  model = (await response.json()).data[0].id;
-  $("model").textContent = model;
-  $("model").hidden = false;
-}
-
-async function loadExamples() {
-  const response = await fetch("/examples.json");
-  if (response.ok) examples = await response.json();
-  showExamples();
-}
-
-function showExamples() {
-  const welcome = examples[settings.language]?.length ? "welcome_village" : "welcome_text";
-  $("welcome-text").dataset.text = welcome;
-  $("welcome-text").textContent = t(welcome);
-  $("examples").replaceChildren(
-    ...(examples[settings.language] ?? []).map((text) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = text;
-      button.addEventListener("click", () => send(text));
-      return button;
-    }),
-  );
-}
-
-function grow() {
-  $("input").style.height = "auto";
-  $("input").style.height = `${$("input").scrollHeight + 2}px`;
-}
-
-$("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  if (running) return;
-  const text = $("input").value;
-  $("input").value = "";
-  grow();
-  send(text);
+addEventListener("hashchange", () => {
+  menu(false);
+  show();
 });
-$("input").addEventListener("input", grow);
-$("input").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return; // 229: Hangul being composed
-  event.preventDefault();
-  $("form").requestSubmit();
-});
-$("stop").addEventListener("click", () => running?.abort());
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.isComposing) running?.abort();
+  if (event.key !== "Escape" || event.isComposing || document.querySelector("dialog[open]")) return;
+  if (document.body.classList.contains("menu")) menu(false);
+  else if (session.running) stop();
 });
-$("new").addEventListener("click", () => {
-  running?.abort();
-  turns = [];
-  save();
-  redraw();
-  $("input").focus();
-});
-$("style").addEventListener("click", () => {
-  remember("style", settings.style === "precise" ? "creative" : "precise");
-  applySettings();
-});
-$("language").addEventListener("click", () => {
-  if (running) return; // redrawing would lose the bubble being written
-  remember("language", settings.language === "ko" ? "en" : "ko");
-  applySettings();
-});
-$("theme").addEventListener("click", toggleTheme);
+matchMedia("(max-width: 52rem)").addEventListener("change", () => menu(false));
+$("shade").addEventListener("click", () => menu(false));
 
-applySettings();
-toBottom();
-loadModel().catch(() => announce(t("error_offline")));
-loadExamples().catch(() => {});
-if (!matchMedia("(pointer: coarse)").matches) $("input").focus();
+whenUnauthorised(() => {
+  if (server.session?.signed_in) location.reload(); // the session has ended
+});
+
+load()
+  .catch((error) => announce(errorText(error)))
+  .finally(async () => {
+    drawFrame();
+    menu(false);
+    await show();
+    document.body.classList.add("ready");
+  });

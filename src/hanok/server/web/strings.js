@@ -1,39 +1,7 @@
-// Every word of the page.
-export const STRINGS = {
-  ko: {
-    name: "한국어", other: "English", skip: "입력란으로 건너뛰기", settings: "설정", new_chat: "새 대화",
-    theme: "밝게/어둡게", style_precise: "정확하게", style_creative: "다양하게",
-    style_label: "답변 방식: {style}. 누르면 바뀝니다.",
-    welcome: "무엇이든 물어보세요",
-    welcome_village: "작은 한옥 마을을 배운 모델입니다. 가게와 시간, 값과 사람을 물어보세요. 답이 틀리면 고쳐 주세요. 고쳐 준 답으로 다음 모델이 나아집니다.",
-    welcome_text: "이 모델은 당신의 컴퓨터에서만 실행됩니다. 답이 틀리면 고쳐 주세요. 고쳐 준 답으로 다음 모델이 나아집니다.",
-    conversation: "대화", message: "메시지", placeholder: "메시지를 입력하세요", send: "보내기", stop: "멈추기",
-    hint: "작은 모델이라 틀릴 수 있습니다.", hint_keys: "Enter 보내기 · Shift+Enter 줄바꿈 · Esc 멈추기",
-    you: "나", assistant: "한옥", up: "좋아요", down: "별로예요", correct: "답 고치기", copy: "복사",
-    actions: "이 답변에 대한 의견", thinking: "답변을 쓰는 중", finished: "답변이 끝났습니다",
-    thanks: "의견을 저장했습니다", corrected: "고친 답을 저장했습니다", copied: "복사했습니다",
-    stopped: "멈춤", cut: "최대 길이에 이르렀습니다", empty: "(빈 답변)",
-    correction_label: "어떻게 답했어야 하나요?", save: "저장", cancel: "취소",
-    error_offline: "서버에 연결할 수 없습니다. 서버가 켜져 있는지 확인해 주세요.",
-    error_long: "대화가 너무 깁니다. 새 대화를 시작해 주세요.",
-    error_other: "답변을 받지 못했습니다:", error_feedback: "의견을 저장하지 못했습니다:", retry: "다시 시도",
-  },
-  en: {
-    name: "English", other: "한국어", skip: "Skip to the message box", settings: "Settings", new_chat: "New chat",
-    theme: "Light or dark", style_precise: "Precise", style_creative: "Creative",
-    style_label: "Answers: {style}. Press to change.",
-    welcome: "Ask me anything",
-    welcome_village: "This model has learnt a small hanok village: its shops, hours, prices and people. When an answer is wrong, correct it: the next model learns from it.",
-    welcome_text: "This model runs on your computer alone. When an answer is wrong, correct it: the next model learns from it.",
-    conversation: "Conversation", message: "Message", placeholder: "Write a message", send: "Send", stop: "Stop",
-    hint: "A small model: it can be wrong.", hint_keys: "Enter sends · Shift+Enter new line · Esc stops",
-    you: "You", assistant: "Hanok", up: "Good answer", down: "Bad answer", correct: "Correct", copy: "Copy",
-    actions: "Your opinion of this answer", thinking: "Writing an answer", finished: "The answer is complete",
-    thanks: "Your opinion is saved", corrected: "Your correction is saved", copied: "Copied",
-    stopped: "Stopped", cut: "Reached the longest answer", empty: "(empty answer)",
-    correction_label: "What should the answer have been?", save: "Save", cancel: "Cancel",
-    error_offline: "The server cannot be reached. Is it still running?",
-    error_long: "This conversation is too long. Please start a new chat.",
-    error_other: "No answer:", error_feedback: "Your opinion could not be saved:", retry: "Try again",
-  },
-};
+// Every word of the page, in both languages; a file a language and part.
+import { ADMIN_EN } from "/strings/admin-en.js";
+import { ADMIN_KO } from "/strings/admin-ko.js";
+import { EN } from "/strings/en.js";
+import { KO } from "/strings/ko.js";
+
+export const STRINGS = { ko: { ...KO, ...ADMIN_KO }, en: { ...EN, ...ADMIN_EN } };

@@ -12,7 +12,7 @@ from hanok.errors import ConfigError
 from hanok.training.config import TrainConfig
 
 PairMethod = Literal["dpo", "ipo", "kto", "orpo", "simpo", "cpo", "reward"]
-PolicyMethod = Literal["grpo", "rloo", "ppo", "dapo", "gspo", "cispo", "drgrpo", "scalerl", "star"]
+PolicyMethod = Literal["grpo", "rloo", "ppo", "dapo", "gspo", "cispo", "drgrpo", "sapo", "scalerl", "star"]
 Method = Literal[PairMethod, PolicyMethod]
 PAIR_METHODS: tuple[str, ...] = get_args(PairMethod)
 POLICY_METHODS: tuple[str, ...] = get_args(PolicyMethod)
@@ -108,8 +108,19 @@ class AlignConfig:
     """scalerl: a prompt of which this share of all answers so far was right is not drawn again."""
     kl_beta: float = 0.0
     """Weight of the divergence from the starting model: in the reward for ppo and rloo, in the loss for the others."""
+    kl_target: float | None = None
+    """ppo, rloo: kl_beta is where the weight begins; it then rises while an answer's divergence is above so many nats, and falls
+    while it is below."""
+    kl_horizon: float = 10_000
+    """kl_target: answers in which the weight changes by at most a fifth."""
     importance_cap: float = 2.0
-    """Bound of trainer over generator probability, a token at a time; 0 switches the correction off."""
+    """Bound of trainer over generator probability; 0 switches the correction off."""
+    importance: Literal["token", "answer"] = "token"
+    """Tokens weigh min(ratio, cap) each; or all of an answer the ratio of the whole, and nothing above the cap."""
+    off_policy_nats: float | None = None
+    """Answers with a negative advantage from which the policy has moved away by more nats a token are left out."""
+    entropy_bonus: float = 0.0
+    """Weight of the entropy of the policy's law, which holds off collapse."""
     overlong_cache: int = 0
     """DAPO: answers longer than max_new_tokens - this lose up to 1; 0 switches it off."""
     dynamic_sampling: int = 3
@@ -140,12 +151,22 @@ class AlignConfig:
         )  # fmt: skip
         for name in positive:
             _require(getattr(self, name) > 0, f"{name} = {getattr(self, name)}", "it must be more than 0")
-        for name in ("beta", "max_steps", "max_minutes", "clip_low", "clip_high"):
+        for name in (
+            "beta",
+            "max_steps",
+            "max_minutes",
+            "clip_low",
+            "clip_high",
+            "kl_target",
+            "kl_horizon",
+            "off_policy_nats",
+        ):
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} = {value}", "it must be more than 0")
         for name in (
             "kl_beta",
             "importance_cap",
+            "entropy_bonus",
             "overlong_cache",
             "dynamic_sampling",
             "samples_kept",
@@ -220,6 +241,12 @@ class AlignConfig:
             )
         if self.overlap:
             self._check_overlap(method)
+        if self.kl_target is not None:
+            _require(
+                method in ("ppo", "rloo") and self.kl_beta > 0,
+                f"kl_target = {self.kl_target} of {method} with kl_beta = {self.kl_beta}",
+                "it moves the weight in the reward of ppo and rloo, from a kl_beta above 0",
+            )
         if method == "scalerl":
             _require(
                 self.generator == "float32", f"scalerl with generator = {self.generator}",

@@ -1,7 +1,8 @@
 """Where will this run of practice end? A curve through its log so far, while it runs or behind it.
 
-Points are rewards of the validation (`validate_every`, best with `validation_answers`), or, where there are too few, means of
-the roll-outs' own rewards over equal stretches. The first roll-out was drawn before anything was learnt: its reward is R0.
+Points are rewards of the validation where its answers are sampled as those of the roll-outs are (`validation_answers`); where
+they are the likeliest ones, which score on another scale, or too few, means of the roll-outs' own rewards over equal stretches.
+The first roll-out was drawn before anything was learnt: its reward is R0.
 Compute is counted in steps, which for practice are equal numbers of prompts and answers.
 """
 
@@ -50,12 +51,16 @@ def read_points(run: Path) -> Points:
         raise InputError(
             f"{run} holds no run of hanok align", remedy="name the directory given to it as --out"
         )
-    end = json.loads((run / PLAN_FILE).read_text(encoding="utf-8"))["schedule"]["total_steps"]
+    plan = json.loads((run / PLAN_FILE).read_text(encoding="utf-8"))
+    end, sampled = (
+        plan["schedule"]["total_steps"],
+        plan["identity"]["config"].get("validation_answers", 0) > 0,
+    )
     rows = MetricsLog(run / "metrics.jsonl").rows()
     practice = [(row["step"], row[PRACTICE]) for row in rows if PRACTICE in row]
     if end is None or not practice:
         raise InputError(f"{run}: nothing to predict from yet", remedy="wait for its first steps")
-    held_out = [(row["step"], row[VALIDATION]) for row in rows if VALIDATION in row]
+    held_out = [(row["step"], row[VALIDATION]) for row in rows if VALIDATION in row and sampled]
     metric, found = (
         (VALIDATION, held_out) if len(held_out) >= _FEWEST else (PRACTICE, _stretches(practice[1:], end))
     )

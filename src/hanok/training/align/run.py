@@ -44,6 +44,7 @@ def align_on_preferences(
     """
     if method not in PAIR_METHODS:
         raise ConfigError(f'method = "{method}"', remedy=f"with preferences: {', '.join(PAIR_METHODS)}")
+    config = config.of_method(method)
     if method == "reward" and config.blend < 1:
         raise ConfigError(
             "blend of a reward model", remedy="its head belongs to the trained weights: leave out --blend"

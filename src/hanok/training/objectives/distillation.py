@@ -79,24 +79,6 @@ def top_k_kl(
     return kept_N + torch.xlogy(rest_N, rest_N) - rest_N * student_rest_N
 
 
-def linear_divergence(
-    divergence: Callable[[Tensor, Tensor], Tensor], hidden_ND: Tensor, weight_VD: Tensor, teacher_hidden_ND: Tensor,
-    teacher_weight_VD: Tensor,
-) -> Tensor:  # fmt: skip
-    """A divergence [N] from hidden vectors and heads, some rows at a time; logits are made again on the way back.
-
-    Args:
-        divergence: of (student's logits, teacher's logits), for instance `functools.partial(forward_kl, temperature=2)`.
-    """
-
-    def rows(hidden: Tensor, weight: Tensor, teacher: Tensor) -> Tensor:
-        with torch.no_grad():
-            teacher_NV = (teacher @ teacher_weight_VD.mT).float()
-        return divergence((hidden @ weight.mT).float(), teacher_NV)
-
-    return by_rows(lambda hidden, teacher: rows(hidden, weight_VD, teacher), hidden_ND, teacher_hidden_ND)
-
-
 def by_rows(function: Callable[..., Tensor], *columns_N: Tensor) -> Tensor:
     """A function [n] of rows [n, ...] applied to some rows at a time; what it computes within is made again on the way
     back, so that logits of all rows are never held. Parameters that it uses get their gradients."""

@@ -12,7 +12,6 @@ On the first update after a roll-out both are equal: the ratio is 1, the value i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -30,7 +29,7 @@ class PolicyLoss:
 
     Args:
         objective: what to differentiate; add those of a step's micro-batches.
-        metrics: name -> detached sum over the counted tokens; `step_metrics` makes means of them.
+        metrics: name -> detached sum over the counted tokens.
         tokens: how many tokens count.
         weight_N: what each token counts in the objective, for terms that are added to it.
     """
@@ -39,14 +38,6 @@ class PolicyLoss:
     metrics: dict[str, Tensor]
     tokens: Tensor
     weight_N: Tensor
-
-
-def step_metrics(losses: Iterable[PolicyLoss]) -> dict[str, float]:
-    """Means over the counted tokens of all micro-batches of a step."""
-    losses = list(losses)
-    tokens = max(sum(int(loss.tokens) for loss in losses), 1)
-    names = {name: None for loss in losses for name in loss.metrics}
-    return {name: sum(float(loss.metrics[name]) for loss in losses) / tokens for name in names}
 
 
 def weighted(

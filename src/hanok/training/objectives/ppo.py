@@ -9,8 +9,6 @@ language models in arXiv 1909.08593:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -42,14 +40,15 @@ def value_loss(
         "value": values_N,
         "return": returns_N,
         "error2": free_N,
-        "return2": returns_N.square(),
         "value_clipped": (held_N > free_N).to(values_N.dtype),
     }
     weight_N = token_weights(mask_N, step_tokens=step_tokens)
     return weighted(0.5 * torch.maximum(free_N, held_N), weight_N, mask_N, metrics_N, None)
 
 
-def explained_variance(metrics: Mapping[str, float]) -> float:
-    """1 - mean squared error / variance of the returns, from the step's means of `value_loss`; 0 where all are equal."""
-    variance = metrics["return2"] - metrics["return"] ** 2
-    return 1 - metrics["error2"] / variance if variance > 1e-12 else 0.0
+@torch.no_grad()
+def explained_variance(values_N: Tensor, returns_N: Tensor, mask_N: Tensor) -> float:
+    """1 - mean squared error / variance of the returns, over the masked tokens; 0 where all returns are equal."""
+    error_n, return_n = (values_N - returns_N)[mask_N].double(), returns_N[mask_N].double()
+    variance = float(return_n.var(correction=0)) if len(return_n) else 0.0
+    return 1 - float(error_n.square().mean()) / variance if variance > 1e-12 else 0.0

@@ -27,6 +27,8 @@ from hanok.training.objectives.advantages import (
     penalised_rewards,
     whiten,
 )
+from hanok.training.objectives.policy import adapted_kl_weight
+from hanok.training.objectives.ppo import explained_variance
 from hanok.training.objectives.ragged import spread
 from hanok.training.packing import micro_batches
 from hanok.training.rollouts.generator import Answer
@@ -70,6 +72,8 @@ class Learning:
     ) -> None:  # fmt: skip
         self._method, self._config, self._decoder, self._dtype = method, config, decoder, dtype
         self._values, self._reference = values, reference
+        self.beta = config.kl_beta
+        """Weight of the divergence in the reward; with `kl_target` it moves, and belongs to the run's state."""
 
     def samples(self, parts: Sequence[Groups]) -> Found:
         """One list of samples an update, in the order of the parts; never an empty one.
@@ -87,6 +91,10 @@ class Learning:
         advantage_N, returns_N = self._advantages(batch, learner, values, reference)
         if reference is not None and learner is not None:
             metrics["rollout.reference_kl"] = float((learner - reference).double().mean())
+            metrics |= self._follow_target(learner - reference, answers=len(batch.answers))
+        if values is not None and returns_N is not None:
+            known_N = spread(~batch.rewards_B.isnan(), batch.cu_answers)
+            metrics["value.explained_variance"] = explained_variance(values, returns_N, known_N)
         columns = {
             "advantage": advantage_N, "old_logp": learner if self._config.updates_per_rollout > 1 else None,
             "reference_logp": reference, "old_values": values, "returns": returns_N,
@@ -99,6 +107,18 @@ class Learning:
             start = end
         return Found(found, metrics)
 
+    def _follow_target(self, gap_N: Tensor, *, answers: int) -> dict[str, float]:
+        """The weight for the next roll-out, by the mean divergence of this one's answers as wholes."""
+        config = self._config
+        if config.kl_target is None:
+            return {}
+        whole = float(gap_N.double().sum()) / answers
+        found = {"rollout.kl_beta": self.beta, "rollout.answer_kl": whole}
+        self.beta = adapted_kl_weight(
+            self.beta, whole, target=config.kl_target, sequences=answers, horizon=config.kl_horizon
+        )
+        return found
+
     def _useful(self, batch: _Batch) -> Tensor:
         known_B = ~batch.rewards_B.isnan()
         if self._method == "star":
@@ -110,7 +130,7 @@ class Learning:
     def _advantages(
         self, batch: _Batch, learner_N: Tensor | None, values_N: Tensor | None, reference_N: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        beta, rewards_B = self._config.kl_beta, batch.rewards_B
+        beta, rewards_B = self.beta, batch.rewards_B
         if self._method == "ppo":
             assert learner_N is not None
             assert values_N is not None

@@ -77,6 +77,8 @@ class Rollouts:
     def state(self) -> dict[str, Any]:
         parts = [[sample.to_json() for sample in part] for part in self._parts]
         state = {**self._draws.state(), "rollout": self.rollout, "parts": parts, "updates": self._updates}
+        if self._config.kl_target is not None:
+            state["kl_beta"] = self._learning.beta
         if self._ahead is not None:
             state["ahead"] = [
                 {**asdict(begun), "ended": ended and {"updates": ended[1], **ended[0].to_json()}}
@@ -88,6 +90,8 @@ class Rollouts:
         self._draws.restore(state)
         self.rollout, self._updates = state["rollout"], state["updates"]
         self._parts = [[from_json(row) for row in part] for part in state["parts"]]
+        if self._config.kl_target is not None:
+            self._learning.beta = state["kl_beta"]
         self._kept.again()
         self._ledger.again()
         if self._ahead is None:
@@ -99,9 +103,13 @@ class Rollouts:
             self._ahead.add(begun, ended and (judged_from_json(ended, prompts), ended["updates"]))
 
     def close(self) -> None:
-        """Before the generator is closed."""
-        if self._ahead is not None:
-            self._ahead.close()
+        """Before the generator is closed. A run that the clock ends may leave roll-outs that nobody learns from."""
+        if self._ahead is None:
+            return
+        if open_ := self._ahead.pending():
+            draws = [number for begun, _ in open_ for number in begun.draws]
+            log.info("%d roll-outs begun ahead are open: draws %d to %d", len(open_), min(draws), max(draws))
+        self._ahead.close()
 
     def _roll_out(self) -> list[list[Sample]]:
         if self._ahead is None:

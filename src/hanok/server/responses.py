@@ -1,0 +1,158 @@
+"""OpenAI's responses: an answer as items, kept (`store`) so that a later request goes on from it by its id."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from hanok.server.asking import Turn, ask
+from hanok.server.errors import ApiError, stream_error
+from hanok.server.principal import Principal
+from hanok.server.response_schema import Message, ResponseRequest
+from hanok.server.response_writer import Event, ResponseWriter
+from hanok.server.services import Services
+from hanok.store.responses import KeptResponse, ResponseTable
+
+_ID = re.compile(r"resp_[0-9a-f]{32}")
+
+
+class Responses:
+    """All of a server: those that are kept, and those under way."""
+
+    def __init__(self, services: Services) -> None:
+        self._services, self._table = services, ResponseTable(services.store)
+        self._running: dict[str, Response] = {}
+
+    async def begin(self, body: ResponseRequest, principal: Principal) -> Response:
+        """Raises ApiError, InputError, ContextLengthError or QueueFullError; nothing runs then."""
+        past: list[Message] = []
+        if body.previous_response_id is not None:
+            kept = await self._find(body.previous_response_id, principal)
+            if kept is None:
+                raise ApiError(
+                    400, f'no response "{body.previous_response_id}" is kept here', param="previous_response_id",
+                    code="previous_response_not_found",
+                )  # fmt: skip
+            past = [dict(message) for message in kept.messages]
+        said = [*past, *body.messages()]
+        system = [{"role": "system", "content": body.instructions}] if body.instructions else []
+        name = f"resp_{uuid.uuid4().hex}"
+        chat = body.chat([*system, *said])
+        asked = await ask(
+            self._services, chat, principal, name=name, route="responses", streamed=bool(body.stream)
+        )
+        response = Response(self, body, Turn(asked), said, principal)
+        self._running[name] = response
+        return response
+
+    async def get(self, response_id: str, principal: Principal) -> dict[str, Any]:
+        """Raises ApiError 404, for another tenant's too."""
+        running = self._own(response_id, principal)
+        if running is not None:
+            return running.writer.body
+        return dict((await self._kept(response_id, principal)).body)
+
+    async def items(self, response_id: str, principal: Principal) -> list[dict[str, Any]]:
+        """The input, in its order."""
+        return [dict(item) for item in (await self._kept(response_id, principal)).input]
+
+    async def delete(self, response_id: str, principal: Principal) -> None:
+        await self._kept(response_id, principal)
+        await asyncio.to_thread(self._table.delete, response_id, tenant=principal.tenant)
+
+    async def cancel(self, response_id: str, principal: Principal) -> dict[str, Any]:
+        running = self._own(response_id, principal)
+        if running is None:
+            await self._kept(response_id, principal)
+            raise ApiError(400, "only a response under way can be cancelled", code="not_running")
+        running.turn.generation.stop()
+        await running.ended.wait()
+        return running.writer.body
+
+    async def keep(self, response: Response) -> None:
+        """Before the client is told of the end."""
+        self._running.pop(response.writer.body["id"], None)
+        if response.body.store is False:
+            return
+        kept = KeptResponse(
+            id=response.writer.body["id"], tenant=response.principal.tenant, body=response.writer.body,
+            input=response.items, messages=[*response.said, response.turn.message()],
+        )  # fmt: skip
+        await asyncio.to_thread(self._table.add, kept)
+
+    def forget(self, response: Response) -> None:
+        self._running.pop(response.writer.body["id"], None)
+
+    def _own(self, response_id: str, principal: Principal) -> Response | None:
+        running = self._running.get(response_id)
+        return running if running is not None and running.principal.tenant == principal.tenant else None
+
+    async def _kept(self, response_id: str, principal: Principal) -> KeptResponse:
+        kept = await self._find(response_id, principal)
+        if kept is None:
+            raise ApiError(
+                404, f"no response {response_id!a} is kept here", param="response_id", code="not_found"
+            )
+        return kept
+
+    async def _find(self, response_id: str, principal: Principal) -> KeptResponse | None:
+        if not _ID.fullmatch(response_id):
+            return None
+        return await asyncio.to_thread(self._table.find, response_id, tenant=principal.tenant)
+
+
+class Response:
+    """One under way. Whoever began it reads `events` or awaits `complete`, and calls `close` in any case."""
+
+    def __init__(
+        self, all_: Responses, body: ResponseRequest, turn: Turn, said: list[Message], principal: Principal
+    ) -> None:
+        self._all = all_
+        self.body, self.turn, self.said, self.principal = body, turn, said, principal
+        self.items = body.items()
+        self.writer = ResponseWriter(turn.generation.exchange.id, body, model=turn.served.name)
+        self.ended = asyncio.Event()
+
+    async def complete(self) -> dict[str, Any]:
+        async for _ in self._told():
+            pass
+        return self.writer.body
+
+    async def events(self) -> AsyncGenerator[dict[str, str], None]:
+        try:
+            async with aclosing(self._told()) as events:
+                async for event in events:
+                    yield _sent(event)
+        except Exception as error:  # too late for a status code
+            for event in self.writer.fail(stream_error(error, self.writer.body["id"])):
+                yield _sent(event)
+
+    async def close(self) -> None:
+        self._all.forget(self)
+        if self.writer.body["status"] == "in_progress":  # the client went away
+            self.writer.body["status"] = "cancelled"
+        self.ended.set()
+        await self.turn.close()
+
+    async def _told(self) -> AsyncGenerator[Event, None]:
+        for event in self.writer.begin():
+            yield event
+        async with aclosing(self.turn.pieces()) as pieces:
+            async for piece in pieces:
+                for event in self.writer.push(piece):
+                    yield event
+        turn = self.turn
+        last = list(self.writer.end(turn.reason, turn.usage, reasoning_tokens=turn.answer.reasoning_tokens))
+        await self._all.keep(self)
+        self.ended.set()
+        for event in last:
+            yield event
+
+
+def _sent(event: Event) -> dict[str, str]:
+    return {"event": event["type"], "data": json.dumps(event, ensure_ascii=False)}
