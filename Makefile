@@ -38,8 +38,8 @@ test: setup-dev  ## the suite without its slow part
 test-slow: setup-dev
 	HANOK_FUZZ_CASES=5000 $(BIN)/python -m pytest -m 'slow and not faults' --timeout 3600
 
-soak: setup-dev  ## two hours of random company for the engine (test-slow has ten minutes of it)
-	HANOK_SOAK_SECONDS=7200 $(BIN)/python -m pytest tests/engine/test_soak.py -m slow -s
+soak: setup-dev  ## two hours of random company for the engine, and two for the server (test-slow has ten minutes of each)
+	HANOK_SOAK_SECONDS=7200 $(BIN)/python -m pytest tests/engine/test_soak.py tests/faults/test_http_soak.py -m slow -s
 
 faults: setup-dev  ## kills, full disks, bit flips
 	$(BIN)/python -m pytest -m faults --timeout 3600

@@ -36,7 +36,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "server": {"engine", "tokens", "store", "documents"},
     "recipes": {"data", "models", "training", "evaluation", "improvement", "tokens", "kernels", "engine"},
-    "bench": {"kernels", "models", "training", "engine", "evaluation", "data", "tokens", "recipes", "store", "documents"},
+    "bench": {
+        "kernels", "models", "training", "engine", "evaluation", "data", "tokens", "recipes", "store", "documents",
+        "compression",
+    },
     "cli": {
         "recipes", "data", "models", "training", "evaluation", "engine", "server", "store", "improvement",
         "bench", "kernels", "tokens", "chat", "compression", "guard", "documents",

@@ -68,6 +68,9 @@ def write(file: Path, rows: Sequence[Any]) -> Path:
         (("grpo", "--reward", "numeric"), [{"prompt": "a"}], "answer"),
         (("grpo", "--reward", "model:nowhere"), [{"prompt": "a"}], "nowhere has no reward_head.safetensors"),
         (("grpo", "--reward", "mine.py:f"), [{"prompt": "a"}], "no file mine.py"),
+        (("grpo", "--reward", "numeric", "--chunk", "16"), [{"prompt": "a"}], "chunk with think = plain; add --think"),
+        (("grpo", "--reward", "numeric", "--carry", "4"), [{"prompt": "a"}], "carry with think = plain; add --think"),
+        (("dpo", "--chunks", "3"), [PAIR], "chunks with think = plain; add --think"),
     ],
 )  # fmt: skip
 def test_one_clear_message(

@@ -107,3 +107,26 @@ def test_budgets_that_cannot_be(
     assert _run([*words, "--target", "5", "--fit", "1MiB"]) == 2
     assert _run([*words, "--fit", "1KiB"]) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_where_two_models_differ(
+    model_dir: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    narrow = tmp_path / "narrow"
+    words = ["--data", str(text_file)]
+    assert (
+        _run(
+            ["compress", str(model_dir), *words, "--out", str(narrow), "--method", "rtn", "--bits", "2", *FEW]
+        )
+        == 0
+    )
+    capsys.readouterr()
+    out = tmp_path / "report"
+    assert _run(["eval", "compare", str(model_dir), str(narrow), *words, "--out", str(out)]) == 0
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    worst = [row["kl"] for row in report["Predictions that changed most"]]
+    assert worst == sorted(worst, reverse=True)
+    apart = {row["measure"]: row["value"] for row in report["How far apart"]}
+    assert worst[0] > apart["kl_worst_percent"] > apart["kl"] > 0
+    assert _run(["eval", "compare", str(model_dir), str(narrow), "--out", str(tmp_path / "other")]) == 2
+    assert "--data" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def mixed(tmp_path: Path) -> Path:
         if isinstance(module, Linear):
             bits = 8 if f"layers.{name}" in WIDE else 4
             found = quantise(module.weight, bits)
-            codes[f"layers.{name}.weight"] = FileCodes(found.q_NK, found.scales_NG, bits)
+            codes[f"layers.{name}.weight"] = FileCodes.of(found)
     save_quantised(model, tmp_path / "model", bits=4, codes=codes, head_bits=8)
     tokenizer.save(tmp_path / "model")
     return tmp_path / "model"

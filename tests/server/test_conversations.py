@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from hanok.store.conversations import Owner, Shelf, VersionConflictError, conversations
+from hanok.store.conversations import (
+    Owner,
+    Shelf,
+    VersionConflictError,
+    conversations,
+    forget_tenant,
+    presets,
+)
 from hanok.store.database import Store
 
 ME = Owner("default", "me")
@@ -74,6 +81,17 @@ def test_nobody_sees_or_changes_what_is_anothers(shelf: Shelf) -> None:
     found = shelf.find(ME, "a")
     assert found is not None
     assert found.body == {"text": "mine"}
+
+
+def test_a_tenant_that_goes_takes_its_conversations_with_it(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        shelf, other = Shelf(store.engine, conversations), Shelf(store.engine, presets)
+        put(shelf, "a", Owner("acme", "me"))
+        put(shelf, "a")
+        put(other, "p", Owner("acme", "me"))
+        assert forget_tenant(store.engine, "acme") == {"conversations": 1, "presets": 1}
+        assert shelf.find(Owner("acme", "me"), "a") is None
+        assert shelf.find(ME, "a") is not None
 
 
 def test_pages_meet_without_gap_or_double(shelf: Shelf) -> None:
@@ -165,5 +183,5 @@ def test_no_cursor_name_or_format_breaks_the_server(taught: Any) -> None:
 
 def test_the_console_says_what_is_here(taught: Any) -> None:
     found = taught.http.get("/console.json").json()
-    assert found["me"] == {"id": "local", "tenant": "default", "role": "administrator"}
+    assert found["me"] == {"id": "local", "name": "local", "tenant": "default", "role": "administrator"}
     assert {"conversations", "presets", "feedback"} <= set(found["features"])

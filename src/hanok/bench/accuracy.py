@@ -64,11 +64,7 @@ def run(
         model, shards: a trained model of the Llama or Qwen families, and shards with its tokeniser; default: made here.
         pieces: of held-out text, 512 tokens each.
     """
-    if model is None or shards is None:
-        shards = benchmark_shards(folder, vocab_size=4096)
-        minutes = 1.0 if quick else 10.0
-        config = TrainConfig(max_minutes=minutes, seed=1)
-        model = train(config, shards=shards, out=folder / f"run-{minutes:g}", model=_SHAPE).path
+    model, shards = trained_model(model, shards, folder, quick=quick)
     stored = folder / f"{model.parent.name}-bf16"
     if not stored.is_dir():
         with create_artefact(stored, kind="model", step={"of": str(model)}) as draft:
@@ -101,6 +97,18 @@ def run(
           r["peer_flipped"], r["peer_perplexity"], r["ratio"]) for r in rows],
     )  # fmt: skip
     return rows
+
+
+def trained_model(
+    model: Path | None, shards: Path | None, folder: Path, *, quick: bool
+) -> tuple[Path, Path]:  # fmt: skip
+    """Those given, or both made in `folder`."""
+    if model is not None and shards is not None:
+        return model, shards
+    shards = benchmark_shards(folder, vocab_size=4096)
+    minutes = 1.0 if quick else 10.0
+    config = TrainConfig(max_minutes=minutes, seed=1)
+    return train(config, shards=shards, out=folder / f"run-{minutes:g}", model=_SHAPE).path, shards
 
 
 def held_out(shards: Path, pieces: int) -> list[list[int]]:

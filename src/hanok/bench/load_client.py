@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -30,6 +30,7 @@ class Api:
 
     path: str
     body: Callable[[Prompt, int], dict[str, Any]]
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,9 @@ async def _put_load(base: str, api: Api, prompts: Sequence[Prompt], *, streams: 
 async def _ask(client: httpx.AsyncClient, api: Api, prompt: Prompt, tokens: int) -> float:
     """Seconds to the first token."""
     start, first, usage = time.perf_counter(), 0.0, {}
-    async with client.stream("POST", api.path, json=api.body(prompt, tokens)) as response:
+    async with client.stream(
+        "POST", api.path, json=api.body(prompt, tokens), headers=api.headers
+    ) as response:
         if response.status_code != 200:
             raise RuntimeError(f"{response.status_code}: {(await response.aread()).decode()[:500]}")
         async for line in response.aiter_lines():

@@ -24,7 +24,7 @@ def align(
     config: AlignConfig = AlignConfig(),
 ) -> dict[str, Any]:
     """Make a model better by preferences (dpo, ipo, kto, orpo, simpo, cpo), learn a reward model from them (reward),
-    or practise against a reward (grpo, rloo, ppo, dapo, gspo, cispo, drgrpo, scalerl, star).
+    or practise against a reward (grpo, rloo, ppo, dapo, gspo, cispo, drgrpo, sapo, scalerl, star).
 
     Args:
         method: how.

@@ -13,6 +13,7 @@ BENCHMARKS = {
     name: f"hanok.bench.{name}"
     for name in (
         "accuracy",
+        "compress",
         "busy",
         "decode",
         "delethink",
@@ -27,6 +28,7 @@ BENCHMARKS = {
         "prefix",
         "scaling",
         "serve",
+        "service",
         "small",
         "spec",
         "train",
@@ -37,6 +39,7 @@ BENCHMARKS = {
 def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> dict[str, Any]:
     """Compare with named peers on this machine in one run.
 
+    * compress: what `hanok compress --target` costs, against llama.cpp's, HQQ's and torchao's four bits
     * accuracy: what rounding weights to 8 and 4 bits costs, against llama.cpp's formats
     * busy: how much of its speed decoding keeps while another process takes a core
     * decode: tokens a second of one stream and of many, against llama.cpp
@@ -52,6 +55,7 @@ def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> di
     * prefix: the second turn of a conversation, against a cold cache
     * scaling: the ends of runs of practice, predicted from their first halves
     * serve: many streams over HTTP, against llama-server, OpenVINO GenAI and vLLM
+    * service: keys, limits, accounting, logs and idle connections, against the engine alone
     * small: one stream of a model of 5 million parameters, against llama.cpp and transformers; Python's share
     * spec: guessing tokens from the text, against not guessing
     * train: bits per byte after the same time, against transformers' Trainer

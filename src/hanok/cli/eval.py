@@ -68,20 +68,31 @@ def safety(
 def compare(
     before: Annotated[Path, tyro.conf.Positional],
     after: Annotated[Path, tyro.conf.Positional],
-    confidence: float = 0.95,
+    data: Path | None = None,
+    village: Path | None = None,
+    out: Path | None = None,
+    held_out: int = 16,
+    config: VerifyConfig = VerifyConfig(),
 ) -> dict[str, Any]:
-    """Two evaluations of the same exam: what changed, with paired bootstrap intervals and McNemar's exact p.
+    """Two evaluations of the same exam: what changed, with paired bootstrap intervals and McNemar's exact p. Or two models: on
+    which tokens of held-out text their laws are farthest apart, and which answers changed.
 
     Args:
-        before: a directory of `hanok eval`.
-        after: another, of a later model.
-        confidence: of the intervals.
+        before: a directory of `hanok eval`; or a model.
+        after: another, of a later model; or a model with the same tokeniser.
+        data: of models: token shards, or a text file, of which the held-out part is read.
+        village: of models: the village corpus whose questions both are asked.
+        out: of models: directory to make for the report.
+        held_out: of models: windows of 512 tokens.
+        config: confidence of the intervals; of models with a village, how many questions, and how they are answered.
     """
     from dataclasses import asdict
 
     from hanok.evaluation.compare import compare_answers
 
-    changes = compare_answers(before, after, confidence=confidence)
+    if data is not None or village is not None or out is not None:
+        return _compare_models(before, after, data, village, out, held_out, config)
+    changes = compare_answers(before, after, confidence=config.confidence)
     rows = [
         (
             name,
@@ -98,10 +109,50 @@ def compare(
         "before",
         "after",
         "change",
-        f"{confidence:.0%} interval",
+        f"{config.confidence:.0%} interval",
         "gained",
         "lost",
         "p",
     )
     table(f"{before} -> {after}", columns, rows)
     return {name: asdict(change) for name, change in changes.items()}
+
+
+def _compare_models(
+    before: Path, after: Path, data: Path | None, village: Path | None, out: Path | None, held_out: int, config: VerifyConfig
+) -> dict[str, Any]:  # fmt: skip
+    from hanok.artefacts import create_artefact, open_artefact
+    from hanok.compression.differ import differ
+    from hanok.errors import ConfigError
+    from hanok.evaluation.compare import compare as compare_on
+    from hanok.evaluation.village import read_questions, tool_runner
+    from hanok.recipes.runs import servable_model
+    from hanok.reporting import Report
+
+    if data is None:
+        raise ConfigError(
+            "two models, and no text to compare them on", remedy="give --data: token shards, or a text file"
+        )
+    before, after = servable_model(before), servable_model(after)
+    report = Report(f"{before.name} and {after.name}")
+    found = differ(before, after, data=data, held_out=held_out, length=512)
+    found.add_to(report)
+    metrics: dict[str, Any] = found.distance.metrics()
+    table(f"{before} -> {after}", ("measure", "value"), list(metrics.items()))
+    table("predictions that changed most", ("kl", "behind", "goes on with"), found.worst(10))
+    if village is not None:
+        questions = read_questions(village, limit=config.questions)
+        execute = tool_runner(village)
+        answers = compare_on(config, before=before, after=after, questions=questions, execute=execute)
+        answers.add_to(report)
+        metrics |= {f"answers.{name}": value for name, value in answers.metrics().items()}
+        changed = sum(b.right != a.right for b, a in zip(answers.before, answers.after, strict=True))
+        metrics["answers.changed"] = changed
+        table("answers", ("measure", "value"), list(answers.metrics().items()))
+    if out is not None:
+        parents = {"before": open_artefact(before), "after": open_artefact(after)}
+        with create_artefact(out, kind="comparison", parents=parents) as draft:
+            draft.metrics |= metrics
+            report.write(draft.path)
+        print(f"report: {out / 'report.html'}", file=sys.stderr)
+    return metrics

@@ -22,6 +22,7 @@ def run(
     * quickstart: a fictional village in Korean and English, from documents to a chat page
     * align: the same, then preferences and practice; before and after are compared
     * books: a small model of English books
+    * medium: a larger one, in hours
     * korean: a small model of Korean Wikipedia and small talk
     * adapt: a model that you have, taught your documents
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from hanok.engine.parallel.team import Team
     from hanok.server.hosting import ModelSpec
+    from hanok.server.identity.provider import Provider
     from hanok.server.operations.config import ServeSettings
 
 
@@ -36,6 +37,15 @@ def serve(
     allowed_host: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     trust_loopback: bool = False,
     setup: bool = False,
+    oidc_issuer: str | None = None,
+    oidc_client: str | None = None,
+    oidc_name: str | None = None,
+    oidc_role: str | None = None,
+    url: str | None = None,
+    prices: Path | None = None,
+    request_timeout: float | None = None,
+    max_queue: int | None = None,
+    max_queue_tokens: int | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     log_format: Literal["text", "json"] | None = None,
@@ -50,6 +60,7 @@ def serve(
     keep_alive_seconds: int | None = None,
     max_body_mib: int | None = None,
     max_upload_mib: int | None = None,
+    document_vectors: Literal["spelling", "model"] | None = None,
     config: Path | None = None,
     check_config: bool = False,
 ) -> dict[str, Any] | None:
@@ -83,6 +94,16 @@ def serve(
         allowed_host: a name by which the server is called from elsewhere; several times for several.
         trust_loopback: who sits at this machine needs no key, even where there are keys.
         setup: print a token with which the first administrator is made on the page.
+        oidc_issuer: identity provider that people may sign in through, as https://login.example.org. The secret of this server
+            there is HANOK_OIDC_SECRET.
+        oidc_client: what the provider calls this server (client id).
+        oidc_name: of the provider, for the page.
+        oidc_role: of people who come through it for the first time: viewer, user (the default) or reviewer.
+        url: of this server from outside, where a proxy stands before it, as https://hanok.example.org.
+        prices: TOML file with what a million tokens cost, by model, for budgets and usage.
+        request_timeout: seconds that a request may take; default any time. A request may ask for less (x-request-timeout).
+        max_queue: requests that may wait; more are told to come back; default 512.
+        max_queue_tokens: tokens of prompts that may wait; default any number.
         tls_cert: file with the certificate chain (PEM): the server speaks HTTPS then.
         tls_key: file with its private key.
         log_format: text for people (default), or json: an object a line.
@@ -97,6 +118,7 @@ def serve(
         keep_alive_seconds: that an idle connection is kept; default 75.
         max_body_mib: of a request's body; default 16.
         max_upload_mib: of an uploaded file; default 512.
+        document_vectors: what finds passages beside their words: how they are spelt (the default), or the model's hidden vectors.
         config: TOML file with these settings by the names of the flags (max_body_mib = 16).
         check_config: say what the settings are, and end.
     """
@@ -121,9 +143,28 @@ def serve(
 FLAGS = (
     "model", "more", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "cache_mib",
     "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trust_loopback", "setup",
+    "prices", "request_timeout", "max_queue", "max_queue_tokens",
     "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
     "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
+    "document_vectors",
 )  # fmt: skip
+
+
+def provider_of(settings: ServeSettings) -> Provider | None:
+    """Raises ConfigError for half of one."""
+    import os
+
+    from hanok.errors import ConfigError
+    from hanok.server.identity.provider import Provider
+
+    if not settings.oidc_issuer and not settings.oidc_client:
+        return None
+    if not settings.oidc_issuer or not settings.oidc_client:
+        raise ConfigError("oidc_issuer and oidc_client belong together", remedy="give both or none")
+    return Provider(
+        issuer=settings.oidc_issuer, client_id=settings.oidc_client, name=settings.oidc_name, role=settings.oidc_role,
+        client_secret=os.environ.get("HANOK_OIDC_SECRET", ""), url=settings.url,
+    )  # fmt: skip
 
 
 def _show(settings: ServeSettings) -> dict[str, Any]:
@@ -140,16 +181,25 @@ def _serve(settings: ServeSettings, source: Any) -> None:
     from hanok.cli.places import store_place
     from hanok.engine.adapters import parse_adapters
     from hanok.recipes.runs import servable_model
+    from hanok.server.admission.prices import Prices, read_prices
     from hanok.server.identity.directory import Entry
     from hanok.server.operations.logs import install_logging
 
     install_logging(settings.log_format, settings.log_level)
-    directory, place = servable_model(settings.model), store_place(settings.store, settings.model)
+    directory = servable_model(settings.model)
     options: dict[str, Any] = {
         "weights": settings.weights, "cache_bytes": settings.cache_mib and settings.cache_mib << 20,
         "cache_type": settings.cache_type, "speculation": settings.speculation, "draft_dir": settings.draft,
         "adapters": parse_adapters(settings.adapter),
     }  # fmt: skip
+    place = store_place(settings.store, settings.model)
+    entry = Entry(
+        trust_loopback=settings.trust_loopback, allowed_hosts=settings.allowed_host, setup=settings.setup,
+        request_timeout=settings.request_timeout, max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens,
+        provider=provider_of(settings),
+        prices=Prices() if settings.prices is None else read_prices(settings.prices),
+    )  # fmt: skip
     further = _further(settings, options)
     if settings.runtime == "ray" and further:
         from hanok.errors import ConfigError
@@ -161,7 +211,8 @@ def _serve(settings: ServeSettings, source: Any) -> None:
         from hanok.server.replicas import serve_replicas
 
         serve_replicas(
-            directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, options=options
+            directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, entry=entry,
+            options=options,
         )  # fmt: skip
         return
     if settings.replicas != 1:
@@ -172,9 +223,6 @@ def _serve(settings: ServeSettings, source: Any) -> None:
     from hanok.server.app import serve as serve_model
 
     def work(team: Team | None) -> None:
-        entry = Entry(
-            trust_loopback=settings.trust_loopback, allowed_hosts=settings.allowed_host, setup=settings.setup
-        )
         serve_model(
             directory, host=settings.host, port=settings.port, team=team, settings=settings, source=source, store=place,
             entry=entry, more=further, **options,
@@ -188,11 +236,10 @@ def _further(settings: ServeSettings, options: Mapping[str, Any]) -> list[ModelS
     import dataclasses
 
     from hanok.recipes.runs import servable_model
-    from hanok.server.app import MAX_WAITING
     from hanok.server.hosting import parse_model, read_models
 
     own = {name: options[name] for name in ("weights", "cache_bytes", "cache_type", "speculation")}
-    own["max_waiting"] = MAX_WAITING
+    own["max_waiting"] = settings.max_queue
     specs = [parse_model(option, own) for option in settings.more]
     specs += read_models(settings.models, own) if settings.models else []
     return [dataclasses.replace(spec, directory=servable_model(spec.directory)) for spec in specs]

@@ -25,6 +25,7 @@ from hanok.compression.settings import CompressConfig, Method, Plan, words_of
 from hanok.compression.sizes import sizes_of
 from hanok.compression.texts import Texts, read_texts
 from hanok.errors import ConfigError
+from hanok.kernels.formats import unpack_words
 from hanok.models.checkpoint import FileCodes, load_config, load_model, save_model, save_quantised
 from hanok.models.checkpoint.weights import read_file
 from hanok.models.checkpoint.write_codes import check_codable
@@ -101,7 +102,7 @@ def write_model(plan: Plan, model: Path, work: Path, directory: Path) -> list[st
 
 def filled(plan: Plan, model: Path, work: Path) -> tuple[Decoder, dict[str, FileCodes]]:
     """The decoder with what is no code, and the codes by the names of their weights."""
-    made, codes = load_model(model, dtype="stored"), {}
+    made, codes = load_model(model, dtype="stored", sparing=True), {}
     made.requires_grad_(False)
     for number, block in enumerate(made.layers):
         tensors = read_file(layer_file(work, number))
@@ -129,7 +130,7 @@ def decompressed(plan: Plan, model: Path, work: Path) -> Decoder:
     """The decoder with the numbers that its codes stand for, in memory, computing in float32."""
     made, codes = filled(plan, model, work)
     for name, one in codes.items():
-        grouped = one.q_NK.float().unflatten(1, (one.scales_NG.shape[1], -1))
+        grouped = unpack_words(one.words_NP, one.bits).float().unflatten(1, (one.scales_NG.shape[1], -1))
         if one.zeros_NG is not None:
             grouped = grouped - one.zeros_NG.float()[..., None]
         values = (grouped * one.scales_NG.float()[..., None]).flatten(1)
@@ -171,7 +172,7 @@ def _measure(plan: Plan, model: Path, made: Path, texts: Texts, context: Context
 
 
 def _pair(model: Path, made: Path) -> tuple[Decoder, Decoder]:
-    decoders = load_model(model, dtype="stored"), load_model(made, dtype="stored")
+    decoders = tuple(load_model(path, dtype="stored", sparing=True) for path in (model, made))
     for decoder in decoders:
         decoder.requires_grad_(False).set_compute_dtype(torch.float32)
-    return decoders
+    return decoders[0], decoders[1]

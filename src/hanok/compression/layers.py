@@ -25,10 +25,11 @@ from hanok.compression.hqq import hqq
 from hanok.compression.prune import Sparsity, keep_mask, magnitude_scores, wanda_scores
 from hanok.compression.rotate import Rotation
 from hanok.compression.rtn import rtn
-from hanok.compression.settings import CompressConfig, Plan
+from hanok.compression.settings import CompressConfig, Plan, words_of
 from hanok.compression.smooth import smooth_scales
 from hanok.compression.sparsegpt import sparsegpt
 from hanok.compression.texts import Texts
+from hanok.kernels.formats import pack_words
 from hanok.kernels.memory import give_back
 from hanok.models.checkpoint import load_model
 from hanok.models.checkpoint.weights import write_file
@@ -40,9 +41,8 @@ from hanok.reporting import log, progress
 
 def compress_layers(plan: Plan, model: Path, texts: Texts, work: Path) -> None:
     """Leave `layer-NNN.safetensors` in `work` for each layer; those that are there are not made again."""
-    decoder = load_model(model, dtype="stored")
+    decoder = load_model(model, dtype="stored", sparing=True)
     decoder.requires_grad_(False).set_compute_dtype(torch.float32)
-    give_back(stored_parts(decoder))
     rotation = Rotation.of(decoder, plan.config.seed) if plan.config.rotate else None
     width, lengths = decoder.config.hidden_size, [len(ids) for ids in texts.calibration]
     count = len(decoder.layers)
@@ -104,10 +104,10 @@ def compress_block(plan: Plan, where: str, block: Block, moments: Mapping[str, M
             continue
         codes = _codes(plan, plan.bits(f"{where}.{name}"), module.weight, hessians.get(name), keep_NK)
         module.weight = _parameter(codes.values())
+        q_NK = codes.q_NK if codes.grid.symmetric else _centred(codes.q_NK, codes.grid.bits)
+        words = words_of(codes.grid.bits)
         tensors |= {
-            f"{name}.codes": codes.q_NK.to(torch.int8)
-            if codes.grid.symmetric
-            else _centred(codes.q_NK, codes.grid.bits),
+            f"{name}.codes": pack_words(q_NK.to(torch.int8), words),
             f"{name}.scales": codes.grid.scales_NG.half(),
         }
         if not codes.grid.symmetric:

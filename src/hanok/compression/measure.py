@@ -164,7 +164,8 @@ def advance_rows(block: nn.Module, x_TD: Tensor, lengths: Sequence[int]) -> None
 
 @torch.no_grad()
 def layer_distances(original: Decoder, made: Decoder, windows: Sequence[np.ndarray]) -> list[float]:
-    """KL in nats a token, were this layer alone the made model's: which layers cost most. Both in the same coordinates."""
+    """KL in nats a token, were this layer alone the made model's: which layers cost most. Both in the same coordinates; `made` is
+    taken apart on the way."""
     lengths = [len(window) for window in windows]
     ids_T = torch.from_numpy(np.concatenate(windows).astype(np.int64))
     x_TD = embedded(original, ids_T, lengths)
@@ -176,9 +177,10 @@ def layer_distances(original: Decoder, made: Decoder, windows: Sequence[np.ndarr
     head, (rows_T, _) = Head(original, 16), predicted(ids_T, lengths)
     own_TD = original.norm(x_TD)
     found = []
-    for number, block in enumerate(made.layers):
+    for number, block in enumerate(list(made.layers)):
         x_TD = inputs[number]
         advance_rows(block, x_TD, lengths)
+        made.layers[number] = nn.Identity()
         give_back(stored_parts(made))
         for later in original.layers[number + 1 :]:
             advance_rows(later, x_TD, lengths)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hanok.compression.differ import add_predictions, worst_predictions
 from hanok.compression.measure import Distance
 from hanok.compression.settings import Plan
 from hanok.compression.sizes import Sizes
@@ -19,7 +20,7 @@ from hanok.tokens.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_TOKENS, _BEFORE = 20, 12  # rows of the table of tokens, and tokens shown before each
+_TOKENS = 20  # rows of the table of predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ def write_page(
             "All settings that were tried, in numbers", ("setting", "bits", "kl", "perplexity"), rows
         )
     _add_layers(report, plan, measured)
-    _add_tokens(report, measured, tokenizer)
+    worst = worst_predictions(measured.distance, measured.windows, tokenizer, _TOKENS)
+    add_predictions(report, worst)
     report.add_table("Settings", ("setting", "value"), list(dataclasses.asdict(config).items()))
     if plan.widths:
         report.add_table("Maps of another width", ("map", "bits"), sorted(plan.widths.items()))
@@ -123,19 +125,6 @@ def _add_layers(report: Report, plan: Plan, measured: Measured) -> None:
     rows = [(n, drift[n], *((alone[n],) if alone else ())) for n in order]
     report.add_plot("Layer by layer", _layer_plot(drift, alone))
     report.add_table("Layers, the worst first", columns, rows)
-
-
-def _add_tokens(report: Report, measured: Measured, tokenizer: Tokenizer) -> None:
-    """The predictions that changed most."""
-    kl_T = measured.distance.kl_T
-    places = [(number, i) for number, window in enumerate(measured.windows) for i in range(len(window) - 1)]
-    rows = []
-    for index in kl_T.argsort(descending=True)[:_TOKENS].tolist():
-        number, i = places[index]
-        ids = measured.windows[number]
-        before = tokenizer.decode(ids[max(0, i + 1 - _BEFORE) : i + 1].tolist())
-        rows.append((float(kl_T[index]), "…" + before, tokenizer.decode([int(ids[i + 1])])))
-    report.add_table("Predictions that changed most", ("kl", "behind", "the text goes on with"), rows)
 
 
 def pareto(tried: Sequence[Tried], own: Tried) -> Figure:

@@ -37,7 +37,7 @@ from hanok.models.mlp import GatedMLP, MixtureOfExperts
 from hanok.reporting import Report, log, progress
 
 Part = Literal["channels", "heads", "experts", "layers"]
-_ROUNDS = 4  # of the columns that are to go, such a part goes together
+_ROUNDS = 8  # in which columns go
 _UNIT = 32  # channels that stay are a multiple: what the kernels' groups want
 
 
@@ -249,11 +249,11 @@ def _say_so(decoder: Decoder, part: Part, keep: int) -> None:
 
 
 def best_columns(weight_NK: Tensor, hessian_KK: Tensor, keep: int, damp: float) -> Tensor:
-    """Columns whose loss would cost most once the others have made up for it: |W_j|^2 / [H^-1]_jj (optimal brain surgeon). They go
-    in rounds, since of two that can stand in for each other both look free until one is gone."""
+    """Columns whose loss would cost most once the others have made up for it: |W_j|^2 / [H^-1]_jj (optimal brain surgeon). They
+    go in rounds, since of two that can stand in for each other both look free until one is gone."""
     kept = torch.arange(weight_NK.shape[1])
+    going = -(-(len(kept) - keep) // _ROUNDS)
     while len(kept) > keep:
-        going = -(-(len(kept) - keep) // _ROUNDS)
         inverse = torch.linalg.inv(_damped(hessian_KK, damp)[kept][:, kept])
         scores = _moved(weight_NK, hessian_KK, kept, damp).square().sum(0) / inverse.diagonal()
         kept = kept[scores.topk(max(keep, len(kept) - going)).indices.sort().values]

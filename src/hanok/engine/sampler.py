@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hanok.engine.api import SamplingParams
-from hanok.errors import HanokError, InputError
+from hanok.errors import EngineError, HanokError, InputError
 from hanok.kernels.native import native
 
 
@@ -117,7 +117,9 @@ _NOT_FINITE, _NOTHING_LEFT = -1, -2  # as in sampling.h
 
 def _error(code: int) -> HanokError:
     if code == _NOT_FINITE:
-        return HanokError("the model's logits are not finite", remedy="its weights are damaged, or take bf16")
+        return EngineError(
+            "the model's logits are not finite", remedy="its weights are damaged, or take bf16"
+        )
     return InputError("no token may come here", remedy="allow more: bias, banned words and format forbid all")
 
 

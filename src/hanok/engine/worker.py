@@ -38,6 +38,11 @@ class Worker:
         """Whether its steps end, and end well."""
         return self._pulse
 
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._open)
+
     def drain_waits(self) -> list[float]:
         """Seconds that requests waited for a place, of those that got one since the last call (the newest 4,096)."""
         waits = self._counters.waits

@@ -147,11 +147,11 @@ def alignment_changes(done: Mapping[str, Artefact]) -> list[tuple[str, float, fl
 
 
 def measured_before(done: Mapping[str, Artefact]) -> tuple[Artefact, Artefact] | None:
-    """The two evaluations that the report compares, where there are two: of what alignment changed, or of what the
-    training of a base model did."""
-    if BEFORE in done:
-        return done[BEFORE], _after(done)
-    return (done["before"], done["verify"]) if "before" in done else None
+    """The two evaluations whose bits per byte the report compares, where there are two: of all that a base model was
+    taught, or of what alignment changed."""
+    if "before" in done:
+        return done["before"], done["verify"]
+    return (done[BEFORE], _after(done)) if BEFORE in done else None
 
 
 def _after(done: Mapping[str, Artefact]) -> Artefact:

@@ -7,7 +7,9 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import Depends, FastAPI
@@ -21,28 +23,33 @@ from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError
 from hanok.reporting import log
+from hanok.server.admission.admission import Limited
+from hanok.server.admission.ledger import Ledger
+from hanok.server.admission.queue import PromptQueue
 from hanok.server.bodies import Bodies
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
+from hanok.server.exchange import Admission
 from hanok.server.hosting import Hosted, ModelSpec, model_name
 from hanok.server.hosts import SafeHeaders
 from hanok.server.identity.directory import Directory, Entry
 from hanok.server.identity.middleware import Identify, authorise
+from hanok.server.identity.oidc import Oidc
 from hanok.server.identity.people import People, open_people
 from hanok.server.models import Models, check_names
 from hanok.server.operations.bodies import BodyLimit
 from hanok.server.operations.config import ServeSettings
 from hanok.server.operations.requests import Follow
-from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, refuse
+from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, allow_descriptors, refuse
 from hanok.server.operations.service import Operations
 from hanok.server.operations.timeouts import SEND_BYTES
 from hanok.server.operations.traces import open_traces
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.store.connection import Place
-from hanok.store.database import Store, feedback_file
+from hanok.store.conversations import forget_tenant
+from hanok.store.database import Store, feedback_file, run_folder
 
-MAX_WAITING = 512  # requests; more are told to come back
 MOST_HEADER_BYTES = 32 << 10
 WEB = Path(__file__).with_name("web")
 
@@ -75,18 +82,22 @@ def serve(
     with ExitStack() as held:
         kept = held.enter_context(Store(store or feedback_file(model_dir)))
         people = open_people(kept, host=host, entry=entry)
+        admission = limited(people)
+        held.callback(admission.ledger.flush)
         listener = held.enter_context(listen(host, port))
         url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
         def start() -> FastAPI:
-            engine = LocalEngine(
-                model_dir, weights=weights, cache_bytes=cache_bytes, cache_type=cache_type, speculation=speculation,
-                draft_dir=draft_dir, max_waiting=MAX_WAITING, adapters=adapters, team=team,
-            )  # fmt: skip
+            options = {
+                "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
+                "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,
+            }  # fmt: skip
+            engine = LocalEngine(model_dir, adapters=adapters, **options)
             held.callback(engine.close)
             services = services_of(
-                engine, model_dir, kept, operations=operations, people=people, name=name, more=more
-            )
+                engine, model_dir, kept, operations=operations, people=people, admission=admission, name=name, more=more,
+                options=options, adapters=adapters,
+            )  # fmt: skip
             held.callback(services.models.close)
             app = create_app(services)
             if people.setup_token is not None:
@@ -100,13 +111,20 @@ def serve(
 
 
 def services_of(
-    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None,
-    people: People | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
+    engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, people: People | None = None,
+    admission: Admission | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
+    options: Mapping[str, Any] = {}, adapters: Mapping[str, Path] = {},
 ) -> Services:  # fmt: skip
-    """Raises ConfigError: a name twice, or a model that the memory for them is too small for."""
+    """Args: options, adapters: of the engine, for one that replaces it.
+
+    Raises:
+        ConfigError: a name twice, or a model that the memory for them is too small for.
+    """
     operations, people = operations or Operations(), people or People(Directory(store))
     settings = operations.settings
-    spec = ModelSpec(name=name or model_name(model_dir), directory=model_dir)
+    spec = ModelSpec(
+        name=name or model_name(model_dir), directory=model_dir, options=options, adapters=adapters
+    )
     first = Hosted(spec, engine, open_artefact(model_dir).hash)
     models = Models.of(
         [first, *map(Hosted, more)], most_loaded=settings.most_loaded,
@@ -117,9 +135,20 @@ def services_of(
         store=store,
         directory=people.directory,
         people=people,
+        oidc=None if people.directory.entry.provider is None else Oidc(people.directory.entry.provider),
+        admission=admission or limited(people),
+        queue=PromptQueue(people.directory.entry.max_queue_tokens),
         examples=example_questions(model_dir),
+        run=run_folder(model_dir),
+        on_tenant_deleted=(partial(forget_tenant, store.engine),),
         operations=operations,
     )
+
+
+def limited(people: People) -> Limited:
+    """Limits and accounts in the store that the people are in."""
+    directory = people.directory
+    return Limited(Ledger(directory.access.store, also=directory.flush), directory.entry.prices)
 
 
 def create_app(services: Services) -> FastAPI:
@@ -141,8 +170,10 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(BodyLimit, limit=operations.body_limit)
     app.add_middleware(Identify, directory=services.directory)
     app.add_middleware(SafeHeaders)  # the last is the outermost
-    for router in ROUTERS:
-        app.include_router(router(services))
+    routers = [router(services) for router in ROUTERS]
+    for router in routers:
+        app.include_router(router)
+    app.state.paths = frozenset(getattr(route, "path", "") for router in routers for route in router.routes)
     app.mount("/", StaticFiles(directory=WEB, html=True))
     # around everything, errors that nobody foresaw too
     app.middleware_stack = Follow(
@@ -180,6 +211,7 @@ def run_server(
         what `start` raises.
     """
     settings, gate, guard = operations.settings, Gate(), operations.guard
+    allow_descriptors(settings.max_connections)
     operations.lifecycle.load()
     config = uvicorn.Config(
         gate, log_level="warning", log_config=None, access_log=False, http=guard.protocol(), ws="none", lifespan="off",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from hanok.server.principal import Principal
 
@@ -57,6 +58,10 @@ class Admission(Protocol):
         """Raises ApiError (429 with Retry-After, 403) if it may not begin now."""
         ...
 
+    def describe(self, principal: Principal) -> Sequence[Mapping[str, Any]]:
+        """The limits that somebody is held to: `of` ("key" or "tenant"), `limit`, `value`, `remaining`, `reset` (seconds)."""
+        ...
+
 
 class Unlimited:
     """Everybody may, as often as the engine has room."""
@@ -66,3 +71,6 @@ class Unlimited:
 
     async def settle(self, outcome: Outcome) -> None:
         pass
+
+    def describe(self, principal: Principal) -> Sequence[Mapping[str, Any]]:
+        return ()

@@ -60,7 +60,12 @@ class Generation:
                 prompt_tokens=len(request.prompt_ids), streamed=streamed,
                 max_tokens=len(requests) * min(request.params.max_tokens or room, room),
             )  # fmt: skip
-            lease = await services.admission.admit(exchange)
+            services.queue.enter(exchange.prompt_tokens)
+            try:
+                lease = await services.admission.admit(exchange)
+            except BaseException:
+                services.queue.leave(exchange.prompt_tokens)
+                raise
         except BaseException:
             services.models.give_back(served)
             raise
@@ -96,6 +101,12 @@ class Generation:
                             await self._tasks[index]  # raises what ended it
                         continue
                     self._count(delta)
+                    if delta.finish_reason == "cancelled" and self._too_late():
+                        raise ApiError(
+                            504,
+                            "the time for this request was over before it began",
+                            code="deadline_exceeded",
+                        )
                     yield index, delta
         except Exception:
             self._reason = "error"
@@ -115,10 +126,16 @@ class Generation:
             self._ending = asyncio.get_running_loop().create_task(self._end())
         await asyncio.shield(self._ending)  # a client that goes away cancels us, not this
 
+    def _too_late(self) -> bool:
+        """Nothing was said by the deadline; what was said in part is given as far as it came."""
+        deadline = self._requests[0].deadline
+        return self._tokens == 0 and deadline is not None and time.monotonic() >= deadline
+
     def _count(self, delta: Delta) -> None:
         self._tokens += len(delta.ids)
         if self._first is None and delta.ids:
             self._first = time.monotonic() - self.exchange.started
+            self._services.queue.leave(self.exchange.prompt_tokens)
         if delta.usage is not None:
             self._usages.append(delta.usage)
         if delta.finish_reason is not None and len(self._usages) == self.samples:
@@ -129,6 +146,8 @@ class Generation:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._first is None:
+                self._services.queue.leave(self.exchange.prompt_tokens)
             outcome = Outcome(
                 reason=self._reason, completion_tokens=self._tokens,
                 cached_tokens=sum(one.cached_tokens for one in self._usages),

@@ -155,6 +155,10 @@ class Models:
             await host.unload()
             self._freed.set()
 
+    def host(self, name: str) -> Hosted:
+        """Of a model, not of an adapter. Raises ApiError 404."""
+        return self._own(name)
+
     async def load_adapter(self, name: str, directory: Path, *, model: str | None = None) -> None:
         """Raises ConfigError (a name that is taken), CheckpointError (no adapter of this model), ApiError 404."""
         host = self._first if model is None else self._own(model)

@@ -22,51 +22,60 @@ from fastapi import FastAPI
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError
 from hanok.reporting import log
-from hanok.server.app import MAX_WAITING, create_app, listen, services_of
-from hanok.server.hosts import check_host
+from hanok.server.app import create_app, listen, services_of
+from hanok.server.identity.directory import Entry
+from hanok.server.identity.people import open_people
 from hanok.server.models import check_names
 from hanok.server.streams import DRAIN_SECONDS
 from hanok.store.connection import Place
 from hanok.store.database import Store, feedback_file
 
 _NAME = "hanok"
+MAX_WAITING = 512  # requests in a replica; more are told to come back
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 _RUNNING = 128  # answers that decode together in a replica, as `LocalEngine` has it
 
 
 def serve_replicas(
     model_dir: Path, *, replicas: int, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None,
-    options: Mapping[str, Any] = {},
+    entry: Entry | None = None, options: Mapping[str, Any] = {},
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
         replicas: how many; each gets its part of this machine's cores.
         port: 0 picks a free one. store: as `hanok.server.app.serve` takes it.
-        options: for each replica's `LocalEngine`.
+        entry: who may come in. options: for each replica's `LocalEngine`.
 
     Raises:
         ConfigError: Ray is not installed; not a loopback address; the port is taken; more replicas than cores; an adapter
             is called like the model.
     """
-    check_host(host, keys=False)
+    if entry is not None and entry.setup:
+        raise ConfigError(
+            "--setup with replicas", remedy="make the first administrator with `hanok users create`"
+        )
     check_names(model_dir, options.get("adapters", {}))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not 1 <= replicas <= cores:
         raise ConfigError(f"{replicas} replicas on {cores} cores", remedy=f"take 1 to {cores}")
-    ray, serve = _load_ray()
-    with listen(host, port) as listener:  # Ray binds it itself, and says less clearly that it is taken
-        port = listener.getsockname()[1]
     place = store or feedback_file(model_dir)
     with Store(place) as kept:  # its tables exist before two want to make them
         name = kept.name
+        open_people(kept, host=host, entry=entry)
+    ray, serve = _load_ray()
+    with listen(host, port) as listener:  # Ray binds it itself, and says less clearly that it is taken
+        port = listener.getsockname()[1]
     logging.getLogger("ray").setLevel(logging.WARNING)
     ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level="warning")
     stopped = threading.Event()
     previous = {n: signal.signal(n, lambda *_: stopped.set()) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         serve.start(http_options={"host": host, "port": port}, logging_config=_QUIET)
-        serve.run(deployment(serve, model_dir, place, replicas, cores // replicas, options), name=_NAME)
+        serve.run(
+            deployment(serve, model_dir, place, replicas, cores // replicas, options, host=host, entry=entry),
+            name=_NAME,
+        )
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(
             f"{replicas} replicas\nchat page: {url}\nOpenAI-compatible API: {url}/v1\nfeedback: {name}",
@@ -87,8 +96,9 @@ def serve_replicas(
 
 
 def deployment(
-    serve: Any, model_dir: Path, store: Place, replicas: int, cores: int, options: Mapping[str, Any]
-) -> Any:
+    serve: Any, model_dir: Path, store: Place, replicas: int, cores: int, options: Mapping[str, Any], *,
+    host: str = "127.0.0.1", entry: Entry | None = None,
+) -> Any:  # fmt: skip
     """What Ray Serve runs. A replica takes as many requests as its engine has places for, running and waiting."""
     wanted = serve.deployment(
         name=_NAME, num_replicas=replicas, max_ongoing_requests=_RUNNING + MAX_WAITING,
@@ -96,16 +106,25 @@ def deployment(
         logging_config=_QUIET,
     )  # fmt: skip
     application = _application(
-        model_dir.absolute(), store.absolute() if isinstance(store, Path) else store, dict(options)
+        model_dir.absolute(),
+        store.absolute() if isinstance(store, Path) else store,
+        dict(options),
+        host,
+        entry,
     )
     return wanted(serve.ingress(application)()).bind()
 
 
-def _application(model_dir: Path, store: Place, options: dict[str, Any]) -> Callable[[], FastAPI]:
+def _application(
+    model_dir: Path, store: Place, options: dict[str, Any], host: str, entry: Entry | None
+) -> Callable[[], FastAPI]:
     def application() -> FastAPI:
         """Called in each replica's process."""
+        kept = Store(store)
         engine = LocalEngine(model_dir, max_running=_RUNNING, max_waiting=MAX_WAITING, **options)
-        return create_app(services_of(engine, model_dir, Store(store)))
+        return create_app(
+            services_of(engine, model_dir, kept, people=open_people(kept, host=host, entry=entry))
+        )
 
     return application
 

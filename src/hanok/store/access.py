@@ -9,12 +9,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    TableClause,
+    and_,
+    column,
+    delete,
+    func,
+    insert,
+    inspect,
+    select,
+    update,
+)  # fmt: skip
+from sqlalchemy import table as table_named
 from sqlalchemy.exc import IntegrityError
 
 from hanok.errors import InputError
 from hanok.store.database import Store
-from hanok.store.schema import DEFAULT_TENANT, identity_version, keys, metadata, sessions, tenants, users
+from hanok.store.schema import DEFAULT_TENANT, identity_version, keys, sessions, tenants, users
 
 Limits = Mapping[str, float]
 
@@ -187,17 +201,17 @@ class Access:
     def delete_tenant(self, tenant: str, *, now: float) -> dict[str, int]:
         """Removes the tenant, its people and all rows that are its own; rows removed of each table.
 
-        Its usage stays, which holds no content, and so do its keys, revoked and nameless: a key never comes back to life.
+        Those are the rows of all tables with a column `tenant`, and what depends on them. Its usage and the audit stay, which
+        hold no content, and its keys, revoked and nameless: a key never comes back to life.
         """
         removed: dict[str, int] = {}
         with self.store.write() as connection:
             members = select(users.c.id).where(users.c.tenant == tenant)
             gone = connection.execute(delete(sessions).where(sessions.c.user_id.in_(members))).rowcount
             removed[sessions.name] = gone
-            for table in metadata.sorted_tables:
-                if "tenant" in table.c and table.name not in ("keys", "usage"):
-                    done = connection.execute(delete(table).where(table.c.tenant == tenant))
-                    removed[table.name] = done.rowcount
+            for table in _owned_tables(connection):
+                done = connection.execute(delete(table).where(table.c.tenant == tenant))
+                removed[table.name] = done.rowcount
             revoked = update(keys).where(keys.c.tenant == tenant)
             done = connection.execute(
                 revoked.values(
@@ -217,6 +231,16 @@ class Access:
         with self.store.read() as connection:
             found = connection.execute(select(_TABLES[kind]).where(condition)).mappings().first()
         return None if found is None else _row(kind, found)
+
+
+def _owned_tables(connection: Connection) -> list[TableClause]:
+    found = []
+    inspector = inspect(connection)
+    for name in inspector.get_table_names():
+        columns = {one["name"] for one in inspector.get_columns(name)}
+        if "tenant" in columns and name not in ("keys", "usage") and not name.startswith("audit"):
+            found.append(table_named(name, column("tenant")))
+    return found
 
 
 def _changed(connection: Connection) -> None:

@@ -34,6 +34,8 @@ from sqlalchemy import (
 )  # fmt: skip
 from sqlalchemy.exc import IntegrityError
 
+from hanok.store.connection import writing
+
 metadata = MetaData()
 
 
@@ -92,7 +94,7 @@ class Shelf:
     """One of the two tables. Safe to call from several threads."""
 
     def __init__(self, engine: Engine, table: Table) -> None:
-        self._engine, self._table = engine, table
+        self._engine, self._writer, self._table = engine, writing(engine), table
         metadata.create_all(engine, tables=[table])
 
     def page(
@@ -149,7 +151,7 @@ class Shelf:
             "title": title, "updated": now, "body": dict(body), "words": folded("\n".join((title, *words))),
         }  # fmt: skip
         c = self._table.c
-        with self._engine.begin() as connection:
+        with self._writer.begin() as connection:
             seen = [] if version is None else [c.version == version]
             changed = connection.execute(
                 update(self._table)
@@ -167,7 +169,7 @@ class Shelf:
 
     def delete(self, owner: Owner, identifier: str) -> bool:
         """Whether there was one."""
-        with self._engine.begin() as connection:
+        with self._writer.begin() as connection:
             asked = delete(self._table).where(*self._mine(owner), self._table.c.id == identifier)
             return connection.execute(asked).rowcount > 0
 
@@ -190,6 +192,15 @@ class Shelf:
 
     def _mine(self, owner: Owner) -> list[ColumnElement[bool]]:
         return [self._table.c.tenant == owner.tenant, self._table.c.owner == owner.person]
+
+
+def forget_tenant(engine: Engine, tenant: str) -> dict[str, int]:
+    """Delete all rows of a tenant; how many of each table."""
+    with writing(engine).begin() as connection:
+        return {
+            table.name: connection.execute(delete(table).where(table.c.tenant == tenant)).rowcount
+            for table in (conversations, presets)
+        }
 
 
 def folded(text: str) -> str:

@@ -67,7 +67,7 @@ class Take:
 def take_rates(store: Store, takes: Sequence[Take], *, clock: Clock | None = None) -> float | None:
     """All of them or none: None if they were taken, else in how many seconds they may be."""
     with store.write() as connection:
-        now = tick(connection, clock or Clock())
+        now = time_of_store(connection, clock or Clock())
         tats = lock_meters(connection, [take.meter for take in takes])
         wait = 0.0
         for take in takes:
@@ -79,15 +79,18 @@ def take_rates(store: Store, takes: Sequence[Take], *, clock: Clock | None = Non
             tat = tats[take.meter][0]
             start = max(now, tat) if take.units > 0 else tat
             set_meter(connection, take.meter, start + take.units * take.rate.seconds)
+        note_time(connection, now)
     return None
 
 
-def tick(connection: Connection, clock: Clock) -> float:
-    """The store's time, which never goes back; whoever reads it holds every meter until the transaction ends."""
-    seen = lock_meters(connection, [_CLOCK])[_CLOCK][0]
-    now = clock.follow(seen)
+def time_of_store(connection: Connection, clock: Clock) -> float:
+    """Never earlier than any time noted; whoever reads it holds all meters until the transaction ends."""
+    return clock.follow(lock_meters(connection, [_CLOCK])[_CLOCK][0])
+
+
+def note_time(connection: Connection, now: float) -> None:
+    """Where something was taken at this time: nobody's clock stands before it any more."""
     set_meter(connection, _CLOCK, now)
-    return now
 
 
 def lock_meters(connection: Connection, names: Sequence[str]) -> dict[str, tuple[float, str]]:

@@ -40,7 +40,7 @@ def test_nothing_is_served_beside_the_routes(house: Any) -> None:
 def test_public_routes_are_few(house: Any) -> None:
     public = {route.path for route in endpoints(house.services) if needed(route.endpoint) == PUBLIC}
     assert public <= {
-        "/health", "/healthz", "/readyz", "/examples.json", "/session", "/session/setup", "/session/oidc",
+        "/health", "/healthz", "/readyz", "/examples.json", "/console.json", "/session", "/session/setup", "/session/oidc",
         "/session/oidc/callback",
     }  # fmt: skip
 

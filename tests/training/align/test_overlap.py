@@ -43,11 +43,19 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("method", "updates"), [("grpo", 1), ("ppo", 2), ("scalerl", 1)])
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("grpo", {"think": "delethink", "chunk": 6, "carry": 2, "chunks": 3}),
+        ("ppo", {"updates_per_rollout": 2}),
+        ("scalerl", {}),
+    ],
+)
 def test_staleness_is_bounded_and_every_draw_is_learnt_once(
-    method: str, updates: int, base: Path, prompts: Path, tmp_path: Path
+    method: str, changes: dict[str, Any], base: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    config = quick(updates_per_rollout=updates)
+    config = quick(**changes)
+    updates = config.updates_per_rollout
     artefact = align_on_rewards(
         method, config, model=base, prompts=prompts, rewards=mix({"l": letters}), out=tmp_path
     )
@@ -69,6 +77,15 @@ def test_stale_answers_differ_from_the_learners_law(base: Path, prompts: Path, t
     last = lines(tmp_path / "metrics.jsonl")[-1]
     assert last["mismatch.absolute"] > 1e-3
     assert abs(last["policy.importance"] - 1) > 1e-4
+
+
+def test_whole_answers_may_be_weighed_or_left_out(base: Path, prompts: Path, tmp_path: Path) -> None:
+    """Everything above its cap is left out: nothing is learnt from stale answers that became likelier."""
+    config = quick(importance="answer", importance_cap=1e-9, off_policy_nats=5.0)
+    align_on_rewards("sapo", config, model=base, prompts=prompts, rewards=mix({"l": letters}), out=tmp_path)
+    rows = [row for row in lines(tmp_path / "metrics.jsonl") if "policy.importance" in row]
+    assert rows
+    assert all(row["policy.importance"] == 0 and row["grad_norm"] == 0 for row in rows)
 
 
 def test_what_does_not_overlap_is_refused(base: Path, prompts: Path, tmp_path: Path) -> None:

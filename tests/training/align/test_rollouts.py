@@ -167,6 +167,15 @@ def test_every_method_learns_something(method: str, base: Path, prompts: Path, t
         assert rows(tmp_path)[1][name] != rows(tmp_path)[0][name]
 
 
+def test_entropy_can_be_paid_for(base: Path, prompts: Path, tmp_path: Path) -> None:
+    def last(bonus: float) -> float:
+        config, out = quick(max_steps=4, entropy_bonus=bonus), tmp_path / str(bonus)
+        align_on_rewards("grpo", config, model=base, prompts=prompts, rewards=mix({"l": letters}), out=out)
+        return rows(out)[-1]["policy.entropy"]
+
+    assert last(5.0) > last(0.0)
+
+
 def test_the_weight_of_the_divergence_follows_its_target(base: Path, prompts: Path, tmp_path: Path) -> None:
     """Far above its target it rises by a fifth in `kl_horizon` answers; a resumed run goes on with it."""
     config = quick(max_steps=3, kl_beta=0.5, kl_target=1e-9, kl_horizon=32.0, checkpoint_every=1)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hanok.artefacts import write_json
 from hanok.errors import CheckpointError
+from hanok.kernels.memory import give_back
 from hanok.models.checkpoint.packed import dequantise, fitting
 from hanok.models.checkpoint.stored import incoming_stored, split_stored, stored_bits
 from hanok.models.checkpoint.weights import SHARD_BYTES, read_file, read_weights, write_file, write_weights
@@ -123,13 +124,18 @@ def read_settings(directory: Path) -> dict[str, Any]:
 
 
 def load_model(
-    directory: Path, *, dtype: torch.dtype | Literal["stored"] | None = None, device: str = "cpu"
+    directory: Path,
+    *,
+    dtype: torch.dtype | Literal["stored"] | None = None,
+    device: str = "cpu",
+    sparing: bool = False,
 ) -> Decoder:
     """A decoder with the directory's weights, in float32 unless `dtype` says otherwise.
 
     Args:
         dtype: "stored" keeps the file's types and maps the weights from disk without a copy; codes stay codes where
             `stored.py` can keep them, as `CodedParameter`.
+        sparing: gives the pages of a mapped file back as soon as their numbers were checked.
 
     Raises:
         CheckpointError: a tensor missing, unknown, of another shape or not finite, a file cut short or malformed.
@@ -144,7 +150,10 @@ def load_model(
     if (directory / "mtp.safetensors").is_file():
         tensors |= read_file(directory / "mtp.safetensors")
     wanted = None if dtype == "stored" else dtype or torch.float32
-    model = assemble(config, {n: _converted(t, wanted) for n, t in tensors.items()}, where=str(directory))
+    done = (lambda tensor: give_back([tensor])) if sparing else (lambda _: None)
+    model = assemble(
+        config, {n: _converted(t, wanted) for n, t in tensors.items()}, where=str(directory), done=done
+    )
     return model if device == "cpu" else model.to(device)
 
 
@@ -154,12 +163,13 @@ def assemble(
     *,
     where: str,
     new: Callable[[ModelConfig], Decoder] = Decoder,
+    done: Callable[[Tensor], None] = lambda _: None,
 ) -> Decoder:
     """A decoder (as `new` makes it) that holds exactly these tensors, in their types. Raises CheckpointError where they do
-    not fit."""
+    not fit. `done` is called with each plain tensor once its numbers were looked at."""
     with torch.device("meta"):
         model = new(config)
-    _check(model, tensors, where)
+    _check(model, tensors, where, done)
     model.load_state_dict(tensors, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -188,7 +198,7 @@ def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
-def _check(model: Decoder, tensors: dict[str, Tensor], where: str) -> None:
+def _check(model: Decoder, tensors: dict[str, Tensor], where: str, done: Callable[[Tensor], None]) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     if missing or extra:
@@ -205,6 +215,8 @@ def _check(model: Decoder, tensors: dict[str, Tensor], where: str) -> None:
             raise CheckpointError(
                 f"{where}: {name} holds NaN or infinity", remedy="take an earlier checkpoint"
             )
+        if not coded:
+            done(tensor)
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hanok.errors import ConfigError
-from hanok.kernels.formats import GROUP, pack_words
+from hanok.kernels.formats import GROUP, Quantised, pack_words
 from hanok.models.coded import as_quantised
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
@@ -40,12 +40,21 @@ def check_codable(config: ModelConfig) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FileCodes:
-    """A map as it is to be written: q_NK int8 around 0, scales_NG, bits 4 or 8; zeros_NG int8 where the grid has zero points."""
+    """A map as it is to be written: words_NP of `pack_words`, scales_NG, bits 4 or 8; zeros_NG int8 where the grid has zero
+    points."""
 
-    q_NK: Tensor
+    words_NP: Tensor
     scales_NG: Tensor
     bits: int
     zeros_NG: Tensor | None = None
+
+    @staticmethod
+    def of(codes: Quantised) -> FileCodes:
+        return FileCodes(pack_words(codes.q_NK, codes.bits), codes.scales_NG, codes.bits)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.words_NP), self.words_NP.shape[1] * 32 // self.bits
 
 
 def coded_tensors(
@@ -64,7 +73,7 @@ def coded_tensors(
             whose inputs fill groups is rounded to the nearest, or keeps the codes of this width that it has.
 
     Raises:
-        ConfigError: as `check_codable`.
+        ConfigError: as `check_codable`; maps that the family's files join, of several widths.
     """
     check_codable(model.config)
     family = family_of(model.config)
@@ -81,21 +90,25 @@ def coded_tensors(
         parts = {name: part(one) for name, one in maps.items()}
         return family.outgoing({n: t for n, t in parts.items() if t is not None}, model.config)
 
-    numbers, scales = theirs(lambda one: one.q_NK), theirs(lambda one: one.scales_NG)
+    widths = theirs(lambda one: torch.full((len(one.words_NP), 1), one.bits))
+    if mixed := [name for name, bits_N1 in widths.items() if len(bits_N1.unique()) > 1]:
+        raise ConfigError(f"{mixed[0]} joins maps of several widths", remedy="give them one width")
+    words, scales = theirs(lambda one: one.words_NP), theirs(lambda one: one.scales_NG)
     zeros = theirs(lambda one: one.zeros_NG)
-    widths = theirs(lambda one: torch.full((len(one.q_NK), 1), one.bits))
     width_of: dict[str, int] = {}
-    for name, q_NK in numbers.items():
+    group = GROUP
+    for name, words_NP in words.items():
         base = name.removesuffix(".weight")
-        width_of[base] = width = int(widths[name].max())  # codes of four bits are codes of eight too
+        width_of[base] = width = int(widths[name][0, 0])
+        shape = (len(words_NP), words_NP.shape[1] * 32 // width)
+        group = shape[1] // scales[name].shape[1]
         written |= {
-            f"{base}.weight_packed": pack_words(q_NK, width),
+            f"{base}.weight_packed": words_NP,
             f"{base}.weight_scale": scales[name],
-            f"{base}.weight_shape": torch.tensor(q_NK.shape),
+            f"{base}.weight_shape": torch.tensor(shape),
         }
         if name in zeros:
             written[f"{base}.weight_zero_point"] = _packed_rows(zeros[name], width)
-    group = next((n.shape[1] // scales[name].shape[1] for name, n in numbers.items()), GROUP)
     return written, _settings(width_of, group, left_out, symmetric=not zeros)
 
 
@@ -106,8 +119,7 @@ def _rounded(model: Decoder, bits: int) -> dict[str, FileCodes]:
         if not isinstance(module, Linear) or not name.startswith("layers."):
             continue
         if module.weight.shape[1] % GROUP == 0:
-            one = as_quantised(module.weight, bits)
-            found[f"{name}.weight"] = FileCodes(one.q_NK, one.scales_NG, bits)
+            found[f"{name}.weight"] = FileCodes.of(as_quantised(module.weight, bits))
     return found
 
 

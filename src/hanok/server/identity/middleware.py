@@ -10,10 +10,12 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hanok.reporting import log
 from hanok.server.errors import ApiError, error_response
 from hanok.server.hosts import LOOPBACK, called_by, refusal
 from hanok.server.identity.directory import Directory
@@ -63,9 +65,21 @@ class Identify:
             if origin is not None and scope["method"] == "OPTIONS":
                 await self._preflight(origin, headers)(scope, receive, send)
                 return
-            principal = replace(principal, deadline=_deadline(headers), reply={})
+            principal = replace(
+                principal, deadline=_deadline(headers, self._directory.entry.request_timeout), reply={}
+            )
         except ApiError as error:
             await refused(error)(scope, receive, send)
+            return
+        except SQLAlchemyError as error:
+            log.error("the store cannot be asked who somebody is", exc_info=error)
+            unknown = ApiError(
+                503,
+                "the store does not answer; try again",
+                code="store_unavailable",
+                headers={"Retry-After": "2"},
+            )
+            await refused(unknown)(scope, receive, send)
             return
         if origin is not None and _foreign(origin, headers):
             principal.reply.update(_cors(origin))
@@ -204,10 +218,11 @@ def _cors(origin: str) -> dict[str, str]:
     }
 
 
-def _deadline(headers: dict[bytes, str]) -> float | None:
+def _deadline(headers: dict[bytes, str], most: float | None) -> float | None:
+    """On the monotonic clock: what the client says, within what the server allows."""
     given = headers.get(b"x-request-timeout")
     if given is None:
-        return None
+        return None if most is None else time.monotonic() + most
     try:
         seconds = float(given)
     except ValueError:
@@ -216,4 +231,4 @@ def _deadline(headers: dict[bytes, str]) -> float | None:
         raise ApiError(
             400, f'x-request-timeout = "{given[:40]}": seconds, up to 86400', param="x-request-timeout"
         )
-    return time.monotonic() + seconds
+    return time.monotonic() + min(seconds, most or seconds)

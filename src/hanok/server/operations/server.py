@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from hanok.server.operations.systemd import notify
 from hanok.server.operations.timeouts import Guard
 
 FLUSH_SECONDS = 5.0  # for the last events of answers that the grace time cut
+_OTHER_DESCRIPTORS = 256
 _KILLED = 128 + signal.SIGTERM
 
 
@@ -53,6 +55,19 @@ def refuse(lifecycle: Lifecycle) -> ASGIApp:
     response.headers["Retry-After"] = str(max(1, round(lifecycle.seconds_left)))
     response.headers["Connection"] = "close"
     return response
+
+
+def allow_descriptors(connections: int) -> None:
+    """As many as the connections need, where the system lets us; a log line where it does not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_DESCRIPTORS
+    if soft >= wanted:
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    if hard < wanted:
+        log.warning(
+            "%d file descriptors for %d connections: raise LimitNOFILE or ulimit -n", hard, connections
+        )
 
 
 class Server(uvicorn.Server):

@@ -20,6 +20,7 @@ from hanok.server.operations.health import Health
 from hanok.server.operations.lifecycle import Lifecycle
 from hanok.server.operations.logs import AccessLog, set_level
 from hanok.server.operations.metrics import Metrics, process_facts
+from hanok.server.operations.replacing import Replacing
 from hanok.server.operations.requests import Attach, Watcher
 from hanok.server.operations.status import Status
 from hanok.server.operations.systemd import notify
@@ -54,7 +55,10 @@ class Operations:
         )
         self.connections: Callable[[], int] = lambda: 0
         self.on_reload: list[Callable[[ServeSettings], None]] = []
-        self.observers: tuple[Observer, ...] = (Attach(), self.status, self.metrics)
+        self.replacing = Replacing(
+            lambda name, why: self.status.error("model taken back", model=name, why=why)
+        )
+        self.observers: tuple[Observer, ...] = (Attach(), self.status, self.metrics, self.replacing)
         self._traces, self._source = traces, source
         self.watchers: tuple[Watcher, ...] = (
             self.status, self.metrics, AccessLog(), *(() if traces is None else (traces,))
@@ -84,6 +88,7 @@ class Operations:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await self.replacing.close()
             if self._traces is not None:
                 await asyncio.to_thread(self._traces.close)
 

@@ -20,9 +20,11 @@ from hanok.server.routes import (
     models,
     operations,
     page,
+    reports,
     responses,
     session,
     tokens,
+    usage,
 )
 from hanok.server.services import Services
 
@@ -37,10 +39,12 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     feedback.router,
     conversations.router,
     documents.router,
-    operations.router,
     hosting.router,
+    operations.router,
+    reports.router,
     page.router,
     session.router,
     admin_keys.router,
     admin_people.router,
+    usage.router,
 )

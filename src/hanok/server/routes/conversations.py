@@ -41,12 +41,20 @@ class SavedCall(BaseModel):
 
 
 class Citation(BaseModel):
-    """A passage that an answer rests on. `place`: where in its file."""
+    """A passage that an answer rests on: `number` in its text, `passage` in the file."""
 
     file_id: Annotated[str, Field(max_length=100)]
-    filename: Annotated[str, Field(max_length=400)] = ""
-    quote: Annotated[str, Field(max_length=20_000)] = ""
-    place: Annotated[str, Field(max_length=400)] = ""
+    filename: Annotated[str, Field(max_length=1000)] = ""
+    number: Annotated[int, Field(ge=0, lt=2**31)]
+    passage: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    text: Annotated[str, Field(max_length=100_000)] = ""
+
+
+class Attached(BaseModel):
+    """A file or a collection that questions are answered from."""
+
+    id: Annotated[str, Field(max_length=100)]
+    name: Annotated[str, Field(max_length=1000)] = ""
 
 
 class SavedMessage(BaseModel):
@@ -69,14 +77,17 @@ class SavedMessage(BaseModel):
 
 
 class Conversation(BaseModel):
-    """Body of PUT /console/conversations/{id}. `version`: the one that the writer saw; without it the last writer wins."""
+    """Body of PUT /console/conversations/{id}. `version`: the one that the writer saw; without it the last writer wins.
+    `own_store`: the collection that was made for its files."""
 
     title: Title
     messages: Annotated[list[SavedMessage], Field(max_length=2_000)]
     leaf: Identifier | None = None
     system: Annotated[str, Field(max_length=100_000)] = ""
     model: Annotated[str, Field(max_length=200)] | None = None
-    stores: Annotated[list[Identifier], Field(max_length=8)] = []
+    files: Annotated[list[Attached], Field(max_length=200)] = []
+    collections: Annotated[list[Attached], Field(max_length=15)] = []
+    own_store: Annotated[str, Field(max_length=100)] | None = None
     version: Version | None = None
 
     @model_validator(mode="after")

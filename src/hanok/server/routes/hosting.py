@@ -20,6 +20,12 @@ class AdapterRequest(BaseModel):
     model: str | None = None
 
 
+class ReplaceRequest(BaseModel):
+    """A model directory of the server's machine."""
+
+    directory: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+
+
 def router(services: Services) -> APIRouter:
     routes, models = APIRouter(tags=["administration"]), services.models
 
@@ -36,6 +42,13 @@ def router(services: Services) -> APIRouter:
         """Out of memory, once requests under way are finished. Whoever asks for it later has it loaded again."""
         await models.unload(model)
         return models.describe(model)
+
+    @routes.post("/admin/models/{model:path}/replace")
+    @needs("models:manage")
+    async def replace(model: str, body: ReplaceRequest) -> dict[str, Any]:
+        """By another directory, tried out first and taken back by itself if its answers fail; nobody waits meanwhile."""
+        await services.operations.replacing.replace(models.host(model), Path(body.directory).expanduser())
+        return {**models.describe(model), "hash": models.hash_of(model)}
 
     @routes.post("/admin/adapters", status_code=201)
     @needs("models:manage")

@@ -10,18 +10,24 @@ from fastapi import APIRouter, Request
 from hanok import __version__
 from hanok.server.identity.roles import PUBLIC, needs
 from hanok.server.principal import Principal, principal_of
+from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
 
-FEATURES: Mapping[str, tuple[str, Sequence[str]]] = {
-    "conversations": ("/console/conversations", ("viewer", "user", "reviewer", "administrator")),
-    "presets": ("/console/presets", ("viewer", "user", "reviewer", "administrator")),
-    "feedback": ("/v1/feedback", ("user", "reviewer", "administrator")),
-    "files": ("/v1/vector_stores", ("user", "reviewer", "administrator")),
-    "reports": ("/console/reports", ("reviewer", "administrator")),
-    "dashboard": ("/admin/status", ("administrator",)),
-    "models": ("/admin/models", ("administrator",)),
+FEATURES: Mapping[str, tuple[str, str]] = {
+    "session": ("/session", PUBLIC),
+    "conversations": ("/console/conversations", "conversations:own"),
+    "presets": ("/console/presets", "conversations:own"),
+    "feedback": ("/v1/feedback", "feedback:create"),
+    "documents": ("/v1/vector_stores", "documents:write"),
+    "reports": ("/console/reports", "reports:read"),
+    "usage": ("/v1/usage", "usage:own"),
+    "all_usage": ("/admin/usage", "usage:read"),
+    "keys": ("/admin/keys", "keys:manage"),
+    "people": ("/admin/users", "users:manage"),
+    "models": ("/admin/models/{model:path}/load", "models:manage"),
+    "dashboard": ("/admin/status", "metrics:read"),
 }
-"""View or part of one -> the route that it needs, and the roles that may use it."""
+"""View or part of one -> the route that it needs, and what one must be allowed."""
 
 
 def router(services: Services) -> APIRouter:
@@ -45,13 +51,24 @@ def router(services: Services) -> APIRouter:
         principal = principal_of(request)
         return {
             "version": __version__,
-            "me": {"id": principal.id, "tenant": principal.tenant, "role": principal.role},
+            "me": {
+                "id": principal.id,
+                "name": principal.name,
+                "tenant": principal.tenant,
+                "role": principal.role,
+            },
             "decoding_heads": any(engine.has_heads for engine in services.models.engines.values()),
-            "features": sorted(_features(request.app.openapi()["paths"], principal)),
+            "features": sorted(_features(request.app.state.paths, principal)),
         }
 
     return routes
 
 
 def _features(paths: Container[str], principal: Principal) -> Iterable[str]:
-    return (name for name, (path, roles) in FEATURES.items() if path in paths and principal.role in roles)
+    return (
+        name
+        for name, (path, permission) in FEATURES.items()
+        if path in paths
+        and (permission == PUBLIC or principal.may(permission))
+        and (name != "documents" or "documents" in ChatRequest.model_fields)
+    )

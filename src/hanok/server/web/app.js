@@ -1,5 +1,5 @@
 // The console: what the server offers, the frame around all views, and which view the address names.
-import { errorText, get, whenUnauthorised } from "/lib/api.js";
+import { errorText, get, remove, setCsrf, whenUnauthorised } from "/lib/api.js";
 import { $, announce, h, icon, iconButton } from "/lib/dom.js";
 import { language, setLanguage, t } from "/lib/i18n.js";
 import { has, server } from "/lib/state.js";
@@ -8,6 +8,7 @@ import { begin, open, session, stop } from "/chat/session.js";
 import { chatView } from "/chat/view.js";
 import { VIEWS } from "/views/index.js";
 
+const LOGIN = { name: "login", open: async () => (await import("/views/login.js")).open() };
 let shown = null; // view that is on the page; `leave` is called when another comes
 
 const OTHER = { ko: ["en", "English"], en: ["ko", "한국어"] };
@@ -19,7 +20,8 @@ function drawFrame() {
   $("skip").textContent = t("skip");
   const side = $("side");
   side.setAttribute("aria-label", t("navigation"));
-  side.replaceChildren(brand(), newChat(), views(), has("conversations") ? library() : h("div", { class: "library" }), foot());
+  const inside = signedOut() ? [h("div", { class: "library" })] : [newChat(), views(), has("conversations") ? library() : h("div", { class: "library" })];
+  side.replaceChildren(brand(), ...inside, foot());
 }
 
 function brand() {
@@ -47,9 +49,9 @@ function foot() {
   const [, name] = OTHER[language()];
   const change = h("button", { type: "button", id: "language", lang: OTHER[language()][0], onclick: switchLanguage }, name);
   const theme = iconButton("theme", t("theme"), switchTheme, { id: "theme" });
-  const me = server.me?.name ?? server.me?.id;
-  const who = me && me !== "local" ? h("span", { class: "me" }, me) : h("span", { class: "spring" });
-  return h("div", { class: "foot" }, who, change, theme);
+  const me = server.me?.kind === "user" ? server.me.name : "";
+  const out = me ? iconButton("leave", t("sign_out"), signOut, { id: "sign-out" }) : null;
+  return h("div", { class: "foot" }, h("span", { class: "me" }, me), out, change, theme);
 }
 
 function switchLanguage() {
@@ -66,6 +68,12 @@ function switchTheme() {
   localStorage.setItem("hanok.theme", root.dataset.theme);
 }
 
+async function signOut() {
+  await remove("/session");
+  sessionStorage.clear(); // the next person's tab knows nothing of this one's conversation
+  location.replace("/");
+}
+
 // On a telephone the frame is a drawer over the page.
 function menu(on) {
   document.body.classList.toggle("menu", on);
@@ -73,7 +81,7 @@ function menu(on) {
   $("side").inert = narrow && !on;
   $("page").inert = narrow && on;
   document.querySelector("#menu-button")?.setAttribute("aria-expanded", String(on));
-  if (on) $("new").focus();
+  if (on) $("side").querySelector("button").focus();
   else if (narrow) document.querySelector("#menu-button")?.focus({ preventScroll: true });
 }
 
@@ -81,7 +89,7 @@ function menu(on) {
 
 async function show() {
   const [, name = "chat", argument] = location.hash.split("/");
-  const view = VIEWS.find((one) => one.name === name && (!one.needs || has(one.needs))) ?? VIEWS[0];
+  const view = viewOf(name);
   shown?.leave?.();
   shown = { leave: null };
   const mine = shown;
@@ -102,6 +110,13 @@ async function show() {
   markCurrent();
 }
 
+function viewOf(name) {
+  if (signedOut()) return LOGIN;
+  return VIEWS.find((one) => one.name === name && (!one.needs || has(one.needs))) ?? VIEWS[0];
+}
+
+const signedOut = () => server.session !== null && !server.session.signed_in;
+
 function put({ bar, body, focus }) {
   const menuButton = iconButton("menu", t("open_menu"), () => menu(true), { id: "menu-button", class: "only-phone", "aria-expanded": false, "aria-controls": "side" });
   $("bar").replaceChildren(menuButton, ...bar);
@@ -114,9 +129,17 @@ function put({ bar, body, focus }) {
 
 async function load() {
   const about = await get("/console.json");
-  Object.assign(server, { me: about.me, features: new Set(about.features), decodingHeads: about.decoding_heads, login: about.login ?? null, version: about.version });
+  Object.assign(server, { me: about.me, features: new Set(about.features), decodingHeads: about.decoding_heads });
+  if (has("session")) await loadSession();
+  if (signedOut()) return;
   const [models, examples] = await Promise.all([get("/v1/models"), get("/examples.json")]);
   Object.assign(server, { models: models.data, examples });
+}
+
+async function loadSession() {
+  server.session = await get("/session");
+  server.me = server.session.principal;
+  setCsrf(server.session.csrf);
 }
 
 addEventListener("hashchange", () => {
@@ -131,7 +154,9 @@ document.addEventListener("keydown", (event) => {
 matchMedia("(max-width: 52rem)").addEventListener("change", () => menu(false));
 $("shade").addEventListener("click", () => menu(false));
 
-whenUnauthorised(() => (location.hash = "#/login"));
+whenUnauthorised(() => {
+  if (server.session?.signed_in) location.reload(); // the session has ended
+});
 
 load()
   .catch((error) => announce(errorText(error)))

@@ -12,7 +12,7 @@ from hanok.errors import ConfigError
 from hanok.training.config import TrainConfig
 
 PairMethod = Literal["dpo", "ipo", "kto", "orpo", "simpo", "cpo", "reward"]
-PolicyMethod = Literal["grpo", "rloo", "ppo", "dapo", "gspo", "cispo", "drgrpo", "scalerl", "star"]
+PolicyMethod = Literal["grpo", "rloo", "ppo", "dapo", "gspo", "cispo", "drgrpo", "sapo", "scalerl", "star"]
 Method = Literal[PairMethod, PolicyMethod]
 PAIR_METHODS: tuple[str, ...] = get_args(PairMethod)
 POLICY_METHODS: tuple[str, ...] = get_args(PolicyMethod)
@@ -114,7 +114,13 @@ class AlignConfig:
     kl_horizon: float = 10_000
     """kl_target: answers in which the weight changes by at most a fifth."""
     importance_cap: float = 2.0
-    """Bound of trainer over generator probability, a token at a time; 0 switches the correction off."""
+    """Bound of trainer over generator probability; 0 switches the correction off."""
+    importance: Literal["token", "answer"] = "token"
+    """Tokens weigh min(ratio, cap) each; or all of an answer the ratio of the whole, and nothing above the cap."""
+    off_policy_nats: float | None = None
+    """Answers with a negative advantage from which the policy has moved away by more nats a token are left out."""
+    entropy_bonus: float = 0.0
+    """Weight of the entropy of the policy's law, which holds off collapse."""
     overlong_cache: int = 0
     """DAPO: answers longer than max_new_tokens - this lose up to 1; 0 switches it off."""
     dynamic_sampling: int = 3
@@ -145,12 +151,22 @@ class AlignConfig:
         )  # fmt: skip
         for name in positive:
             _require(getattr(self, name) > 0, f"{name} = {getattr(self, name)}", "it must be more than 0")
-        for name in ("beta", "max_steps", "max_minutes", "clip_low", "clip_high", "kl_target", "kl_horizon"):
+        for name in (
+            "beta",
+            "max_steps",
+            "max_minutes",
+            "clip_low",
+            "clip_high",
+            "kl_target",
+            "kl_horizon",
+            "off_policy_nats",
+        ):
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} = {value}", "it must be more than 0")
         for name in (
             "kl_beta",
             "importance_cap",
+            "entropy_bonus",
             "overlong_cache",
             "dynamic_sampling",
             "samples_kept",

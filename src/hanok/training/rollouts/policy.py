@@ -19,10 +19,15 @@ from hanok.training.align.scoring import answer_logprobs, balanced
 from hanok.training.objective import Loss
 from hanok.training.objectives.cispo import cispo_loss, scalerl_loss
 from hanok.training.objectives.grpo import dapo_loss, dr_grpo_loss, grpo_loss, gspo_loss
-from hanok.training.objectives.importance import truncated_importance
-from hanok.training.objectives.policy import PolicyLoss, add_reference_kl
+from hanok.training.objectives.importance import (
+    off_policy_mask,
+    sequence_masked_importance,
+    truncated_importance,
+)
+from hanok.training.objectives.policy import PolicyLoss, add_entropy_bonus, add_reference_kl
 from hanok.training.objectives.ppo import ppo_loss, value_loss
 from hanok.training.objectives.reinforce import reinforce_loss, rloo_loss
+from hanok.training.objectives.sapo import sapo_loss
 from hanok.training.rollouts.generator import longest_answer
 from hanok.training.rollouts.samples import Sample, column
 
@@ -61,8 +66,10 @@ class PolicyObjective:
         advantage_M, generator_M = _numbers(examples, "advantage"), _numbers(examples, "generator_logp")
         loss = self._loss_of(examples)(
             logp_M, old_M, advantage_M, everything_M, found.cu_answers,
-            importance_N=self._importance(old_M, generator_M, everything_M),
+            importance_N=self._importance(logp_M.detach(), old_M, generator_M, advantage_M, found.cu_answers),
         )  # fmt: skip
+        if config.entropy_bonus:
+            loss = add_entropy_bonus(loss, found.entropy_M, everything_M, coefficient=config.entropy_bonus)
         reference_M = column(examples, "reference_logp")
         if reference_M is not None and self.method not in KL_IN_REWARD:
             loss = add_reference_kl(loss, logp_M, reference_M, everything_M, beta=config.kl_beta)
@@ -83,11 +90,26 @@ class PolicyObjective:
     def validate(self, decoder: Decoder, *, stopped: Callable[[], bool]) -> dict[str, float] | None:
         return self.validation(decoder, stopped)
 
-    def _importance(self, old_M: Tensor, generator_M: Tensor, mask_M: Tensor) -> Tensor | None:
+    def _importance(
+        self, logp_M: Tensor, old_M: Tensor, generator_M: Tensor, advantage_M: Tensor, cu_answers: Tensor
+    ) -> Tensor | None:
         """The engine reports its law at temperature 1, so only there can the two be compared."""
-        if not self.config.importance_cap or self.config.temperature != 1.0 or self.method == "star":
+        config, everything_M = self.config, torch.ones_like(old_M, dtype=torch.bool)
+        if config.temperature != 1.0 or self.method == "star":
             return None
-        return truncated_importance(old_M, generator_M, mask_M, cap=self.config.importance_cap)
+        weight_M = None
+        if config.importance_cap and config.importance == "token":
+            weight_M = truncated_importance(old_M, generator_M, everything_M, cap=config.importance_cap)
+        elif config.importance_cap:
+            weight_M = sequence_masked_importance(
+                old_M, generator_M, everything_M, cu_answers, cap=config.importance_cap
+            )
+        if config.off_policy_nats is None:
+            return weight_M
+        kept_M = off_policy_mask(
+            logp_M, generator_M, advantage_M, everything_M, cu_answers, threshold=config.off_policy_nats
+        )
+        return kept_M if weight_M is None else weight_M * kept_M
 
     def _loss_of(self, examples: Sequence[Sample]) -> Callable[..., PolicyLoss]:
         low, high = self.config.clips_of(self.method)
@@ -102,6 +124,8 @@ class PolicyObjective:
             return partial(dapo_loss, step_tokens=one.step_tokens, clip_low=low, clip_high=high)
         if self.method == "cispo":
             return partial(cispo_loss, step_tokens=one.step_tokens, cap=self.config.ratio_cap)
+        if self.method == "sapo":
+            return partial(sapo_loss, step_sequences=one.step_answers)
         if self.method == "scalerl":
             of_prompt_B = torch.tensor([sample.prompt_tokens for sample in examples])
             return partial(

@@ -1,4 +1,4 @@
-"""`hanok align grpo|rloo|ppo|dapo|gspo|cispo|drgrpo|scalerl|star`: practice against a reward, on and on with the present weights.
+"""`hanok align grpo|rloo|ppo|dapo|gspo|cispo|drgrpo|sapo|scalerl|star`: practice against a reward, with the present weights.
 
 Beside what every alignment stage writes: out/samples.jsonl, some groups of answers of each roll-out with their rewards.
 """

@@ -1,14 +1,19 @@
 // The box to write in, and what goes with the next question.
-import { h, icon } from "/lib/dom.js";
+import { errorText } from "/lib/api.js";
+import { announce, h, icon, iconButton } from "/lib/dom.js";
 import { t } from "/lib/i18n.js";
 import { has, prefs, remember } from "/lib/state.js";
+import { attachments, chooseDocuments, upload } from "/chat/files.js";
 import { send, session, stop } from "/chat/session.js";
 
 export function composer() {
   const input = h("textarea", { id: "input", rows: 1, autocomplete: "off", "aria-label": t("message"), placeholder: t("placeholder") });
   const sendButton = h("button", { id: "send", type: "submit", class: "primary", "aria-label": t("send"), title: t("send") }, icon("send"));
   const stopButton = h("button", { id: "stop", type: "button", class: "primary", "aria-label": t("stop"), title: t("stop"), onclick: stop, hidden: true }, icon("stop"));
-  const form = h("form", { id: "form" }, input, sendButton, stopButton);
+  const attached = has("documents") ? attachments() : null;
+  const clip = attached && iconButton("clip", t("attach"), () => chooseDocuments(attached.draw).catch((error) => announce(errorText(error))), { id: "attach", class: "round" });
+  const form = h("form", { id: "form" }, attached?.node, clip, input, sendButton, stopButton);
+  if (attached) takeDropped(form, attached.draw);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (session.running || !input.value.trim()) return;
@@ -33,6 +38,15 @@ export function composer() {
   return { node: h("div", { class: "composer" }, form, row), busy, focus: () => matchMedia("(pointer: coarse)").matches || input.focus() };
 }
 
+function takeDropped(form, draw) {
+  form.addEventListener("dragover", (event) => event.dataTransfer.types.includes("Files") && event.preventDefault());
+  form.addEventListener("drop", (event) => {
+    if (!event.dataTransfer.files.length) return;
+    event.preventDefault();
+    upload([...event.dataTransfer.files], draw);
+  });
+}
+
 function grow(input) {
   input.style.height = "auto";
   input.style.height = `${input.scrollHeight + 2}px`;
@@ -50,8 +64,7 @@ function switches() {
     return node;
   };
   const hide = flip("private", session.talk.private, (on) => (session.talk.private = on));
-  const kept = session.talk.version > 0; // what is saved already is no secret any more
-  hide.disabled = kept;
+  hide.disabled = session.talk.version > 0; // saved already
   return h(
     "div", { class: "switches" },
     has("conversations") || has("feedback") ? hide : null,

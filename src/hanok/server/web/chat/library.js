@@ -3,6 +3,7 @@ import { errorText, get, put, remove, request } from "/lib/api.js";
 import { $, announce, button, download, h, icon, iconButton } from "/lib/dom.js";
 import { asked, confirmed, dialog } from "/lib/dialogs.js";
 import { t, when } from "/lib/i18n.js";
+import { forget } from "/chat/files.js";
 import { begin, listen, session } from "/chat/session.js";
 
 const PATH = "/console/conversations";
@@ -77,7 +78,9 @@ async function rename(talk) {
 
 async function drop(talk) {
   if (!(await confirmed(t("delete"), t("delete_text", { title: talk.title }), t("delete"), { danger: true }))) return;
+  const whole = await get(`${PATH}/${talk.id}`);
   await remove(`${PATH}/${talk.id}`);
+  await forget(whole);
   announce(t("deleted"));
   if (session.talk.id === talk.id) {
     begin();

@@ -4,7 +4,7 @@ import { announce } from "/lib/dom.js";
 import { bodyOf, generate } from "/lib/generate.js";
 import { t } from "/lib/i18n.js";
 import { has, prefs, server } from "/lib/state.js";
-import { add, asMessages, emptyTalk, find, forServer } from "/lib/tree.js";
+import { add, asMessages, emptyTalk, find, forServer, storesOf } from "/lib/tree.js";
 
 const KEY = "hanok.talk";
 const listeners = new Set();
@@ -63,7 +63,7 @@ export async function answer(parent) {
   tell("talk");
   announce(t("thinking"));
   const body = bodyOf({
-    model: modelOf(), messages, tools: toolsOf(), tokens: prefs.tokens, store: !talk.private, stores: talk.stores ?? [],
+    model: modelOf(), messages, tools: toolsOf(), tokens: prefs.tokens, store: !talk.private, stores: has("documents") ? storesOf(talk) : [],
   });
   await generate(body, message, { signal: running.signal, onchange: () => tell("message", message) });
   if (session.running === running) session.running = null;

@@ -5,7 +5,7 @@ import { t } from "/lib/i18n.js";
 import { markdown } from "/lib/markdown.js";
 import { has } from "/lib/state.js";
 import { choose, siblings } from "/lib/tree.js";
-import { citations } from "/chat/files.js";
+import { citations, citer } from "/chat/files.js";
 import { editor, rate } from "/chat/feedback.js";
 import { answer, changed, giveResult, send, session } from "/chat/session.js";
 import { tokenView } from "/chat/tokens.js";
@@ -37,7 +37,7 @@ export function fillBubble(box, message) {
   if (message.error) box.replaceChildren(errorText(message.error));
   else if (message.role !== "assistant") box.replaceChildren(message.content);
   else if (open.tokens.has(message.id) && message.tokens) box.replaceChildren(tokenView(message.tokens));
-  else if (message.content) box.replaceChildren(markdown(message.content));
+  else if (message.content) box.replaceChildren(markdown(message.content, { cite: message.citations && citer(message.citations) }));
   else box.replaceChildren(message.end && !message.tool_calls?.length ? t("empty") : "");
   box.classList.toggle("writing", message.role === "assistant" && !message.end && !message.error);
   box.classList.toggle("prose", message.role === "assistant" && !message.error);

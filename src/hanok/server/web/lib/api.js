@@ -10,10 +10,15 @@ export class ApiError extends Error {
 
 let onUnauthorised = () => {};
 export const whenUnauthorised = (call) => (onUnauthorised = call);
+let csrf = null;
+export const setCsrf = (value) => (csrf = value); // of the session: shown with whatever changes something
 
 export async function request(path, { method = "GET", body, signal, quiet = false } = {}) {
   const form = body instanceof FormData;
-  const headers = body === undefined || form ? {} : { "Content-Type": "application/json" };
+  const headers = {
+    ...(body === undefined || form ? {} : { "Content-Type": "application/json" }),
+    ...(csrf && method !== "GET" ? { "x-hanok-csrf": csrf } : {}),
+  };
   let response;
   try {
     response = await fetch(path, { method, headers, body: form ? body : body && JSON.stringify(body), signal });
@@ -30,7 +35,10 @@ export async function request(path, { method = "GET", body, signal, quiet = fals
 export const get = async (path) => (await request(path)).json();
 export const put = async (path, body) => (await request(path, { method: "PUT", body })).json();
 export const post = async (path, body) => (await request(path, { method: "POST", body })).json();
-export const remove = async (path) => (await request(path, { method: "DELETE" })).json();
+export async function remove(path) {
+  const response = await request(path, { method: "DELETE" });
+  return response.status === 204 ? null : response.json();
+}
 
 // Server-sent events of a streamed answer, each parsed.
 export async function* events(path, body, signal) {

@@ -5,11 +5,10 @@ import { prefs, sampling } from "/lib/state.js";
 const ALTERNATIVES = 5;
 
 export function bodyOf({ model, messages, settings = prefs, tools = null, tokens = false, store = true, stores = [] }) {
-  const files = stores.length ? [{ type: "file_search", vector_store_ids: stores }] : [];
-  const offered = [...(tools ?? []), ...files];
   return {
     model, messages, stream: true, stream_options: { include_usage: true }, ...sampling(settings),
-    ...(offered.length ? { tools: offered } : {}),
+    ...(tools?.length ? { tools } : {}),
+    ...(stores.length ? { documents: { vector_store_ids: stores } } : {}),
     ...(tokens ? { logprobs: true, top_logprobs: ALTERNATIVES, show_decoding: true } : {}),
     ...(store ? {} : { store: false }),
   };
@@ -43,7 +42,7 @@ function take(message, choice) {
   const thought = delta.reasoning_content ?? delta.reasoning;
   if (thought) message.reasoning = (message.reasoning ?? "") + thought;
   for (const call of delta.tool_calls ?? []) takeCall(message, call);
-  if (delta.annotations?.length) message.citations = [...(message.citations ?? []), ...delta.annotations.map(citation)];
+  if (delta.annotations?.length) message.citations = delta.annotations.filter((one) => one.type === "file_citation").map(citation);
   if (choice.logprobs?.content?.length || choice.decoding?.length) takeTokens(message, choice);
   message.end = choice.finish_reason ?? message.end;
 }
@@ -64,7 +63,4 @@ function takeTokens(message, { logprobs, decoding }) {
   }
 }
 
-function citation(found) {
-  const inner = found.file_citation ?? found;
-  return { file_id: inner.file_id ?? "", filename: inner.filename ?? "", quote: inner.quote ?? inner.text ?? "", place: String(inner.place ?? inner.index ?? "") };
-}
+const citation = ({ file_id, filename, number, passage, text }) => ({ file_id, filename, number, passage, text });

@@ -4,6 +4,8 @@ import { h, icon } from "/lib/dom.js";
 import { askToOpen } from "/lib/dialogs.js";
 import { t } from "/lib/i18n.js";
 
+let citing = null; // while one text is being drawn
+let level = 2; // of the heading before
 const DEEPEST = 8; // lists and quotations within each other
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^\s`]*)[^`]*$/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;
@@ -11,7 +13,9 @@ const RULE = /^ {0,3}([-*_])( *\1){2,}\s*$/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +|$)(.*)$/;
 const DIVIDER = /^ *\|? *:?-+:? *(\| *:?-+:? *)*\|? *$/;
 
-export function markdown(text) {
+// cite: from the inside of "[1, 3]" to elements, or null for brackets that cite nothing.
+export function markdown(text, { cite = null } = {}) {
+  [citing, level] = [cite, 2];
   const holder = document.createDocumentFragment();
   holder.append(...blocks(text.replace(/\r\n?/g, "\n").split("\n"), 0));
   return holder;
@@ -54,7 +58,7 @@ function codeBlock(code, name) {
 function heading(lines, place) {
   const found = HEADING.exec(lines[place]);
   if (!found) return null;
-  const level = Math.min(found[1].length + 2, 6); // the page itself has the first two
+  level = Math.min(found[1].length + 2, level + 1, 6); // the page itself has the first two; none is left out
   return [h(`h${level}`, {}, inline(found[2])), place + 1];
 }
 
@@ -135,12 +139,13 @@ const INLINE = new RegExp(
     /(`+)(?!`)([^]*?[^`])\2(?!`)/, // 2, 3 code
     /!\[([^\]\n]{0,400})\]\(([^\s()]{1,2000})[^)\n]{0,200}\)/, // 4, 5 a picture, which is not loaded
     /\[([^\]\n]{1,400})\]\(([^\s()]{1,2000}(?:\([^\s()]*\)[^\s()]*)?)(?:\s+"[^"\n]{0,200}")?\)/, // 6, 7 a link
-    /\*\*(?=\S)([^]{1,2000}?\S)\*\*/, // 8 strong
+    /(?<![\p{N}*])\*\*(?=\S)([^]{1,2000}?\S)\*\*(?![\p{N}*])/, // 8 strong; 2**3**4 is arithmetic
     /(?<![\p{L}\p{N}_])__(?=\S)([^]{1,2000}?\S)__(?![\p{L}\p{N}_])/, // 9 strong
-    /\*(?=[^\s*])([^*]{1,2000}?)(?<=\S)\*/, // 10 emphasis
+    /(?<![\p{L}\p{N}*])\*(?=[^\s*])([^*]{1,2000}?)(?<=\S)\*(?![\p{N}A-Za-z*])/, // 10 emphasis; 2*3*4 is arithmetic
     /(?<![\p{L}\p{N}_])_(?=[^\s_])([^_]{1,2000}?)(?<=\S)_(?![\p{L}\p{N}_])/, // 11 emphasis
     /~~(?=\S)([^]{1,2000}?\S)~~/, // 12 struck out
     /((?:http|https):[/][/][^\s<>"'`)\]]{3,2000}[^\s<>"'`)\].,;:!?])/, // 13 an address
+    /\[(\d{1,4}(?:[,; ]+\d{1,4})*)\]/, // 14 a citation
   ].map((part) => part.source).join("|"),
   "gu",
 );
@@ -160,12 +165,13 @@ function inline(text, depth = 0) {
 function span(match, depth) {
   if (match[1]) return match[1];
   if (match[3]) return h("code", {}, match[3].replace(/\n/g, " ").replace(/^ (.*) $/, "$1"));
-  if (match[5]) return link(`🖼 ${match[4]}`, match[5]);
+  if (match[5]) return link(`${t("picture")}: ${match[4]}`, match[5]);
   if (match[7]) return link(match[6], match[7]);
   const inner = match[8] ?? match[9];
   if (inner) return h("strong", {}, inline(inner, depth + 1));
   if (match[10] ?? match[11]) return h("em", {}, inline(match[10] ?? match[11], depth + 1));
   if (match[12]) return h("s", {}, inline(match[12], depth + 1));
+  if (match[14]) return citing?.(match[14]) ?? match[0];
   return link(match[13], match[13]);
 }
 

@@ -3,7 +3,7 @@
 
 export const newId = () => crypto.getRandomValues(new Uint32Array(3)).reduce((text, part) => text + part.toString(36), "");
 
-export const emptyTalk = (system = "") => ({ id: newId(), title: "", version: 0, private: false, system, messages: [], leaf: null, stores: [] });
+export const emptyTalk = (system = "") => ({ id: newId(), title: "", version: 0, private: false, system, messages: [], leaf: null, files: [], collections: [], own_store: null });
 
 export const find = (talk, id) => talk.messages.find((message) => message.id === id);
 
@@ -54,5 +54,8 @@ export function forServer(talk) {
   const kept = talk.messages.filter((message) => !failed.has(message.id) && !failed.has(message.parent));
   const messages = kept.map(({ tokens, error, rating, ...rest }) => ({ ...rest, ...(rating ? { rating } : {}) }));
   const leaf = failed.has(talk.leaf) ? find(talk, talk.leaf).parent : talk.leaf;
-  return { title: titleOf(talk), system: talk.system, leaf, messages, stores: talk.stores, ...(talk.model ? { model: talk.model } : {}) };
+  return { title: titleOf(talk), system: talk.system, leaf, messages, files: talk.files, collections: talk.collections, ...(talk.own_store ? { own_store: talk.own_store } : {}), ...(talk.model ? { model: talk.model } : {}) };
 }
+
+// Collections that a question is answered from.
+export const storesOf = (talk) => [...(talk.own_store && talk.files?.length ? [talk.own_store] : []), ...(talk.collections ?? []).map((one) => one.id)];

@@ -1,0 +1,188 @@
+"""Claim: what a service adds to its engine costs little, at the shape of Qwen3-0.6B with random weights in 4 bits.
+
+* The whole service (HTTP, a key, limits, accounting, a log line a request, metrics) against the engine alone: 16 streams, each
+  sending its next request when the last one is answered; prompts of 30 random tokens, 64 greedy tokens behind each. Wanted: at
+  least 0.95 of the engine's tokens a second, and at most 5 ms more to the first token.
+* The same service with 2,000 idle connections beside the 16, against itself without them. Wanted: at least 0.9.
+
+Sides take turns, each started anew. The load client shares the processor with the server, as it does in `hanok bench serve`; the
+engine alone has no client beside it, so that the comparison is to the service's disadvantage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+
+from hanok.bench.decode import SHAPE, process
+from hanok.bench.load_client import Api, Load, Prompt, chat_api, put_load
+from hanok.bench.outcome import Rows, command_line, compare, present
+from hanok.bench.servers import Server, running
+from hanok.bench.words import chat_ids, make_chat_model, random_prompts
+from hanok.models.config import ModelConfig
+from hanok.reporting import log
+from hanok.tokens.tokenizer import Tokenizer
+
+STREAMS, PROMPT, ANSWER = 16, 30, 64
+IDLE = 2000
+_LIMITS = ("requests_per_minute=1000000", "completion_tokens_per_minute=1000000000", "concurrency=1000")
+
+
+def run(
+    *, quick: bool = False, rounds: int | None = None, folder: Path = Path("runs/bench"), shape: ModelConfig = SHAPE,
+    name: str = "qwen3-0.6b-random", idle: int = IDLE, kind: str = "int4",
+) -> Rows:  # fmt: skip
+    """Rows `service/streams16`, `service/first-token` and `service/idle`.
+
+    Args:
+        shape, name: of the model, made if it is not in the folder. idle: connections that do nothing.
+    """
+    rounds = rounds or (1 if quick else 5)
+    directory = make_chat_model(folder, shape, name)
+    tokenizer = Tokenizer.load(directory)
+    idle = _room_for(idle)
+    alone: list[Load] = []
+    busy: list[Load] = []
+    crowded: list[Load] = []
+    (folder / "service").mkdir(parents=True, exist_ok=True)
+    store = folder / "service" / f"{secrets.token_hex(4)}.sqlite"
+    key = _key(store)
+    for number in range(rounds):
+        prompts, more, warm = (
+            _prompts(tokenizer, count, seed=1000 * number + seed)
+            for seed, count in enumerate(
+                (STREAMS * (1 if quick else 3), STREAMS * (1 if quick else 3), STREAMS)
+            )
+        )
+        log.info("round %d of %d: the engine alone", number + 1, rounds)
+        alone.append(_engine(directory, kind, prompts, warm))
+        log.info("round %d of %d: the service", number + 1, rounds)
+        with running(_service(directory, kind, store, key)) as started:
+            api = _with_key(chat_api(directory.name), key)
+            put_load(started.base, api, warm, streams=STREAMS, tokens=ANSWER)
+            busy.append(put_load(started.base, api, prompts, streams=STREAMS, tokens=ANSWER))
+            with _idle(started.base, idle):
+                crowded.append(put_load(started.base, api, more, streams=STREAMS, tokens=ANSWER))
+    rows = _rows(alone, busy, crowded, idle, with_key=key is not None)
+    present("What the service costs", rows, folder / "service")
+    return rows
+
+
+def _rows(
+    alone: Sequence[Load], busy: Sequence[Load], crowded: Sequence[Load], idle: int, *, with_key: bool
+) -> Rows:
+    def firsts(loads: Sequence[Load]) -> list[float]:
+        return [1e3 * load.first_token(0.5) for load in loads]
+
+    paired = [mine - theirs for mine, theirs in zip(firsts(busy), firsts(alone), strict=True)]
+    return [
+        compare(
+            f"service/streams{STREAMS}", "tokens a second in all", [load.rate for load in busy],
+            {"engine alone": [load.rate for load in alone]}, with_key=with_key,
+            cost_share=round(1 - sum(load.rate for load in busy) / sum(load.rate for load in alone), 4),
+        ),
+        compare(
+            f"service/first-token/streams{STREAMS}", "milliseconds, median of the requests", firsts(busy),
+            {"engine alone": firsts(alone)}, smaller=True, cost_ms=round(sorted(paired)[len(paired) // 2], 2),
+        ),
+        compare(
+            f"service/idle{idle}/streams{STREAMS}", f"tokens a second beside {idle} idle connections",
+            [load.rate for load in crowded], {"without them": [load.rate for load in busy]},
+        ),
+    ]  # fmt: skip
+
+
+def _prompts(tokenizer: Tokenizer, count: int, *, seed: int) -> list[Prompt]:
+    texts = random_prompts(tokenizer, count, PROMPT, seed=seed)
+    return [Prompt(text, chat_ids(tokenizer, text)) for text in texts]
+
+
+def _engine(directory: Path, kind: str, prompts: Sequence[Prompt], warm: Sequence[Prompt]) -> Load:
+    settings = {
+        "kind": kind, "threads": torch.get_num_threads(), "streams": STREAMS, "tokens": ANSWER,
+        "prompts": [list(one.ids) for one in prompts], "warm": [list(one.ids) for one in warm],
+    }  # fmt: skip
+    found = process("engine_side", directory, settings)
+    return Load(found["seconds"], ANSWER * len(prompts), tuple(found["first"]))
+
+
+def _service(directory: Path, kind: str, store: Path, key: str | None) -> Server:
+    command = [sys.executable, "-m", "hanok", "serve", str(directory), "--port", "{port}", "--weights", kind,
+               "--speculation", "off", "--log-format", "json", "--keep-alive-seconds", "3600"]  # fmt: skip
+    if key is not None:
+        command += ["--store", str(store)]
+    return Server(
+        "service",
+        command,
+        chat_api(directory.name),
+        environment={"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+
+
+def _key(store: Path) -> str | None:
+    """Of a user with limits; None where this version has no keys."""
+    limits = [word for limit in _LIMITS for word in ("--limit", limit)]
+    command = [
+        sys.executable,
+        "-m",
+        "hanok",
+        "keys",
+        "create",
+        "bench",
+        "--store",
+        str(store),
+        *limits,
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        log.warning("no key: %s", done.stderr.strip()[-200:])
+        return None
+    return json.loads(done.stdout[done.stdout.index("{") :])["secret"]
+
+
+def _with_key(api: Api, key: str | None) -> Api:
+    return api if key is None else replace(api, headers={"Authorization": f"Bearer {key}"})
+
+
+@contextlib.contextmanager
+def _idle(base: str, count: int) -> Iterator[None]:
+    """Connections that asked once and keep still."""
+    address = urlsplit(base)
+    with contextlib.ExitStack() as held:
+        for _ in range(count):
+            client = held.enter_context(
+                socket.create_connection((address.hostname or "", address.port or 80))
+            )
+            client.sendall(f"GET /healthz HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode())
+            if not client.recv(1 << 12).startswith(b"HTTP/1.1 200"):
+                raise RuntimeError("a connection that was to be idle was refused")
+        yield
+
+
+def _room_for(connections: int) -> int:
+    """So many, or as many as this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 256
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    return min(connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 256)
+
+
+def main() -> None:
+    command_line(__doc__, run, rounds="5, or 1 with --quick")
+
+
+if __name__ == "__main__":
+    main()

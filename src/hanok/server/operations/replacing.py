@@ -1,0 +1,151 @@
+"""Another model under the same name while the old one answers: tried out first, taken back by itself if it fails.
+
+1. It is loaded beside the old one (both are in memory for a while) and must give finite numbers for some prompts. If it does
+   not, it is thrown away, and nothing has happened.
+2. New requests go to it. Those under way finish with the old one.
+3. For `PROBATION_SECONDS` its answers are watched: if most of them fail, and at least `FAILURES`, new requests go to the old one
+   again. After that the old one is closed, once nobody uses it.
+
+The new engine has a cache of its own, so nothing that the old weights computed is found again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hanok.artefacts import open_artefact
+from hanok.engine.api import Request, SamplingParams
+from hanok.engine.generator import LocalEngine
+from hanok.errors import ConfigError, HanokError
+from hanok.reporting import log
+from hanok.server.exchange import Exchange, Outcome
+from hanok.server.hosting import Hosted, ModelSpec
+
+PROBATION_SECONDS = 25.0
+FAILURES = 3
+_TRIES, _TOKENS, _LENGTHS = 3, 8, (1, 16, 64)
+_LOOK = 0.1
+
+
+@dataclass(slots=True)
+class _Probation:
+    """Args: hash: of the new weights. ended, failed: their answers."""
+
+    hash: str
+    ended: int = 0
+    failed: int = 0
+
+    @property
+    def over(self) -> bool:
+        return self.failed >= FAILURES and 2 * self.failed > self.ended
+
+
+class Replacing:
+    """An `Observer` of exchanges. Args: told: of each model that was taken back, with its name and why."""
+
+    def __init__(self, told: Callable[[str, str], None], *, probation: float = PROBATION_SECONDS) -> None:
+        self._told, self._seconds = told, probation
+        self._open: dict[str, _Probation] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begun(self, exchange: Exchange) -> None:
+        pass
+
+    def ended(self, exchange: Exchange, outcome: Outcome) -> None:
+        for probation in self._open.values():
+            if probation.hash == exchange.model_hash:
+                probation.ended += 1
+                probation.failed += outcome.reason == "error"
+
+    async def replace(self, host: Hosted, directory: Path) -> None:
+        """Once the new one answers.
+
+        Raises:
+            ConfigError: it is not loaded, is being replaced already, or the new one gives no numbers; the old one goes on.
+            ArtefactError, CheckpointError: the directory is no model.
+        """
+        if host.engine is None or host.state != "loaded" or host.changing:
+            raise ConfigError(f"{host.name} is {host.state}", remedy="load it first")
+        later = set(host.engine.adapters) - set(host.spec.adapters)
+        if later:
+            raise ConfigError(
+                f"{host.name} has an adapter, {min(later)}, that its settings do not name",
+                remedy="unload it first",
+            )
+        if host.name in self._open:
+            raise ConfigError(f"{host.name} is being replaced", remedy="wait until that is over")
+        probation = self._open[host.name] = _Probation("")
+        try:
+            spec = replace(host.spec, directory=directory)
+            engine, probation.hash = await asyncio.to_thread(_open_and_try, spec)
+        except BaseException:
+            del self._open[host.name]
+            raise
+        old = host.engine, host.hash, host.spec
+        host.engine, host.hash, host.spec = engine, probation.hash, spec
+        log.info("model %s is now %s", host.name, directory)
+        task = asyncio.get_running_loop().create_task(self._watch(host, probation, old))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """End the probations: what is in use now stays."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _watch(
+        self, host: Hosted, probation: _Probation, old: tuple[LocalEngine, str | None, ModelSpec]
+    ) -> None:
+        unused = old[0]
+        try:
+            end = asyncio.get_running_loop().time() + self._seconds
+            while asyncio.get_running_loop().time() < end and not probation.over:
+                await asyncio.sleep(_LOOK)
+            if probation.over and host.engine is not None:
+                unused = host.engine
+                host.engine, host.hash, host.spec = old
+                why = f"{probation.failed} of {probation.ended} answers failed"
+                log.error("model %s is taken back: %s", host.name, why)
+                self._told(host.name, why)
+            while unused.in_use:
+                await asyncio.sleep(_LOOK)
+        finally:
+            del self._open[host.name]
+            await asyncio.to_thread(unused.close)
+
+
+def _open_and_try(spec: ModelSpec) -> tuple[LocalEngine, str]:
+    model_hash, engine = open_artefact(spec.directory).hash, spec.open()
+    try:
+        try_out(engine)
+    except BaseException:
+        engine.close()
+        raise
+    return engine, model_hash
+
+
+def try_out(engine: LocalEngine) -> None:
+    """Raises ConfigError unless it gives finite numbers for prompts of several lengths."""
+    vocabulary = engine.tokenizer.vocab_size
+    params = SamplingParams(
+        max_tokens=_TOKENS, temperature=0.0, ignore_eos=True, logprobs=0, decoding="fixed"
+    )
+    requests = [
+        Request(
+            id=f"try-{length}-{number}", params=params, tenant="\0try",
+            prompt_ids=[(17 + 31 * number + 7 * place) % vocabulary for place in range(length)],
+        )
+        for length in _LENGTHS for number in range(_TRIES)
+    ]  # fmt: skip
+    try:
+        answers: list[Any] = engine.generate(requests)
+    except HanokError as error:
+        raise ConfigError(f"the new model fails ({error.message})", remedy="the old one goes on") from error
+    if not all(math.isfinite(one) for answer in answers for one in answer.logprobs or (math.nan,)):
+        raise ConfigError("the new model's numbers are not finite", remedy="the old one goes on")
