@@ -26,6 +26,7 @@ from hanok.engine.generator import LocalEngine
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.checkpoint.decoding import save_heads
 from hanok.models.decoding import DecodingHeads
+from hanok.server.admission.admission import Limited
 from hanok.server.app import create_app, listen, services_of
 from hanok.server.hosting import model_name
 from hanok.store.database import Store, feedback_file
@@ -205,7 +206,8 @@ def _serve(model_dir: Path, **options: Any) -> Iterator[Running]:
     engine, artefact = LocalEngine(model_dir), open_artefact(model_dir)
     with Store(feedback_file(model_dir)) as store, listen("127.0.0.1", 0) as listener:
         name, url = model_name(model_dir), f"http://127.0.0.1:{listener.getsockname()[1]}"
-        app = create_app(dataclasses.replace(services_of(engine, model_dir, store), **options))
+        services = dataclasses.replace(services_of(engine, model_dir, store), **options)
+        app = create_app(services)
         uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -216,6 +218,8 @@ def _serve(model_dir: Path, **options: Any) -> Iterator[Running]:
             yield Running(url, name, artefact.hash, engine, store, client, http)
         uvicorn_server.should_exit = True
         thread.join()
+        if isinstance(services.admission, Limited):
+            services.admission.ledger.flush()
     engine.close()
 
 
