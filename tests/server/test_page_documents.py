@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 DONE = "document.querySelectorAll('.assistant .actions').length === {} && !document.body.classList.contains('busy')"
 CITED = """Promise.all([import('/lib/tree.js'), import('/chat/session.js')]).then(([tree, { session, changed }]) => {
   tree.add(session.talk, session.talk.leaf, { role: 'user', content: 'When?' });
@@ -29,8 +27,6 @@ def talk(page: Any) -> dict[str, Any]:
 
 
 def test_a_document_is_uploaded_asked_and_cited(taught: Any, page: Any, tmp_path: Path) -> None:
-    if "documents" not in taught.http.get("/console.json").json()["features"]:
-        pytest.skip("this server does not answer from documents")
     file = tmp_path / "hours.md"
     file.write_text("# Hours\n\nThe bakery in the third alley opens at nine.\n", encoding="utf-8")
     taught.http.post("/v1/vector_stores", json={"name": "handbooks"})
