@@ -24,7 +24,7 @@ from hanok.documents.words import coded, terms
 
 K1, B = 0.6, 0.5
 _MOST_IN_QUERY = 3  # times that a repeated word of the query counts
-BLEND = 0.2  # share of the cosine; K1, B and this were chosen on the development half of KorQuAD (benchmarks/documents.py)
+BLEND = 0.15  # share of the cosine; K1, B and this were chosen on the development half of KorQuAD (benchmarks/documents.py)
 
 
 @dataclass(frozen=True, slots=True)
