@@ -36,7 +36,7 @@ test: setup-dev  ## the suite without its slow part
 	$(BIN)/python -m pytest -o faulthandler_timeout=600
 
 test-slow: setup-dev
-	$(BIN)/python -m pytest -m 'slow and not faults' --timeout 3600
+	HANOK_FUZZ_CASES=5000 $(BIN)/python -m pytest -m 'slow and not faults' --timeout 3600
 
 soak: setup-dev  ## two hours of random company for the engine, and two for the server (test-slow has ten minutes of each)
 	HANOK_SOAK_SECONDS=7200 $(BIN)/python -m pytest tests/engine/test_soak.py tests/faults/test_http_soak.py -m slow -s

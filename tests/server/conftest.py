@@ -26,6 +26,7 @@ from hanok.engine.generator import LocalEngine
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.checkpoint.decoding import save_heads
 from hanok.models.decoding import DecodingHeads
+from hanok.server.admission.admission import Limited
 from hanok.server.app import create_app, listen, services_of
 from hanok.server.hosting import model_name
 from hanok.store.database import Store, feedback_file
@@ -145,6 +146,20 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of the random model that knows two people, boss and yuna."""
+    with _serve(_make_run(tmp_path_factory.mktemp("runs") / "guarded") / "model") as running:
+        running.http.timeout = httpx.Timeout(60)
+        boss = {"name": "boss", "password": "boss opens the gate"}
+        assert running.http.post("/admin/users", json={**boss, "role": "administrator"}).status_code == 201
+        signed = running.http.post("/session", json=boss).json()  # from here on everybody shows who they are
+        running.http.headers.update({"x-hanok-csrf": signed["csrf"], "origin": running.url})
+        yuna = {"name": "yuna", "password": "yuna opens the gate", "role": "user"}
+        assert running.http.post("/admin/users", json=yuna).status_code == 201
+        yield running
+
+
 def _make_run(run: Path, *, teach: str = "", heads: bool = False) -> Path:
     run.mkdir()
     write_json(run / "run.json", {"stages": {}})
@@ -191,7 +206,8 @@ def _serve(model_dir: Path, **options: Any) -> Iterator[Running]:
     engine, artefact = LocalEngine(model_dir), open_artefact(model_dir)
     with Store(feedback_file(model_dir)) as store, listen("127.0.0.1", 0) as listener:
         name, url = model_name(model_dir), f"http://127.0.0.1:{listener.getsockname()[1]}"
-        app = create_app(dataclasses.replace(services_of(engine, model_dir, store), **options))
+        services = dataclasses.replace(services_of(engine, model_dir, store), **options)
+        app = create_app(services)
         uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -202,6 +218,8 @@ def _serve(model_dir: Path, **options: Any) -> Iterator[Running]:
             yield Running(url, name, artefact.hash, engine, store, client, http)
         uvicorn_server.should_exit = True
         thread.join()
+        if isinstance(services.admission, Limited):
+            services.admission.ledger.flush()
     engine.close()
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
 from hanok.documents.library import Library
+from hanok.server.document_vectors import model_embedder
+from hanok.server.models import Models
+from hanok.store.database import Store
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("python_multipart") is None, reason="python-multipart is not installed"
@@ -181,3 +188,118 @@ def test_another_tenants_are_not_found(client: openai.OpenAI, server) -> None:  
         with pytest.raises(openai.NotFoundError):
             attempt()
     assert library.files.get("theirs", file.id) == file
+
+
+@pytest.fixture
+def brackets(server) -> dict[str, int]:  # type: ignore[no-untyped-def]
+    """A bias towards tokens that citations are made of."""
+    tokenizer = server.engine.tokenizer
+    return {str(tokenizer.encode(sign)[-1]): 99 if sign in "[]" else 98 for sign in "[]129"}
+
+
+def grounded(server, store: str, question: str, **more: object) -> dict[str, object]:  # type: ignore[no-untyped-def]
+    documents = {"vector_store_ids": [store], "max_num_results": 2, **more}
+    return {
+        "model": server.model,
+        "messages": [{"role": "user", "content": question}],
+        "extra_body": {"documents": documents},
+    }
+
+
+def test_answers_cite(client: openai.OpenAI, server, brackets: dict[str, int]) -> None:  # type: ignore[no-untyped-def]
+    store = client.vector_stores.create(name="cite")
+    for name, content in (("handbook.md", HANDBOOK), ("garden.txt", GARDEN)):
+        client.vector_stores.files.upload_and_poll(vector_store_id=store.id, file=(name, content))
+    body = {
+        **grounded(server, store.id, "휴가는 며칠인가요?", least_support=0), "max_tokens": 300, "seed": 3, "temperature": 2.0,
+        "logit_bias": brackets,
+    }  # fmt: skip
+    whole = client.chat.completions.create(**body)  # type: ignore[call-overload]
+    message = whole.choices[0].message
+    shown = [
+        int(number)
+        for group in re.findall(r"\[(\d+(?:, \d+)*)\]", message.content)
+        for number in group.split(", ")
+    ]
+    annotations = [one.model_dump() for one in message.annotations]
+    assert shown
+    assert [one["number"] for one in annotations] == shown
+    assert set(shown) <= {1, 2}
+    for one in annotations:
+        assert one["type"] == "file_citation"
+        assert message.content[one["index"]] == "["
+        passage = server.http.get(f"/v1/files/{one['file_id']}/passages/{one['passage']}").json()
+        assert (passage["text"], passage["start"], passage["end"]) == (one["text"], one["start"], one["end"])
+    assert whole.model_dump()["documents"]["removed_citations"] > 0
+
+    text, streamed = "", []
+    for chunk in client.chat.completions.create(**body, stream=True):  # type: ignore[call-overload]
+        text += chunk.choices[0].delta.content or ""
+        streamed += chunk.choices[0].delta.model_dump().get("annotations") or []
+    places = [
+        [(one["index"], one["number"], one["passage"]) for one in told] for told in (annotations, streamed)
+    ]
+    assert text == message.content
+    assert places[0] == places[1]
+    kept = server.store.find_request(whole.id)
+    assert kept.answers[0]["content"] == message.content
+    assert "휴가는 매년 15일이다" in kept.messages[0]["content"]
+
+
+def test_answers_without_support(client: openai.OpenAI, server) -> None:  # type: ignore[no-untyped-def]
+    file = client.files.create(file=("garden.txt", GARDEN), purpose="assistants")
+    store = client.vector_stores.create(name="unknown", file_ids=[file.id])
+    for question, answer in (
+        ("화성의 위성은 몇 개인가요?", "찾을 수 없습니다"),
+        ("Who wrote Hamlet?", "could not find"),
+    ):
+        body = grounded(server, store.id, question)
+        whole = client.chat.completions.create(**body)  # type: ignore[call-overload]
+        assert answer in whole.choices[0].message.content
+        assert whole.usage.completion_tokens == 0
+        assert whole.model_dump()["documents"]["answered"] is False
+        pieces = client.chat.completions.create(**body, stream=True)  # type: ignore[call-overload]
+        assert "".join(p.choices[0].delta.content or "" for p in pieces) == whole.choices[0].message.content
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(**grounded(server, "vs_none", "tea?"))  # type: ignore[call-overload]
+    with pytest.raises(openai.BadRequestError, match="query is empty"):
+        client.chat.completions.create(**grounded(server, store.id, "?"))  # type: ignore[call-overload]
+
+
+def test_a_form_is_kept(client: openai.OpenAI, server) -> None:  # type: ignore[no-untyped-def]
+    """An answer that must be JSON keeps its brackets, and is no refusal."""
+    file = client.files.create(file=("garden.txt", GARDEN), purpose="assistants")
+    store = client.vector_stores.create(name="form", file_ids=[file.id])
+    whole = client.chat.completions.create(
+        **grounded(server, store.id, "Who wrote Hamlet?"),  # type: ignore[call-overload]
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": [9]}}},
+    )
+    assert json.loads(whole.choices[0].message.content) == [9]
+
+
+def test_passages_that_do_not_fit_are_left_out(client: openai.OpenAI, server) -> None:  # type: ignore[no-untyped-def]
+    store = client.vector_stores.create(name="long")
+    for number in range(5):
+        text = f"The tea house number {number} opens at nine in the morning and " + "serves barley tea. " * 30
+        client.vector_stores.files.upload_and_poll(
+            vector_store_id=store.id, file=(f"{number}.txt", text.encode())
+        )
+    body = grounded(server, store.id, "When does the tea house open?", max_num_results=5, least_support=0)
+    whole = client.chat.completions.create(**body, max_tokens=4)  # type: ignore[call-overload]
+    assert 1 <= whole.model_dump()["documents"]["passages"] < 5
+
+
+def test_vectors_of_the_model(server, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The oracle is /v1/embeddings: the same means, of length 1."""
+    embedder = model_embedder(Models(server.engine, name=server.model, model_hash=server.model_hash))
+    texts = ["휴가는 15일이다.", "tea"]
+    answer = server.openai.embeddings.create(model=server.model, input=texts, encoding_format="float")
+    vectors = embedder.embed(texts)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors, [one.embedding for one in answer.data], atol=1e-5)
+    with Store(tmp_path / "store.sqlite") as store:
+        library = Library(store, embedder=embedder)
+        file = library.files.add("ours", "garden.txt", GARDEN)
+        shelf = library.collections.create("ours", "one", file_ids=[file.id]).id
+        [hit] = library.search("ours", [shelf], f"garden\n\n\n{GARDEN.decode()}", blend=1.0).hits
+    assert hit.score == pytest.approx(1.0, abs=1e-3)  # the very text that it is found by

@@ -226,6 +226,7 @@ def test_a_conversation_changed_elsewhere_is_not_overwritten_unasked(taught: Any
 
 def test_a_private_conversation_stays_in_the_browser(taught: Any, page: Any) -> None:
     page.open(taught.url)
+    time.sleep(0.5)  # the page before this one may have been saving
     before = taught.http.get("/console/conversations?limit=200").json()["data"]
     click(page, "#switch-private")
     ask(page, "hi")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from hanok.engine.parallel.team import Team
     from hanok.server.hosting import ModelSpec
+    from hanok.server.identity.provider import Provider
     from hanok.server.operations.config import ServeSettings
 
 
@@ -36,6 +37,11 @@ def serve(
     allowed_host: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     trust_loopback: bool = False,
     setup: bool = False,
+    oidc_issuer: str | None = None,
+    oidc_client: str | None = None,
+    oidc_name: str | None = None,
+    oidc_role: str | None = None,
+    url: str | None = None,
     prices: Path | None = None,
     request_timeout: float | None = None,
     max_queue: int | None = None,
@@ -54,6 +60,7 @@ def serve(
     keep_alive_seconds: int | None = None,
     max_body_mib: int | None = None,
     max_upload_mib: int | None = None,
+    document_vectors: Literal["spelling", "model"] | None = None,
     config: Path | None = None,
     check_config: bool = False,
 ) -> dict[str, Any] | None:
@@ -87,6 +94,12 @@ def serve(
         allowed_host: a name by which the server is called from elsewhere; several times for several.
         trust_loopback: who sits at this machine needs no key, even where there are keys.
         setup: print a token with which the first administrator is made on the page.
+        oidc_issuer: identity provider that people may sign in through, as https://login.example.org. The secret of this server
+            there is HANOK_OIDC_SECRET.
+        oidc_client: what the provider calls this server (client id).
+        oidc_name: of the provider, for the page.
+        oidc_role: of people who come through it for the first time: viewer, user (the default) or reviewer.
+        url: of this server from outside, where a proxy stands before it, as https://hanok.example.org.
         prices: TOML file with what a million tokens cost, by model, for budgets and usage.
         request_timeout: seconds that a request may take; default any time. A request may ask for less (x-request-timeout).
         max_queue: requests that may wait; more are told to come back; default 512.
@@ -105,6 +118,7 @@ def serve(
         keep_alive_seconds: that an idle connection is kept; default 75.
         max_body_mib: of a request's body; default 16.
         max_upload_mib: of an uploaded file; default 512.
+        document_vectors: what finds passages beside their words: how they are spelt (the default), or the model's hidden vectors.
         config: TOML file with these settings by the names of the flags (max_body_mib = 16).
         check_config: say what the settings are, and end.
     """
@@ -132,7 +146,25 @@ FLAGS = (
     "prices", "request_timeout", "max_queue", "max_queue_tokens",
     "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
     "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
+    "document_vectors",
 )  # fmt: skip
+
+
+def provider_of(settings: ServeSettings) -> Provider | None:
+    """Raises ConfigError for half of one."""
+    import os
+
+    from hanok.errors import ConfigError
+    from hanok.server.identity.provider import Provider
+
+    if not settings.oidc_issuer and not settings.oidc_client:
+        return None
+    if not settings.oidc_issuer or not settings.oidc_client:
+        raise ConfigError("oidc_issuer and oidc_client belong together", remedy="give both or none")
+    return Provider(
+        issuer=settings.oidc_issuer, client_id=settings.oidc_client, name=settings.oidc_name, role=settings.oidc_role,
+        client_secret=os.environ.get("HANOK_OIDC_SECRET", ""), url=settings.url,
+    )  # fmt: skip
 
 
 def _show(settings: ServeSettings) -> dict[str, Any]:
@@ -165,6 +197,7 @@ def _serve(settings: ServeSettings, source: Any) -> None:
         trust_loopback=settings.trust_loopback, allowed_hosts=settings.allowed_host, setup=settings.setup,
         request_timeout=settings.request_timeout, max_queue=settings.max_queue,
         max_queue_tokens=settings.max_queue_tokens,
+        provider=provider_of(settings),
         prices=Prices() if settings.prices is None else read_prices(settings.prices),
     )  # fmt: skip
     further = _further(settings, options)

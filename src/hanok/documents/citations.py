@@ -78,6 +78,10 @@ class CitationStream:
     def citations(self) -> tuple[Citation, ...]:
         return tuple(self._citations)
 
+    @property
+    def annotations(self) -> list[dict[str, Any]]:
+        return [citation.annotation() for citation in self._citations]
+
     def push(self, text: str) -> str:
         return "".join(map(self._read, text))
 

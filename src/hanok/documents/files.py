@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from hanok.documents import tables as t
@@ -178,22 +178,18 @@ def delete_file(connection: Connection, file_id: str) -> None:
 
 def passages_of(connection: Connection, wanted: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], Found]:
     """The passages that there are of those wanted; the caller has seen to it that the tenant may read the files."""
-    found = {}
     p = t.passages.c
-    for file_id, number in wanted:
-        query = (
-            select(
-                t.files.c.name, p.number, p.text.label("text_number"), p.start, p.end, p.heading,
-                func.substr(t.texts.c.text, p.start + 1, p.end - p.start).label("text"),
-            )
-            .join(t.files, t.files.c.id == p.file_id)
-            .join(t.texts, (t.texts.c.file_id == p.file_id) & (t.texts.c.number == p.text))
-            .where(p.file_id == file_id, p.number == number)
-        )  # fmt: skip
-        row = connection.execute(query).mappings().first()
-        if row is not None:
-            found[file_id, number] = Found(file_id=file_id, **row)
-    return found
+    query = (
+        select(
+            p.file_id, t.files.c.name, p.number, p.text.label("text_number"), p.start, p.end, p.heading,
+            func.substr(t.texts.c.text, p.start + 1, p.end - p.start).label("text"),
+        )
+        .join(t.files, t.files.c.id == p.file_id)
+        .join(t.texts, (t.texts.c.file_id == p.file_id) & (t.texts.c.number == p.text))
+        .where(tuple_(p.file_id, p.number).in_(wanted))
+    )  # fmt: skip
+    found = [Found(**row) for row in connection.execute(query).mappings()]
+    return {(one.file_id, one.number): one for one in found}
 
 
 def _unknown(file_id: str) -> NotFoundError:

@@ -22,7 +22,7 @@ from hanok.documents.index import BLEND, Index, Scores
 from hanok.documents.reading import MOST_BYTES
 from hanok.documents.records import SPELLING, Embedder, Hit, Results
 from hanok.documents.shelf import Shelf
-from hanok.documents.support import RANKED, measure, support
+from hanok.documents.support import RANKED, Features, measure, support
 from hanok.errors import InputError
 from hanok.store.database import Store
 
@@ -57,15 +57,25 @@ class Library:
         """
         if not 1 <= limit <= MOST_HITS:
             raise InputError(f"{limit} results wanted", remedy=f"1 to {MOST_HITS}")
+        hits, features = self.measured(
+            tenant, collection_ids, query, limit=max(limit, RANKED), filters=filters, blend=blend
+        )
+        kept = tuple(hit for hit in hits[:limit] if hit.score >= threshold)
+        return Results(kept, support(features))
+
+    def measured(
+        self, tenant: str, collection_ids: Sequence[str], query: str, *, limit: int = RANKED,
+        filters: Mapping[str, Any] | None = None, blend: float = BLEND,
+    ) -> tuple[list[Hit], Features]:  # fmt: skip
+        """The best passages, and what tells whether an answer is among them."""
         test = accepted(filters)
         index, scores = self.scores(tenant, collection_ids, query)
         attributes = {
             file_id: next(filter(test, given)) for file_id, given in self._attributes(collection_ids).items()
             if any(map(test, given))
         }  # fmt: skip
-        hits = self._hits(index, scores, attributes, max(limit, RANKED), blend)
-        likely = support(measure(query, hits, index.idf))
-        return Results(tuple(hit for hit in hits[:limit] if hit.score >= threshold), likely)
+        hits = self._hits(index, scores, attributes, limit, blend)
+        return hits, measure(query, hits, index.idf)
 
     def _hits(
         self, index: Index, scores: Scores, attributes: Mapping[str, Attributes], limit: int, blend: float

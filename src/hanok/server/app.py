@@ -34,6 +34,7 @@ from hanok.server.hosting import Hosted, ModelSpec, model_name
 from hanok.server.hosts import SafeHeaders
 from hanok.server.identity.directory import Directory, Entry
 from hanok.server.identity.middleware import Identify, authorise
+from hanok.server.identity.oidc import Oidc
 from hanok.server.identity.people import People, open_people
 from hanok.server.models import Models, check_names
 from hanok.server.operations.bodies import BodyLimit
@@ -134,6 +135,7 @@ def services_of(
         store=store,
         directory=people.directory,
         people=people,
+        oidc=None if people.directory.entry.provider is None else Oidc(people.directory.entry.provider),
         admission=admission or limited(people),
         queue=PromptQueue(people.directory.entry.max_queue_tokens),
         examples=example_questions(model_dir),
@@ -168,8 +170,10 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(BodyLimit, limit=operations.body_limit)
     app.add_middleware(Identify, directory=services.directory)
     app.add_middleware(SafeHeaders)  # the last is the outermost
-    for router in ROUTERS:
-        app.include_router(router(services))
+    routers = [router(services) for router in ROUTERS]
+    for router in routers:
+        app.include_router(router)
+    app.state.paths = frozenset(getattr(route, "path", "") for router in routers for route in router.routes)
     app.mount("/", StaticFiles(directory=WEB, html=True))
     # around everything, errors that nobody foresaw too
     app.middleware_stack = Follow(

@@ -9,10 +9,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from typing import Any
 
+from hanok.documents.answers import Grounded
 from hanok.engine.api import Delta, FinishReason, Usage
 from hanok.engine.text import AnswerStream
 from hanok.server.asking import Asked, ask, new_calls
 from hanok.server.errors import stream_error
+from hanok.server.grounding import about
 from hanok.server.principal import Principal
 from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
@@ -30,24 +32,31 @@ Keep = Callable[["Chat", list[Message]], Awaitable[None]]
 class Chat:
     """One accepted chat request; `begin` makes it, and whoever began it calls `close`."""
 
-    def __init__(self, body: ChatRequest, asked: Asked, keep: Keep) -> None:
+    def __init__(self, body: ChatRequest, asked: Asked, keep: Keep, grounded: Grounded | None = None) -> None:
         self.id, self.created = asked.generation.exchange.id, int(time.time())
         self.body, self.messages, self.tools = body, body.plain_messages(), body.plain_tools()
         self.served, self._generation, self._answers = asked.served, asked.generation, asked.answers
         self._keep, self.tenant = keep, asked.generation.exchange.principal.tenant
         self._calls: list[list[dict[str, Any]]] = [[] for _ in self._answers]
+        # an answer that must have a form keeps its brackets
+        self._grounded = None if body.structure_field else grounded
+        self._cited = [self._grounded.stream() for _ in self._answers] if self._grounded else []
+        self._settled = ["" for _ in self._answers]
         self._thought = [0 for _ in self._answers]  # characters of reasoning that were sent
 
     @classmethod
-    async def begin(cls, services: Services, body: ChatRequest, principal: Principal, *, keep: Keep) -> Chat:
+    async def begin(
+        cls, services: Services, body: ChatRequest, principal: Principal, *, keep: Keep, grounded: Grounded | None = None,
+    ) -> Chat:  # fmt: skip
         """Raises ApiError, InputError, ContextLengthError or QueueFullError before anything is sent.
 
         Args:
             keep: called with the finished assistant messages before the client gets the last of them.
+            grounded: passages that are in the body's messages already; the answer's citations are resolved to them.
         """
         name = f"chatcmpl-{uuid.uuid4().hex}"
         asked = await ask(services, body, principal, name=name, route="chat", streamed=body.stream)
-        return cls(body, asked, keep)
+        return cls(body, asked, keep, grounded)
 
     async def close(self) -> None:
         await self._generation.close()
@@ -66,6 +75,7 @@ class Chat:
         for index, answer in enumerate(self._answers):
             answer.finish()
             self._calls[index] += new_calls(answer, self._calls[index])
+            self._cite(index, answer.content, last=True)
         messages = [self._message(index) for index in range(len(self._answers))]
         await self._keep(self, messages)
         choices = [
@@ -75,6 +85,7 @@ class Chat:
                     **message,
                     "content": message["content"] or (None if "tool_calls" in message else ""),
                     "refusal": None,
+                    **self._annotations(index),
                 },
                 "finish_reason": _reason(last[index], message),
                 "logprobs": {"content": reports[index], "refusal": None} if self.body.logprobs else None,
@@ -83,7 +94,7 @@ class Chat:
             for index, message in enumerate(messages)
         ]
         usage = _usage([last[index].usage for index in range(len(choices))], self._answers)
-        return {**self._head("chat.completion"), "choices": choices, "usage": usage}
+        return {**self._head("chat.completion"), "choices": choices, "usage": usage, **self._documents()}
 
     async def events(self) -> AsyncGenerator[str, None]:
         """The data of each server-sent event."""
@@ -105,6 +116,7 @@ class Chat:
                 text, report = answer.push(delta.ids), self._logprobs(delta)
                 if delta.finish_reason is not None:
                     text, last[index] = text + answer.finish()[0], delta
+                text = self._cite(index, text, last=delta.finish_reason is not None)
                 for piece in self._pieces(index):
                     yield self._chunk(index, piece)
                 laws = self._decoding(delta)
@@ -116,10 +128,29 @@ class Chat:
         messages = [self._message(index) for index in sorted(last)]
         await self._keep(self, messages)
         for (index, delta), message in zip(sorted(last.items()), messages, strict=True):
-            yield self._chunk(index, {}, reason=_reason(delta, message))
+            yield {
+                **self._chunk(index, self._annotations(index), reason=_reason(delta, message)),
+                **self._documents(),
+            }
         if self.body.stream_options is not None and self.body.stream_options.include_usage:
             usage = _usage([delta.usage for _, delta in sorted(last.items())], self._answers)
             yield {**self._head("chat.completion.chunk"), "choices": [], "usage": usage}
+
+    def _cite(self, index: int, text: str, *, last: bool) -> str:
+        """The text with citations that resolve."""
+        if not self._cited:
+            return text
+        stream = self._cited[index]
+        settled = stream.push(text) + (stream.finish() if last else "")
+        self._settled[index] += settled
+        return settled
+
+    def _annotations(self, index: int) -> dict[str, Any]:
+        return {"annotations": self._cited[index].annotations} if self._cited else {}
+
+    def _documents(self) -> dict[str, Any]:
+        removed = sum(stream.removed for stream in self._cited)
+        return {} if self._grounded is None else {"documents": about(self._grounded, removed)}
 
     def _pieces(self, index: int) -> list[dict[str, Any]]:
         """Deltas of what is new beside the content. A call is sent once it is whole, so that its arguments always parse: first
@@ -139,7 +170,8 @@ class Chat:
 
     def _message(self, index: int) -> Message:
         answer = self._answers[index]
-        message: Message = {"role": "assistant", "content": answer.content}
+        content = self._settled[index] if self._cited else answer.content
+        message: Message = {"role": "assistant", "content": content}
         if answer.reasoning:
             message["reasoning_content"] = answer.reasoning
         if self._calls[index]:

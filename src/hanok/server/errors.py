@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,6 +78,15 @@ def stream_error(error: Exception, request_id: str) -> dict[str, Any]:
     return {"message": message, "type": "server_error", "param": None, "code": None}
 
 
+def methods_of(app: FastAPI, path: str) -> list[str]:
+    """What may be done at a path, by the description of the API."""
+    found: set[str] = set()
+    for template, methods in app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\\\{[^}]*\\\}", ".+", re.escape(template)), path):
+            found |= {method.upper() for method in methods}
+    return sorted(found)
+
+
 def install_handlers(app: FastAPI) -> None:
     """Every way in which a request can fail."""
 
@@ -114,8 +124,19 @@ def install_handlers(app: FastAPI) -> None:
         return error_response(400, message, param=param, code=code)
 
     @app.exception_handler(HTTPException)
-    async def http(_request: Request, error: HTTPException) -> JSONResponse:
-        return error_response(error.status_code, str(error.detail))
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        status, message, path = error.status_code, str(error.detail), request.url.path
+        headers = dict(error.headers or {})
+        if status in (404, 405):  # said by the files of the page, which stand behind all routes
+            allowed = methods_of(app, path)
+            if allowed and request.method not in allowed:
+                status, message = 405, f"{request.method} is not allowed here: {', '.join(allowed)}"
+                headers["Allow"] = ", ".join(allowed)
+            elif not allowed and status == 405 and request.method not in ("GET", "HEAD"):
+                status, message = 404, "Not Found"
+        response = error_response(status, message)
+        response.headers.update(headers)
+        return response
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hanok.engine.api import SamplingParams, Structure
+from hanok.server.document_schema import ChatDocuments
 from hanok.server.formats import StructureFields
 from hanok.server.sampling import Refusing, SamplingFields
 
@@ -93,6 +94,8 @@ class ChatRequest(SamplingFields, StructureFields, Refusing):
     store: bool | None = None
     metadata: dict[str, str] | None = None
     service_tier: str | None = None
+    documents: ChatDocuments | None = None
+    """Not OpenAI's: answer from these collections, with citations."""
 
     @classmethod
     def refused(cls) -> dict[str, str]:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from hanok.documents.library import Library
 from hanok.server.admission.queue import PromptQueue
+from hanok.server.document_vectors import model_embedder
 from hanok.server.exchange import Admission, Observer, Unlimited
 from hanok.server.identity.directory import Directory
+from hanok.server.identity.oidc import Oidc
 from hanok.server.identity.people import People
 from hanok.server.models import Models
 from hanok.server.operations.service import Operations
@@ -24,7 +26,7 @@ class Services:
     Args:
         store: for answers and feedback. examples: language to questions that the empty page offers.
         queue: of prompts that wait to be read.
-        directory: who may come in. people: signing in and out.
+        directory: who may come in. people: signing in and out. oidc: through whom too.
         on_tenant_deleted: each is told a tenant's name, forgets what it keeps of it beside the store, and says how many of what.
         run: the folder of the run that the model belongs to, whose reports the console shows.
     """
@@ -33,6 +35,7 @@ class Services:
     store: Store
     directory: Directory
     people: People
+    oidc: Oidc | None = None
     on_tenant_deleted: Sequence[Callable[[str], Mapping[str, int]]] = ()
     admission: Admission = field(default_factory=Unlimited)
     queue: PromptQueue = field(default_factory=PromptQueue)
@@ -44,4 +47,6 @@ class Services:
     @cached_property
     def documents(self) -> Library:
         """Of all tenants, in the same database."""
+        if self.operations.settings.document_vectors == "model":
+            return Library(self.store, embedder=model_embedder(self.models))
         return Library(self.store)

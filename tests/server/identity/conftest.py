@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
@@ -29,6 +30,7 @@ class House:
     local: TestClient
     model: str
     path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def directory(self) -> Directory:
@@ -73,7 +75,9 @@ def make_house(server: Any, random_run: Path, tmp_path: Path) -> Iterator[Callab
         ) -> House:
             store = held.enter_context(Store(place or tmp_path / "store.sqlite"))
             people = open_people(store, host=host, entry=entry)
+            people.management.passwords._hasher = PasswordHasher(time_cost=1, memory_cost=64)  # quick
             services = services_of(server.engine, random_run / "model", store, people=people, **options)
+            held.callback(services.admission.ledger.flush)
             app = create_app(services)
             client = TestClient(
                 app, base_url="http://127.0.0.1:8080", client=("127.0.0.1", 50_000), raise_server_exceptions=False

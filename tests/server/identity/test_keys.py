@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from hanok.errors import ConfigError, InputError
 from hanok.server.identity.directory import Entry
@@ -301,3 +302,24 @@ def test_what_environment_pepper_means(
     assert house.ask(house.make_key()).status_code == 200
     assert not pepper_file(house.path / "store.sqlite").exists()
     assert "HANOK_PEPPER" in os.environ
+
+
+def test_a_lost_pepper_is_said_and_admits_nobody(house: Any) -> None:
+    key = house.make_key()
+    pepper_file(house.path / "store.sqlite").unlink()
+    house.directory._pepper = None
+    assert house.ask(key).json()["error"]["code"] == "pepper_lost"
+    assert house.ask(new_key()[1]).status_code == 401
+
+
+def test_a_store_that_does_not_answer_admits_nobody(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = house.make_key()
+    assert house.ask(key).status_code == 200
+
+    def fail() -> int:
+        raise OperationalError("SELECT", {}, Exception("gone"))
+
+    monkeypatch.setattr(house.directory.access, "version", fail)
+    refused = house.ask(key)
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "store_unavailable"

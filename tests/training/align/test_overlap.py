@@ -43,11 +43,19 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("method", "updates"), [("grpo", 1), ("ppo", 2), ("scalerl", 1)])
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("grpo", {"think": "delethink", "chunk": 6, "carry": 2, "chunks": 3}),
+        ("ppo", {"updates_per_rollout": 2}),
+        ("scalerl", {}),
+    ],
+)
 def test_staleness_is_bounded_and_every_draw_is_learnt_once(
-    method: str, updates: int, base: Path, prompts: Path, tmp_path: Path
+    method: str, changes: dict[str, Any], base: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    config = quick(updates_per_rollout=updates)
+    config = quick(**changes)
+    updates = config.updates_per_rollout
     artefact = align_on_rewards(
         method, config, model=base, prompts=prompts, rewards=mix({"l": letters}), out=tmp_path
     )

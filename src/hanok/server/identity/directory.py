@@ -24,6 +24,7 @@ from hanok.reporting import log
 from hanok.server.admission.prices import Prices
 from hanok.server.errors import ApiError
 from hanok.server.identity.management import Management
+from hanok.server.identity.provider import Provider
 from hanok.server.identity.roles import permissions
 from hanok.server.identity.secrets import cache_salt, key_digest, load_pepper, public_id, same, token_digest
 from hanok.server.principal import HOUSE, Principal
@@ -46,7 +47,7 @@ class Entry:
         allowed_hosts: names, besides addresses, by which a server with keys may be called.
         setup: print a token with which the first administrator is made.
         request_timeout: seconds that a request may take, if it does not say itself how long; None for any time.
-        prices: what answers cost, for budgets and usage.
+        prices: what answers cost, for budgets and usage. provider: through whom people may sign in.
         max_queue, max_queue_tokens: requests, and tokens of prompts, that may wait in a process; None for any number of tokens.
     """
 
@@ -55,6 +56,7 @@ class Entry:
     setup: bool = False
     request_timeout: float | None = None
     prices: Prices = field(default_factory=Prices)
+    provider: Provider | None = None
     max_queue: int = 512
     max_queue_tokens: int | None = None
 
@@ -131,9 +133,8 @@ class Directory:
         """Raises ApiError 401 or 403."""
         identifier = public_id(presented)
         known = await self._row(identifier) if identifier is not None else None
-        pepper = self._pepper or await asyncio.to_thread(self._get_pepper)
-        digest = key_digest(pepper, presented)
-        if not same(digest, known[0].digest if known else "") or known is None:
+        pepper = b"" if known is None else await self._known_pepper()
+        if not same(key_digest(pepper, presented), known[0].digest if known else "") or known is None:
             raise ApiError(401, "this is no key of this server", code="invalid_api_key")
         key, tenant = known
         self._check_key(key, tenant)
@@ -184,6 +185,10 @@ class Directory:
         finally:
             self._followed.discard(one)
 
+    def sign(self, what: str, text: str) -> str:
+        """Under the pepper, so that every process of this store can check it."""
+        return key_digest(self._get_pepper(create=True), f"{what}\0{text}")
+
     def flush(self) -> None:
         """Writes down when keys were last used."""
         used, self._used = self._used, {}
@@ -196,6 +201,18 @@ class Directory:
         if self._pepper is None:
             self._pepper = load_pepper(self.access.store.path, self._environment, create=create)
         return self._pepper
+
+    async def _known_pepper(self) -> bytes:
+        """Raises ApiError 503 if it is lost: no key can be checked then."""
+        if self._pepper is None:
+            try:
+                await asyncio.to_thread(self._get_pepper)
+            except ConfigError as error:
+                log.error("keys cannot be checked: %s", error)
+                raise ApiError(
+                    503, "keys cannot be checked; the server's log says why", code="pepper_lost"
+                ) from error
+        return self._get_pepper()
 
     def _check(self) -> None:
         """In a thread: forget everything if something changed."""

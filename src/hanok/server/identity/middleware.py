@@ -10,10 +10,12 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hanok.reporting import log
 from hanok.server.errors import ApiError, error_response
 from hanok.server.hosts import LOOPBACK, called_by, refusal
 from hanok.server.identity.directory import Directory
@@ -68,6 +70,16 @@ class Identify:
             )
         except ApiError as error:
             await refused(error)(scope, receive, send)
+            return
+        except SQLAlchemyError as error:
+            log.error("the store cannot be asked who somebody is", exc_info=error)
+            unknown = ApiError(
+                503,
+                "the store does not answer; try again",
+                code="store_unavailable",
+                headers={"Retry-After": "2"},
+            )
+            await refused(unknown)(scope, receive, send)
             return
         if origin is not None and _foreign(origin, headers):
             principal.reply.update(_cors(origin))

@@ -44,6 +44,11 @@ class ServeSettings:
     allowed_host: tuple[str, ...] = ()
     trust_loopback: bool = False
     setup: bool = False
+    oidc_issuer: str = ""
+    oidc_client: str = ""
+    oidc_name: str = ""
+    oidc_role: str = "user"
+    url: str = ""
     prices: Path | None = None
     request_timeout: float | None = None
     max_queue: int = 512
@@ -62,6 +67,7 @@ class ServeSettings:
     keep_alive_seconds: int = 75
     max_body_mib: int = field(default=16, metadata=_LIVE)
     max_upload_mib: int = field(default=512, metadata=_LIVE)
+    document_vectors: Literal["spelling", "model"] = "spelling"
 
     def __post_init__(self) -> None:
         for name in (

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from hanok.server.chat import Chat, Message
+from hanok.server.grounding import grounded_in, refuse
 from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
 from hanok.server.schema import ChatRequest
@@ -34,7 +35,12 @@ def router(services: Services) -> APIRouter:
     @routes.post("/v1/chat/completions", response_model=None)
     @needs("chat:create")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        chat = await Chat.begin(services, body, principal_of(request), keep=keep)
+        principal, grounded = principal_of(request), None
+        if body.documents is not None:
+            body, grounded = await grounded_in(services, body, body.documents, principal)
+            if grounded.refusal is not None:
+                return await refuse(services, body, principal, grounded)
+        chat = await Chat.begin(services, body, principal, keep=keep, grounded=grounded)
         if body.stream:
             return EventStream(chat.events(), chat.close)
         try:

@@ -24,6 +24,7 @@ FEATURES: Mapping[str, tuple[str, str]] = {
     "all_usage": ("/admin/usage", "usage:read"),
     "keys": ("/admin/keys", "keys:manage"),
     "people": ("/admin/users", "users:manage"),
+    "models": ("/admin/models/{model:path}/load", "models:manage"),
     "dashboard": ("/admin/status", "metrics:read"),
 }
 """View or part of one -> the route that it needs, and what one must be allowed."""
@@ -57,7 +58,7 @@ def router(services: Services) -> APIRouter:
                 "role": principal.role,
             },
             "decoding_heads": any(engine.has_heads for engine in services.models.engines.values()),
-            "features": sorted(_features(request.app.openapi()["paths"], principal)),
+            "features": sorted(_features(request.app.state.paths, principal)),
         }
 
     return routes

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from hanok.server.errors import ApiError
 from hanok.server.identity.middleware import COOKIE
+from hanok.server.identity.oidc import CALLBACK, Oidc
+from hanok.server.identity.oidc import COOKIE as OIDC_COOKIE
 from hanok.server.identity.roles import PUBLIC, needs
 from hanok.server.principal import Principal, principal_of
 from hanok.server.services import Services
@@ -41,7 +44,7 @@ def router(services: Services) -> APIRouter:
             "principal": principal_object(principal) if known else None,
             "csrf": session.csrf if session else None, "expires": session.expires if session else None,
             "login": {
-                "password": True, "oidc": None, "setup": people.setup
+                "password": True, "oidc": services.oidc.name if services.oidc else None, "setup": people.setup
             },
         }  # fmt: skip
 
@@ -78,6 +81,28 @@ def router(services: Services) -> APIRouter:
     @needs("session:own")
     async def change_password(body: NewPassword, request: Request) -> None:
         await people.change_password(principal_of(request), body.old, body.new)
+
+    @routes.get("/session/oidc", response_model=None)
+    @needs(PUBLIC)
+    async def to_provider(request: Request) -> Response:
+        return await provider().begin(request, people)
+
+    @routes.get("/session/oidc/callback", response_model=None)
+    @needs(PUBLIC)
+    async def from_provider(request: Request) -> Response:
+        cookie, _ = await provider().finish(request, people)
+        # a page of our own, and not a redirect: the way back began at the provider, so a strict cookie would not go along
+        response = HTMLResponse(
+            '<!doctype html><meta http-equiv="refresh" content="0; url=/"><title>Hanok</title>'
+        )
+        set_cookie(response, request, cookie)
+        response.delete_cookie(OIDC_COOKIE, path=CALLBACK)
+        return response
+
+    def provider() -> Oidc:
+        if services.oidc is None:
+            raise ApiError(404, "no identity provider is configured", code="not_found")
+        return services.oidc
 
     return routes
 

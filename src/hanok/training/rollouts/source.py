@@ -103,9 +103,13 @@ class Rollouts:
             self._ahead.add(begun, ended and (judged_from_json(ended, prompts), ended["updates"]))
 
     def close(self) -> None:
-        """Before the generator is closed."""
-        if self._ahead is not None:
-            self._ahead.close()
+        """Before the generator is closed. A run that the clock ends may leave roll-outs that nobody learns from."""
+        if self._ahead is None:
+            return
+        if open_ := self._ahead.pending():
+            draws = [number for begun, _ in open_ for number in begun.draws]
+            log.info("%d roll-outs begun ahead are open: draws %d to %d", len(open_), min(draws), max(draws))
+        self._ahead.close()
 
     def _roll_out(self) -> list[list[Sample]]:
         if self._ahead is None:

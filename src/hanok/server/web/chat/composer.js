@@ -64,8 +64,7 @@ function switches() {
     return node;
   };
   const hide = flip("private", session.talk.private, (on) => (session.talk.private = on));
-  const kept = session.talk.version > 0; // what is saved already is no secret any more
-  hide.disabled = kept;
+  hide.disabled = session.talk.version > 0; // saved already
   return h(
     "div", { class: "switches" },
     has("conversations") || has("feedback") ? hide : null,

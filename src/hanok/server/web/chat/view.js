@@ -1,7 +1,7 @@
 // The chat: turns, the box to write in, and the settings beside it.
 import { $, button, h, icon, iconButton } from "/lib/dom.js";
 import { t } from "/lib/i18n.js";
-import { has, prefs, remember, server } from "/lib/state.js";
+import { prefs, remember, server } from "/lib/state.js";
 import { path, titleOf } from "/lib/tree.js";
 import { composer } from "/chat/composer.js";
 import { keepMine, listen, modelOf, send, session, takeTheirs } from "/chat/session.js";
@@ -119,6 +119,9 @@ listen((kind, message) => {
     const stay = nearBottom() || session.running;
     redraw();
     if (stay) toBottom();
-  } else if (kind === "saved" && has("conversations")) parts.title.textContent = titleOf(session.talk);
+  } else if (kind === "saved") {
+    parts.title.textContent = titleOf(session.talk);
+    $("switch-private").disabled = true; // what is saved is no secret any more
+  }
 });
 

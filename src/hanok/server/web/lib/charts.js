@@ -22,12 +22,13 @@ const show = (value, digits, unit) => (value === null || value === undefined ? "
 
 function path(values, x, y) {
   let pen = false;
+  const dot = (place) => (values[place + 1] ?? null) === null && !pen; // a point by itself
   return values.map((value, place) => {
     if (value === null) {
       pen = false;
       return "";
     }
-    const to = `${pen ? "L" : "M"}${x(place, values.length).toFixed(1)} ${y(value).toFixed(1)}`;
+    const to = `${pen ? "L" : "M"}${x(place, values.length).toFixed(1)} ${y(value).toFixed(1)}${dot(place) ? "h.1" : ""}`;
     pen = true;
     return to;
   }).join("");

@@ -17,6 +17,8 @@ export function t(key, values = {}) {
 export const number = (value, digits = 0) =>
   value === null || value === undefined ? "–" : value.toLocaleString(current, { maximumFractionDigits: digits });
 
+export const inUnit = (value, unit) => value.toLocaleString(current, { style: "unit", unit, maximumFractionDigits: 1 });
+
 export function when(seconds) {
   const date = new Date(seconds * 1000);
   const today = date.toDateString() === new Date().toDateString();

@@ -1,9 +1,9 @@
 // What the service is doing now: /admin/status, asked every few seconds while this view is shown.
-import { get } from "/lib/api.js";
+import { errorText, get } from "/lib/api.js";
 import { lineChart } from "/lib/charts.js";
 import { h } from "/lib/dom.js";
-import { number, t, when } from "/lib/i18n.js";
-import { errorText } from "/lib/api.js";
+import { inUnit, number, t, when } from "/lib/i18n.js";
+import { has } from "/lib/state.js";
 import { badge, noticeBox, page, section, table, tile } from "/views/parts.js";
 
 const EVERY = 3000; // milliseconds
@@ -12,11 +12,12 @@ export async function open() {
   const holder = h("div", { class: "live" });
   const notice = noticeBox();
   const state = h("span", { class: "state" });
-  draw(holder, state, await get("/admin/status"));
+  const report = async () => ({ ...(await get("/admin/status")), cost: await costToday() });
+  draw(holder, state, await report());
   const timer = setInterval(async () => {
     if (document.hidden) return;
     try {
-      draw(holder, state, await get("/admin/status"));
+      draw(holder, state, await report());
       notice.hidden = true;
     } catch (error) {
       notice.hidden = false;
@@ -26,12 +27,20 @@ export async function open() {
   return { ...page("dashboard", [state], notice, holder), leave: () => clearInterval(timer) };
 }
 
+// What today's requests cost by the price list; undefined where nobody keeps accounts.
+async function costToday() {
+  if (!has("all_usage")) return undefined;
+  const today = new Date().toISOString().slice(0, 10);
+  return (await get(`/admin/usage?${new URLSearchParams({ from: today, to: today })}`)).total.cost ?? 0;
+}
+
 function draw(holder, state, report) {
-  state.replaceChildren(badge(t(`state_${report.state}`), report.state));
+  const memory = report.process?.rss_bytes ? ` · ${number(report.process.rss_bytes / 2 ** 20)} MiB` : "";
+  state.replaceChildren(h("small", {}, `${t("uptime")} ${span(report.uptime_seconds)}${memory}`), badge(t(`state_${report.state}`), report.state));
   holder.replaceChildren(h("dl", { class: "tiles" }, tiles(report)), h("div", { class: "charts" }, charts(report.series)), latency(report.latency), models(report.models), failures(report.errors));
 }
 
-function tiles({ requests, rates, totals, latency, uptime_seconds: uptime, process }) {
+function tiles({ requests, rates, totals, latency, cost }) {
   const minute = rates["1m"] ?? {};
   const hit = totals.prompt_tokens ? totals.cached_tokens / totals.prompt_tokens : null;
   return [
@@ -39,9 +48,8 @@ function tiles({ requests, rates, totals, latency, uptime_seconds: uptime, proce
     tile(t("throughput"), `${number(minute.completion_tokens, 1)} /s`, t("requests_per_minute_n", { n: number((minute.requests ?? 0) * 60, 1) })),
     tile(t("first_token"), seconds(latency["1m"]?.first_token?.p50), `p95 ${seconds(latency["1m"]?.first_token?.p95)}`),
     tile(t("cache_hits"), hit === null ? "–" : `${number(100 * hit)} %`, t("of_prompt_tokens")),
-    ...(totals.cost === undefined ? [] : [tile(t("cost"), number(totals.cost, 4))]),
+    ...(cost === undefined ? [] : [tile(t("cost"), number(cost, 4), t("today"))]),
     tile(t("errors"), number(totals.errors), t("refused_n", { n: number(totals.refused) })),
-    tile(t("uptime"), span(uptime), process?.rss_bytes ? `${number(process.rss_bytes / 2 ** 20)} MiB` : ""),
   ];
 }
 
@@ -89,6 +97,6 @@ function failures(list) {
 const seconds = (value) => (value === null || value === undefined ? "–" : value < 1 ? `${number(1000 * value)} ms` : `${number(value, 2)} s`);
 
 function span(value) {
-  if (value < 3600) return `${number(value / 60)} min`;
-  return value < 172800 ? `${number(value / 3600, 1)} h` : `${number(value / 86400, 1)} d`;
+  if (value < 3600) return inUnit(value / 60, "minute");
+  return value < 172800 ? inUnit(value / 3600, "hour") : inUnit(value / 86400, "day");
 }

@@ -5,6 +5,7 @@ export const VIEWS = [
   view("chat", "chat", null, null),
   view("compare", "pair", null, async () => (await import("/views/compare.js")).open()),
   view("dashboard", "gauge", "dashboard", async () => (await import("/views/dashboard.js")).open()),
+  view("models", "cube", "models", async () => (await import("/views/models.js")).open()),
   view("reports", "page", "reports", async (path) => (await import("/views/reports.js")).open(path)),
   view("keys", "key", "keys", async () => (await import("/views/keys.js")).open()),
   view("people", "people", "people", async () => (await import("/views/people.js")).open()),

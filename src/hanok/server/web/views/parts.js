@@ -8,12 +8,16 @@ export const page = (name, controls, ...content) => ({
   body: h("div", { class: "sheet" }, content),
 });
 
-// columns: [{ label, of: (row) => text or element, right }]
+// columns: [{ label, of: (row) => text or element, right, hidden }]. Rows become cards on a telephone; the roles say that it is a
+// table all the same.
 export function table(caption, columns, rows, empty = t("nothing")) {
-  const head = h("tr", {}, columns.map(({ label, right, hidden }) => h("th", { scope: "col", class: right ? "right" : "" }, hidden ? h("span", { class: "visually-hidden" }, label) : label)));
-  const body = rows.map((row) => h("tr", {}, columns.map(({ of, right, label }) => h("td", { class: right ? "right n" : "", dataset: { label } }, of(row) ?? "–"))));
-  const none = h("tr", {}, h("td", { colSpan: columns.length, class: "soft" }, empty));
-  const drawn = h("table", {}, h("caption", { class: "visually-hidden" }, caption), h("thead", {}, head), h("tbody", {}, body.length ? body : none));
+  const name = ({ label, hidden }) => (hidden ? h("span", { class: "visually-hidden" }, label) : label);
+  const head = h("tr", { role: "row" }, columns.map((column) => h("th", { scope: "col", role: "columnheader", class: column.right ? "right" : "" }, name(column))));
+  const cell = (row) => ({ of, right, label, hidden }) => h("td", { role: "cell", class: right ? "right n" : "", dataset: hidden ? {} : { label } }, of(row) ?? "–");
+  const body = rows.map((row) => h("tr", { role: "row" }, columns.map(cell(row))));
+  const none = h("tr", { role: "row" }, h("td", { role: "cell", colSpan: columns.length, class: "soft" }, empty));
+  const drawn = h("table", { role: "table" }, h("caption", { class: "visually-hidden" }, caption),
+    h("thead", { role: "rowgroup" }, head), h("tbody", { role: "rowgroup" }, body.length ? body : none));
   return h("div", { class: "wide-table data", tabIndex: 0, role: "region", "aria-label": caption }, drawn);
 }
 

@@ -62,7 +62,7 @@ function tenantTable(tenants, notice, draw, house) {
     button(t(tenant.suspended ? "enable" : "suspend"), () => act(() => change(path(tenant), { suspended: !tenant.suspended })), { class: "quiet" }),
     iconButton("trash", `${t("delete")}: ${tenant.id}`, () => drop(tenant), { class: "quiet" })));
   return table(t("tenants"), [
-    { label: t("name"), of: (tenant) => [h("b", {}, tenant.name || tenant.id), h("small", {}, ` ${tenant.id}`)] },
+    { label: t("name"), of: (tenant) => [h("b", {}, tenant.name || tenant.id), tenant.name === tenant.id ? "" : h("small", {}, ` ${tenant.id}`)] },
     { label: t("state"), of: (tenant) => (tenant.suspended ? badge(t("suspended"), "broken") : badge(t("active"), "ready")) },
     { label: t("limits"), of: (tenant) => limitText(tenant.limits) },
     { label: t("manage"), hidden: true, right: true, of: buttons },

@@ -1,0 +1,279 @@
+"""Faults F30 to F33 of identity and limits, each with what shows that the test can fail."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from hanok.server.app import listen
+from hanok.server.identity.directory import Directory
+from hanok.server.identity.secrets import public_id
+from hanok.store.access import Key
+from hanok.store.database import Store
+from hanok.store.usage import read_usage
+
+# ---- F30: four servers at the last unit ---------------------------------------------------------------------------------
+
+
+def take_in_processes(
+    places: Sequence[str], *, cap: float, seconds: float, steps: Sequence[float]
+) -> tuple[int, float]:
+    """Units that all got, and the time from the first that could take one to the end of the last."""
+    script = str(Path(__file__).with_name("taker.py"))
+    with contextlib.ExitStack() as held:
+        workers = [
+            held.enter_context(
+                subprocess.Popen(
+                    [sys.executable, script, place, str(cap), str(seconds), str(step)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                )
+            )
+            for place, step in zip(places, steps, strict=True)
+        ]  # fmt: skip
+        for worker in workers:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "ready\n"
+        began = time.monotonic()
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        got = [int(worker.stdout.readline()) for worker in workers if worker.stdout is not None]
+        return sum(got), time.monotonic() - began
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_f30_four_servers_admit_no_more_than_one(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    """64 threads in four processes, whose clocks differ by an hour forth and back."""
+    place = str(tmp_path / "store.sqlite") if kind == "sqlite" else request.getfixturevalue("postgresql")()
+    Store(place if kind == "postgresql" else Path(place)).close()
+    steps = (0.0, -3600.0, 0.0, -7200.0)
+    got, passed = take_in_processes([place] * 4, cap=120, seconds=3.0, steps=steps)
+    assert 100 <= got <= 120 + 2 * passed + 1
+    again, passed_again = take_in_processes(
+        [place] * 4, cap=120, seconds=1.0, steps=steps
+    )  # all started anew
+    # what lay unused was given back; nothing was given twice
+    assert got + again <= 120 + 2 * (passed + passed_again + 30) + 1
+
+
+@pytest.mark.faults
+def test_f30_control_servers_without_a_common_store_admit_too_much(tmp_path: Path) -> None:
+    places = [str(tmp_path / f"{number}.sqlite") for number in range(4)]
+    got, passed = take_in_processes(places, cap=120, seconds=2.0, steps=[0.0] * 4)
+    assert got > 120 + 2 * passed + 1
+
+
+# ---- F31: rights are taken away while an answer streams -------------------------------------------------------------------
+
+
+@contextmanager
+def on_a_port(house: Any) -> Iterator[httpx.Client]:
+    with listen("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(house.app, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def slow(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = server.engine._scheduler.step
+
+    def slow_step() -> None:
+        time.sleep(0.02)
+        step()
+
+    monkeypatch.setattr(server.engine._scheduler, "step", slow_step)
+
+
+def revoke(house: Any, key: str) -> None:
+    house.management.revoke_key(house.management.access.find(Key, public_id(key)))
+
+
+def take_the_role(house: Any, key: str) -> None:
+    house.management.change_key(house.management.access.find(Key, public_id(key)), role="viewer")
+
+
+def delete_the_tenant(house: Any, _key: str) -> None:
+    house.management.delete_tenant("acme")
+
+
+def suspend_the_tenant(house: Any, _key: str) -> None:
+    house.management.change_tenant("acme", suspended=True)
+
+
+Seconds = float | None
+
+
+def cut_after(
+    house: Any, client: httpx.Client, key: str, act: Callable[[Any, str], None], *, wait: float
+) -> tuple[Seconds, Seconds]:
+    """Seconds after `act` until a new request was refused, and until the open stream ended with an error; None: not in `wait`."""
+    ends = {str(token): -100 for token in house.services.models.default.engine.tokenizer.stop_ids}
+    body = {
+        "model": house.model, "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 1500,
+        "logit_bias": ends,
+    }  # fmt: skip
+    headers = {"Authorization": f"Bearer {key}"}
+    acted, refused, ended = 0.0, None, None
+    with client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as stream:
+        assert stream.status_code == 200
+        for number, line in enumerate(stream.iter_lines()):
+            if number == 6:
+                act(house, key)
+                acted = time.monotonic()
+            if acted and refused is None:
+                small = {**body, "stream": False, "max_tokens": 1}
+                answer = client.post("/v1/chat/completions", json=small, headers=headers)
+                if answer.status_code in (401, 403):
+                    refused = time.monotonic() - acted
+            if line.startswith("data: {") and "error" in json.loads(line[6:]):
+                assert json.loads(line[6:])["error"]["code"] == "access_revoked"
+                ended = time.monotonic() - acted
+            if acted and time.monotonic() - acted > wait:
+                break
+    return refused, ended
+
+
+@pytest.mark.faults
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("act", [revoke, take_the_role, delete_the_tenant, suspend_the_tenant])
+def test_f31_open_streams_are_cut(house: Any, act: Callable[[Any, str], None]) -> None:
+    house.management.create_tenant("acme")
+    house.make_key()  # so that it stays closed
+    key = house.make_key(tenant="acme")
+    with on_a_port(house) as client:
+        refused, ended = cut_after(house, client, key, act, wait=10)
+    assert refused is not None
+    assert refused <= 1.5  # a second, and the answer that was asked for before
+    assert ended is not None
+    assert ended <= 5.0
+    house.services.admission.ledger.flush()
+    if act is delete_the_tenant:  # what stays says how much was used, and nothing else
+        assert read_usage(house.services.store, tenant="acme")[0]["requests"] >= 1
+        with house.services.store.read() as connection:
+            left = connection.exec_driver_sql("SELECT count(*) FROM requests WHERE tenant = 'acme'").scalar()
+        assert left == 0
+
+
+@pytest.mark.faults
+@pytest.mark.usefixtures("slow")
+def test_f31_control_without_following_a_stream_goes_on(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Directory, "following", lambda *_: contextlib.nullcontext())
+    house.make_key()
+    key = house.make_key()
+    with on_a_port(house) as client:
+        refused, ended = cut_after(house, client, key, revoke, wait=6)
+    assert refused is not None
+    assert ended is None
+
+
+# ---- F32: one tenant learns nothing of another --------------------------------------------------------------------------
+
+
+def cached(house: Any, key: str) -> int:
+    """Tokens of a long prompt that this key's tenant found in the cache, in one request."""
+    before = _cached_so_far(house, key)
+    words = [{"role": "user", "content": "우리 집 비밀은 부엌 항아리 안에 있어요. " * 12}]
+    answer = house.chat(key, json={"messages": words, "cache_salt": "forged", "user": "somebody else"})
+    assert answer.status_code == 200
+    return _cached_so_far(house, key) - before
+
+
+def _cached_so_far(house: Any, key: str) -> int:
+    house.services.admission.ledger.flush()
+    return sum(row["cached_tokens"] for row in read_usage(house.services.store, key=public_id(key)))
+
+
+def test_f32_prefixes_are_cached_within_a_tenant_alone(house: Any) -> None:
+    for tenant in ("acme", "other"):
+        house.management.create_tenant(tenant)
+    ours, too, theirs = (house.make_key(tenant=tenant) for tenant in ("acme", "acme", "other"))
+    assert cached(house, ours) == 0
+    assert cached(house, theirs) == 0
+    assert cached(house, too) > 0
+    assert cached(house, theirs) > 0  # its own
+
+
+def test_f32_control_one_salt_for_all_leaks(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Directory, "salt", lambda *_: "the same for all")
+    house.management.create_tenant("acme")
+    ours, theirs = house.make_key(), house.make_key(tenant="acme")
+    cached(house, ours)
+    assert cached(house, theirs) > 0
+
+
+def test_f32_answers_of_another_tenant_cannot_be_judged(house: Any) -> None:
+    house.management.create_tenant("acme")
+    ours, theirs = house.make_key(), house.make_key(tenant="acme")
+    done = house.chat(ours).json()
+    for key, status in ((theirs, 404), (ours, 201)):
+        body = {"request_id": done["id"], "rating": 1}
+        assert house.ask(key, method="POST", path="/v1/feedback", json=body).status_code == status
+    assert [row.tenant for row in house.services.store.read_feedback()] == ["default"]
+
+
+# ---- F33: what got past other gateways ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "hk_' OR 1=1 --_x", "hk_0123456789abcdef' UNION SELECT 1_x", "hk_%_x", "hk_0123456789abcdef_", "' OR ''='",
+        "{{7*7}}", "hk_0123456789abcdef_\u00e9", "Bearer", "null", "x" * 100_000,
+    ],
+)  # fmt: skip
+def test_f33_no_trick_is_a_key(house: Any, key: str) -> None:
+    house.make_key(role="administrator")
+    answer = house.ask(path="/admin/keys", headers={"x-api-key": key.encode()})
+    assert answer.status_code == 401
+    assert "49" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//admin/keys", "/%61dmin/keys", "/admin/keys/", "/admin/./keys", "/health/../admin/keys", "/health%2f..%2fadmin/keys",
+        "/admin/%2e/keys", "/ADMIN/keys", "/admin/keys;.css", "/admin/keys?x=/health", "/admin/keys%00", "/admin\\keys",
+        "/v1//models", "/session/../admin/keys",
+    ],
+)  # fmt: skip
+def test_f33_no_spelling_of_a_path_goes_around(house: Any, path: str) -> None:
+    key = house.make_key(role="administrator", name="SECRET-NAME")
+    shown = house.ask(key, path="/admin/keys").text
+    assert "SECRET-NAME" in shown  # control: who may, sees it
+    answer = house.local.get(
+        httpx.URL("http://127.0.0.1:8080").copy_with(raw_path=path.encode()), follow_redirects=True
+    )
+    assert answer.status_code in (400, 401, 404, 405), path
+    assert "SECRET-NAME" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "host", ["x/#@y", "127.0.0.1:8080/admin", "127.0.0.1@evil.example", "evil.example", "127.0.0.1:99999999"]
+)
+def test_f33_no_host_header_goes_around(house: Any, host: str) -> None:
+    key = house.make_key()
+    assert house.ask(key, headers={"Host": host}).status_code == 403
+    assert house.ask(key).status_code == 200
