@@ -25,8 +25,8 @@ def events(tokens: int) -> bytes:
 
 
 class Cutter:
-    """A server: an event is a chunk, as uvicorn writes them, but what it sends is cut into pieces of `piece` bytes. Where `short`,
-    an answer has a token fewer than was asked for."""
+    """A server: an event is a chunk, as uvicorn writes them, but what it sends is cut into pieces of `piece` bytes.
+    Where `short`, an answer has a token fewer than was asked for."""
 
     def __init__(self, piece: int, *, short: bool = False) -> None:
         self.piece, self.short, self.asked = piece, short, 0
