@@ -25,7 +25,7 @@ def serve(
     unload_seconds: float | None = None,
     host: str | None = None,
     port: int | None = None,
-    weights: Literal["auto", "float32", "bf16", "int8", "int4"] | None = None,
+    weights: Literal["auto", "float32", "bf16", "int8", "int4+", "int4"] | None = None,
     cache_mib: int | None = None,
     cache_type: Literal["bf16", "int8"] | None = None,
     speculation: Literal["auto", "off", "lookup", "own"] | None = None,
@@ -209,8 +209,10 @@ def _serve(settings: ServeSettings, source: Any) -> None:
             "several models in replicas", remedy="serve them in one process: without --runtime ray"
         )
     if settings.runtime == "ray":
+        from hanok.engine.parallel.start import refuse_together
         from hanok.server.replicas import serve_replicas
 
+        refuse_together("Ray starts its replicas itself", remedy="start hanok serve without torchrun")
         serve_replicas(
             directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, entry=entry,
             options=options,
