@@ -144,6 +144,7 @@ FLAGS = (
     "model", "more", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "cache_mib",
     "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trust_loopback", "setup",
     "prices", "request_timeout", "max_queue", "max_queue_tokens",
+    "oidc_issuer", "oidc_client", "oidc_name", "oidc_role", "url",
     "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
     "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
     "document_vectors",
