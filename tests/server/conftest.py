@@ -140,6 +140,19 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="session")
+def serve_model() -> Any:
+    """Serves a directory: a context manager."""
+    return _serve
+
+
+@pytest.fixture(scope="session")
+def llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that `transformers` loads as a Llama."""
+    directory = tmp_path_factory.mktemp("llama") / "model"
+    return tiny.save_tiny_model(directory, pattern=("gqa",), num_layers=2)
+
+
+@pytest.fixture(scope="session")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server of the random model with decoding heads."""
     with _serve(_make_run(tmp_path_factory.mktemp("runs") / "learned", heads=True) / "model") as running:
@@ -202,8 +215,8 @@ def _teach(model_dir: Path, lessons: list[tuple[Any, Any]], *, steps: int = 50) 
 
 
 @contextmanager
-def _serve(model_dir: Path, **options: Any) -> Iterator[Running]:
-    engine, artefact = LocalEngine(model_dir), open_artefact(model_dir)
+def _serve(model_dir: Path, *, weights: Any = "auto", **options: Any) -> Iterator[Running]:
+    engine, artefact = LocalEngine(model_dir, weights=weights), open_artefact(model_dir)
     with Store(feedback_file(model_dir)) as store, listen("127.0.0.1", 0) as listener:
         name, url = model_name(model_dir), f"http://127.0.0.1:{listener.getsockname()[1]}"
         services = dataclasses.replace(services_of(engine, model_dir, store), **options)
