@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hanok.cli import _run
+from hanok.compression import measure
 from hanok.compression import search as room
 from hanok.compression.measure import compare, layer_distances
 from hanok.compression.search import bits_of_target, bits_that_run, bytes_of, rate_of
@@ -130,3 +133,30 @@ def test_where_two_models_differ(
     assert worst[0] > apart["kl_worst_percent"] > apart["kl"] > 0
     assert _run(["eval", "compare", str(model_dir), str(narrow), "--out", str(tmp_path / "other")]) == 2
     assert "--data" in capsys.readouterr().err
+
+
+def test_pieces_of_the_vocabulary_are_the_whole(
+    small_decoder: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, made = (
+        small_decoder(num_kv_heads=2, vocab_size=2100),
+        small_decoder(num_kv_heads=2, vocab_size=2100),
+    )
+    made.layers[0].get_submodule("mlp.down_proj").get_parameter("weight").mul_(1.5)
+    monkeypatch.setattr(measure, "_PIECE_BYTES", 1)  # pieces of 1,024 rows, 16 tokens at a time
+    found = compare(original, made, windows())
+    laws = []
+    for model in (original, made):
+        with torch.no_grad():
+            parts = [
+                model(torch.from_numpy(w), torch.tensor([0, len(w)], dtype=torch.int32))[0][:-1]
+                for w in windows()
+            ]
+            laws.append(model.logits(torch.cat(parts)).double().log_softmax(-1))
+    targets = torch.cat([torch.from_numpy(w)[1:] for w in windows()])[:, None]
+    torch.testing.assert_close(
+        found.kl_T.double(), (laws[0].exp() * (laws[0] - laws[1])).sum(-1), atol=1e-6, rtol=1e-4
+    )
+    for law, perplexity in zip(laws, (found.perplexity_before, found.perplexity_after), strict=True):
+        assert perplexity == pytest.approx(math.exp(-float(law.gather(1, targets).mean())), rel=1e-5)
+    assert found.flipped == pytest.approx(float((laws[0].argmax(-1) != laws[1].argmax(-1)).double().mean()))

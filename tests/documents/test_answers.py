@@ -14,6 +14,7 @@ from hanok.documents.answers import ground, language_of, question_of, unknown
 from hanok.documents.citations import CitationStream, cite
 from hanok.documents.library import Library
 from hanok.documents.records import Found, Hit, Results
+from hanok.documents.support import LEAST
 from hanok.errors import NotFoundError
 
 Fill = Callable[..., str]
@@ -180,3 +181,20 @@ def test_the_tool(library: Library, stocked: Fill) -> None:
         assert tool.call(library, "ours", [everything], arguments).passages == ()
     with pytest.raises(NotFoundError):
         tool.call(library, "theirs", [everything], '{"query": "휴가"}')
+
+
+@pytest.mark.parametrize(
+    ("question", "answerable"),
+    [
+        ("별빛서점은 언제 열어요?", True), ("도자기 수업료는 얼마예요?", True), ("When does the bakery open?", True),
+        ("서울의 인구는 몇 명이에요?", False), ("강아지를 데려가도 되나요?", False),
+        ("Who was the first person on the moon?", False),
+    ],
+)  # fmt: skip
+def test_a_single_short_file_can_answer(library: Library, question: str, answerable: bool) -> None:
+    """What is telling must not depend on there being many passages."""
+    text = "별빛서점은 오전 열 시에 문을 엽니다.\n\n달빛공방은 도자기를 가르칩니다. 수업료는 3만 원입니다."
+    text += "\n\nThe bakery opens at seven."
+    file = library.files.add("ours", "guide.txt", text.encode())
+    alone = library.collections.create("ours", "one file", file_ids=[file.id]).id
+    assert (library.search("ours", [alone], question).support >= LEAST) == answerable

@@ -7,13 +7,14 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 
 from hanok.documents import tables as t
-from hanok.documents.library import LONGEST_QUERY, Library
+from hanok.documents.library import LONGEST_QUERY, Library, forget_tenant
 from hanok.documents.records import Embedder
 from hanok.errors import InputError, NotFoundError
 from hanok.store.database import Store
@@ -119,6 +120,18 @@ def test_deleted_files_are_found_no_more(library: Library, stocked: Fill, store:
                 select(func.count()).select_from(table).where(table.c.file_id == doomed.file_id)
             )
             assert rows.scalar() == 0
+
+
+def test_a_tenant_is_forgotten(library: Library, stocked: Fill, store: Store, tmp_path: Path) -> None:
+    stocked(library, "theirs")
+    everything = stocked(library)
+    assert forget_tenant(store, "theirs") == {"document_collections": 1, "document_files": 3}
+    assert library.files.list("theirs") == []
+    assert library.search("ours", [everything], "휴가는 며칠?").hits
+    with store.read() as connection:
+        assert connection.execute(select(func.count(t.passages.c.file_id.distinct()))).scalar() == 3
+    with Store(tmp_path / "new.sqlite") as new:
+        assert forget_tenant(new, "theirs") == {}
 
 
 def test_another_process_sees_changes(library: Library, stocked: Fill, store: Store) -> None:

@@ -38,6 +38,19 @@ def test_replicas_need_a_runtime(random_run: Path) -> None:
         serve(random_run, replicas=2)
 
 
+def test_under_torchrun_one_process_says_no(random_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(
+        ConfigError, match=r"Ray starts its replicas itself, and torchrun started 2 processes; start"
+    ):
+        serve(random_run, replicas=2, runtime="ray")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as ended:
+        serve(random_run, replicas=2, runtime="ray")
+    assert ended.value.code == ConfigError.exit_code
+
+
 def test_no_more_replicas_than_cores(random_run: Path) -> None:
     with pytest.raises(ConfigError, match=r"1000 replicas on \d+ cores"):
         serve_replicas(random_run / "model", replicas=1000)

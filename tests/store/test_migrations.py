@@ -16,6 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from hanok.errors import ConfigError, InputError
+from hanok.store.access import Access, Tenant
 from hanok.store.database import Answered, Feedback, Store
 from hanok.store.schema import SCHEMA_VERSION, metadata
 
@@ -55,6 +56,8 @@ def test_the_steps_make_the_tables_of_the_schema(place: Path | str) -> None:
 def test_rows_come_back_from_each_kind(place: Path | str) -> None:
     messages = [{"role": "user", "content": "언제?"}, {"role": "assistant", "content": "아홉 시요. 🏡"}]
     with Store(place) as store:
+        for tenant in ("acme", "other"):
+            Access(store).add(Tenant(id=tenant))
         answered = Answered(
             request_id="r", model_hash="ab", messages=messages[:1], answers=messages[1:], tenant="acme"
         )
@@ -67,6 +70,11 @@ def test_rows_come_back_from_each_kind(place: Path | str) -> None:
             )
         assert [row.tenant for row in store.read_feedback(tenant="acme")] == ["acme"]
         assert len(list(store.read_feedback())) == 2
+        Access(store).delete_tenant("acme", now=1.0)
+        assert store.find_request("r") is None
+        assert [row.tenant for row in store.read_feedback()] == ["other"]
+        store.record_request(answered)  # by an answer that was under way: nothing of it comes back
+        assert store.find_request("r") is None
 
 
 def test_a_file_of_version_1_is_brought_up_in_place(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Claim: our int8 and int4 weights are no further from the model's own distribution than llama.cpp's Q8_0 and Q4_K_M, at no more
-bits a weight (embedding and head counted).
+"""Claim: our int8 and int4+ weights are no further from the model's own distribution than llama.cpp's Q8_0 and Q4_K_M, at no
+more bits a weight (embedding and head counted).
 
 The model is of the Llama family and trained, here on the spot or given: random weights say nothing about rounding. Both sides
 read the same held-out tokens; the distance is KL(model in float32 || rounded model, as the engine runs it) in nats a token; what
@@ -24,8 +24,8 @@ from hanok.artefacts.shards import open_shards
 from hanok.bench.decode import PEERS, make_gguf
 from hanok.bench.llama_peer import bits_a_weight, peer_logits
 from hanok.bench.train_data import benchmark_shards
+from hanok.engine.coverage import WIDTHS
 from hanok.engine.native import BLOCK, NativeDecoder
-from hanok.kernels.packed import KINDS, Kind
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
@@ -78,14 +78,14 @@ def run(
             bar.advance(1)
     files = make_gguf(stored, folder)
     rows = []
-    for kind in KINDS:
+    for kind in WIDTHS:
         ours = measure(own, texts, native_logits(stored, kind), bits=_bits(stored, kind))
         theirs = {
             name: measure(
                 own, texts, peer_logits(file, LENGTH, torch.get_num_threads()), bits=bits_a_weight(file)
             )
             for name, file in files.items()
-            if name in PEERS[kind]
+            if name in PEERS[kind.removesuffix("+")]
         }
         rows += [_row(kind, ours, name, distance) for name, distance in theirs.items()] or [
             _row(kind, ours, "none", None)
@@ -136,9 +136,12 @@ def measure(
     return Distance(kl / count, flipped / count, float(np.exp(surprise / (count - len(texts)))), bits)
 
 
-def native_logits(directory: Path, kind: Kind) -> Callable[[list[int]], Tensor]:
+def native_logits(directory: Path, kind: str) -> Callable[[list[int]], Tensor]:
     decoder = load_model(directory, dtype="stored").requires_grad_(False)
-    model = NativeDecoder(decoder, kind=kind, blocks=LENGTH // BLOCK, threads=torch.get_num_threads())
+    width, finer = WIDTHS[kind]
+    model = NativeDecoder(
+        decoder, kind=width, finer=finer, blocks=LENGTH // BLOCK, threads=torch.get_num_threads()
+    )
     return lambda ids: torch.cat(list(model.read(ids, rows=128)))
 
 
@@ -147,10 +150,11 @@ def _own(decoder: Decoder, ids: list[int]) -> Tensor:
     return decoder.logits(hidden_ND).log_softmax(-1)
 
 
-def _bits(directory: Path, kind: Kind) -> float:
+def _bits(directory: Path, kind: str) -> float:
     """Of a weight of a matrix, the embedding once where it is the head too."""
     decoder = load_model(directory, dtype="stored").requires_grad_(False)
-    packed = NativeDecoder(decoder, kind=kind, blocks=1, threads=1).weight_bytes
+    width, finer = WIDTHS[kind]
+    packed = NativeDecoder(decoder, kind=width, finer=finer, blocks=1, threads=1).weight_bytes
     return 8 * packed / sum(p.numel() for p in decoder.parameters() if p.dim() > 1)
 
 

@@ -124,7 +124,11 @@ def _peers(stored: Path, folder: Path) -> dict[str, tuple[Logits, float]]:
             log.info("%s is not installed: no such peer", name)
             continue
         decoder = load_model(stored).requires_grad_(False)
-        bits = _round_layers(decoder, rounding)
+        try:
+            bits = _round_layers(decoder, rounding)
+        except ImportError as error:
+            log.warning("%s cannot be imported (%s): no such peer", name, error)
+            continue
         found[name] = (lambda ids, decoder=decoder: _logits(decoder, ids), bits)
     return found
 

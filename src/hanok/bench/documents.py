@@ -9,6 +9,7 @@ holds a half of the contexts by lot; a question is answerable if its own is ther
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import random
@@ -105,7 +106,7 @@ class Tantivy:
     """The peer: tantivy with its own tokeniser, whole contexts."""
 
     def __init__(self, contexts: Sequence[str]) -> None:
-        import tantivy
+        tantivy = importlib.import_module("tantivy")
 
         builder = tantivy.SchemaBuilder()
         builder.add_text_field("text", stored=False)
@@ -198,16 +199,12 @@ class Judged:
 def _unknown_rows(side: Side, questions: Sequence[Question]) -> Rows:
     judged = _judge(side, questions)
     weights, bias = _fit(judged.features_QF[~judged.held_Q], judged.answerable_Q[~judged.held_Q])
-    log.info(
-        "fitted on the other half: %s, bias %.2f",
-        dict(zip(Features.__slots__, weights.round(2), strict=True)),
-        bias,
-    )
     fitted = 1 / (1 + np.exp(-(judged.features_QF @ weights + bias)))
     ours = np.array([shipped.support(Features(*features)) for features in judged.features_QF.tolist()])
     best = judged.features_QF[:, 0]
     rows = _calibration("shipped weights", ours, judged)
-    rows += _calibration("weights fitted now", fitted, judged)
+    told = {"weights": [*weights.round(2).tolist(), round(bias, 2)]}
+    rows += [row | told for row in _calibration("weights fitted now", fitted, judged)]
     cut = _balanced(best[~judged.held_Q], judged.answerable_Q[~judged.held_Q])
     return rows + _calibration("the best score alone", np.where(best > cut, 1.0, 0.0), judged, auc_of=best)
 

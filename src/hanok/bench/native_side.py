@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from hanok.engine.coverage import WIDTHS
 from hanok.engine.native import BLOCK, NativeDecoder
 from hanok.models.checkpoint import load_model
 
@@ -25,10 +26,12 @@ def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     contexts, prompts, streams, steps = (settings[key] for key in ("contexts", "prompts", "streams", "steps"))
     blocks = -(-(max([*contexts, *prompts, 0]) + steps + 1) // BLOCK)
     blocks = max(blocks, *(count * -(-(30 + steps) // BLOCK) for count in streams), 1)
+    kind, finer = WIDTHS[settings["kind"]]
     with torch.inference_mode():
         model = NativeDecoder(
             load_model(directory, dtype="stored"),
-            kind=settings["kind"],
+            kind=kind,
+            finer=finer,
             blocks=blocks,
             threads=settings["threads"],
         )

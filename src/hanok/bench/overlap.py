@@ -1,8 +1,9 @@
 """Claim to look at: a learner that does not wait for its generator makes more updates a second on the same cores.
 
 GRPO by a model of the quickstart's shape with random weights, on one machine in one run: in turn with all threads, and with
-k roll-outs ahead with half of them on each side. Once with a reward that costs nothing, once with one that waits, as a judge
-behind a URL does. Rates are of the updates behind the first roll-outs; the idle shares are those that the run logs.
+k roll-outs ahead with half of them on each side. Every other prompt teaches nothing, as is usual in practice, so the learner has
+half of the answers. Once with a reward that costs nothing, once with one that waits, as a judge behind a URL does. Rates are of
+the updates behind the first roll-outs; the idle shares are those that the run logs.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def _inputs(folder: Path) -> tuple[Path, Path]:
         shape = replace(MODEL, vocab_size=tokenizer.vocab_size)
         save_model(Decoder(shape, generator=torch.Generator().manual_seed(0)), model)
         tokenizer.save(model)
-        rows = [{"id": str(i), "prompt": f"{i}+{i * 7 % 1000}="} for i in range(1000)]
+        rows = [{"id": str(i), "prompt": f"{i}+{i * 7 % 1000}=", "teaches": i % 2} for i in range(1000)]
         prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return model, prompts
 
@@ -123,7 +124,7 @@ def _idle(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 
 
 def _digits(prompt: Any, completion: str, columns: Mapping[str, Any]) -> float:
-    return sum(c.isdigit() for c in completion) / max(len(completion), 1)
+    return columns["teaches"] * sum(c.isdigit() for c in completion) / max(len(completion), 1)
 
 
 async def _waiting(prompt: Any, completion: str, columns: Mapping[str, Any]) -> float:

@@ -5,8 +5,8 @@
   least 0.95 of the engine's tokens a second, and at most 5 ms more to the first token.
 * The same service with 2,000 idle connections beside the 16, against itself without them. Wanted: at least 0.9.
 
-Sides take turns, each started anew. The load client shares the processor with the server, as it does in `hanok bench serve`; the
-engine alone has no client beside it, so that the comparison is to the service's disadvantage.
+Sides take turns, each started anew. The load client shares the processor with the server and takes little of it (`light_client`);
+the engine alone has no client beside it, so that the comparison is to the service's disadvantage.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from urllib.parse import urlsplit
 import torch
 
 from hanok.bench.decode import SHAPE, process
-from hanok.bench.load_client import Api, Load, Prompt, chat_api, put_load
+from hanok.bench.light_client import put_light_load
+from hanok.bench.load_client import Api, Load, Prompt, chat_api
 from hanok.bench.outcome import Rows, command_line, compare, present
 from hanok.bench.servers import Server, running
 from hanok.bench.words import chat_ids, make_chat_model, random_prompts
@@ -70,10 +71,10 @@ def run(
         log.info("round %d of %d: the service", number + 1, rounds)
         with running(_service(directory, kind, store, key)) as started:
             api = _with_key(chat_api(directory.name), key)
-            put_load(started.base, api, warm, streams=STREAMS, tokens=ANSWER)
-            busy.append(put_load(started.base, api, prompts, streams=STREAMS, tokens=ANSWER))
+            put_light_load(started.base, api, warm, streams=STREAMS, tokens=ANSWER)
+            busy.append(put_light_load(started.base, api, prompts, streams=STREAMS, tokens=ANSWER))
             with _idle(started.base, idle):
-                crowded.append(put_load(started.base, api, more, streams=STREAMS, tokens=ANSWER))
+                crowded.append(put_light_load(started.base, api, more, streams=STREAMS, tokens=ANSWER))
     rows = _rows(alone, busy, crowded, idle, with_key=key is not None)
     present("What the service costs", rows, folder / "service")
     return rows

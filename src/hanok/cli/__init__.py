@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 the input is at fault (one message, no traceback), 75 stop
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -152,7 +153,9 @@ def _call(name: str, rest: list[str], as_json: bool) -> None:
     function: Callable[..., Any] = getattr(importlib.import_module(f"hanok.cli.{module}"), function_name)
     import tyro
 
-    result = tyro.cli(function, args=rest, prog=f"hanok {name}", config=(tyro.conf.OmitArgPrefixes,))
+    # with --json the object stands alone on standard output, whatever else a command prints there
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        result = tyro.cli(function, args=rest, prog=f"hanok {name}", config=(tyro.conf.OmitArgPrefixes,))
     if as_json:
         print(json.dumps(result or {}, ensure_ascii=False, default=str))
 

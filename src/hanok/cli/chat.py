@@ -13,7 +13,7 @@ def chat(
     system: str = "",
     temperature: float | None = None,
     max_tokens: int | None = None,
-    weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto",
+    weights: Literal["auto", "float32", "bf16", "int8", "int4+", "int4"] = "auto",
     speculation: Literal["auto", "off", "lookup", "own"] = "auto",
     draft: Path | None = None,
     show_decoding: bool = False,

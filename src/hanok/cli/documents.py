@@ -21,7 +21,7 @@ Words = Annotated[tuple[str, ...], tyro.conf.Positional]
 Paths = Annotated[tuple[Path, ...], tyro.conf.Positional]
 
 
-def add(collection: Word, paths: Paths, store: Path, tenant: str = "default") -> dict[str, Any]:
+def add(collection: Word, paths: Paths, store: str | None = None, tenant: str = "default") -> dict[str, Any]:
     """Add files and folders to a collection, which is made if there is none of that name.
 
     A folder stays its source: add it again and what is new, changed or gone there is so here.
@@ -29,13 +29,16 @@ def add(collection: Word, paths: Paths, store: Path, tenant: str = "default") ->
     Args:
         collection: its name or id.
         paths: files and folders.
-        store: the database, for example the one that `hanok serve` names.
+        store: the database, a file or a URL; default: HANOK_STORE, else that of runs/quickstart.
         tenant: whose documents they are.
     """
     from hanok.documents.folders import scan
 
     if not paths:
         raise InputError("no path given", remedy="name files or folders")
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist", remedy="check the path")
     with _library(store) as library:
         try:
             kept = library.collections.find(tenant, collection)
@@ -60,14 +63,17 @@ def add(collection: Word, paths: Paths, store: Path, tenant: str = "default") ->
         f"collection {kept.name}", ("files", "added or changed", "gone", "unchanged", "left out"),
         [(kept.files, added, gone, unchanged, len(unreadable))],
     )  # fmt: skip
-    print(f'next: hanok documents search "{kept.name}" "..." --store {store}', file=sys.stderr)
+    named = f" --store {store}" if store else ""
+    print(f'next: hanok documents search "{kept.name}" "..."{named}', file=sys.stderr)
     return {
         "collection": kept.id, "files": kept.files, "added": added, "gone": gone, "unchanged": unchanged,
         "unreadable": unreadable,
     }  # fmt: skip
 
 
-def list_documents(collection: Word = "", *, store: Path, tenant: str = "default") -> dict[str, Any]:
+def list_documents(
+    collection: Word = "", *, store: str | None = None, tenant: str = "default"
+) -> dict[str, Any]:
     """Collections, or the files in one.
 
     Args:
@@ -92,7 +98,7 @@ def list_documents(collection: Word = "", *, store: Path, tenant: str = "default
 
 
 def search(
-    collection: Word, query: Word, store: Path, tenant: str = "default", limit: int = 5
+    collection: Word, query: Word, store: str | None = None, tenant: str = "default", limit: int = 5
 ) -> dict[str, Any]:
     """The passages that a question finds, and whether they are likely to hold its answer.
 
@@ -116,7 +122,9 @@ def search(
     return {"support": round(results.support, 4), "hits": rows}
 
 
-def remove(collection: Word, files: Words = (), *, store: Path, tenant: str = "default") -> dict[str, Any]:
+def remove(
+    collection: Word, files: Words = (), *, store: str | None = None, tenant: str = "default"
+) -> dict[str, Any]:
     """Delete files of a collection, or, without any named, the collection (its files stay the tenant's).
 
     Args:
@@ -144,11 +152,11 @@ def remove(collection: Word, files: Words = (), *, store: Path, tenant: str = "d
 
 
 @contextmanager
-def _library(store: Path) -> Iterator[Library]:
+def _library(store: str | None) -> Iterator[Library]:
+    from hanok.cli.places import open_store
     from hanok.documents.library import Library
-    from hanok.store.database import Store
 
-    with Store(store) as kept:
+    with open_store(store, None) as kept:
         yield Library(kept)
 
 

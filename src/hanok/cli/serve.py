@@ -25,7 +25,7 @@ def serve(
     unload_seconds: float | None = None,
     host: str | None = None,
     port: int | None = None,
-    weights: Literal["auto", "float32", "bf16", "int8", "int4"] | None = None,
+    weights: Literal["auto", "float32", "bf16", "int8", "int4+", "int4"] | None = None,
     cache_mib: int | None = None,
     cache_type: Literal["bf16", "int8"] | None = None,
     speculation: Literal["auto", "off", "lookup", "own"] | None = None,
@@ -144,6 +144,7 @@ FLAGS = (
     "model", "more", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "cache_mib",
     "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trust_loopback", "setup",
     "prices", "request_timeout", "max_queue", "max_queue_tokens",
+    "oidc_issuer", "oidc_client", "oidc_name", "oidc_role", "url",
     "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
     "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
     "document_vectors",
@@ -208,8 +209,10 @@ def _serve(settings: ServeSettings, source: Any) -> None:
             "several models in replicas", remedy="serve them in one process: without --runtime ray"
         )
     if settings.runtime == "ray":
+        from hanok.engine.parallel.start import refuse_together
         from hanok.server.replicas import serve_replicas
 
+        refuse_together("Ray starts its replicas itself", remedy="start hanok serve without torchrun")
         serve_replicas(
             directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, entry=entry,
             options=options,

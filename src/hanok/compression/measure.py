@@ -1,7 +1,7 @@
 """How far a model's law of the next token is from another's, on held-out text: by token, and by layer.
 
-Two decoders walk side by side, a layer at a time, so that what a layer needed is given back behind it; heads are multiplied in
-pieces. The made model's embedding and head are rounded as the engine rounds them, where `head_bits` says so.
+Two decoders walk side by side, a layer at a time, so that what a layer needed is given back behind it; heads are multiplied piece
+by piece of the vocabulary. The made model's embedding and head are rounded as the engine rounds them, where `head_bits` says so.
 
 T tokens of all windows, C tokens of a piece, D model width, V vocabulary (in `law_CV`).
 """
@@ -23,7 +23,7 @@ from hanok.kernels.memory import give_back
 from hanok.models.coded import stored_parts
 from hanok.models.decoder import Decoder
 
-_PIECE_BYTES = 64 << 20  # of float32 rows of a head, and of laws
+_PIECE_BYTES = 32 << 20  # of float32 rows of a head, and of logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +101,73 @@ def compare(
             drift.append(float((sides[0] - sides[1]).norm() / sides[0].norm().clamp(min=1e-30)))
     normed = [decoder.norm(x_TD) for decoder, x_TD in zip((original, made), sides, strict=True)]
     rows_T, targets_T = predicted(ids_T, lengths)
-    laws = (Head(original, 16), Head(made, head_bits))
-    before = after = 0.0
-    flipped, parts = 0, []
-    for rows in rows_T.split(laws[0].rows):
-        ours_CV, theirs_CV = (law(x_TD[rows]) for law, x_TD in zip(laws, normed, strict=True))
-        targets_C1 = targets_T[rows][:, None]
-        before -= float(ours_CV.gather(1, targets_C1).double().sum())
-        after -= float(theirs_CV.gather(1, targets_C1).double().sum())
-        flipped += int((ours_CV.argmax(-1) != theirs_CV.argmax(-1)).sum())
-        parts.append(kl_of(ours_CV, theirs_CV))
-    tokens = len(rows_T)
-    return Distance(
-        math.exp(before / tokens), math.exp(after / tokens), flipped / tokens, torch.cat(parts), drift
+    sums = _Sums(len(rows_T))
+    places = range(
+        0, original.head_weight.shape[0], piece := max(1024, _PIECE_BYTES // (4 * normed[0].shape[1]))
     )
+    for start in places:
+        heads = [
+            rounded(decoder.head_weight[start : start + piece], bits)
+            for decoder, bits in ((original, 16), (made, head_bits))
+        ]
+        for chunk in torch.arange(len(rows_T)).split(max(16, _PIECE_BYTES // (4 * piece))):
+            rows = rows_T[chunk]
+            ours, theirs = (
+                _capped(F.linear(x_TD[rows], head), decoder.config.logit_softcap)
+                for x_TD, head, decoder in zip(normed, heads, (original, made), strict=True)
+            )
+            sums.add(chunk, ours, theirs, targets_T[rows] - start)
+        for decoder in (original, made):
+            give_back([decoder.head_weight])
+    return Distance(*sums.results(), drift)
+
+
+class _Sums:
+    """Over pieces of the vocabulary: what KL, surprise and the likeliest token need of two rows of logits a and b.
+
+    KL = sum p (a - b) - log sum e^a + log sum e^b with p = e^a / sum e^a; exponents are taken from the largest so far.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        low = torch.full((2, tokens), -torch.inf, dtype=torch.float64)
+        self._most, self._likeliest = low, torch.zeros(2, tokens, dtype=torch.long)
+        self._mass, self._gap = torch.zeros_like(low), torch.zeros(tokens, dtype=torch.float64)
+        self._target, self._seen = torch.zeros_like(low), 0
+
+    def add(self, chunk: Tensor, ours_CV: Tensor, theirs_CV: Tensor, targets_C: Tensor) -> None:
+        """targets_C: their places in this piece; outside of it they lie elsewhere."""
+        here_C = (targets_C >= 0) & (targets_C < ours_CV.shape[1])
+        for side, logits_CV in enumerate((ours_CV, theirs_CV)):
+            top_C, where_C = (found.squeeze(1) for found in logits_CV.max(1, keepdim=True))
+            before_C = self._most[side, chunk]
+            better_C = top_C > before_C
+            self._likeliest[side, chunk] = torch.where(
+                better_C, where_C + self._seen, self._likeliest[side, chunk]
+            )
+            most_C = torch.maximum(before_C, top_C.double())
+            shrink_C = (before_C - most_C).exp()
+            shares_CV = (logits_CV - most_C[:, None].float()).exp()
+            if side == 0:
+                gap_C = (shares_CV * (ours_CV - theirs_CV)).sum(1, dtype=torch.float64)
+                self._gap[chunk] = self._gap[chunk] * shrink_C + gap_C
+            mass_C = shares_CV.sum(1, dtype=torch.float64)
+            self._mass[side, chunk] = self._mass[side, chunk] * shrink_C + mass_C
+            self._most[side, chunk] = most_C
+            found_C = logits_CV.gather(1, targets_C.clamp(0, logits_CV.shape[1] - 1)[:, None])[:, 0]
+            self._target[side, chunk] = torch.where(here_C, found_C.double(), self._target[side, chunk])
+        if int(chunk[-1]) == self._mass.shape[1] - 1:
+            self._seen += ours_CV.shape[1]
+
+    def results(self) -> tuple[float, float, float, Tensor]:
+        """(both perplexities, share of tokens whose likeliest next differs, KL of each)."""
+        total = self._most + self._mass.log()
+        before, after = (math.exp(float(mean)) for mean in (total - self._target).mean(1))
+        flipped = float((self._likeliest[0] != self._likeliest[1]).double().mean())
+        return before, after, flipped, (self._gap / self._mass[0] - total[0] + total[1]).float()
+
+
+def _capped(logits: Tensor, cap: float | None) -> Tensor:
+    return logits if cap is None else cap * (logits / cap).tanh()
 
 
 def kl_of(ours_CV: Tensor, theirs_CV: Tensor) -> Tensor:
@@ -137,8 +190,7 @@ class Head:
             for part in self._decoder.head_weight.split(self._piece)
         ]
         logits_CV = torch.cat(parts, -1)
-        cap = self._decoder.config.logit_softcap
-        return (logits_CV if cap is None else cap * (logits_CV / cap).tanh()).log_softmax(-1)
+        return _capped(logits_CV, self._decoder.config.logit_softcap).log_softmax(-1)
 
 
 def predicted(ids_T: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:

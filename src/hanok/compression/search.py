@@ -24,7 +24,7 @@ from hanok.compression.sensitivity import ENDS, NARROW, SCALE, WIDE, Unit, allot
 from hanok.compression.settings import CompressConfig, Method, Plan
 from hanok.compression.texts import Texts
 from hanok.errors import ConfigError
-from hanok.models.checkpoint import load_model
+from hanok.models.checkpoint import load_config, load_model
 from hanok.reporting import log
 
 Weights = Literal["bf16", "int8", "int4"]
@@ -57,6 +57,10 @@ def search(
         raise ConfigError(
             "a budget, and codes with zero points",
             remedy="leave out --zeros: the engine runs symmetric codes",
+        )
+    if load_config(model).moe is not None:
+        raise ConfigError(
+            "a budget for a model with experts", remedy="leave the budget out: four bits everywhere"
         )
     texts = texts_of(config, model, data)
     if bits >= WIDE + SCALE:
@@ -113,8 +117,8 @@ def rate_of(text: str) -> float:
 def bits_that_fit(model: Path, size: int) -> float:
     """Bits a weight of a matrix, so that weights take `size` bytes; what is no matrix is counted in full."""
     decoder = load_model(model, dtype="stored")
-    matrices = sum(p.numel() for p in decoder.parameters() if p.dim() == 2)
-    rest = sum(4 * p.numel() for p in decoder.parameters() if p.dim() != 2)
+    matrices = sum(p.numel() for p in decoder.parameters() if p.dim() > 1)
+    rest = sum(4 * p.numel() for p in decoder.parameters() if p.dim() < 2)
     return 8 * (size - rest) / matrices
 
 

@@ -62,7 +62,7 @@ def _engine_bits(decoder: Decoder, kind: int | None, head_bits: int) -> float:
     total = count = 0.0
     ends = {decoder.embed_tokens.weight, *(() if decoder.lm_head is None else (decoder.lm_head.weight,))}
     for parameter in decoder.parameters():
-        if parameter.dim() != 2:
+        if parameter.dim() < 2:
             continue
         bits = 16.0
         if kind is not None:

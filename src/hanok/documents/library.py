@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import inspect, select
+from sqlalchemy import delete, inspect, select
 
 from hanok.documents import tables as t
 from hanok.documents.collections import Collections
@@ -116,6 +116,18 @@ class Library:
             ):
                 found.setdefault(file_id, []).append(attributes)
         return found
+
+
+def forget_tenant(store: Store, tenant: str) -> dict[str, int]:
+    """Delete all files and collections of a tenant; how many of each table."""
+    with store.read() as connection:
+        if not inspect(connection).has_table(t.origins.name):
+            return {}
+    with store.write() as connection:
+        return {
+            table.name: connection.execute(delete(table).where(table.c.tenant == tenant)).rowcount
+            for table in (t.collections, t.files)
+        }
 
 
 def _make_tables(store: Store) -> None:

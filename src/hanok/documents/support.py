@@ -7,8 +7,9 @@ A logistic function of three numbers that need no model:
     covered the share of the question's terms, each by how telling it is in the collection, that stand together in two
             neighbouring sentences of the first three passages
 
-Its weights were fitted on the development half of KorQuAD, where half of the passages had been left out of the collection;
-what it does on the other half is in docs/guides/documents.md (`benchmarks/documents.py` fits and measures again).
+The weights were set by hand with the questions of every other article of KorQuAD in view, half of the passages being left out
+of the collection. Fitted by `benchmarks/documents.py` to the half that it chooses on, they are no better on the other half
+(docs/guides/documents.md has the numbers).
 """
 
 from __future__ import annotations

@@ -43,6 +43,15 @@ _ENDINGS = (
 )
 
 
+_COMMON = (
+    "a an and are as at be been but by can could did do does for from had has have he her his how i if in is it its me my "
+    "no not of on or our she should so some such than that the their them then there these they this those to was we were "
+    "what when where which who whom whose why will with would you your "
+    "언제 어디 누구 누가 무엇 무슨 뭐 왜 어떤 어떻게 얼마 얼마나 몇 그 이 저 것 수 등 및 더 또 또는 그리고 "
+    "있나요 있는 있다 하는 하나요 되나요 인가요"
+)
+
+
 def terms(text: str) -> Counter[str]:
     """How often each term occurs."""
     return Counter(_terms(text))
@@ -94,6 +103,11 @@ def stem(word: str) -> str:
             word = word[: -len(ending)] + rest
             break
     return word[:-1] if len(word) > 3 and word.endswith("e") else word
+
+
+def common_codes() -> frozenset[int]:
+    """Of words that stand in every other text, whatever it is about."""
+    return frozenset(zlib.crc32(term.encode()) for word in _COMMON.split() for term in terms(word))
 
 
 def coded(counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:

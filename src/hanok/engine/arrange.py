@@ -17,7 +17,7 @@ from hanok.models.coded import as_quantised, stored_codes
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.linear import Linear, Norm, RMSNorm
 
-_BITS = {"int8": 8, "int4": 4}
+_BITS = {"int8": 8, "int5": 5, "int4": 4}
 
 
 def norm_weight(norm: Norm) -> Tensor:
@@ -54,9 +54,13 @@ def image(weight: Tensor | Quantised | RowsInPlace, kind: Kind, bias_N: Tensor |
 
 
 def kind_of(weights: Sequence[Tensor], kind: Kind) -> Kind:
-    """Of maps that are packed together in a model of `kind`: wider where the file of a model of four bits is."""
-    stored = [stored_codes(weight) for weight in weights] if kind == "int4" else []
-    return "int8" if any(codes is not None and codes.bits == 8 for codes in stored) else kind
+    """Of maps that are packed together in a model of `kind`: codes of a file stay as they are in a model of four or five bits."""
+    if kind not in ("int4", "int5"):
+        return kind
+    stored = [stored_codes(weight) for weight in weights]
+    if any(codes is not None and codes.bits == 8 for codes in stored):
+        return "int8"
+    return "int4" if all(codes is not None and codes.bits == 4 for codes in stored) else kind
 
 
 def stacked(weights: Sequence[Tensor], kind: Kind) -> Tensor | Quantised | RowsInPlace:

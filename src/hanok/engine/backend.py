@@ -10,7 +10,7 @@ import torch
 
 from hanok.engine.blocks import BLOCK
 from hanok.engine.budget import divide
-from hanok.engine.coverage import CacheKind, why_not_native
+from hanok.engine.coverage import WIDTHS, CacheKind, why_not_native
 from hanok.engine.images import images_of
 from hanok.engine.learned import LearnedLaws
 from hanok.engine.native import NativeDecoder
@@ -20,7 +20,7 @@ from hanok.engine.parallel.team import Team
 from hanok.engine.scheduler import Scheduler
 from hanok.engine.speculation.build import GUESSED, Speculation, new_speculator
 from hanok.errors import ConfigError
-from hanok.kernels.memory import give_back
+from hanok.kernels.memory import give_back, release_memory
 from hanok.kernels.packed import Kind
 from hanok.models.checkpoint import load_head_bits, load_model, load_stored_bits
 from hanok.models.checkpoint.decoding import load_heads
@@ -30,8 +30,8 @@ from hanok.models.decoder import Decoder
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 
-Weights = Literal["auto", "float32", "bf16", "int8", "int4"]
-RunningWeights = Literal["float32"] | Kind
+Weights = Literal["auto", "float32", "bf16", "int8", "int4+", "int4"]
+RunningWeights = Literal["float32", "bf16", "int8", "int4+", "int4"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,23 +73,25 @@ def build_backend(options: BackendOptions) -> Backend:
     Raises:
         ConfigError: a cache that holds no block; a draft model that does not fit.
     """
-    kind, config = options.weights, options.config
+    weights, config = options.weights, options.config
     heads = load_heads(options.model_dir, width=config.hidden_size)
-    laws = None if heads is None else LearnedLaws(heads, fast=kind != "float32")
-    if kind == "float32":
+    laws = None if heads is None else LearnedLaws(heads, fast=weights != "float32")
+    if weights == "float32":
         team, directory = options.team, options.model_dir
         decoder = load_model(directory).requires_grad_(False) if team is None else lead(directory, team)
         scheduler = Scheduler(
             decoder, max_running=options.max_running, vocabulary=options.vocabulary, laws=laws
         )
+        release_memory()
         return Backend(decoder, None, scheduler, config.max_context, heads is not None)
     decoder = load_model(options.model_dir, dtype="stored").requires_grad_(False)
     budget = divide(config, options.cache_bytes, options.max_running, options.cache_type)
     threads = torch.get_num_threads()
+    kind, finer = WIDTHS[weights]
     native = NativeDecoder(
-        decoder, kind=kind, blocks=budget.blocks, threads=threads, slots=options.max_running,
+        decoder, kind=kind, finer=finer, blocks=budget.blocks, threads=threads, slots=options.max_running,
         spares=0 if options.speculation == "off" else GUESSED, snapshots=budget.snapshots,
-        images=images_of(options.model_dir, kind), cache=options.cache_type, ends=_ends(kind, options.model_dir),
+        images=images_of(options.model_dir, weights), cache=options.cache_type, ends=_ends(kind, options.model_dir),
     )  # fmt: skip
     speculator = new_speculator(
         native, decoder, options.tokenizer, options.speculation, options.draft_dir, threads=threads

@@ -7,16 +7,25 @@ from typing import Literal
 
 from hanok.engine.blocks import BLOCK
 from hanok.kernels.native import native_available
+from hanok.kernels.packed import Kind
 from hanok.models.config import ModelConfig
 
 CacheKind = Literal["bf16", "int8"]
 LANES = 16  # outputs of a packed matrix side by side; widths that fill vectors are multiples of it
+
+# By what the engine calls them: kind of the weights, and of those maps where rounding costs most, if that is another.
+WIDTHS: dict[str, tuple[Kind, Kind | None]] = {
+    "bf16": ("bf16", None), "int8": ("int8", None), "int4+": ("int4", "int5"), "int4": ("int4", None),
+}  # fmt: skip
+MOST_LAYERS = 256  # that the kernels have loops for, adapters in all of them (native_src/engine.cpp)
 
 
 def why_not_native(config: ModelConfig) -> str | None:
     """What keeps a model from running this way; None if nothing does."""
     if not native_available():
         return "the native kernels are not built"
+    if config.num_layers > MOST_LAYERS:
+        return f"it has {config.num_layers} layers, more than {MOST_LAYERS}"
     for kind in sorted(set(config.layers)):
         if kind not in _REFUSALS:
             return f"it has layers of kind {kind}"

@@ -46,7 +46,8 @@ class LocalEngine(Worker):
 
     Args:
         threads: for torch and the kernels, in the whole process; None leaves it alone.
-        weights: "bf16", "int8" or "int4" run on the native kernels, "float32" on PyTorch. "auto": where the kernels know
+        weights: "bf16", "int8", "int4+" or "int4" run on the native kernels, "float32" on PyTorch ("int4+": five bits for
+            embedding, head and those maps where rounding costs most). "auto": where the kernels know
             the model's layers, the width that its file has codes of, or bf16; else float32.
         max_running: sequences that decode together at most.
         cache_bytes: for keys, values and snapshots of states of the native kernels (`hanok.engine.budget`); None: 2 GiB at

@@ -49,20 +49,22 @@ class NativeDecoder:
     spares: second places for states of sequences that may have to go back. snapshots: of states, to be used again.
     threads: of the kernels' own. path: an instruction set. images: packed weights of an earlier start.
     cache: of keys and values; int8 with a scale for each token and head. head: another's, of the same decoder's weights.
-    ends: kind of embedding and head, if not that of the others. Where the kind is int4, maps whose file has codes of eight
-    bits keep these.
+    ends: kind of embedding and head, if not that of the others. finer: of those maps where rounding costs most: embedding
+    and head, what mixers take from a row, and the way down from dense feed-forwards. Maps whose file has codes of four or
+    eight bits keep these where the kind is int4.
     """
 
     def __init__(
         self, decoder: Decoder, *, kind: Kind, blocks: int, threads: int, slots: int = 16, spares: int = 0,
         snapshots: int = 0, path: str = "", images: Images | None = None, cache: CacheKind = "bf16",
-        head: PackedMatrix | None = None, ends: Kind | None = None,
+        head: PackedMatrix | None = None, ends: Kind | None = None, finer: Kind | None = None,
     ) -> None:  # fmt: skip
         config = decoder.config
         assert why_not_native(config) is None
         self._runner: Any = None  # the first that goes when this does: its threads read what follows
         self.config, self.slots = config, slots
         self.kind: Kind = kind
+        self._finer: Kind = finer or kind
         self.cache: CacheKind = cache
         self.recurrent = "kda" in config.layers
         self._states: list[Tensor] = []  # of a layer: [place, numbers]
@@ -74,8 +76,9 @@ class NativeDecoder:
         self._images, self._room = images, Room()
         self._kept: list[Any] = []
         self._refills: list[Callable[[], object]] = []
+        ends = ends or self._finer
         if head is None:
-            head = self._pack(lambda: decoder.head_weight, kind=ends)
+            head = self._pack(lambda: decoder.head_weight, kind=kind_of([decoder.head_weight], ends))
         tied = config.tie_embeddings
         embedding = head if tied else self._pack(lambda: decoder.embed_tokens.weight, kind=ends)
         self.head, self.embedding = head, embedding
@@ -142,18 +145,8 @@ class NativeDecoder:
         hidden = torch.empty(len(wanted) + len(also), self.config.hidden_size)
         rows = [*wanted, *also]
         self._run(
-            ids,
-            positions,
-            sequences,
-            tables,
-            rows,
-            slots,
-            saves,
-            adapters,
-            logits=logits,
-            hidden=hidden,
-            inputs=inputs,
-        )
+            ids, positions, sequences, tables, rows, slots, saves, adapters, logits=logits, hidden=hidden, inputs=inputs
+        )  # fmt: skip
         return logits, hidden
 
     def _run(
@@ -222,7 +215,7 @@ class NativeDecoder:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether weights of this kind can be as large as this tensor's: integers have scales in float16."""
-        most = 65504.0 * {"int8": 127, "int4": 6.4}.get(self.kind, float("inf"))
+        most = 65504.0 * {"int8": 127, "int5": 13.6, "int4": 6.4}.get(self.kind, float("inf"))
         return tensor.dim() < 2 or not tensor.numel() or float(tensor.abs().max()) <= most
 
     @property
@@ -279,9 +272,11 @@ class NativeDecoder:
                 if mixer.q_proj.bias is None
                 else lambda: gate_last(mixer, [bias_of(p) for p in projections])
             )
-            inputs = self._pack(lambda: gate_last(mixer, [p.weight for p in projections]), bias=bias)
+            inputs = self._pack(
+                lambda: gate_last(mixer, [p.weight for p in projections]), bias=bias, kind=self._finer
+            )
         else:
-            inputs = self._joined(*projections)
+            inputs = self._joined(*projections, kind=self._finer)
         maps = [inputs.native, self._joined(mixer.o_proj).native]
         norms = [*norms, *self._norm(mixer.q_norm), *self._norm(mixer.k_norm)]
         widths = [
@@ -301,7 +296,7 @@ class NativeDecoder:
         rank = self.config.q_lora_rank or 0
         queries = mixer.q_a_proj if rank else mixer.q_proj
         maps = [
-            self._joined(queries, mixer.kv_a_proj_with_mqa).native, self._joined(mixer.o_proj).native,
+            self._joined(queries, mixer.kv_a_proj_with_mqa, kind=self._finer).native, self._joined(mixer.o_proj).native,
             self._joined(mixer.q_b_proj).native if rank else native().Matrix(),
         ]  # fmt: skip
         tables = [self._table(lambda: up(0)), self._table(lambda: up(1)), self._norm(mixer.kv_a_layernorm)[0]]
@@ -316,8 +311,9 @@ class NativeDecoder:
         convs = (mixer.q_conv1d, mixer.k_conv1d, mixer.v_conv1d)
         inputs = (mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.f_a_proj, mixer.g_a_proj, mixer.b_proj)
         maps = [
-            self._joined(*maps) for maps in (inputs, (mixer.o_proj,), (mixer.f_b_proj,), (mixer.g_b_proj,))
-        ]
+            self._joined(*inputs, kind=self._finer),
+            *(self._joined(one) for one in (mixer.o_proj, mixer.f_b_proj, mixer.g_b_proj)),
+        ]  # fmt: skip
         tables = [
             self._table(lambda: torch.cat([conv.weight for conv in convs]).squeeze(1).T),
             self._table(lambda: mixer.A_log.float().exp().flatten()), self._table(lambda: mixer.dt_bias),
@@ -331,7 +327,7 @@ class NativeDecoder:
         )
 
     def _dense(self, mlp: GatedMLP | PlainMLP) -> Any:
-        down, up = self._joined(mlp.down_proj), mlp.up_proj
+        down, up = self._joined(mlp.down_proj, kind=self._finer), mlp.up_proj
         activation = _ACTIVATIONS.index(mlp.activation)
         if isinstance(mlp, PlainMLP):
             bias = None if up.bias is None else lambda: padded(bias_of(up))
@@ -401,12 +397,12 @@ class NativeDecoder:
             self._states.append(numbers.view(self._places, width))
         return address(numbers)
 
-    def _joined(self, *maps: Linear) -> PackedMatrix:
+    def _joined(self, *maps: Linear, kind: Kind | None = None) -> PackedMatrix:
         bias = None
         if any(one.bias is not None for one in maps):
             bias = lambda: torch.cat([bias_of(one) for one in maps])  # noqa: E731
-        kind = kind_of([one.weight for one in maps], self.kind)
-        return self._pack(lambda: stacked([one.weight for one in maps], kind), bias=bias, kind=kind)
+        chosen = kind_of([one.weight for one in maps], kind or self.kind)
+        return self._pack(lambda: stacked([one.weight for one in maps], chosen), bias=bias, kind=chosen)
 
     def _expert_maps(
         self, weight: Callable[[int], Tensor], count: int, *, bias: Callable[[int], Tensor] | None

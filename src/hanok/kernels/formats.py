@@ -1,6 +1,6 @@
-"""Weights in groups: int8 and int4 with one float16 scale for 32 numbers along the input, and how they are found.
+"""Weights in groups: int8, int5 and int4 with one float16 scale for 32 numbers along the input, and how they are found.
 
-    w[n, k] ~ scale[n, k // 32] * q[n, k],   q in [-127, 127] or [-8, 7]
+    w[n, k] ~ scale[n, k // 32] * q[n, k],   q in [-127, 127], [-16, 15] or [-8, 7]
 
 In files the integers lie in words of 32 bits, the lowest bits first, with the middle of their range added (`compressed-tensors`,
 "pack-quantized"; GPTQ's words are the same, turned).
@@ -19,12 +19,13 @@ from hanok.kernels.native import address, native, native_available
 
 GROUP = 32
 _ROWS = 4096  # of a matrix quantised together
-TRIES = 17  # scales tried for a group of four bits
+TRIES = 41  # scales tried for a group of four or five bits: largest / -(first + step n)
+_FIRST, _STEP = {4: 5.6, 5: 13.6}, 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """q_NK int8, scales_NG float16, bits 8 or 4."""
+    """q_NK int8, scales_NG float16, bits 8, 5 or 4."""
 
     q_NK: Tensor
     scales_NG: Tensor
@@ -84,48 +85,52 @@ def unpack_words(words_NP: Tensor, bits: int) -> Tensor:
 
 
 def quantise(weight_NK: Tensor, bits: int) -> Quantised:
-    """To the nearest: 8 bits by the largest of a group; 4 bits by the scale, of several, with the least squared error.
+    """To the nearest: 8 bits by the largest of a group; fewer by the scale, of several, with the least squared error.
 
     Args:
         weight_NK: any floating type; K a multiple of 32.
     """
-    assert bits in (4, 8)
+    assert bits in (4, 5, 8)
     assert weight_NK.shape[1] % GROUP == 0
-    find = _eight if bits == 8 else _four_native if native_available() else _four
-    parts = [find(rows.float().unflatten(1, (-1, GROUP))) for rows in weight_NK.split(_ROWS)]
+    parts = [
+        _found(rows.float().unflatten(1, (-1, GROUP)).contiguous(), bits) for rows in weight_NK.split(_ROWS)
+    ]
     q_NK = torch.cat([q.flatten(1) for q, _ in parts])
     return Quantised(q_NK, torch.cat([scales for _, scales in parts]), bits)
 
 
-def _eight(w_NGK: Tensor) -> tuple[Tensor, Tensor]:
-    scales_NG = (w_NGK.abs().amax(-1) / 127).half()
-    return _rounded(w_NGK, scales_NG, -127, 127).to(torch.int8), scales_NG
+def _found(w_NGK: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    if not native_available():
+        return nearest_plain(w_NGK, bits)
+    q, scales = torch.empty(w_NGK.shape, dtype=torch.int8), torch.empty(w_NGK.shape[:2], dtype=torch.float16)
+    native().quantise(
+        bits, address(w_NGK), scales.numel(), TRIES, address(q), address(scales), torch.get_num_threads(), ""
+    )
+    return q, scales
 
 
-def _four(w_NGK: Tensor) -> tuple[Tensor, Tensor]:
-    """The number of the largest size may lie at -8: scales of either sign use the whole grid."""
+def nearest_plain(w_NGK: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """What `quantise` finds, in PyTorch: codes int8, scales [N, G].
+
+    Of fewer than 8 bits the number of the largest size lies on the longer side of the grid: scales have either sign.
+    """
+    if bits == 8:
+        scales_NG = (w_NGK.abs().amax(-1) / 127).half()
+        return _rounded(w_NGK, scales_NG, -127, 127).to(torch.int8), scales_NG
+    end = 1 << (bits - 1)
     largest_NG = w_NGK.gather(-1, w_NGK.abs().argmax(-1, keepdim=True)).squeeze(-1)
     best_q = torch.zeros_like(w_NGK)
     best_scale = torch.zeros_like(largest_NG, dtype=torch.float16)
     best_error = torch.full_like(largest_NG, torch.inf)
     for step in range(TRIES):
-        scale_NG = (largest_NG / (-6.4 - 0.2 * step)).half()
-        q = _rounded(w_NGK, scale_NG, -8, 7)
+        scale_NG = (largest_NG / -(_FIRST[bits] + _STEP * step)).half()
+        q = _rounded(w_NGK, scale_NG, -end, end - 1)
         error_NG = (w_NGK - q * scale_NG.float()[..., None]).square().sum(-1)
         better = error_NG < best_error
         best_error = torch.where(better, error_NG, best_error)
         best_scale = torch.where(better, scale_NG, best_scale)
         best_q = torch.where(better[..., None], q, best_q)
     return best_q.to(torch.int8), best_scale
-
-
-def _four_native(w_NGK: Tensor) -> tuple[Tensor, Tensor]:
-    q, scales = torch.empty(w_NGK.shape, dtype=torch.int8), torch.empty(w_NGK.shape[:2], dtype=torch.float16)
-    w_NGK = w_NGK.contiguous()
-    native().quantise_four(
-        address(w_NGK), scales.numel(), TRIES, address(q), address(scales), torch.get_num_threads()
-    )
-    return q, scales
 
 
 def _rounded(w_NGK: Tensor, scales_NG: Tensor, low: int, high: int) -> Tensor:

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hanok.kernels.formats import GROUP, TRIES, Quantised, Stored, quantise
+from hanok.kernels.formats import GROUP, TRIES, Quantised, Stored
 from hanok.kernels.native import address, native
 
-Kind = Literal["bf16", "int8", "int4"]
-KINDS: tuple[Kind, ...] = ("bf16", "int8", "int4")
+Kind = Literal["bf16", "int8", "int4", "int5"]
+KINDS: tuple[Kind, ...] = ("bf16", "int8", "int4", "int5")  # as the native side numbers them
+_BITS: dict[Kind, int] = {"int8": 8, "int4": 4, "int5": 5}
 _LANES = 16
 _SOURCES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 _LINE, _PAGE, _CHUNK = 64, 1 << 21, 1 << 24
@@ -57,7 +58,7 @@ class Room:
     are too small to fill a large page by themselves."""
 
     def __init__(self) -> None:
-        self._rest = torch.empty(0, dtype=torch.uint8)
+        self._rests: list[Tensor] = []  # what parts have left
 
     def copied(self, tensor: Tensor) -> Tensor:
         """The tensor in here; it begins on a cache line."""
@@ -65,9 +66,11 @@ class Room:
         if size >= _CHUNK:
             found = lazy(size, torch.uint8)
         else:
-            if size > len(self._rest):
-                self._rest = lazy(_CHUNK, torch.uint8)
-            found, self._rest = self._rest[:size], self._rest[-(-size // _LINE) * _LINE :]
+            place = next((n for n, rest in enumerate(self._rests) if size <= len(rest)), len(self._rests))
+            if place == len(self._rests):
+                self._rests.append(lazy(_CHUNK, torch.uint8))
+            found, self._rests[place] = self._rests[place].tensor_split([size])
+            self._rests[place] = self._rests[place][-size % _LINE :]
         found = found.view(tensor.dtype).view(tensor.shape)
         return found.copy_(tensor)
 
@@ -98,8 +101,6 @@ def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> Pack
         return pack_rows(rows, bias_N=bias_N)
     padding = (0, -weight_NK.shape[1] % GROUP, 0, -weight_NK.shape[0] % _LANES)
     weight_NK = F.pad(weight_NK, padding) if any(padding) else weight_NK
-    if kind == "int8":
-        return pack_quantised(quantise(weight_NK, 8), bias_N=bias_N)
     numbers = weight_NK.to(torch.bfloat16).contiguous().view(torch.uint8)
     return _image(_interleaved(numbers), None, kind, weight_NK, bias_N)
 
@@ -152,7 +153,7 @@ class RowsInPlace:
 
 def rows_of(parts: Sequence[Tensor | Stored], kind: Kind) -> RowsInPlace | None:
     """The rows of several matrices one below the other, if the native side packs them from where they lie: numbers that become
-    four bits, or codes, all of one type.
+    integers, or codes, all of one type.
 
     Args:
         parts: with as many columns each; codes of the kind's width.
@@ -160,17 +161,17 @@ def rows_of(parts: Sequence[Tensor | Stored], kind: Kind) -> RowsInPlace | None:
     numbers = [part for part in parts if isinstance(part, Tensor)]
     codes = [part for part in parts if isinstance(part, Stored)]
     if not codes:
-        return _numbers_in_place(numbers) if kind == "int4" else None
-    return None if numbers or kind == "bf16" else _codes_in_place(codes, kind)
+        return None if kind == "bf16" else _numbers_in_place(numbers, kind)
+    return None if numbers or kind in ("bf16", "int5") else _codes_in_place(codes, kind)
 
 
-def _numbers_in_place(parts: Sequence[Tensor]) -> RowsInPlace:
+def _numbers_in_place(parts: Sequence[Tensor], kind: Kind) -> RowsInPlace:
     types = {part.dtype for part in parts}
     alike = len(types) == 1 and types <= set(_SOURCES)
     kept = tuple((part if alike else part.float()).detach().contiguous() for part in parts)
     none_N = torch.zeros(sum(map(len, kept)), dtype=torch.int64)
     return RowsInPlace(
-        "int4", _SOURCES[kept[0].dtype], kept[0].shape[1], _addresses(kept), none_N, none_N, 0, kept
+        kind, _SOURCES[kept[0].dtype], kept[0].shape[1], _addresses(kept), none_N, none_N, 0, kept
     )
 
 
@@ -191,7 +192,7 @@ def pack_rows(rows: RowsInPlace, *, bias_N: Tensor | None = None) -> PackedMatri
     """Straight into the image: numbers are quantised as `quantise` does it, codes go in without loss."""
     rows = rows.arranged(lambda vector: F.pad(vector, (0, -len(vector) % _LANES)))
     count, cols = len(rows.rows_N), -(-rows.given // GROUP) * GROUP
-    image = _aligned(count * cols // (2 if rows.kind == "int4" else 1))
+    image = _aligned(count * cols * _BITS[rows.kind] // 8)
     scales = _aligned(2 * count * cols // GROUP).view(torch.float16).view(-1, cols // GROUP, _LANES)
     native().pack_rows(
         [KINDS.index(rows.kind), rows.source, cols, rows.given], rows.rows_N.tolist(), rows.scales_N.tolist(),
@@ -212,9 +213,15 @@ def pack_quantised(weight: Quantised, *, bias_N: Tensor | None = None) -> Packed
     scales = weight.scales_NG.view(-1, _LANES, groups).permute(0, 2, 1).contiguous()
     if weight.bits == 8:
         return _image(_interleaved((q_NK ^ -128).view(torch.uint8)), scales, "int8", q_NK, bias_N)
-    halves = (q_NK + 8).view(torch.uint8).unflatten(1, (-1, 2, 4))
-    both = (halves[:, :, 0] | (halves[:, :, 1] << 4)).flatten(1)
-    return _image(_interleaved(both), scales, "int4", q_NK, bias_N)
+    codes = (q_NK + (1 << (weight.bits - 1))).view(torch.uint8).unflatten(1, (-1, 4, 2, 4))
+    low, high = codes[..., 0, :], codes[..., 1, :]  # [N, G, 4, 4]
+    both = (low & 15) | ((high & 15) << 4)
+    if weight.bits == 4:
+        return _image(_interleaved(both.flatten(1)), scales, "int4", q_NK, bias_N)
+    places = 2 * torch.arange(4, dtype=torch.uint8)[:, None]
+    fifth = ((low >> 4) << places) | ((high >> 4) << (places + 1))
+    both = torch.cat([both, fifth.sum(2, keepdim=True, dtype=torch.uint8)], dim=2)
+    return _image(_interleaved(both.flatten(1)), scales, "int5", q_NK, bias_N)
 
 
 def product(matrix: PackedMatrix, x_MK: Tensor, *, threads: int = 1, path: str = "") -> Tensor:

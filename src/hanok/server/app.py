@@ -16,6 +16,7 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from hanok.artefacts import open_artefact
+from hanok.documents.library import forget_tenant as forget_documents
 from hanok.engine.backend import Weights
 from hanok.engine.coverage import CacheKind
 from hanok.engine.generator import LocalEngine
@@ -140,7 +141,7 @@ def services_of(
         queue=PromptQueue(people.directory.entry.max_queue_tokens),
         examples=example_questions(model_dir),
         run=run_folder(model_dir),
-        on_tenant_deleted=(partial(forget_tenant, store.engine),),
+        on_tenant_deleted=(partial(forget_tenant, store.engine), partial(forget_documents, store)),
         operations=operations,
     )
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from sse_starlette import EventSourceResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 DRAIN_SECONDS = 20  # how long running answers may go on after SIGTERM
 T = TypeVar("T")
@@ -26,6 +26,10 @@ class EventStream(EventSourceResponse):
             await super().__call__(scope, receive, send)
         finally:
             await self._close()
+
+    async def _send_with_timeout(self, send: Send, message: Message) -> None:
+        """Without a time-out of its own, whose scope costs a tenth of an event: `operations.timeouts` watches the connection."""
+        await send(message)
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

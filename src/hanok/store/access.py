@@ -206,6 +206,9 @@ class Access:
         """
         removed: dict[str, int] = {}
         with self.store.write() as connection:
+            connection.execute(
+                delete(tenants).where(tenants.c.id == tenant)
+            )  # who is about to write waits, and then finds it gone
             members = select(users.c.id).where(users.c.tenant == tenant)
             gone = connection.execute(delete(sessions).where(sessions.c.user_id.in_(members))).rowcount
             removed[sessions.name] = gone
@@ -223,7 +226,6 @@ class Access:
                 )
             )
             removed[keys.name] = done.rowcount
-            connection.execute(delete(tenants).where(tenants.c.id == tenant))
             _changed(connection)
         return removed
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from hanok.errors import HanokError, InputError
 from hanok.store.connection import Place, connect, is_url, writing
 from hanok.store.migrate import migrate
-from hanok.store.schema import DEFAULT_TENANT, feedback, requests
+from hanok.store.schema import DEFAULT_TENANT, feedback, requests, tenants
 
 FILE_NAME = "feedback.sqlite"
 Message = Mapping[str, Any]
@@ -113,14 +113,15 @@ class Store:
         self.close()
 
     def record_request(self, answered: Answered) -> None:
-        """Keep a request so that feedback can refer to it by its id."""
+        """Keep a request so that feedback can refer to it by its id; nothing if its tenant was deleted meanwhile."""
         row = {
             "request_id": answered.request_id, "created": time.time(), "model_hash": answered.model_hash,
             "messages": list(answered.messages), "tools": answered.tools and list(answered.tools),
             "answer": list(answered.answers), "tenant": answered.tenant,
         }  # fmt: skip
         with self.write() as connection:
-            connection.execute(insert(requests), row)
+            if _has_tenant(connection, answered.tenant):
+                connection.execute(insert(requests), row)
 
     def find_request(self, request_id: str, *, tenant: str | None = None) -> Answered | None:
         """None too if it is another tenant's than the one named."""
@@ -145,6 +146,8 @@ class Store:
             "reason": given.reason, "user": given.user, "tenant": given.tenant,
         }  # fmt: skip
         with self.write() as connection:
+            if not _has_tenant(connection, given.tenant):
+                raise InputError(f'the tenant "{given.tenant}" is gone')
             connection.execute(insert(feedback), row)
         return row["id"]
 
@@ -156,6 +159,14 @@ class Store:
         with self.read() as connection:
             for row in connection.execute(wanted).mappings():
                 yield Feedback(**row)
+
+
+def _has_tenant(connection: Connection, tenant: str) -> bool:
+    """Locked, so that it is not deleted before what is about to be written is there to be deleted too."""
+    if tenant == DEFAULT_TENANT:
+        return True
+    found = select(tenants.c.id).where(tenants.c.id == tenant).with_for_update(read=True)
+    return connection.execute(found).first() is not None
 
 
 def feedback_file(model_dir: Path) -> Path:

@@ -37,7 +37,9 @@ def test_requests_a_minute(house: Any) -> None:
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
     refused = answers[3]
     assert refused.json()["error"]["code"] == "rate_limit_exceeded"
-    assert 1 <= int(refused.headers["Retry-After"]) <= 20
+    assert all(
+        15 <= int(answer.headers["Retry-After"]) <= 20 for answer in answers[3:]
+    )  # the last from memory
     assert answers[0].headers["x-ratelimit-limit-requests"] == "3"
     left = [int(answer.headers["x-ratelimit-remaining-requests"]) for answer in answers[:3]]
     assert left == [2, 1, 0]

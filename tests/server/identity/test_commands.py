@@ -106,7 +106,7 @@ def test_tenants_and_usage_and_copies(shell: Shell, tmp_path: Path) -> None:
     assert shell("usage")["total"]["requests"] == 3
     assert shell("store", "migrate")["after"] >= 2
     assert shell("store", "backup", str(tmp_path / "copy"))["rows"]["tenants"] == 1
-    assert shell("tenants", "delete", "acme", "--yes")["removed"]["tenants"] == 1
+    assert shell("tenants", "delete", "acme", "--yes")["deleted"] is True
     assert shell("store", "check")["rows"]["tenants"] == 0
     back = Shell(tmp_path / "back.sqlite", shell._output)
     assert back("store", "restore", str(tmp_path / "copy"))["rows"]["tenants"] == 1

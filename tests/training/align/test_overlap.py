@@ -93,6 +93,7 @@ def test_what_does_not_overlap_is_refused(base: Path, prompts: Path, tmp_path: P
         ("dapo", {}, "dynamic_sampling"),
         ("grpo", {"temperature": 0.7}, "temperature = 0.7"),
         ("grpo", {"importance_cap": 0.0}, "importance_cap = 0.0"),
+        ("grpo", {"overlap": 0, "generator_threads": 1}, "without overlap"),
     ):
         with pytest.raises(ConfigError, match=message):
             align_on_rewards(

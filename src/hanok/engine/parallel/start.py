@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from hanok.engine.parallel.follower import follow
 from hanok.engine.parallel.leader import dismiss
 from hanok.engine.parallel.shares import check_shares
 from hanok.engine.parallel.team import Team, join_team
-from hanok.errors import HanokError, TeamError
+from hanok.errors import ConfigError, HanokError, TeamError
 from hanok.models.checkpoint import load_config
 from hanok.reporting import log
 
@@ -34,6 +35,21 @@ def run_together(model_dir: Path, work: Callable[[Team | None], None]) -> None:
             _lead(model_dir, team, work)
         else:
             _help(model_dir, team)
+
+
+def refuse_together(what: str, *, remedy: str) -> None:
+    """For what runs in one process alone: where `torchrun` started several, the first says so and all end.
+
+    Raises:
+        ConfigError: in the first process.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if size == 1:
+        return
+    error = ConfigError(f"{what}, and torchrun started {size} processes", remedy=remedy)
+    if rank:
+        sys.exit(error.exit_code)
+    raise error
 
 
 def _lead(model_dir: Path, team: Team, work: Callable[[Team], None]) -> None:

@@ -40,7 +40,7 @@ void wake(std::atomic<uint32_t>& word) {
 
 }  // namespace
 
-Crew::Crew(int threads) {
+Crew::Crew(int threads, int loops) : loops_(loops) {
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
 }
 
@@ -49,7 +49,7 @@ Crew::~Crew() {
   round_.fetch_add(1);
   wake(round_);
   for (Loop& loop : loops_) {  // a late thread may sleep on a loop that no later program got to
-    loop.done.store(INT_MAX);
+    loop.done.store(UINT_MAX);
     if (loop.sleepers.load() > 0) wake(loop.done);
   }
   for (auto& worker : workers_) worker.join();
@@ -77,39 +77,41 @@ bool Crew::taken(uint32_t round, int place, int item) {
   return static_cast<uint32_t>(value >> 32) != round || (value >> item % 32 & 1);
 }
 
-bool Crew::wait_until(uint32_t round, int place, int count, std::chrono::steady_clock::time_point end) {
+bool Crew::wait_until(uint32_t round, int place, int count, Clock::time_point end) {
   for (int spins = 0;; ++spins) {
-    if (static_cast<int>(loops_[place].done.load(std::memory_order_acquire)) >= count || round_.load(std::memory_order_acquire) != round)
-      return true;
-    if (spins % 16 == 15 && std::chrono::steady_clock::now() > end) return false;
+    if (over(loops_[place].done.load(std::memory_order_acquire), round, count) || round_.load(std::memory_order_acquire) != round) return true;
+    if (spins % 16 == 15 && Clock::now() > end) return false;
     pause();
   }
 }
 
 void Crew::finish(int place, int count) {
   Loop& loop = loops_[place];
-  if (static_cast<int>(loop.done.fetch_add(1, std::memory_order_seq_cst)) + 1 == count && loop.sleepers.load() > 0) wake(loop.done);
+  const uint32_t done = loop.done.fetch_add(1, std::memory_order_seq_cst) + 1;
+  if (static_cast<int>(done & kItems) == count && loop.sleepers.load() > 0) wake(loop.done);
 }
 
+// A thread that slept through the end of its round must not sleep on a later one's count, which may never be reached: the count is
+// the round's own, so what it read last has changed for good when the round is over.
 bool Crew::wait(uint32_t round, int place, int count) {
   Loop& loop = loops_[place];
   for (int spins = 0;; ++spins) {
     if (round_.load(std::memory_order_acquire) != round) return false;
     const uint32_t done = loop.done.load(std::memory_order_acquire);
-    if (static_cast<int>(done) >= count) return true;
+    if (over(done, round, count)) return done >> 22 == (round & 1023);
     if (spins < kSpins) {
       pause();
       continue;
     }
     loop.sleepers.fetch_add(1);
     const uint32_t again = loop.done.load();
-    if (static_cast<int>(again) < count) sleep_on(loop.done, again);
+    if (!over(again, round, count)) sleep_on(loop.done, again);
     loop.sleepers.fetch_sub(1);
   }
 }
 
 void Crew::run(int loops, Program program) {
-  if (loops > kLoops) throw std::length_error("a program of too many loops");
+  if (loops > static_cast<int>(loops_.size())) throw std::length_error("a program of too many loops");
   std::lock_guard<std::mutex> turn(turn_);
   auto mine = std::make_shared<const Program>(std::move(program));
   uint32_t round;
@@ -117,7 +119,7 @@ void Crew::run(int loops, Program program) {
     std::lock_guard<std::mutex> door(door_);
     round = round_.load() + 1;
     for (int i = 0; i < loops; ++i) {
-      loops_[i].done.store(0, std::memory_order_relaxed);
+      loops_[i].done.store((round & 1023) << 22, std::memory_order_relaxed);
       loops_[i].next.store(static_cast<uint64_t>(round) << 32, std::memory_order_relaxed);
       for (auto& taken : loops_[i].taken) taken.store(static_cast<uint64_t>(round) << 32, std::memory_order_relaxed);
     }

@@ -15,9 +15,12 @@ namespace hanok {
 
 class Crew {
  public:
-  explicit Crew(int threads);
+  // loops: of a program at most.
+  explicit Crew(int threads, int loops = 16);
   ~Crew();
   Crew(const Crew&) = delete;
+  using Clock = std::chrono::steady_clock;
+  static constexpr int kItems = (1 << 22) - 1;  // of a loop at most
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // One thread's way through the program. A thread that comes late finds every item taken and goes on.
@@ -46,7 +49,7 @@ class Crew {
           keep(item);
         });
       const int place = place_++;
-      const auto start = std::chrono::steady_clock::now();
+      const auto start = Clock::now();
       int mine = 0;
       const auto both = [&](int item) {
         work(item);
@@ -55,12 +58,10 @@ class Crew {
         crew_.finish(place, count);
       };
       for (int item; (item = crew_.claim(round_, place, count)) >= 0; ++mine) both(item);
-      if (mine) {  // as long again as one item took
-        const auto patience = (std::chrono::steady_clock::now() - start) * 3 / (2 * mine) + std::chrono::microseconds(10);
-        if (!crew_.wait_until(round_, place, count, std::chrono::steady_clock::now() + patience))
-          for (int item = 0; item < count; ++item)
-            if (!crew_.taken(round_, place, item)) both(item);
-      }
+      if (mine) patience_ = (Clock::now() - start) * 3 / (2 * mine) + std::chrono::microseconds(10);  // as long again as one item took
+      if (!crew_.wait_until(round_, place, count, Clock::now() + patience_))
+        for (int item = 0; item < count; ++item)
+          if (!crew_.taken(round_, place, item)) both(item);
       return crew_.wait(round_, place, count);
     }
 
@@ -70,18 +71,19 @@ class Crew {
     Crew& crew_;
     uint32_t round_;
     int place_ = 0;
+    Clock::duration patience_ = std::chrono::microseconds(200);  // of a thread that has had no item yet
   };
 
-  // Every thread calls program(walk); at most `loops` loops. Returns when the caller's own call has; a thread that is late may
+  // Every thread calls program(walk); `loops` loops at most, of kItems items at most. Returns when the caller's own call has; a thread that is late may
   // still be inside, so the program must own what it reads between its loops. One program at a time.
   using Program = std::function<void(Walk&)>;
   void run(int loops, Program program);
 
  private:
-  static constexpr int kLoops = 4096, kAgain = 128;  // loops of a program; items of a loop that can be done again
+  static constexpr int kAgain = 128;  // items of a loop that can be done again
   struct alignas(64) Loop {
     std::atomic<uint64_t> next{0};  // round << 32 | item
-    std::atomic<uint32_t> done{0};
+    std::atomic<uint32_t> done{0};  // the round's lowest ten bits << 22 | items done: a value that is seen and slept on never comes back
     std::atomic<int> sleepers{0};
     std::atomic<uint64_t> taken[kAgain / 32] = {};  // round << 32 | a bit for each item whose result somebody hands out
   };
@@ -89,17 +91,18 @@ class Crew {
   bool take(uint32_t round, int place, int item);   // false: somebody has, or the round is over
   bool taken(uint32_t round, int place, int item);  // true too when the round is over
   void finish(int place, int count);
-  bool wait_until(uint32_t round, int place, int count, std::chrono::steady_clock::time_point);  // false: still not done
+  static bool over(uint32_t done, uint32_t round, int count) { return done >> 22 != (round & 1023) || static_cast<int>(done & kItems) >= count; }
+  bool wait_until(uint32_t round, int place, int count, Clock::time_point);  // false: still not done
   bool wait(uint32_t round, int place, int count);
   void work();
 
-  std::vector<std::thread> workers_;
-  std::vector<Loop> loops_ = std::vector<Loop>(kLoops);
+  std::vector<Loop> loops_;
   std::atomic<uint32_t> round_{0};
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
   std::shared_ptr<const Program> program_;
   std::mutex turn_, door_;  // whose program it is; what a thread reads when it joins in
+  std::vector<std::thread> workers_;  // the last that begins
 };
 
 }  // namespace hanok

@@ -21,10 +21,10 @@ struct Paths {
   decltype(&isa_portable::new_scratch) new_scratch;
   decltype(&isa_portable::run_step) run_step;
   decltype(&isa_portable::product) product;
-  decltype(&isa_portable::quantise_four) quantise_four;
+  decltype(&isa_portable::quantise) quantise;
   decltype(&isa_portable::pack_rows) pack_rows;
 };
-#define HANOK_PATHS(NS, LABEL) Paths{LABEL, NS::new_scratch, NS::run_step, NS::product, NS::quantise_four, NS::pack_rows}
+#define HANOK_PATHS(NS, LABEL) Paths{LABEL, NS::new_scratch, NS::run_step, NS::product, NS::quantise, NS::pack_rows}
 
 std::vector<Paths> available() {
   std::vector<Paths> paths;
@@ -111,7 +111,7 @@ class Runner {
   // positions.
   Runner(const std::vector<int>& shape, const std::vector<float>& numbers, const std::vector<uintptr_t>& tables,
          const Matrix& embedding, const Matrix& head, int threads, const std::string& isa)
-      : model_(std::make_shared<ModelWeights>()), cache_(std::make_shared<Cache>()), crew_(threads), path_(path(isa)),
+      : model_(std::make_shared<ModelWeights>()), cache_(std::make_shared<Cache>()), crew_(threads, kLoops), path_(path(isa)),
         scratch_(path_.new_scratch()) {
     auto& m = *model_;
     m.hidden = shape.at(0), m.vocabulary = shape.at(1), cache_->blocks = shape.at(2);
@@ -191,6 +191,7 @@ class Runner {
                               numbers(4), numbers(5)});
   }
 
+  static constexpr int kLoops = 8192;  // of 256 layers with adapters (engine/coverage.py)
   std::shared_ptr<ModelWeights> model_;
   std::shared_ptr<Cache> cache_;
   Crew crew_;
@@ -213,12 +214,14 @@ void bind_engine(nb::module_& m) {
     return names;
   });
   m.def("packed_product", [](const Matrix& a, uintptr_t x, int rows, uintptr_t y, int threads, const std::string& isa) {
+    nb::gil_scoped_release released;
     Crew crew(threads);
     path(isa).product(a, floats(x), rows, reinterpret_cast<float*>(y), crew);
   });
-  m.def("quantise_four", [](uintptr_t w, size_t groups, int tries, uintptr_t q, uintptr_t scales, int threads) {
+  m.def("quantise", [](int bits, uintptr_t w, size_t groups, int tries, uintptr_t q, uintptr_t scales, int threads, const std::string& isa) {
+    nb::gil_scoped_release released;
     Crew crew(threads);
-    path("").quantise_four(floats(w), groups, tries, reinterpret_cast<int8_t*>(q), reinterpret_cast<uint16_t*>(scales), crew);
+    path(isa).quantise(bits, floats(w), groups, tries, reinterpret_cast<int8_t*>(q), reinterpret_cast<uint16_t*>(scales), crew);
   });
   // shape: kind, source, columns, given; what the rows are: see PackArgs.
   m.def("pack_rows", [](const std::vector<int>& shape, std::vector<int64_t> rows, std::vector<int64_t> scales, std::vector<int64_t> groups,

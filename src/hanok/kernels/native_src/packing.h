@@ -5,41 +5,113 @@
 
 namespace HANOK_ISA {
 
-// 32 numbers to four bits: of several scales, float16, the one with the least squared error.
-inline uint16_t quantise_group_four(const float* x, int tries, int8_t* q) {
-  float largest = 0;
-  for (int i = 0; i < 32; ++i)
-    if (std::fabs(x[i]) > std::fabs(largest)) largest = x[i];
-  float least = std::numeric_limits<float>::infinity();
-  uint16_t best = 0;
-  const vf magic = splat(12582912.0f);
-  for (int step = 0; step < tries; ++step) {
-    const uint16_t half = to_half(largest / (-6.4f - 0.2f * step));
-    const float scale = from_half(half), inverse = scale == 0 ? 0.0f : 1.0f / scale;
-    vf error{}, kept[32 / W];
-    for (int i = 0; i < 32; i += W) {
-      vf n = (load(x + i) * splat(inverse) + magic) - magic;
-      n = select(n < splat(-8.0f), splat(-8.0f), select(n > splat(7.0f), splat(7.0f), n));
-      const vf off = load(x + i) - n * splat(scale);
-      error += off * off;
-      kept[i / W] = n;
-    }
-    const float total = sum(error);
-    if (total >= least) continue;
-    least = total;
-    best = half;
-    for (int i = 0; i < 32; ++i) q[i] = static_cast<int8_t>(kept[i / W][i % W]);
+// Groups of 32 numbers are rounded sixteen at a time: number k of group n is x[k * 16 + n]. Squares are summed as one vector of W
+// lanes would sum those of one group: every W-th, then lane by lane.
+constexpr int kSide = 16;
+
+// To float16 and back.
+inline vf as_half(vf x, uint16_t* half) {
+#if HANOK_VNNI
+  const __m256i h = _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(half), h);
+  return (vf)_mm512_cvtph_ps(h);
+#else
+  vf back;
+  for (int i = 0; i < W; ++i) half[i] = to_half(x[i]), back[i] = from_half(half[i]);
+  return back;
+#endif
+}
+inline vf inverse_of(vf scale) { return select(scale == vf{}, vf{}, splat(1.0f) / scale); }
+
+template <int kBits>
+inline vf nearest(vf x, vf inverse) {
+  constexpr float kHigh = (1 << (kBits - 1)) - 1, kLow = kBits == 8 ? -kHigh : -kHigh - 1;
+  if (kBits == 8) {  // as PyTorch does it: the product is rounded before it becomes an integer
+#if HANOK_VNNI
+    x = (vf)_mm512_roundscale_ps(_mm512_mul_ps((__m512)x, (__m512)inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    x *= inverse;
+    for (int i = 0; i < W; ++i) x[i] = std::nearbyint(x[i]);
+#endif
+  } else {
+    const vf magic = splat(12582912.0f);
+    x = (x * inverse + magic) - magic;
   }
-  return best;
+  return select(x < splat(kLow), splat(kLow), select(x > splat(kHigh), splat(kHigh), x));
 }
 
-void quantise_four(const float* w, size_t groups, int tries, int8_t* q, uint16_t* scales, Crew& crew) {
+// float16 scales of W groups: of eight bits by the largest number, of fewer the one, of several, with the least squared error.
+template <int kBits>
+inline void find_scales(const float* x, int tries, uint16_t* half) {
+  vf largest{}, size{};
+  for (int k = 0; k < 32; ++k) {
+    const vf v = load(x + k * kSide), its = bits((vi)v & 0x7fffffff);
+    const vi more = its > size;
+    largest = select(more, v, largest), size = select(more, its, size);
+  }
+  if (kBits == 8) {
+    as_half(size / splat(127.0f), half);
+    return;
+  }
+  constexpr float kFirst = kBits == 4 ? -5.6f : -13.6f, kStep = 0.1f;  // as in kernels/formats.py
+  vf least = splat(std::numeric_limits<float>::infinity());
+  vi best{};
+  for (int step = 0; step < tries; ++step) {
+    uint16_t now[W];
+    const vf scale = as_half(largest / splat(kFirst - kStep * step), now), inverse = inverse_of(scale);
+    vf total{};
+    for (int i = 0; i < W; ++i) {
+      vf error{};
+      for (int k = i; k < 32; k += W) {
+        const vf v = load(x + k * kSide), off = v - nearest<kBits>(v, inverse) * scale;
+        error += off * off;
+      }
+      total += error;
+    }
+    vi code;
+    for (int i = 0; i < W; ++i) code[i] = now[i];
+    const vi worse = total >= least;
+    least = select(worse, least, total), best = worse ? best : code;
+  }
+  for (int i = 0; i < W; ++i) half[i] = static_cast<uint16_t>(best[i]);
+}
+
+// Codes of W groups, not below zero: use(k, codes).
+template <int kBits, class Use>
+inline void round_groups(const float* x, const uint16_t* half, const Use& use) {
+  vf scale;
+  for (int i = 0; i < W; ++i) scale[i] = from_half(half[i]);
+  const vf inverse = inverse_of(scale);
+  for (int k = 0; k < 32; ++k)
+    use(k, __builtin_convertvector(nearest<kBits>(load(x + k * kSide), inverse), vi) + (1 << (kBits - 1)));
+}
+
+template <int kBits>
+void quantise_items(const float* w, size_t first, size_t last, int tries, int8_t* q, uint16_t* scales) {
+  alignas(64) float x[32 * kSide];
+  uint16_t half[kSide];
+  for (size_t g = first; g < last; g += kSide) {
+    const int count = static_cast<int>(std::min<size_t>(kSide, last - g));
+    std::memset(x, 0, sizeof x);
+    for (int n = 0; n < count; ++n)
+      for (int k = 0; k < 32; ++k) x[k * kSide + n] = w[(g + n) * 32 + k];
+    for (int n = 0; n < kSide; n += W) {
+      find_scales<kBits>(x + n, tries, half + n);
+      round_groups<kBits>(x + n, half + n, [&](int k, vi code) {
+        for (int i = 0; i < W && n + i < count; ++i) q[(g + n + i) * 32 + k] = static_cast<int8_t>(code[i] - (1 << (kBits - 1)));
+      });
+    }
+    std::memcpy(scales + g, half, count * sizeof *half);
+  }
+}
+
+void quantise(int bits, const float* w, size_t groups, int tries, int8_t* q, uint16_t* scales, Crew& crew) {
   constexpr size_t kEach = 2048;
   const int items = static_cast<int>((groups + kEach - 1) / kEach);
   crew.run(1, [=](Crew::Walk& walk) {
     walk.loop(items, [&](int item) {
-      for (size_t g = item * kEach; g < std::min(groups, (item + 1) * kEach); ++g)
-        scales[g] = quantise_group_four(w + g * 32, tries, q + g * 32);
+      const auto some = bits == 4 ? quantise_items<4> : bits == 5 ? quantise_items<5> : quantise_items<8>;
+      some(w, item * kEach, std::min(groups, (item + 1) * kEach), tries, q, scales);
     });
   });
 }
@@ -77,27 +149,57 @@ inline void pack_code_block(const PackArgs& a, int block) {
   }
 }
 
-// A block of 16 rows of numbers, rounded to four bits.
-inline void pack_number_block(const PackArgs& a, int block) {
-  static thread_local std::vector<float> numbers;
-  numbers.assign(a.cols, 0.0f);
+// Number k of a row where it lies.
+inline float number_at(Source source, const uint8_t* row, int k) {
+  if (source == kFloat32) {
+    float x;
+    std::memcpy(&x, row + 4 * (size_t)k, sizeof x);
+    return x;
+  }
+  uint16_t half;
+  std::memcpy(&half, row + 2 * (size_t)k, sizeof half);
+  return source == kBfloat16 ? from_bf16(half) : from_half(half);
+}
+
+// The image of a group: codes of W of its 16 rows, the first of which is `lane`.
+template <int kBits>
+inline void write_group(const vi* code, uint8_t* to, int lane) {
+  const auto keep = [&](int word, vi x) { std::memcpy(to + word * 64 + lane * 4, &x, sizeof x); };
+  if (kBits == 8) {
+    for (int j = 0; j < 8; ++j) keep(j, code[4 * j] | code[4 * j + 1] << 8 | code[4 * j + 2] << 16 | code[4 * j + 3] << 24);
+    return;
+  }
+  vi high{};
+  for (int j = 0; j < 4; ++j) {
+    vi both{};
+    for (int m = 0; m < 4; ++m) {
+      const vi l = code[8 * j + m], h = code[8 * j + 4 + m];
+      both |= ((l & 15) | (h & 15) << 4) << (8 * m);
+      high |= ((l >> 4 & 1) << (2 * j) | (h >> 4 & 1) << (2 * j + 1)) << (8 * m);
+    }
+    keep(j, both);
+  }
+  if (kBits == 5) keep(4, high);
+}
+
+// A block of 16 rows of numbers, rounded.
+template <int kBits>
+void pack_number_block(const PackArgs& a, int block) {
+  alignas(64) float x[32 * kSide];
   const int groups = a.cols / 32;
-  for (int n = 0; n < 16; ++n) {
-    const uint8_t* row = reinterpret_cast<const uint8_t*>(a.rows[block * 16 + n]);
-    if (!row) std::fill(numbers.begin(), numbers.end(), 0.0f);
-    else if (a.source == kFloat32) std::memcpy(numbers.data(), row, a.given * sizeof(float));
-    else
-      for (int k = 0; k < a.given; ++k) {
-        uint16_t half;
-        std::memcpy(&half, row + 2 * (size_t)k, sizeof half);
-        numbers[k] = a.source == kBfloat16 ? from_bf16(half) : from_half(half);
-      }
-    for (int g = 0; g < groups; ++g) {
-      int8_t q[32];
-      uint8_t* to = a.image + ((size_t)block * groups + g) * 256;
-      a.scales[((size_t)block * groups + g) * 16 + n] = quantise_group_four(numbers.data() + g * 32, a.tries, q);
-      for (int i = 0; i < 32; ++i)
-        if (i % 8 < 4) to[i / 8 * 64 + n * 4 + i % 4] = static_cast<uint8_t>((q[i] + 8) | (q[i + 4] + 8) << 4);
+  const size_t bytes = group_bytes(a.kind);
+  for (int g = 0; g < groups; ++g) {
+    const int count = std::min(32, std::max(0, a.given - g * 32));
+    std::memset(x, 0, sizeof x);
+    for (int n = 0; n < kSide; ++n)
+      if (const uint8_t* row = reinterpret_cast<const uint8_t*>(a.rows[block * 16 + n]))
+        for (int k = 0; k < count; ++k) x[k * kSide + n] = number_at(a.source, row, g * 32 + k);
+    uint16_t* half = a.scales + ((size_t)block * groups + g) * 16;
+    for (int n = 0; n < kSide; n += W) {
+      vi code[32];
+      find_scales<kBits>(x + n, a.tries, half + n);
+      round_groups<kBits>(x + n, half + n, [&](int k, vi its) { code[k] = its; });
+      write_group<kBits>(code, a.image + ((size_t)block * groups + g) * bytes, n);
     }
   }
 }
@@ -110,7 +212,9 @@ void pack_rows(PackArgs args, Crew& crew) {
     walk.loop((blocks + kEach - 1) / kEach, [&](int item) {
       for (int block = item * kEach; block < std::min(blocks, (item + 1) * kEach); ++block) {
         if (a->source == kCodes) pack_code_block(*a, block);
-        else pack_number_block(*a, block);
+        else if (a->kind == kInt8) pack_number_block<8>(*a, block);
+        else if (a->kind == kInt5) pack_number_block<5>(*a, block);
+        else pack_number_block<4>(*a, block);
       }
     });
   });

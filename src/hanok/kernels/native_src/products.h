@@ -16,10 +16,11 @@ inline void ahead(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>
 
 // B blocks of 16 outputs of each of M rows. Sums of integers are exact, so their order is free; those of floats are not: one group
 // after the other, whatever M and B are.
-template <int M, int B, bool four_bits, bool first_rows>
+template <int M, int B, Kind kind, bool first_rows>
 inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
   const int cols = a.cols, groups = cols / 32;
-  const size_t bytes = (four_bits ? 8 : 16) * (size_t)cols;
+  constexpr int kGroup = group_bytes(kind);
+  const size_t bytes = (size_t)groups * kGroup;
   const uint8_t* w = a.weights + block * bytes;
   const uint16_t* s = a.scales + block * groups * 16;
   const int8_t* q = x.q + (size_t)row * cols;
@@ -39,12 +40,21 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
     for (int j = 0; j < 4; ++j) {
       __m512i l[B], h[B];
       for (int b = 0; b < B; ++b) {
-        if (four_bits) {
-          const uint8_t* from = w + b * bytes + (g * 4 + j) * 64;
+        if (kind != kInt8) {
+          const uint8_t* from = w + b * bytes + g * kGroup + j * 64;
           const __m512i v = _mm512_load_si512(from);
           if (first_rows) ahead(from);
           l[b] = _mm512_and_si512(v, low);
           h[b] = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+          if (kind == kInt5) {  // bits 2 j and 2 j + 1 of a byte become its bit 4
+            const uint8_t* fifth = w + b * bytes + g * kGroup + 256;
+            const __m512i t = _mm512_load_si512(fifth), bit = _mm512_set1_epi8(16);
+            if (first_rows && j == 0) ahead(fifth);
+            const __m512i tl = j < 2 ? _mm512_slli_epi16(t, 4 - 2 * j) : _mm512_srli_epi16(t, 2 * j - 4);
+            const __m512i th = j < 2 ? _mm512_slli_epi16(t, 3 - 2 * j) : _mm512_srli_epi16(t, 2 * j - 3);
+            l[b] = _mm512_ternarylogic_epi32(tl, bit, l[b], 0xea);  // tl & bit | l
+            h[b] = _mm512_ternarylogic_epi32(th, bit, h[b], 0xea);
+          }
         } else {
           const uint8_t* from = w + b * bytes + (g * 4 + j) * 128;
           l[b] = _mm512_load_si512(from);
@@ -111,8 +121,9 @@ inline void blocks_of(const Matrix& a, size_t block, const Rows& x, int row, flo
   constexpr int kWide = M > 1 && M * B <= 8 ? B : 1;  // more would not fit into registers; one row reads one stream faster than two
   if (a.kind == kBf16) return blocks_bf16<M, B, first_rows>(a, block, x, row, out);
   for (int b = 0; b < B; b += kWide) {
-    if (a.kind == kInt4) blocks_int<M, kWide, true, first_rows>(a, block + b, x, row, out + b);
-    else blocks_int<M, kWide, false, first_rows>(a, block + b, x, row, out + b);
+    if (a.kind == kInt4) blocks_int<M, kWide, kInt4, first_rows>(a, block + b, x, row, out + b);
+    else if (a.kind == kInt5) blocks_int<M, kWide, kInt5, first_rows>(a, block + b, x, row, out + b);
+    else blocks_int<M, kWide, kInt8, first_rows>(a, block + b, x, row, out + b);
   }
 }
 template <int M, int B>
@@ -199,19 +210,22 @@ void block_product(const Matrix& a, size_t block, const Rows& x, int row, float 
       const int8_t* q = x.q + (size_t)(row + m) * cols;
       const int32_t* sums = x.sums + (size_t)(row + m) * groups;
       const uint16_t* s = a.scales + block * groups * 16;
-      const uint8_t* w = a.weights + block * cols * (a.kind == kInt4 ? 8 : 16);
+      const uint8_t* w = a.weights + block * groups * group_bytes(a.kind);
       for (int g = 0; g < groups; ++g) {
+        const uint8_t* fifth = w + 256;
         int32_t sum[16];
         for (int n = 0; n < 16; ++n) sum[n] = sums[g];
         for (int j = 0; j < 4; ++j) {
           const int8_t* p = q + g * 32 + j * 8;
           for (int n = 0; n < 16; ++n)
             for (int i = 0; i < 4; ++i) {
-              if (a.kind == kInt4) sum[n] += (w[n * 4 + i] & 15) * p[i] + (w[n * 4 + i] >> 4) * p[4 + i];
-              else sum[n] += w[n * 4 + i] * p[i] + w[64 + n * 4 + i] * p[4 + i];
+              if (a.kind != kInt8) sum[n] += (w[n * 4 + i] & 15) * p[i] + (w[n * 4 + i] >> 4) * p[4 + i];
+              if (a.kind == kInt5) sum[n] += (fifth[n * 4 + i] >> 2 * j & 1) * 16 * p[i] + (fifth[n * 4 + i] >> (2 * j + 1) & 1) * 16 * p[4 + i];
+              if (a.kind == kInt8) sum[n] += w[n * 4 + i] * p[i] + w[64 + n * 4 + i] * p[4 + i];
             }
-          w += a.kind == kInt4 ? 64 : 128;
+          w += a.kind == kInt8 ? 128 : 64;
         }
+        if (a.kind == kInt5) w += 64;
         const float scale = x.scale[(size_t)(row + m) * groups + g];
         for (int n = 0; n < 16; ++n) total[n] += static_cast<float>(sum[n]) * (from_half(s[g * 16 + n]) * scale);
       }
@@ -315,10 +329,13 @@ void unpack_row(const Matrix& a, int row, int cols, float* out) {
     const float scale = from_half(a.scales[(block * (a.cols / 32) + k / 32) * 16 + n]);
     if (a.kind == kInt8) {
       out[k] = scale * (a.weights[block * 16 * a.cols + (k / 4) * 64 + n * 4 + k % 4] - 128);
-    } else {
-      const uint8_t both = a.weights[block * 8 * a.cols + (k / 8) * 64 + n * 4 + k % 4];
-      out[k] = scale * ((k % 8 < 4 ? both & 15 : both >> 4) - 8);
+      continue;
     }
+    const uint8_t* group = a.weights + (block * (a.cols / 32) + k / 32) * group_bytes(a.kind);
+    const int j = k % 32 / 8, at = n * 4 + k % 4, high = k % 8 >= 4;
+    int code = group[j * 64 + at] >> 4 * high & 15;
+    if (a.kind == kInt5) code |= (group[256 + at] >> (2 * j + high) & 1) << 4;
+    out[k] = scale * (code - offset_of(a.kind));
   }
 }
 

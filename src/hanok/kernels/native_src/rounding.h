@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -15,26 +16,33 @@
 namespace HANOK_ISA {
 using namespace hanok;
 
-// A buffer on cache lines that only grows, by half of itself at least. What it grew out of stays until the end: a thread that is late
-// may still read it.
+// A buffer on cache lines that only grows, by half of itself at least, and takes memory as it is written. What it grew out of stays
+// until the end: a thread that is late may still read it.
 template <class T>
 class Buffer {
  public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
   ~Buffer() {
-    for (T* data : all_) operator delete[](data, std::align_val_t(64));
+    for (void* room : rooms_) std::free(room);
   }
   T* at_least(size_t count) {
     if (count > size_) {
-      size_ = std::max(count, size_ + size_ / 2);
-      all_.push_back(static_cast<T*>(operator new[](size_ * sizeof(T) + 64, std::align_val_t(64))));
-      std::memset(static_cast<void*>(data()), 0, size_ * sizeof(T) + 64);
+      const size_t size = std::max(count, size_ + size_ / 2);
+      rooms_.reserve(rooms_.size() + 1);
+      void* room = std::calloc(size * sizeof(T) + 128, 1);  // zeros that the system has are not written
+      if (!room) throw std::bad_alloc();
+      rooms_.push_back(room);
+      size_ = size;
+      data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(room) + 63) / 64 * 64);
     }
-    return data();
+    return data_;
   }
-  T* data() const { return all_.empty() ? nullptr : all_.back(); }
+  T* data() const { return data_; }
 
  private:
-  std::vector<T*> all_;
+  std::vector<void*> rooms_;
+  T* data_ = nullptr;
   size_t size_ = 0;
 };
 
@@ -138,7 +146,7 @@ void round_row(const float* x, int row, Kind kind, const Rows& rows) {
     }
     int32_t sum = 0;
     for (int i = 0; i < W; ++i) sum += total[i];
-    sums[g] = (kind == kInt4 ? -8 : -128) * sum;
+    sums[g] = -offset_of(kind) * sum;
   }
 }
 

@@ -1,11 +1,21 @@
 // Compiled once for each instruction set. Sums run in one fixed order for each row, whatever else is in the step and however many
 // threads there are, so a row's numbers depend on its own sequence alone.
+#include <stdexcept>
+
 #include "packing.h"
 #include "walker.h"
 
 namespace HANOK_ISA {
 
 std::shared_ptr<Scratch> new_scratch() { return std::make_shared<Buffers>(); }
+
+// Before a thread begins: a loop has an item for each row and head, expert or part of the scores at most.
+void check_items(const ModelWeights& model, int rows) {
+  int64_t most = 1;
+  for (const LayerWeights& layer : model.layers)
+    most = std::max<int64_t>({most, layer.attention.heads, layer.delta.heads, layer.mlp.experts.count + 1});
+  if (rows * most > Crew::kItems) throw std::length_error("a step of too many rows: take fewer at a time");
+}
 
 // Room for `rows` rows in every buffer of a step.
 void make_room(Step& step, Buffers& buffers) {
@@ -74,6 +84,7 @@ void run_step(const std::shared_ptr<const ModelWeights>& model, const std::share
   step->args = std::move(args);
   const int threads = crew.threads();
   Buffers& buffers = static_cast<Buffers&>(*scratch);
+  check_items(*model, step->args.rows);
   make_room(*step, buffers);
   plan_attention(*step, threads, buffers.slice_sums);
   step->adapted.low = buffers.adapted.at_least(plan_adapters(step->args, step->adapted));

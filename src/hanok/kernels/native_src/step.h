@@ -9,13 +9,18 @@
 
 namespace hanok {
 
-enum Kind : int { kBf16 = 0, kInt8 = 1, kInt4 = 2 };
+enum Kind : int { kBf16 = 0, kInt8 = 1, kInt4 = 2, kInt5 = 3 };
+// Of 32 columns of 16 rows; and what integers are too large by.
+constexpr int group_bytes(Kind kind) { return kind == kBf16 ? 1024 : kind == kInt8 ? 512 : kind == kInt5 ? 320 : 256; }
+constexpr int offset_of(Kind kind) { return kind == kInt8 ? 128 : kind == kInt5 ? 16 : 8; }
 
 // A matrix [rows, cols] packed for products: 16 rows side by side, so that one vector holds 16 outputs; rows are padded to a
 // multiple of 16, columns to one of 32.
 //   bf16  [rows/16][cols/2][16][2]
 //   int8  [rows/16][cols/4][16][4] of w + 128, scales float16 [rows/16][cols/32][16]
 //   int4  [rows/16][cols/8][16][4], low half: columns 0-3 of the eight, high half: 4-7, each w + 8; scales likewise
+//   int5  [rows/16][cols/32] of: four bits of w + 16 as in int4 for 32 columns; then [16][4] of the fifth bits, of bytes as in
+//         one word of int4: bit 2 j of column 8 j + i, bit 2 j + 1 of column 8 j + 4 + i; scales likewise
 struct Matrix {
   Kind kind = kBf16;
   int rows = 0, cols = 0;  // padded
@@ -165,7 +170,7 @@ struct Scratch {  // buffers between the loops
   void run_step(const std::shared_ptr<const hanok::ModelWeights>&, const std::shared_ptr<hanok::Cache>&,              \
                 const std::shared_ptr<hanok::Scratch>&, hanok::StepArgs, hanok::Crew&);                               \
   void product(const hanok::Matrix&, const float* x, int rows, float* y, hanok::Crew&);                               \
-  void quantise_four(const float* w, size_t groups, int tries, int8_t* q, uint16_t* scales, hanok::Crew&);            \
+  void quantise(int bits, const float* w, size_t groups, int tries, int8_t* q, uint16_t* scales, hanok::Crew&);       \
   void pack_rows(hanok::PackArgs, hanok::Crew&);                                                                      \
   }
 HANOK_DECLARE_STEP(isa_portable)

@@ -225,7 +225,7 @@ class Walker {
     if (!walk_.loop(rows, [&](int row) {
           float* to = step_.normal + (size_t)row * width_;
           if (const float* from = normal_of(layer.before_mlp)(row, to); from != to) std::memcpy(to, from, width_ * sizeof(float));
-          round_row(to, row, e.gate_up.kind, step_.wide);
+          if (shared.down.rows) round_row(to, row, shared.gate_up.kind, step_.wide);
         })) return false;
     if (!choose_experts(e, number)) return false;
     if (shared.down.rows) {

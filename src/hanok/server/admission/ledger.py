@@ -103,7 +103,8 @@ class Ledger:
             for want, account in zip(wants, accounts, strict=True):
                 if account.hand + EPSILON < want.need:
                     if moment < account.refused and want.need >= account.short:
-                        return Short(want, 0.0, account.refused - moment)
+                        wait = max(account.refused - moment, account.reset - (moment - account.known))
+                        return Short(want, account.left, wait)
                     missing.append((want, account))
             had = [
                 replace(want, need=min(want.need, account.hand))

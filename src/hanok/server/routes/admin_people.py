@@ -136,7 +136,8 @@ def _add_tenants(routes: APIRouter, services: Services) -> None:
         await known(identifier)
         removed = await asyncio.to_thread(management.delete_tenant, identifier)
         for forget in services.on_tenant_deleted:
-            removed.update(await asyncio.to_thread(forget, identifier))
+            for name, count in (await asyncio.to_thread(forget, identifier)).items():
+                removed[name] = removed.get(name, 0) + count
         return {"id": identifier, "deleted": True, "removed": removed}
 
     async def known(identifier: str) -> None:

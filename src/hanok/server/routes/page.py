@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request
 from hanok import __version__
 from hanok.server.identity.roles import PUBLIC, needs
 from hanok.server.principal import Principal, principal_of
-from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
 
 FEATURES: Mapping[str, tuple[str, str]] = {
@@ -68,7 +67,5 @@ def _features(paths: Container[str], principal: Principal) -> Iterable[str]:
     return (
         name
         for name, (path, permission) in FEATURES.items()
-        if path in paths
-        and (permission == PUBLIC or principal.may(permission))
-        and (name != "documents" or "documents" in ChatRequest.model_fields)
+        if path in paths and (permission == PUBLIC or principal.may(permission))
     )

@@ -90,8 +90,10 @@ class AlignConfig:
     group_size: int = 8
     """Answers to each prompt."""
     overlap: int = 0
-    """Roll-outs that the generator writes ahead, on half of the threads, while the learner learns (PipelineRL); 0: in turn, which
-    alone is reproducible bit for bit."""
+    """Roll-outs that the generator writes ahead while the learner learns (PipelineRL); 0: in turn, which alone is reproducible
+    bit for bit."""
+    generator_threads: int = 0
+    """Of the run's threads, those that the generator has where the two overlap; the learner has the others. 0: half."""
     updates_per_rollout: int = 1
     """Updates from the answers of one roll-out: they are split into so many steps."""
     max_new_tokens: int = 128
@@ -173,6 +175,7 @@ class AlignConfig:
             "centre",
             "validation_answers",
             "overlap",
+            "generator_threads",
         ):
             _require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)}", "it must not be negative")
         _require(
@@ -239,6 +242,11 @@ class AlignConfig:
                 f"{' and '.join(given)} with think = plain",
                 "add --think delethink, or leave them out",
             )
+        _require(
+            self.overlap > 0 or not self.generator_threads,
+            f"generator_threads = {self.generator_threads} without overlap",
+            "in turn, both sides have all threads: leave it out, or set overlap",
+        )
         if self.overlap:
             self._check_overlap(method)
         if self.kl_target is not None:

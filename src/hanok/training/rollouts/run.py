@@ -134,4 +134,5 @@ def _threads(config: AlignConfig, threads: int) -> tuple[int, int]:
     """Of the learner and of the generator: all of them in turn, or a share each where they work at the same time."""
     if not config.overlap:
         return threads, threads
-    return max(1, threads - threads // 2), max(1, threads // 2)
+    generator = config.generator_threads or max(1, threads // 2)
+    return max(1, threads - generator), generator

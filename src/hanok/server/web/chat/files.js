@@ -8,7 +8,7 @@ import { titleOf } from "/lib/tree.js";
 import { changed, session } from "/chat/session.js";
 
 const OURS = "console"; // in a collection's metadata: the conversation that it was made for
-const ACCEPT = ".txt,.md,.pdf,.html,.htm,.csv,.json,.jsonl,.xml,.epub,.docx,.pptx,.xlsx,.hwpx";
+const ACCEPT = ".txt,.md,.html,.htm,.pdf,.json,.jsonl,.csv,.parquet";
 
 // ---- what goes with the question ----------------------------------------------------------------------------------
 

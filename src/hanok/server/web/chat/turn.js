@@ -20,6 +20,7 @@ export function drawTurn(message, last) {
   item.append(bubble(message));
   if (message.tool_calls?.length) item.append(calls(message, last));
   if (message.citations?.length) item.append(citations(message.citations));
+  else if (message.grounded && message.end) item.append(h("small", { class: "grounded" }, t(message.grounded.answered ? "uncited" : "unsupported")));
   const writing = session.running && last && message.role === "assistant" && !message.end && !message.error;
   if (!writing) item.append(message.role === "user" ? userActions(item, message) : answerActions(item, message, last));
   if (message.correction) item.append(h("div", { class: "correction", dir: "auto" }, h("span", { class: "visually-hidden" }, t("correction")), message.correction));

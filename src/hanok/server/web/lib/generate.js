@@ -22,6 +22,7 @@ export async function generate(body, message, { signal, onchange = () => {} } = 
     for await (const event of events("/v1/chat/completions", body, signal)) {
       message.request_id = event.id ?? message.request_id;
       if (event.usage) message.usage = event.usage;
+      if (event.documents) message.grounded = event.documents;
       if (event.choices?.[0]) take(message, event.choices[0]);
       message.first ??= message.content || message.reasoning ? performance.now() - started : undefined;
       onchange(message);

@@ -52,7 +52,7 @@ export function titleOf(talk) {
 export function forServer(talk) {
   const failed = new Set(talk.messages.filter((message) => message.error).map((message) => message.id));
   const kept = talk.messages.filter((message) => !failed.has(message.id) && !failed.has(message.parent));
-  const messages = kept.map(({ tokens, error, rating, ...rest }) => ({ ...rest, ...(rating ? { rating } : {}) }));
+  const messages = kept.map(({ tokens, error, rating, grounded, usage, seconds, first, ...rest }) => ({ ...rest, ...(rating ? { rating } : {}) }));
   const leaf = failed.has(talk.leaf) ? find(talk, talk.leaf).parent : talk.leaf;
   return { title: titleOf(talk), system: talk.system, leaf, messages, files: talk.files, collections: talk.collections, ...(talk.own_store ? { own_store: talk.own_store } : {}), ...(talk.model ? { model: talk.model } : {}) };
 }
