@@ -174,6 +174,7 @@ def create_app(services: Services) -> FastAPI:
     routers = [router(services) for router in ROUTERS]
     for router in routers:
         app.include_router(router)
+    app.state.routes = [route for router in routers for route in router.routes]  # what an error may name
     app.state.paths = frozenset(getattr(route, "path", "") for router in routers for route in router.routes)
     app.mount("/", StaticFiles(directory=WEB, html=True))
     # around everything, errors that nobody foresaw too
