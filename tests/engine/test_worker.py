@@ -40,13 +40,13 @@ def ask(engine: LocalEngine, name: str = "one") -> tuple[int, ...]:
     return engine.generate([Request(id=name, prompt_ids=range(20, 90), params=PARAMS)])[0].ids
 
 
-def fail_at(engine: LocalEngine, number: int, error: BaseException) -> None:
-    """The scheduler's step of that number raises, once."""
+def fail_at(engine: LocalEngine, number: int, error: BaseException, *, company: int = 1) -> None:
+    """The scheduler's step of that number raises, once, counted from when so many requests are open."""
     step, count = engine._scheduler.step, 0
 
     def counted() -> None:
         nonlocal count
-        count += 1
+        count += len(engine._open) >= company
         if count == number:
             engine._scheduler.step = step  # type: ignore[method-assign]
             raise error
@@ -67,7 +67,7 @@ def test_every_open_stream_is_told_and_the_next_is_answered(
     engine: LocalEngine, error: BaseException
 ) -> None:
     expected = ask(engine)
-    fail_at(engine, 10, error)
+    fail_at(engine, 2, error, company=5)
 
     async def all_of_them() -> list[Any]:
         waiting = (read(engine, str(number)) for number in range(5))
