@@ -27,9 +27,7 @@ from hanok.improvement.accepted import current_model
 from hanok.improvement.config import ImproveConfig
 from hanok.improvement.improve import improve
 from hanok.recipes.runs import servable_model
-from hanok.server.app import create_app, listen
-from hanok.server.models import Models
-from hanok.server.services import Services
+from hanok.server.app import create_app, listen, services_of
 from hanok.store.database import Store, feedback_file
 from hanok.tokens.tokenizer import Tokenizer
 
@@ -53,8 +51,7 @@ def answers(model: Path, questions: list[str]) -> dict[str, str]:
 def served(model: Path) -> Iterator[httpx.Client]:
     engine = LocalEngine(model, threads=1)
     with Store(feedback_file(model)) as store, listen("127.0.0.1", 0) as listener:
-        models = Models(engine, name="colours", model_hash=open_artefact(model).hash)
-        app = create_app(Services(models=models, store=store))
+        app = create_app(services_of(engine, model, store, name="colours"))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

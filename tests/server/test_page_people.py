@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,13 @@ def test_an_administrator_changes_roles_and_tenants(guarded: Any, page: Any) -> 
     page.until("document.querySelectorAll('.data tbody')[0].rows.length === 2")
     page.js("""(() => { const row = [...document.querySelector('.data tbody').rows].find((n) => n.textContent.includes('yuna'));
       const role = row.querySelector('select'); role.value = 'reviewer'; role.dispatchEvent(new Event('change')); })()""")
+    wanted, end = {"boss": "administrator", "yuna": "reviewer"}, time.monotonic() + 10
+    while (
+        people := {one["name"]: one["role"] for one in guarded.http.get("/admin/users").json()["data"]}
+    ) != wanted:
+        assert time.monotonic() < end, people
+        time.sleep(0.05)
     page.until("document.querySelectorAll('.data tbody')[0].rows.length === 2")
-    people = {one["name"]: one["role"] for one in guarded.http.get("/admin/users").json()["data"]}
-    assert people == {"boss": "administrator", "yuna": "reviewer"}
     click(page, "#view section > button")
     page.until("document.activeElement.closest('dialog') !== null")
     page.js("document.querySelector('dialog input').focus(), 1")

@@ -29,7 +29,7 @@ def _choose(rows: list[dict[str, Any]], language: str) -> Iterator[str]:
     for kind in KINDS:
         fitting = [
             row for row in rows
-            if row["kind"] == kind and row["language"] == language and _plain(row) and (kind, row["type"]) not in types
+            if row["kind"] == kind and row.get("language") == language and _plain(row) and (kind, row["type"]) not in types
         ]  # fmt: skip
         if fitting:  # neither curt nor long-winded
             row = sorted(fitting, key=_length)[len(fitting) // 3]

@@ -4,7 +4,7 @@ import { $, announce, h, icon, iconButton } from "/lib/dom.js";
 import { language, setLanguage, t } from "/lib/i18n.js";
 import { has, server } from "/lib/state.js";
 import { library, markCurrent } from "/chat/library.js";
-import { begin, open, session, stop } from "/chat/session.js";
+import { begin, leave, open, session, stop } from "/chat/session.js";
 import { chatView } from "/chat/view.js";
 import { VIEWS } from "/views/index.js";
 
@@ -69,6 +69,7 @@ function switchTheme() {
 }
 
 async function signOut() {
+  await leave();
   await remove("/session");
   sessionStorage.clear(); // the next person's tab knows nothing of this one's conversation
   location.replace("/");

@@ -15,7 +15,18 @@ let saving = Promise.resolve();
 export const listen = (call) => listeners.add(call);
 const tell = (kind, message) => listeners.forEach((call) => call(kind, message));
 
-const remember = () => sessionStorage.setItem(KEY, JSON.stringify(session.talk));
+let gone = false;
+
+function remember() {
+  if (!gone) sessionStorage.setItem(KEY, JSON.stringify(session.talk));
+}
+
+// Before somebody signs out: what is being saved is saved, and nothing is written into the tab behind it.
+export async function leave() {
+  stop();
+  await saving;
+  gone = true;
+}
 
 export function begin() {
   stop();
