@@ -87,8 +87,10 @@ def shrink_and_recover(
         raise ConfigError(f"{out} is there already", remedy="choose another name, or delete it")
     work = out.with_name(f".{out.name}.tune")
     step = {"shrink": {"part": part, "share": share, "data": open_artefact(data).hash, "seed": config.seed}}
-    if (work / "start").exists() and open_artefact(work / "start", kind="model").step != step:
-        shutil.rmtree(work)
+    if (work / "start").exists():
+        found = open_artefact(work / "start", kind="model")
+        if found.step != step or found.parents.get("source") != open_artefact(model).hash:
+            shutil.rmtree(work)
     if not (work / "start").exists():
         work.mkdir(exist_ok=True)
         shrink(part, share, config, model=model, data=data, out=work / "start")

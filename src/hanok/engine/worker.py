@@ -79,8 +79,9 @@ class Worker:
             self._wake.notify()
 
     def _begin(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="hanok-engine", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="hanok-engine", daemon=True)
+        thread.start()
+        self._thread = thread  # only now: one that could not start is tried again
 
     def _cancel(self, generations: Sequence[Generation]) -> None:
         """Nobody listens any more."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -52,6 +54,7 @@ from hanok.store.conversations import forget_tenant
 from hanok.store.database import Store, feedback_file, run_folder
 
 MOST_HEADER_BYTES = 32 << 10
+THREADS = 64  # for what would block the event loop: so many that some slow jobs do not keep everybody out
 WEB = Path(__file__).with_name("web")
 
 
@@ -159,6 +162,9 @@ def create_app(services: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
+        asyncio.get_running_loop().set_default_executor(
+            ThreadPoolExecutor(THREADS, thread_name_prefix="hanok-work")
+        )
         services.models.begin()
         async with operations.running():
             yield

@@ -6,6 +6,7 @@ twice, NaN and Infinity, halves of surrogate pairs. Depth is bounded because eve
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hanok.server.errors import ApiError, error_response
 
 DEEPEST = 256  # levels of JSON
+LARGE = 64 << 10  # bytes; such bodies are read beside the event loop
 _METHODS = ("POST", "PUT", "PATCH", "DELETE")
 
 
@@ -39,7 +41,10 @@ class Bodies:
                 return
             if body:
                 _check_kind(kind)
-                check_json(body)
+                if len(body) > LARGE:
+                    await asyncio.to_thread(check_json, body)
+                else:
+                    check_json(body)
         except ApiError as error:
             await error_response(error.status, error.message, code=error.code)(scope, receive, send)
             return
@@ -114,8 +119,8 @@ def _check_text(text: str) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise _bad(f"{twice!r} occurs twice in one object".encode("ascii", "backslashreplace").decode())
     return found
 

@@ -61,7 +61,7 @@ class Completions:
             ]  # fmt: skip
             try:
                 for request in requests:
-                    held = await services.models.take(body.model, principal)
+                    held = services.models.share(served)
                     generations.append(
                         await Generation.begin(
                             services, held, principal, request, route="completions", streamed=body.stream

@@ -153,8 +153,10 @@ class Generation:
                 cached_tokens=sum(one.cached_tokens for one in self._usages),
                 first_token_seconds=self._first, seconds=time.monotonic() - self.exchange.started,
             )  # fmt: skip
-            for observer in self._services.observers:
-                observer.ended(self.exchange, outcome)
-            await self._lease.settle(outcome)
+            try:
+                for observer in self._services.observers:
+                    observer.ended(self.exchange, outcome)
+            finally:
+                await self._lease.settle(outcome)
         finally:
             self._services.models.give_back(self._served)

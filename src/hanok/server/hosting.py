@@ -193,6 +193,12 @@ class Hold:
     def __init__(self, host: Hosted) -> None:
         self._host: Hosted | None = host
 
+    def again(self) -> Hold:
+        """One more, even if the model is to be unloaded once nobody uses it."""
+        assert self._host is not None
+        self._host.users += 1
+        return Hold(self._host)
+
     def release(self, then: Callable[[Hosted], None]) -> None:
         """Once; what comes after it does nothing."""
         host, self._host = self._host, None

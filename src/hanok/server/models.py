@@ -93,11 +93,11 @@ class Models:
 
     @property
     def engines(self) -> dict[str, LocalEngine]:
-        """Model's name to engine, of those that are loaded."""
+        """Model's name to engine, of those that are loaded or still have answers under way."""
         return {
             name: host.engine
             for name, host in self._hosts.items()
-            if host.engine is not None and host.state == "loaded"
+            if host.engine is not None and host.state in ("loaded", "unloading")
         }
 
     def hash_of(self, name: str) -> str:
@@ -125,6 +125,10 @@ class Models:
         except BaseException:
             hold.release(self._left)
             raise
+
+    def share(self, served: Served) -> Served:
+        """One more hold on what one has: given back on its own."""
+        return served if served.hold is None else replace(served, hold=served.hold.again())
 
     def give_back(self, served: Served) -> None:
         """As often as one likes."""
@@ -241,6 +245,10 @@ class Models:
 
     async def _load(self, host: Hosted) -> None:
         """Where there is room, which is made by unloading those not in use, the longest unused first."""
+        if self._memory is not None and host.spec.weight_bytes > self._memory:  # there will never be room
+            raise ApiError(
+                503, f'model "{host.name}" is larger than the memory for models', code="model_too_large"
+            )
         async with self._room:  # one at a time: who is waiting for room shall get it
             while host.state == "unloaded" and not host.changing and not self._fits(host):
                 unused = [one for one in self._hosts.values() if one.state == "loaded" and not one.users]

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from hanok.reporting import log
 from hanok.server.admission.ledger import Errand, Ledger
 from hanok.server.admission.prices import Prices
@@ -98,7 +96,7 @@ class Limited:
             wants = [limit.want for limit in limits]
             errand.done.add_done_callback(lambda done: _give_back(self.ledger, errand, wants))
             raise
-        except SQLAlchemyError as error:
+        except Exception as error:
             self.ledger.undo(errand)
             log.error("the store cannot be asked what may be used", exc_info=error)
             raise ApiError(503, "the store does not answer; try again", code="store_unavailable") from error

@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from hanok.reporting import log
 from hanok.store.allowances import Answer, Drawn, Short, Want, draw, give_up_places
 from hanok.store.database import Store
@@ -202,8 +200,9 @@ class Ledger:
     def _wake(self) -> None:
         """The lock is held."""
         if self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._run, name="hanok-ledger", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="hanok-ledger", daemon=True)
+            thread.start()
+            self._thread = thread  # only now: one that could not start is tried again
         elif self._errands:
             self._lock.notify()
 
@@ -230,7 +229,7 @@ class Ledger:
         try:
             with self._store.write() as connection:
                 answers = draw(connection, groups, clock=self._clock, process=self._process)
-        except SQLAlchemyError as error:
+        except Exception as error:  # whoever waits hears of it, whatever it was
             with self._lock:
                 for account in self._accounts.values():
                     account.fetching = False
@@ -269,9 +268,7 @@ class Ledger:
                 draw(connection, [[want] for want in wants], clock=self._clock, process=self._process)
                 if everything:
                     give_up_places(connection, self._process)
-            if self._also is not None:
-                self._also()
-        except SQLAlchemyError as error:
+        except Exception as error:
             log.error("what was used could not be written down; it will be tried again", exc_info=error)
             with self._lock:
                 for key, sums in used.items():
@@ -281,6 +278,12 @@ class Ledger:
                     account = self._accounts.setdefault(want.meter, Account(want))
                     account.hand -= want.need
                     account.leased -= want.need if want.kind == "places" else 0.0
+            return
+        try:
+            if self._also is not None:
+                self._also()
+        except Exception as error:  # what was written above stays written
+            log.error("when keys were last used could not be written down", exc_info=error)
 
     def _returns(self, everything: bool) -> list[Want]:
         """The lock is held: what goes back to the store (fewer than none), or is charged. Accounts that nobody has needed for

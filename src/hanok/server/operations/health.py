@@ -67,12 +67,11 @@ class Health:
             return
         if since is not None and self._clock() - since > self._stuck:
             self._fall_ill(name, patient, f"a step does not end since {self._clock() - since:.0f} s")
-            if not patient.ended:
-                patient.ended = True
-                engine.interrupt(EngineError("the engine hangs", remedy="send the request again in a minute"))
+            patient.ended = True  # again and again: who asks meanwhile waits for the same step
+            engine.interrupt(EngineError("the engine hangs", remedy="send the request again in a minute"))
             return
         patient.ended = False
-        if pulse.failures or pulse.died > patient.seen:
+        if pulse.failures or pulse.died != patient.seen:
             patient.seen = pulse.died
             self._fall_ill(
                 name, patient, f"{pulse.failures} steps failed" if pulse.failures else "its thread died"

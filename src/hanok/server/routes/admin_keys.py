@@ -66,6 +66,7 @@ def router(services: Services) -> APIRouter:
     @needs("keys:manage")
     async def create(body: NewKey, request: Request) -> dict[str, Any]:
         principal = principal_of(request)
+        _check_given(principal, body.given())
         tenant = reach(principal, body.tenant or principal.tenant) or principal.tenant
         key, whole = await asyncio.to_thread(
             management.create_key, **body.given(), tenant=tenant, created_by=principal.id
@@ -80,7 +81,9 @@ def router(services: Services) -> APIRouter:
     @routes.patch("/admin/keys/{identifier}")
     @needs("keys:manage")
     async def change(identifier: str, body: KeyChange, request: Request) -> dict[str, Any]:
-        key = await find(identifier, principal_of(request))
+        principal = principal_of(request)
+        key = await find(identifier, principal)
+        _check_given(principal, body.given(), itself=key.id == principal.id)
         return key_object(await asyncio.to_thread(management.change_key, key, **body.given()))
 
     @routes.post("/admin/keys/{identifier}/rotate", status_code=201)
@@ -101,3 +104,13 @@ def router(services: Services) -> APIRouter:
         return key_object(await asyncio.to_thread(management.revoke_key, key))
 
     return routes
+
+
+def _check_given(principal: Principal, values: dict[str, Any], *, itself: bool = False) -> None:
+    """Raises ApiError 403 for a place before other tenants, and for a key that would give more than it has."""
+    if values.get("priority", 0) < 0 and not principal.runs_house:
+        raise ApiError(
+            403, "a priority below 0 is for the house to give", param="priority", code="permission_denied"
+        )
+    if itself:
+        raise ApiError(403, "a key cannot change itself", code="permission_denied")

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from hanok.server.chat import Chat, Message
+from hanok.server.errors import ApiError
 from hanok.server.grounding import grounded_in, refuse
 from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
@@ -37,6 +38,10 @@ def router(services: Services) -> APIRouter:
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         principal, grounded = principal_of(request), None
         if body.documents is not None:
+            if not principal.may("documents:read"):
+                raise ApiError(
+                    403, '"documents:read" is not allowed here', param="documents", code="permission_denied"
+                )
             body, grounded = await grounded_in(services, body, body.documents, principal)
             if grounded.refusal is not None:
                 return await refuse(services, body, principal, grounded)

@@ -60,10 +60,10 @@ def router(services: Services) -> APIRouter:
         name = body.model or services.models.default_name
         async with services.models.use(name, principal_of(request)) as served:
             ids = await asyncio.to_thread(_ids, served, body)
-            texts = [served.engine.tokenizer.decode([one], skip_special=False) for one in ids]
+            texts = await asyncio.to_thread(_texts, served, ids) if body.return_token_strs else None
             return TokenizeAnswer(
                 count=len(ids), max_model_len=served.engine.max_context, tokens=ids,
-                token_strs=texts if body.return_token_strs else None,
+                token_strs=texts,
             )  # fmt: skip
 
     @needs("models:read")
@@ -114,3 +114,7 @@ def _ids(served: Served, body: TokenizeRequest) -> list[int]:
     if not body.prompt:
         return [tokenizer.bos_id] if body.add_special_tokens else []
     return encode_text(tokenizer, body.prompt, special=body.add_special_tokens)
+
+
+def _texts(served: Served, ids: list[int]) -> list[str]:
+    return [served.engine.tokenizer.decode([one], skip_special=False) for one in ids]
