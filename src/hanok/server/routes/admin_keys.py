@@ -83,7 +83,7 @@ def router(services: Services) -> APIRouter:
     async def change(identifier: str, body: KeyChange, request: Request) -> dict[str, Any]:
         principal = principal_of(request)
         key = await find(identifier, principal)
-        _check_given(principal, body.given(), itself=key.id == principal.id)
+        _check_given(principal, body.given())
         return key_object(await asyncio.to_thread(management.change_key, key, **body.given()))
 
     @routes.post("/admin/keys/{identifier}/rotate", status_code=201)
@@ -106,11 +106,9 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _check_given(principal: Principal, values: dict[str, Any], *, itself: bool = False) -> None:
-    """Raises ApiError 403 for a place before other tenants, and for a key that would give more than it has."""
+def _check_given(principal: Principal, values: dict[str, Any]) -> None:
+    """Raises ApiError 403 for a place in the queue before other tenants."""
     if values.get("priority", 0) < 0 and not principal.runs_house:
         raise ApiError(
             403, "a priority below 0 is for the house to give", param="priority", code="permission_denied"
         )
-    if itself:
-        raise ApiError(403, "a key cannot change itself", code="permission_denied")
