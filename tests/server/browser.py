@@ -58,7 +58,7 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def until(self, expression: str, *, seconds: float = 15.0) -> None:
+    def until(self, expression: str, *, seconds: float = 40.0) -> None:
         """Wait for an expression to become true."""
         end = time.monotonic() + seconds
         while not self.js(expression):
