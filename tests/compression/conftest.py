@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,7 +15,6 @@ from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
 from hanok.tokens import Tokenizer
 
-_TINY = Path(__file__).resolve().parent.parent / "faults" / "tiny_training.py"
 SHAPE = {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "head_dim": 16, "intermediate_size": 128}
 
 
@@ -53,21 +49,3 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, small_decoder: Callable[
     save_model(small_decoder(num_kv_heads=2), directory)
     Tokenizer(tokenizer_files(Alphabet.of([]), [])).save(directory)
     return directory
-
-
-@pytest.fixture(scope="session")
-def tiny() -> ModuleType:
-    """write_tiny_shards and more, of the fault tests."""
-    if "tiny_training" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("tiny_training", _TINY)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["tiny_training"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["tiny_training"]
-
-
-@pytest.fixture(scope="session")
-def shards(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_tiny_shards(tmp_path_factory.mktemp("data") / "shards")

@@ -15,12 +15,14 @@ from torch import Tensor
 from hanok.artefacts import open_artefact
 from hanok.cli import _run
 from hanok.compression import layers as room
-from hanok.compression.calibrate import Moments, Watch, moments_of
+from hanok.compression.calibrate import Moments, Rows, Watch, moments_of
 from hanok.compression.compress import compress
 from hanok.compression.folds import apply_fold, folds_of
 from hanok.compression.hessian import hessian_of
+from hanok.compression.measure import compare
 from hanok.compression.rtn import rtn
 from hanok.compression.settings import CompressConfig, Method
+from hanok.compression.texts import read_texts
 from hanok.data.tokenizer import Alphabet, tokenizer_files
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
@@ -164,12 +166,13 @@ def test_gates_of_delta_attention_stay(text: Path, tmp_path: Path) -> None:
     assert made.metrics["maps_left_plain"] == 5
 
 
-def test_moments_are_those_of_what_the_maps_read() -> None:
+def test_moments_are_those_of_what_the_maps_read(tmp_path: Path) -> None:
     block = block_of(decoder_of(num_kv_heads=2))
     assert isinstance(block.mlp, GatedMLP)
     lengths = [30, 7, 20]
     x_ND = torch.randn(57, 64, generator=torch.Generator().manual_seed(3))
-    found = moments_of(block, x_ND.numpy(), lengths)
+    x_ND.numpy().tofile(tmp_path / "rows")
+    found = moments_of(block, Rows(tmp_path / "rows", 64), lengths)
     assert found.keys() == {name for name, m in block.named_modules() if isinstance(m, Linear)}
     normed = block.input_layernorm(x_ND)
     for name in ("q_proj", "k_proj", "v_proj"):
@@ -187,6 +190,40 @@ def test_moments_are_those_of_what_the_maps_read() -> None:
     assert not any(m._forward_pre_hooks for m in block.modules()), "the watch is closed"
     assert isinstance(found["mlp.down_proj"], Moments)
     Watch(block).close()
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps").is_file(), reason="only Linux says which pages are in memory"
+)
+def test_pages_of_files_are_given_back_behind_each_layer(text: Path, tmp_path: Path) -> None:
+    """Of a model and its codes nearly nothing is in memory once every layer was read."""
+    wide = {"hidden_size": 256, "num_layers": 4, "intermediate_size": 1024}
+    base = saved(decoder_of(num_kv_heads=4, **wide), tmp_path / "base")
+    compress("rtn", SMALL, model=base, data=text, out=tmp_path / "out")
+    sides = [load_model(path, dtype="stored", sparing=True) for path in (base, tmp_path / "out")]
+    for side in sides:
+        side.requires_grad_(False)
+    files = [path / "model.safetensors" for path in (base, tmp_path / "out")]
+    compare(
+        sides[0],
+        sides[1],
+        read_texts(text, base, samples=1, held_out=2, length=48, seed=1).held_out,
+        keep=False,
+    )
+    for file in files:
+        assert resident(file) < 0.25 * file.stat().st_size
+
+
+def resident(file: Path) -> int:
+    """Bytes of a mapped file that count as this process's memory."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        first = line.split(maxsplit=1)[0]
+        if not first.endswith(":"):
+            inside = line.endswith(str(file))
+        elif inside and first == "Rss:":
+            found += 1024 * int(line.split()[1])
+    return found
 
 
 @pytest.mark.parametrize("heads", [4, 2])

@@ -17,6 +17,7 @@ from hanok.compression import search as room
 from hanok.compression.measure import compare, layer_distances
 from hanok.compression.search import bits_of_target, bits_that_run, bytes_of, rate_of
 from hanok.compression.sensitivity import ENDS, Unit, allot, sensitivities
+from hanok.compression.texts import read_texts
 from hanok.errors import ConfigError
 from hanok.kernels.formats import quantise
 from hanok.models.checkpoint import load_head_bits, load_model
@@ -127,12 +128,33 @@ def test_where_two_models_differ(
     out = tmp_path / "report"
     assert _run(["eval", "compare", str(model_dir), str(narrow), *words, "--out", str(out)]) == 0
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    worst = [row["kl"] for row in report["Predictions that changed most"]]
+    rows = report["Predictions that changed most"]
+    assert all(set(row["p of that"]) <= set("0123456789.e-+ →") for row in rows)
+    assert any(row["before says"] != row["after says"] for row in rows)
+    worst = [row["kl"] for row in rows]
     assert worst == sorted(worst, reverse=True)
     apart = {row["measure"]: row["value"] for row in report["How far apart"]}
     assert worst[0] > apart["kl_worst_percent"] > apart["kl"] > 0
+    for option in ("--input-bits", "--cache-bits"):  # a model with itself, coarser
+        costs = []
+        for bits in ("8", "4"):
+            capsys.readouterr()
+            assert (
+                _run(["eval", "compare", str(model_dir), str(model_dir), *words, option, bits, "--json"]) == 0
+            )
+            costs.append(json.loads(capsys.readouterr().out)["kl"])
+        assert 0 < costs[0] < costs[1]
+    assert _run(["eval", "compare", str(model_dir), str(model_dir), *words, "--cache-bits", "1"]) == 2
     assert _run(["eval", "compare", str(model_dir), str(narrow), "--out", str(tmp_path / "other")]) == 2
     assert "--data" in capsys.readouterr().err
+
+
+def test_every_seed_is_measured_on_the_same_text(model_dir: Path, text_file: Path) -> None:
+    first, second = (
+        read_texts(text_file, model_dir, samples=3, held_out=2, length=16, seed=seed) for seed in (1, 2)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(first.held_out, second.held_out, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first.calibration, second.calibration, strict=True))
 
 
 def test_pieces_of_the_vocabulary_are_the_whole(
@@ -157,6 +179,10 @@ def test_pieces_of_the_vocabulary_are_the_whole(
     torch.testing.assert_close(
         found.kl_T.double(), (laws[0].exp() * (laws[0] - laws[1])).sum(-1), atol=1e-6, rtol=1e-4
     )
-    for law, perplexity in zip(laws, (found.perplexity_before, found.perplexity_after), strict=True):
+    for side, (law, perplexity) in enumerate(
+        zip(laws, (found.perplexity_before, found.perplexity_after), strict=True)
+    ):
         assert perplexity == pytest.approx(math.exp(-float(law.gather(1, targets).mean())), rel=1e-5)
-    assert found.flipped == pytest.approx(float((laws[0].argmax(-1) != laws[1].argmax(-1)).double().mean()))
+        surprise = -law.gather(1, targets)[:, 0]
+        torch.testing.assert_close(found.surprise_2T[side], surprise, atol=1e-5, rtol=1e-5)
+        assert torch.equal(found.likeliest_2T[side], law.argmax(-1))

@@ -12,7 +12,6 @@ from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
 from hanok.engine.native import NativeDecoder
 from hanok.kernels.native import native_available
-from hanok.kernels.packed import PackedMatrix
 from hanok.models.coded import CodedParameter
 from hanok.models.convert import convert
 
@@ -35,7 +34,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def images(model: NativeDecoder) -> list[Tensor]:
-    kept = [one for one in model._kept if isinstance(one, PackedMatrix)]
+    kept = model._held.matrices
     return [part for one in kept for part in (one.weights, one.scales) if part is not None]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +31,7 @@ def kept(model: Path) -> list[Path]:
     return sorted((model.parent / "cache" / "images").glob("*.safetensors"))
 
 
-def answer(model: Path, weights="int4") -> tuple[int, ...]:
+def answer(model: Path, weights: Any = "int4") -> tuple[int, ...]:
     engine = LocalEngine(model, weights=weights)
     params = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
     return engine.generate([Request(id="a", prompt_ids=[5, 6, 7, 8], params=params)])[0].ids
@@ -45,7 +47,7 @@ def test_the_second_start_takes_them_and_answers_the_same(
     def never(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("packed anew")
 
-    monkeypatch.setattr("hanok.engine.native.image", never)
+    monkeypatch.setattr("hanok.engine.held.image", never)
     assert answer(model, weights) == first
 
 
@@ -101,3 +103,20 @@ def test_a_folder_that_cannot_be_written_costs_time_only(
     (model.parent / "cache").write_text("a file where the folder should be")
     answer(model)
     assert "not kept" in caplog.text
+
+
+def test_a_model_with_a_finer_head_and_the_same_as_a_draft_have_images_of_their_own(model: Path) -> None:
+    """A draft runs in one kind throughout; what is kept of the model alone has embedding and head of eight bits."""
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(settings | {"hanok_head_bits": 8}))
+    alone = answer(model)
+    params = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
+    for _ in range(2):  # made, and found again
+        engine = LocalEngine(model, weights="int4", draft_dir=model)
+        assert engine.generate([Request(id="a", prompt_ids=[5, 6, 7, 8], params=params)])[0].ids == alone
+        speculator: Any = engine._scheduler._speculator  # type: ignore[union-attr]
+        assert speculator._draft._model.head.kind == "int4"
+        assert engine._native is not None
+        assert engine._native.head.kind == "int8"
+        engine.close()
+    assert len(kept(model)) == 2

@@ -14,7 +14,6 @@ from hanok.engine.images import images_of
 from hanok.engine.native import NativeDecoder
 from hanok.kernels.formats import Stored, pack_words, quantise
 from hanok.kernels.native import native_available
-from hanok.kernels.packed import PackedMatrix
 from hanok.models.checkpoint import FileCodes, load_head_bits, load_model, load_stored_bits, save_quantised
 from hanok.models.coded import CodedParameter, as_quantised
 from hanok.models.config import ModelConfig, MoEConfig
@@ -153,8 +152,7 @@ def test_shared_and_routed_experts_of_two_widths(tmp_path: Path) -> None:
 def test_codes_of_a_file_stay_as_they_are(mixed: Path) -> None:
     """int4+ of a directory of codes has these, and five bits in the embedding alone."""
     plus, plain = (
-        {matrix.kind for matrix in native(mixed, finer=finer)._kept if isinstance(matrix, PackedMatrix)}
-        for finer in ("int5", None)
+        {matrix.kind for matrix in native(mixed, finer=finer)._held.matrices} for finer in ("int5", None)
     )
     assert plus == {"int4", "int5", "int8"}
     assert plain == {"int4", "int8"}

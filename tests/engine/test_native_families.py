@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
 
+import public_models as public
 import pytest
 import torch
 from torch import Tensor
@@ -24,12 +24,6 @@ pytestmark = [
     pytest.mark.skipif(not native_available(), reason="the native kernels are not built"),
     pytest.mark.filterwarnings("ignore"),
 ]
-_PUBLIC = Path(__file__).parents[1] / "models" / "public_models.py"
-_spec = importlib.util.spec_from_file_location("public_models", _PUBLIC)
-assert _spec is not None
-assert _spec.loader is not None
-public = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(public)
 
 REFUSED = {"phi3, partial LongRoPE": "stretch", "qwen3_next": "gdn"}
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "engine.md"

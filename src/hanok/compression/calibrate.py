@@ -1,6 +1,6 @@
 """What the maps of one block read: second moments and mean sizes of their inputs, block by block.
 
-A decoder is walked layer by layer: the inputs of a block lie in a mapped file, so that memory holds one block's numbers and one
+A decoder is walked layer by layer: the inputs of a block lie in a file, so that memory holds one block's numbers and one
 batch. Maps that read the same tensor share one set of moments.
 
 N tokens of a batch, D model width, K inputs of a map.
@@ -9,12 +9,14 @@ N tokens of a batch, D model width, K inputs of a map.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hanok.artefacts import fsync_file
 from hanok.compression.rotate import Rotation
 from hanok.models.decoder import Block, Decoder
 from hanok.models.linear import Linear
@@ -76,25 +78,37 @@ class Watch:
         self._last = (x, self.moments[name])
 
 
+class Rows:
+    """Vectors of all calibration tokens in a file, read a batch at a time: pages of a mapped file would count as memory."""
+
+    def __init__(self, file: Path, width: int) -> None:
+        self._file, self._width = file, width
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """float32 [rows, width]."""
+        skipped, count = 4 * self._width * rows.start, self._width * (rows.stop - rows.start)
+        numbers = np.fromfile(self._file, dtype=np.float32, count=count, offset=skipped)
+        return torch.from_numpy(numbers).view(-1, self._width)
+
+
 @torch.no_grad()
-def moments_of(block: Block, inputs_ND: np.ndarray, lengths: Sequence[int]) -> dict[str, Moments]:
+def moments_of(block: Block, inputs: Rows, lengths: Sequence[int]) -> dict[str, Moments]:
     """Run a block over all calibration rows and watch its maps."""
     watch = Watch(block)
     try:
         for rows, ragged in batches(lengths):
-            block(torch.from_numpy(inputs_ND[rows].copy()), ragged, None)
+            block(inputs[rows], ragged, None)
     finally:
         watch.close()
     return watch.moments
 
 
 @torch.no_grad()
-def advance(block: Block, inputs_ND: np.ndarray, lengths: Sequence[int], file: Path) -> None:
+def advance(block: Block, inputs: Rows, lengths: Sequence[int], file: Path) -> None:
     """Write what the block makes of its inputs."""
-    outputs_ND = new_rows(file, *inputs_ND.shape)
-    for rows, ragged in batches(lengths):
-        outputs_ND[rows] = block(torch.from_numpy(inputs_ND[rows].copy()), ragged, None).float().numpy()
-    outputs_ND.flush()
+    with _written(file) as write:
+        for rows, ragged in batches(lengths):
+            write(block(inputs[rows], ragged, None))
 
 
 @torch.no_grad()
@@ -102,21 +116,19 @@ def embed(
     model: Decoder, windows: Sequence[np.ndarray], file: Path, rotation: Rotation | None = None
 ) -> None:
     """Write the inputs of the first block, turned where the model is to be."""
-    lengths = [len(ids) for ids in windows]
     ids_N = torch.from_numpy(np.concatenate(windows).astype(np.int64))
-    inputs_ND = new_rows(file, len(ids_N), model.config.hidden_size)
-    for rows, ragged in batches(lengths):
-        x_ND = model._embed(ids_N[rows], ragged).float()
-        inputs_ND[rows] = (x_ND if rotation is None else rotation.turn(x_ND)).numpy()
-    inputs_ND.flush()
+    with _written(file) as write:
+        for rows, ragged in batches([len(ids) for ids in windows]):
+            x_ND = model._embed(ids_N[rows], ragged).float()
+            write(x_ND if rotation is None else rotation.turn(x_ND))
 
 
-def new_rows(file: Path, rows: int, width: int) -> np.memmap:
-    return np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, width))
-
-
-def open_rows(file: Path, width: int) -> np.memmap:
-    return np.memmap(file, dtype=np.float32, mode="r").reshape(-1, width)  # pyright: ignore[reportReturnType]
+@contextmanager
+def _written(file: Path) -> Iterator[Callable[[Tensor], object]]:
+    """Takes rows one batch behind the other; they lie on the disk when it closes."""
+    with file.open("wb") as opened:
+        yield lambda x_ND: opened.write(x_ND.float().contiguous().numpy().data)
+    fsync_file(file)
 
 
 def batches(lengths: Sequence[int]) -> Iterator[tuple[slice, Ragged]]:

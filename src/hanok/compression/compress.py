@@ -75,9 +75,16 @@ def compress(
     compress_layers(plan, model, texts, work)
     with create_artefact(out, kind="model", parents=parents, step=step) as draft:
         plain = write_model(plan, model, work, draft.path)
+        few = few_rows(work)
         measured = _measure(plan, reference or model, draft.path, texts, context)
-        draft.metrics |= {**measured.metrics(), "maps_left_plain": len(plain)}
-        write_page(plan, measured, draft.path, tokenizer=Tokenizer.load(model), plain=plain, context=context)
+        draft.metrics |= {
+            **measured.metrics(),
+            "maps_left_plain": len(plain),
+            "experts_with_few_rows": len(few),
+        }
+        write_page(
+            plan, measured, draft.path, tokenizer=Tokenizer.load(model), plain=plain, few=few, context=context
+        )
     shutil.rmtree(work)
     return open_artefact(out, verify=False)
 
@@ -110,13 +117,14 @@ def filled(plan: Plan, model: Path, work: Path) -> tuple[Decoder, dict[str, File
             where, _, part = name.rpartition(".")
             if part == "codes":
                 full = f"layers.{number}.{where}"
-                codes[f"{full}.weight"] = FileCodes(
+                key = full if ".experts." in full else f"{full}.weight"
+                codes[key] = FileCodes(
                     tensor,
                     tensors[f"{where}.scales"],
                     words_of(plan.bits(full)),
                     tensors.get(f"{where}.zeros"),
                 )
-            elif part not in ("scales", "zeros"):
+            elif part not in ("scales", "zeros", "rows"):
                 module = block.get_submodule(where)
                 old = getattr(module, part)
                 setattr(module, part, nn.Parameter(tensor.to(old.dtype), requires_grad=False))
@@ -126,17 +134,30 @@ def filled(plan: Plan, model: Path, work: Path) -> tuple[Decoder, dict[str, File
     return made, codes
 
 
+def few_rows(work: Path) -> list[tuple[int, int, int]]:
+    """(layer, expert, rows) of experts that met fewer calibration rows than their maps have inputs."""
+    found = []
+    for number, file in enumerate(sorted(work.glob("layer-*.safetensors"))):
+        tensors = read_file(file)
+        if "mlp.experts.rows" not in tensors:
+            continue
+        *rows, inputs = tensors["mlp.experts.rows"].tolist()
+        found += [(number, expert, count) for expert, count in enumerate(rows) if count < inputs]
+    return found
+
+
 def decompressed(plan: Plan, model: Path, work: Path) -> Decoder:
     """The decoder with the numbers that its codes stand for, in memory, computing in float32."""
     made, codes = filled(plan, model, work)
     for name, one in codes.items():
-        grouped = unpack_words(one.words_NP, one.bits).float().unflatten(1, (one.scales_NG.shape[1], -1))
+        words_NP = one.words_NP.flatten(0, -2)
+        grouped = unpack_words(words_NP, one.bits).float().unflatten(1, (one.scales_NG.shape[-1], -1))
         if one.zeros_NG is not None:
-            grouped = grouped - one.zeros_NG.float()[..., None]
-        values = (grouped * one.scales_NG.float()[..., None]).flatten(1)
-        made.get_submodule(name.removesuffix(".weight")).register_parameter(
-            "weight", nn.Parameter(values, requires_grad=False)
-        )
+            grouped = grouped - one.zeros_NG.float().flatten(0, -2)[..., None]
+        values = (grouped * one.scales_NG.float().flatten(0, -2)[..., None]).flatten(1)
+        where, _, part = name.rpartition(".")
+        parameter = nn.Parameter(values.view(*one.words_NP.shape[:-1], -1), requires_grad=False)
+        made.get_submodule(where).register_parameter(part, parameter)
     made.set_compute_dtype(torch.float32)
     return made
 

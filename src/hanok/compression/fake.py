@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hanok.compression.rotation import hadamard
+from hanok.errors import ConfigError
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.mlp import GatedMLP
@@ -40,8 +41,11 @@ def round_cache(x_NGK: Tensor, bits: int) -> Tensor:
 
 @contextmanager
 def rounded_cache(decoder: Decoder, bits: int) -> Iterator[None]:
-    """While it is open, grouped-query attention sees keys and values of so many bits."""
-    mixers = [m for m in decoder.modules() if isinstance(m, GroupedQueryAttention)]
+    """While it is open, attention sees keys and values of so many bits. Raises ConfigError: mixers that are not grouped-query."""
+    mixers = [block.get_submodule("self_attn") for block in decoder.layers]
+    mixers = [mixer for mixer in mixers if isinstance(mixer, GroupedQueryAttention)]
+    if len(mixers) < len(decoder.layers):
+        raise _not_here("caches of layers that are no grouped-query attention")
     for mixer in mixers:
         mixer.on_cache = lambda x_NGK: round_cache(x_NGK, bits)
     try:
@@ -53,7 +57,11 @@ def rounded_cache(decoder: Decoder, bits: int) -> Iterator[None]:
 
 @contextmanager
 def rounded_inputs(decoder: Decoder, bits: int) -> Iterator[None]:
-    """While it is open, the maps of attention and gated feed-forward read vectors of so many bits."""
+    """While it is open, the maps of attention and gated feed-forward read vectors of so many bits.
+
+    Raises:
+        ConfigError: other layers.
+    """
 
     def behind(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
         return round_rows(out, bits)
@@ -64,17 +72,22 @@ def rounded_inputs(decoder: Decoder, bits: int) -> Iterator[None]:
     handles = []
     for block in decoder.layers:
         assert isinstance(block, Block)
-        assert isinstance(block.self_attn, GroupedQueryAttention)
-        assert isinstance(block.mlp, GatedMLP)
+        attention, mlp = block.self_attn, block.mlp
+        if not isinstance(attention, GroupedQueryAttention) or not isinstance(mlp, GatedMLP):
+            raise _not_here("inputs of layers without grouped-query attention and a gated feed-forward")
         norms = (block.input_layernorm, block.post_attention_layernorm)  # what joined maps read
         handles += [norm.register_forward_hook(behind) for norm in norms]
-        maps = (block.self_attn.o_proj, block.mlp.down_proj)
+        maps = (attention.o_proj, mlp.down_proj)
         handles += [one.register_forward_pre_hook(before) for one in maps]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _not_here(what: str) -> ConfigError:
+    return ConfigError(f"{what} are not rounded here", remedy="leave out --input-bits and --cache-bits")
 
 
 @torch.no_grad()

@@ -45,10 +45,12 @@ def gptq(
     weight_NK, hessian_KK = without_dead(weight_NK, hessian_KK)
     grid = find_grid(weight_NK, bits, group, symmetric=symmetric)
     inputs = weight_NK.shape[1]
-    order_K = (
-        hessian_KK.diagonal().argsort(descending=True, stable=True) if act_order else torch.arange(inputs)
-    )
-    u_KK = inverse_factor(hessian_KK[order_K][:, order_K], damp)
+    order_K = torch.arange(inputs)
+    if act_order:
+        order_K = hessian_KK.diagonal().argsort(descending=True, stable=True)
+        hessian_KK = hessian_KK[order_K][:, order_K]
+    u_KK = inverse_factor(hessian_KK, damp)
+    del hessian_KK
     w_NK, q_NK = weight_NK[:, order_K], torch.zeros_like(weight_NK)
     static, block = static_groups or act_order, -(-block // group) * group
     for start in range(0, inputs, block):

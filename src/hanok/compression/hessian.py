@@ -42,15 +42,14 @@ def inverse_factor(hessian_KK: Tensor, damp: float) -> Tensor:
         raise ConfigError(f"damp = {damp}", remedy="it must be above 0; 0.01 is usual")
     if not hessian_KK.isfinite().all():
         raise InputError("activations are not finite", remedy="check the model on this text")
-    damped = hessian_KK + damp * hessian_KK.diagonal().mean() * torch.eye(
-        len(hessian_KK), dtype=hessian_KK.dtype
-    )
-    factor, bad = torch.linalg.cholesky_ex(damped)
+    work_KK = hessian_KK.clone()  # one name for each step: of many inputs every copy weighs
+    work_KK.diagonal().add_(damp * hessian_KK.diagonal().mean())
+    work_KK, bad = torch.linalg.cholesky_ex(work_KK)
     if not bad:
-        upper, bad = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
+        work_KK, bad = torch.linalg.cholesky_ex(torch.cholesky_inverse(work_KK), upper=True)
         if not bad:
-            return upper.float()
+            return work_KK.float()
     raise InputError(
-        f"the second moments of {len(damped)} inputs have no inverse",
+        f"the second moments of {len(work_KK)} inputs have no inverse",
         remedy="calibrate on more text, or raise damp",
     )

@@ -9,7 +9,7 @@ N outputs, K inputs of a map.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from hanok.artefacts import fsync_file
 from hanok.compression.awq import awq_clip, awq_scales, scaled_hessian
-from hanok.compression.calibrate import Moments, advance, embed, moments_of, open_rows
+from hanok.compression.calibrate import Moments, Rows, advance, embed, moments_of
+from hanok.compression.experts import compress_experts, routed_rows
 from hanok.compression.folds import Fold, apply_fold, folds_of
 from hanok.compression.gptq import gptq
 from hanok.compression.grid import Codes
@@ -36,6 +37,7 @@ from hanok.models.checkpoint.weights import write_file
 from hanok.models.coded import FLOAT_MAPS, stored_parts
 from hanok.models.decoder import Block
 from hanok.models.linear import Linear
+from hanok.models.mlp import MixtureOfExperts
 from hanok.reporting import log, progress
 
 
@@ -52,21 +54,26 @@ def compress_layers(plan: Plan, model: Path, texts: Texts, work: Path) -> None:
     elif plan.calibrates:
         embed(decoder, texts.calibration, work / "inputs-0.tmp", rotation)
         os.replace(work / "inputs-0.tmp", work / "inputs-0.bin")
+    give_back(stored_parts(decoder))
     with progress("compress", count - done, "layers") as bar:
         for n in range(done, count):
             block = decoder.layers[n]
             assert isinstance(block, Block)
+            mapped = list(stored_parts(block))  # the block is about to get other weights
             tensors = rotation.turn_block(block) if rotation is not None else {}
-            inputs = open_rows(work / f"inputs-{n}.bin", width) if plan.calibrates else None
+            inputs = Rows(work / f"inputs-{n}.bin", width) if plan.calibrates else None
             moments = {} if inputs is None else moments_of(block, inputs, lengths)
             tensors |= compress_block(plan, f"layers.{n}", block, moments)
+            if isinstance(block.mlp, MixtureOfExperts) and plan.method != "none":
+                tensors |= _experts(plan, f"layers.{n}", block, inputs, lengths)
             if inputs is not None:  # before the layer's own file, which says that both are done
                 advance(block, inputs, lengths, work / f"inputs-{n + 1}.tmp")
                 os.replace(work / f"inputs-{n + 1}.tmp", work / f"inputs-{n + 1}.bin")
             _write_layer(tensors, layer_file(work, n))
             (work / f"inputs-{n}.bin").unlink(missing_ok=True)
             decoder.layers[n] = nn.Identity()  # its numbers are not needed again
-            give_back(stored_parts(decoder))
+            del block, inputs, moments, tensors
+            give_back(mapped)
             bar.advance(1)
 
 
@@ -87,7 +94,8 @@ def compress_block(plan: Plan, where: str, block: Block, moments: Mapping[str, M
         for name, module in block.named_modules()
         if isinstance(module, Linear) and takes_codes(name, module, config.group)
     }
-    hessians = {name: moments[name].hessian_KK for name in maps} if moments else {}
+    several = {id(one): one.hessian_KK for one in moments.values()}  # maps that read the same share one
+    hessians = {name: several[id(moments[name])] for name in maps} if moments else {}
     changed: set[str] = set()
     for fold in folds_of(block) if plan.method == "awq" or config.smooth else ():
         if any(name not in maps for name in fold.readers):
@@ -104,15 +112,28 @@ def compress_block(plan: Plan, where: str, block: Block, moments: Mapping[str, M
             continue
         codes = _codes(plan, plan.bits(f"{where}.{name}"), module.weight, hessians.get(name), keep_NK)
         module.weight = _parameter(codes.values())
-        q_NK = codes.q_NK if codes.grid.symmetric else _centred(codes.q_NK, codes.grid.bits)
-        words = words_of(codes.grid.bits)
-        tensors |= {
-            f"{name}.codes": pack_words(q_NK.to(torch.int8), words),
-            f"{name}.scales": codes.grid.scales_NG.half(),
-        }
-        if not codes.grid.symmetric:
-            tensors[f"{name}.zeros"] = _centred(codes.grid.zeros_NG, codes.grid.bits)
+        tensors |= {f"{name}.{key}": part for key, part in _in_files(codes).items()}
     return tensors | {name: block.get_parameter(name).detach() for name in changed}
+
+
+def _experts(
+    plan: Plan, where: str, block: Block, inputs: Rows | None, lengths: Sequence[int]
+) -> dict[str, Tensor]:
+    """Codes of the block's experts, stacked, and how many rows each met."""
+    assert isinstance(block.mlp, MixtureOfExperts)
+    if any(
+        p.shape[-1] % plan.config.group for p in (block.mlp.experts.gate_up_proj, block.mlp.experts.down_proj)
+    ):
+        return {}
+    routed = None if inputs is None else routed_rows(block, inputs, lengths)
+    found, counts = compress_experts(plan, f"{where}.mlp.experts", block.mlp.experts, routed)
+    inputs_of_each = block.mlp.experts.gate_up_proj.shape[-1]
+    tensors = {} if routed is None else {"mlp.experts.rows": torch.tensor([*counts, inputs_of_each])}
+    for name, several in found.items():
+        parts = [_in_files(codes) for codes in several]
+        for key in parts[0]:
+            tensors[f"mlp.experts.{name}.{key}"] = torch.stack([part[key] for part in parts])
+    return tensors
 
 
 def takes_codes(name: str, module: Linear, group: int) -> bool:
@@ -180,6 +201,14 @@ def _codes(
         weight_NK, hessian_KK, bits, group, symmetric=symmetric, damp=config.damp, act_order=config.act_order,
         keep_NK=keep_NK,
     )  # fmt: skip
+
+
+def _in_files(codes: Codes) -> dict[str, Tensor]:
+    """Words, scales, and zero points where there are some."""
+    bits, symmetric = codes.grid.bits, codes.grid.symmetric
+    q_NK = codes.q_NK.to(torch.int8) if symmetric else _centred(codes.q_NK, bits)
+    found = {"codes": pack_words(q_NK, words_of(bits)), "scales": codes.grid.scales_NG.half()}
+    return found if symmetric else found | {"zeros": _centred(codes.grid.zeros_NG, bits)}
 
 
 def _centred(codes: Tensor, bits: int) -> Tensor:

@@ -30,15 +30,23 @@ _PIECE_BYTES = 32 << 20  # of float32 rows of a head, and of logits
 class Distance:
     """All over the tokens of the windows but their first.
 
-    kl_T: KL(original || made) in nats of each predicted token, window after window. drift_L: behind each layer, the length of
-    the difference of the hidden vectors over their own length; empty where one has fewer layers.
+    kl_T: KL(original || made) in nats of each predicted token, window after window. surprise_2T: -log p of the token that came,
+    before and after. likeliest_2T: the token that either would have said. drift_L: behind each layer, the length of the
+    difference of the hidden vectors over their own length; empty where one has fewer layers.
     """
 
-    perplexity_before: float
-    perplexity_after: float
-    flipped: float
     kl_T: Tensor
+    surprise_2T: Tensor
+    likeliest_2T: Tensor
     drift_L: list[float]
+
+    @property
+    def perplexity_before(self) -> float:
+        return math.exp(float(self.surprise_2T[0].mean()))
+
+    @property
+    def perplexity_after(self) -> float:
+        return math.exp(float(self.surprise_2T[1].mean()))
 
     @property
     def kl(self) -> float:
@@ -52,7 +60,7 @@ class Distance:
             "perplexity_after": self.perplexity_after,
             "kl": self.kl,
             "kl_worst_percent": float(ordered[int(0.99 * (len(ordered) - 1))]),
-            "likeliest_token_differs": self.flipped,
+            "likeliest_token_differs": float((self.likeliest_2T[0] != self.likeliest_2T[1]).double().mean()),
         }
 
 
@@ -88,15 +96,16 @@ def compare(
     if head_bits < 16:
         made.embed_tokens = RoundedTable(made.embed_tokens, head_bits)  # pyright: ignore[reportAttributeAccessIssue]
     sides = [embedded(decoder, ids_T, lengths) for decoder in (original, made)]
+    give_back([*stored_parts(original), *stored_parts(made)])
     drift, alike = [], len(original.layers) == len(made.layers)
     for number in range(max(len(original.layers), len(made.layers))):
         for decoder, x_TD in zip((original, made), sides, strict=True):
             if number >= len(decoder.layers):
                 continue
             advance_rows(decoder.layers[number], x_TD, lengths)
+            give_back(stored_parts(decoder.layers[number]))
             if not keep:
                 decoder.layers[number] = nn.Identity()
-            give_back(stored_parts(decoder))
         if alike:
             drift.append(float((sides[0] - sides[1]).norm() / sides[0].norm().clamp(min=1e-30)))
     normed = [decoder.norm(x_TD) for decoder, x_TD in zip((original, made), sides, strict=True)]
@@ -158,12 +167,11 @@ class _Sums:
         if int(chunk[-1]) == self._mass.shape[1] - 1:
             self._seen += ours_CV.shape[1]
 
-    def results(self) -> tuple[float, float, float, Tensor]:
-        """(both perplexities, share of tokens whose likeliest next differs, KL of each)."""
+    def results(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(KL of each token, surprise [2, T], likeliest token [2, T])."""
         total = self._most + self._mass.log()
-        before, after = (math.exp(float(mean)) for mean in (total - self._target).mean(1))
-        flipped = float((self._likeliest[0] != self._likeliest[1]).double().mean())
-        return before, after, flipped, (self._gap / self._mass[0] - total[0] + total[1]).float()
+        kl_T = (self._gap / self._mass[0] - total[0] + total[1]).float()
+        return kl_T, total - self._target, self._likeliest
 
 
 def _capped(logits: Tensor, cap: float | None) -> Tensor:
@@ -233,7 +241,7 @@ def layer_distances(original: Decoder, made: Decoder, windows: Sequence[np.ndarr
         x_TD = inputs[number]
         advance_rows(block, x_TD, lengths)
         made.layers[number] = nn.Identity()
-        give_back(stored_parts(made))
+        give_back(stored_parts(block))
         for later in original.layers[number + 1 :]:
             advance_rows(later, x_TD, lengths)
             give_back(stored_parts(original))

@@ -63,7 +63,8 @@ class Measured:
 
 
 def write_page(
-    plan: Plan, measured: Measured, directory: Path, *, tokenizer: Tokenizer, plain: list[str], context: Context
+    plan: Plan, measured: Measured, directory: Path, *, tokenizer: Tokenizer, plain: list[str],
+    few: Sequence[tuple[int, int, int]] = (), context: Context,
 ) -> None:  # fmt: skip
     config = plan.config
     what = (
@@ -88,6 +89,12 @@ def write_page(
     report.add_table("Settings", ("setting", "value"), list(dataclasses.asdict(config).items()))
     if plan.widths:
         report.add_table("Maps of another width", ("map", "bits"), sorted(plan.widths.items()))
+    if few:
+        report.add_table(
+            "Experts that met fewer rows than they have inputs, rounded to the nearest",
+            ("layer", "expert", "rows"),
+            few,
+        )
     if plain:
         report.add_text("Maps that stayed as they are", "\n".join(plain))
     report.write(directory)

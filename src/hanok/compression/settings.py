@@ -28,7 +28,7 @@ class CompressConfig:
     samples, length: windows of text to calibrate on, and tokens of each.
     held_out: windows to measure on. layer_windows: of them, to measure each layer alone on; 0 leaves that out.
     damp: part of the mean second moment that is added to all (gptq, sparsegpt). act_order: large inputs first (gptq).
-    seed: of which windows are drawn, and of the rotation.
+    seed: of which windows are calibrated on, and of the rotation; those measured on are always the same.
     """
 
     bits: int = 4

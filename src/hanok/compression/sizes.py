@@ -37,7 +37,7 @@ class Sizes:
 
 
 def sizes_of(model: Path, made: Path, head_bits: int) -> Sizes:
-    decoder = load_model(made, dtype="stored")
+    decoder = load_model(made, dtype="stored", sparing=True)
     coded = [p for p in decoder.parameters() if isinstance(p, CodedParameter)]
     numbers = sum(p.numel() for p in coded)
     held = sum(

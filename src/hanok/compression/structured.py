@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from hanok.artefacts import Artefact, create_artefact, open_artefact
-from hanok.compression.calibrate import advance, embed, moments_of, open_rows
+from hanok.compression.calibrate import Rows, advance, embed, moments_of
 from hanok.compression.measure import Head, advance_rows, compare, embedded, kl_of, predicted
 from hanok.compression.settings import CompressConfig
 from hanok.compression.sizes import file_bytes
@@ -122,7 +122,7 @@ def _shrink_blocks(
         embed(decoder, windows, file)
         for number, block in enumerate(decoder.layers):
             assert isinstance(block, Block)
-            inputs = open_rows(file, width)
+            inputs = Rows(file, width)
             found = apply(block, keep, inputs, lengths, config.damp)
             rows.append((number, f"{len(found.kept)} stayed", found.lost))
             file = Path(folder) / f"inputs-{number + 1}"
@@ -133,7 +133,7 @@ def _shrink_blocks(
     return rows
 
 
-Apply = Callable[[Block, int, np.ndarray, list[int], float], Shrunk]
+Apply = Callable[[Block, int, Rows, list[int], float], Shrunk]
 
 
 def _plan(decoder: Decoder, part: Part, share: float) -> tuple[Apply, int]:
@@ -172,7 +172,7 @@ def _checked(keep: int, there: int, what: str, *, least: int = 1) -> int:
     return keep
 
 
-def _fewer_channels(block: Block, keep: int, inputs: np.ndarray, lengths: list[int], damp: float) -> Shrunk:
+def _fewer_channels(block: Block, keep: int, inputs: Rows, lengths: list[int], damp: float) -> Shrunk:
     mlp = block.mlp
     assert isinstance(mlp, GatedMLP)
     hessian_II = moments_of(block, inputs, lengths)["mlp.down_proj"].hessian_KK
@@ -183,7 +183,7 @@ def _fewer_channels(block: Block, keep: int, inputs: np.ndarray, lengths: list[i
     return Shrunk(kept_I.tolist(), lost)
 
 
-def _fewer_heads(block: Block, keep: int, inputs: np.ndarray, lengths: list[int], damp: float) -> Shrunk:
+def _fewer_heads(block: Block, keep: int, inputs: Rows, lengths: list[int], damp: float) -> Shrunk:
     mixer = block.self_attn
     assert isinstance(mixer, GroupedQueryAttention)
     groups, each = mixer.kv_heads, mixer.heads // mixer.kv_heads
@@ -209,7 +209,7 @@ def _fewer_heads(block: Block, keep: int, inputs: np.ndarray, lengths: list[int]
     return Shrunk(kept, lost)
 
 
-def _fewer_experts(block: Block, keep: int, inputs: np.ndarray, lengths: list[int], damp: float) -> Shrunk:
+def _fewer_experts(block: Block, keep: int, inputs: Rows, lengths: list[int], damp: float) -> Shrunk:
     mlp = block.mlp
     if not isinstance(mlp, MixtureOfExperts):
         return Shrunk([], 0.0)

@@ -82,6 +82,11 @@ class Adapters:
             self._named(name)
             del self._loaded[name]
 
+    def clear(self) -> None:
+        """Take none from now on."""
+        with self._lock:
+            self._loaded.clear()
+
     def find(self, name: str | None) -> Adapter | None:
         """None for no name. Raises InputError: there is none of this name."""
         with self._lock:

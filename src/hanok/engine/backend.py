@@ -88,10 +88,11 @@ def build_backend(options: BackendOptions) -> Backend:
     budget = divide(config, options.cache_bytes, options.max_running, options.cache_type)
     threads = torch.get_num_threads()
     kind, finer = WIDTHS[weights]
+    ends = _ends(kind, options.model_dir)
     native = NativeDecoder(
         decoder, kind=kind, finer=finer, blocks=budget.blocks, threads=threads, slots=options.max_running,
         spares=0 if options.speculation == "off" else GUESSED, snapshots=budget.snapshots,
-        images=images_of(options.model_dir, weights), cache=options.cache_type, ends=_ends(kind, options.model_dir),
+        images=images_of(options.model_dir, kind, finer=finer, ends=ends), cache=options.cache_type, ends=ends,
     )  # fmt: skip
     speculator = new_speculator(
         native, decoder, options.tokenizer, options.speculation, options.draft_dir, threads=threads

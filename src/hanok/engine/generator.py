@@ -9,6 +9,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from hanok.engine.speculation.build import Speculation, check_speculation
 from hanok.engine.updates import tensors_to_replace
 from hanok.engine.worker import Worker
 from hanok.errors import ConfigError, InputError, QueueFullError
-from hanok.kernels.memory import release_memory
+from hanok.kernels.memory import release_memory, trim
 from hanok.models.checkpoint import load_config
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
@@ -97,9 +98,9 @@ class LocalEngine(Worker):
         self._build()
         for name, directory in adapters.items():
             self.load_adapter(name, directory)
-        atexit.register(
-            _close, weakref.ref(self)
-        )  # a thread inside torch must not meet the end of the interpreter
+        # a thread inside torch must not meet the end of the interpreter
+        self._at_exit = partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     def _build(self) -> None:
         """Weights, cache and scheduler: what sleeping gives up."""
@@ -257,13 +258,31 @@ class LocalEngine(Worker):
                     return
                 self._asleep = True
             with self._model:
-                del self.decoder, self._native, self._scheduler
-                self._updated = False
+                self._let_go()
             release_memory()
 
+    def close(self) -> None:
+        """Cancel what is under way, end the thread, and give back weights, cache and adapters. The engine takes no more calls."""
+        super().close()
+        atexit.unregister(self._at_exit)
+        if self._thread is threading.current_thread():  # a listener's call, inside a step
+            return
+        with self._change, self._model:
+            with self._wake:
+                held, self._asleep = not self._asleep, True
+            if held:
+                self._let_go()
+            self._adapters.clear()
+        trim()
+
+    def _let_go(self) -> None:
+        del self.decoder, self._native, self._scheduler
+        self._updated = False
+
     def wake(self) -> None:
-        """Read the weights again and go on with what waits."""
+        """Read the weights again and go on with what waits. Raises InputError: the engine is closed."""
         with self._change:
+            self._check_open()
             if self._asleep:
                 with self._model:
                     self._build()
@@ -348,6 +367,7 @@ class LocalEngine(Worker):
             self._pulse.broken = type(error).__name__
 
     def _check_awake(self) -> None:
+        self._check_open()
         if self._asleep:
             raise InputError("the engine is asleep", remedy="call wake() first")
 

@@ -23,7 +23,7 @@ from hanok.engine import arrange
 from hanok.errors import CheckpointError
 from hanok.kernels import formats, packed
 from hanok.kernels.native import native
-from hanok.kernels.packed import KINDS, PackedMatrix, Room, restore
+from hanok.kernels.packed import KINDS, Kind, PackedMatrix, Room, restore
 from hanok.models import coded
 from hanok.models.checkpoint.weights import read_file, write_file
 from hanok.reporting import log
@@ -81,17 +81,19 @@ class Images:
         return found
 
 
-def images_of(directory: Path, weights: str) -> Images | None:
-    """The images of a model directory's weights, as the engine calls them; None where none are kept: bfloat16 needs no
-    rounding."""
+def images_of(
+    directory: Path, kind: Kind, *, finer: Kind | None = None, ends: Kind | None = None
+) -> Images | None:
+    """The images of a model directory's weights, in the kinds that `NativeDecoder` is given; None where none are kept: bfloat16
+    needs no rounding."""
     folder = _folder()
-    if weights == "bf16" or folder is None:
+    if kind == "bf16" or folder is None:
         return None
     files = [*directory.glob("model*.safetensors"), *directory.glob("config.json")]
     code = [Path(module.__file__ or "") for module in (formats, packed, coded, arrange, native())]
     code += [Path(__file__), Path(__file__).with_name("native.py")]
     facts = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in (*sorted(files), *code)]
-    key = json.dumps([weights, facts])
+    key = json.dumps([kind, finer or kind, ends or finer or kind, facts])
     name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
     return Images(folder / "images" / f"{name}.safetensors")
 

@@ -5,7 +5,8 @@ R rows of a step (tokens of one or several sequences), V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,27 +15,25 @@ from torch import Tensor
 from hanok.engine.arrange import (
     bias_of,
     gate_last,
-    image,
     in_turns,
     kind_of,
     norm_weight,
     padded,
     present,
     side_by_side,
-    stacked,
 )  # fmt: skip
 from hanok.engine.blocks import BLOCK, BlockPool
 from hanok.engine.coverage import CacheKind, why_not_native
+from hanok.engine.held import Held
 from hanok.engine.images import Images
-from hanok.engine.snapshots import SnapshotPool
+from hanok.engine.snapshots import SnapshotPool, copy_states
 from hanok.errors import CheckpointError
-from hanok.kernels.formats import Quantised
 from hanok.kernels.native import address, native
-from hanok.kernels.packed import Kind, PackedMatrix, Room, RowsInPlace, lazy, pack_stacked
+from hanok.kernels.packed import Kind, PackedMatrix, lazy
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.kda import DeltaAttention
-from hanok.models.linear import LayerNorm, Linear, Norm
+from hanok.models.linear import LayerNorm, Norm
 from hanok.models.mla import LatentAttention
 from hanok.models.mlp import GatedMLP, MixtureOfExperts, PlainMLP
 from hanok.models.rope import Rotary
@@ -70,19 +69,20 @@ class NativeDecoder:
         self._states: list[Tensor] = []  # of a layer: [place, numbers]
         self._places = slots + 1 + spares + snapshots  # running, one for `read`, second places, snapshots
         self.spares = list(range(slots + 1, slots + 1 + spares))
-        self.snapshots = SnapshotPool(range(self._places - snapshots, self._places), self.copy_states)
+        copy = partial(copy_states, self._states)  # not this object's method: a circle would keep the weights
+        self.snapshots = SnapshotPool(range(self._places - snapshots, self._places), copy)
         self.pool = BlockPool(blocks, reuse=not self.recurrent or snapshots > 0)
         self.caches: list[Tensor] = []  # keys and values of each layer that has them
-        self._images, self._room = images, Room()
-        self._kept: list[Any] = []
-        self._refills: list[Callable[[], object]] = []
+        self._held = Held(kind, images)
         ends = ends or self._finer
         if head is None:
-            head = self._pack(lambda: decoder.head_weight, kind=kind_of([decoder.head_weight], ends))
+            head = self._held.pack(lambda: decoder.head_weight, kind=kind_of([decoder.head_weight], ends))
         tied = config.tie_embeddings
-        embedding = head if tied else self._pack(lambda: decoder.embed_tokens.weight, kind=ends)
+        embedding = head if tied else self._held.pack(lambda: decoder.embed_tokens.weight, kind=ends)
         self.head, self.embedding = head, embedding
-        positions = self._table(lambda: decoder.embed_positions.weight) if config.learned_positions else 0
+        positions = (
+            self._held.table(lambda: decoder.embed_positions.weight) if config.learned_positions else 0
+        )
         scale = torch.tensor(config.embedding_scale, dtype=decoder.embed_tokens.weight.dtype).item()
         self._rotaries: dict[Rotary, int] = {}
         self._runner = native().Runner(
@@ -96,17 +96,15 @@ class NativeDecoder:
         if images is not None:
             images.finish()
 
+    @property
+    def crew(self) -> Any:
+        """The threads that a step runs on, for what is done with its logits. Not to be kept: it holds the model."""
+        return self._runner.crew
+
     def step(
-        self,
-        ids: Sequence[int],
-        positions: Sequence[int],
-        sequences: Sequence[int],
-        tables: Sequence[Sequence[int]],
-        wanted: Sequence[int],
-        slots: Sequence[int] = (),
-        saves: Mapping[int, int] = {},
-        adapters: Sequence[Any] = (),
-    ) -> Tensor:
+        self, ids: Sequence[int], positions: Sequence[int], sequences: Sequence[int], tables: Sequence[Sequence[int]],
+        wanted: Sequence[int], slots: Sequence[int] = (), saves: Mapping[int, int] = {}, adapters: Sequence[Any] = (),
+    ) -> Tensor:  # fmt: skip
         """Feed R tokens and return float32 logits [len(wanted), V] behind the rows `wanted`.
 
         Args:
@@ -205,13 +203,11 @@ class NativeDecoder:
 
     def copy_states(self, source: int, target: int) -> None:
         """What one place holds over another, in all layers."""
-        for states in self._states:
-            states[target].copy_(states[source])
+        copy_states(self._states, source, target)
 
     def refill(self) -> None:
         """Take the decoder's weights anew, in place."""
-        for refill in self._refills:
-            refill()
+        self._held.refill()
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether weights of this kind can be as large as this tensor's: integers have scales in float16."""
@@ -224,10 +220,10 @@ class NativeDecoder:
 
     @property
     def weight_bytes(self) -> int:
-        return sum(kept.nbytes for kept in self._kept if isinstance(kept, PackedMatrix))
+        return sum(matrix.nbytes for matrix in self._held.matrices)
 
     def _check_scales(self, decoder: Decoder) -> None:
-        packed = [kept for kept in self._kept if isinstance(kept, PackedMatrix) and kept.scales is not None]
+        packed = [matrix for matrix in self._held.matrices if matrix.scales is not None]
         if all(bool(torch.stack(present(matrix.scales).aminmax()).isfinite().all()) for matrix in packed):
             return
         most = {name: float(p.detach().abs().max()) for name, p in decoder.named_parameters()}
@@ -272,19 +268,19 @@ class NativeDecoder:
                 if mixer.q_proj.bias is None
                 else lambda: gate_last(mixer, [bias_of(p) for p in projections])
             )
-            inputs = self._pack(
+            inputs = self._held.pack(
                 lambda: gate_last(mixer, [p.weight for p in projections]), bias=bias, kind=self._finer
             )
         else:
-            inputs = self._joined(*projections, kind=self._finer)
-        maps = [inputs.native, self._joined(mixer.o_proj).native]
+            inputs = self._held.joined(*projections, kind=self._finer)
+        maps = [inputs.native, self._held.joined(mixer.o_proj).native]
         norms = [*norms, *self._norm(mixer.q_norm), *self._norm(mixer.k_norm)]
         widths = [
             mixer.heads, mixer.kv_heads, mixer.width, mixer.window or 0, self._rotary(mixer.rotary),
             int(mixer.q_norm is not None and self.config.qk_norm_whole), int(gated),
         ]  # fmt: skip
         numbers = [self.config.attention_scale or mixer.width**-0.5, self.config.attention_softcap or 0.0]
-        sinks = 0 if mixer.sinks is None else self._table(lambda: present(mixer.sinks))
+        sinks = 0 if mixer.sinks is None else self._held.table(lambda: present(mixer.sinks))
         memory = self._memory(mixer.kv_heads, mixer.width, mixer.width)
         self._runner.add_full(norms, maps, *mlp, widths, numbers, sinks, memory)
 
@@ -296,10 +292,14 @@ class NativeDecoder:
         rank = self.config.q_lora_rank or 0
         queries = mixer.q_a_proj if rank else mixer.q_proj
         maps = [
-            self._joined(queries, mixer.kv_a_proj_with_mqa, kind=self._finer).native, self._joined(mixer.o_proj).native,
-            self._joined(mixer.q_b_proj).native if rank else native().Matrix(),
+            self._held.joined(queries, mixer.kv_a_proj_with_mqa, kind=self._finer).native, self._held.joined(mixer.o_proj).native,
+            self._held.joined(mixer.q_b_proj).native if rank else native().Matrix(),
         ]  # fmt: skip
-        tables = [self._table(lambda: up(0)), self._table(lambda: up(1)), self._norm(mixer.kv_a_layernorm)[0]]
+        tables = [
+            self._held.table(lambda: up(0)),
+            self._held.table(lambda: up(1)),
+            self._norm(mixer.kv_a_layernorm)[0],
+        ]
         tables.append(self._norm(mixer.q_a_layernorm)[0] if rank else 0)
         widths = [
             mixer.heads, mixer.nope, mixer.shared, mixer.value, mixer.latent, rank, self._rotary(mixer.rotary),
@@ -311,13 +311,13 @@ class NativeDecoder:
         convs = (mixer.q_conv1d, mixer.k_conv1d, mixer.v_conv1d)
         inputs = (mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.f_a_proj, mixer.g_a_proj, mixer.b_proj)
         maps = [
-            self._joined(*inputs, kind=self._finer),
-            *(self._joined(one) for one in (mixer.o_proj, mixer.f_b_proj, mixer.g_b_proj)),
+            self._held.joined(*inputs, kind=self._finer),
+            *(self._held.joined(one) for one in (mixer.o_proj, mixer.f_b_proj, mixer.g_b_proj)),
         ]  # fmt: skip
         tables = [
-            self._table(lambda: torch.cat([conv.weight for conv in convs]).squeeze(1).T),
-            self._table(lambda: mixer.A_log.float().exp().flatten()), self._table(lambda: mixer.dt_bias),
-            self._table(lambda: norm_weight(mixer.o_norm)),
+            self._held.table(lambda: torch.cat([conv.weight for conv in convs]).squeeze(1).T),
+            self._held.table(lambda: mixer.A_log.float().exp().flatten()), self._held.table(lambda: mixer.dt_bias),
+            self._held.table(lambda: norm_weight(mixer.o_norm)),
         ]  # fmt: skip
         inner, taps = mixer.heads * mixer.width, mixer.q_conv1d.weight.shape[2]
         memory = [self._state_room(inner * mixer.width), self._state_room(3 * inner * (taps - 1))]
@@ -327,35 +327,35 @@ class NativeDecoder:
         )
 
     def _dense(self, mlp: GatedMLP | PlainMLP) -> Any:
-        down, up = self._joined(mlp.down_proj, kind=self._finer), mlp.up_proj
+        down, up = self._held.joined(mlp.down_proj, kind=self._finer), mlp.up_proj
         activation = _ACTIVATIONS.index(mlp.activation)
         if isinstance(mlp, PlainMLP):
             bias = None if up.bias is None else lambda: padded(bias_of(up))
-            inner = self._pack(lambda: padded(up.weight), bias=bias)
+            inner = self._held.pack(lambda: padded(up.weight), bias=bias)
             return native().dense(inner.native, down.native, False, activation)
         gate = mlp.gate_proj
         bias = None if up.bias is None else lambda: in_turns(bias_of(gate), bias_of(up))
         kind = kind_of([gate.weight, up.weight], self.kind)
-        inner = self._pack(lambda: side_by_side(gate.weight, up.weight, kind), bias=bias, kind=kind)
+        inner = self._held.pack(lambda: side_by_side(gate.weight, up.weight, kind), bias=bias, kind=kind)
         return native().dense(inner.native, down.native, True, activation)
 
     def _experts(self, mlp: MixtureOfExperts) -> Any:
         config, router, experts = mlp.gate.config, mlp.gate, mlp.experts
         biases = config.biases
-        gate_up = self._expert_maps(
+        gate_up = self._held.expert_maps(
             lambda e: in_turns(*experts.gate_up_proj[e].chunk(2)), config.experts,
             bias=(lambda e: in_turns(*experts.gate_up_proj_bias[e].chunk(2))) if biases else None,
         )  # fmt: skip
-        down = self._expert_maps(
+        down = self._held.expert_maps(
             lambda e: experts.down_proj[e], config.experts,
             bias=(lambda e: experts.down_proj_bias[e]) if biases else None,
         )  # fmt: skip
         corrected, shared = config.router == "sigmoid", mlp.shared_gate
         tables = [
-            self._table(lambda: router.weight),
-            self._table(lambda: present(router.bias)) if router.bias is not None else 0,
-            self._table(lambda: present(router.e_score_correction_bias)) if corrected else 0,
-            self._table(lambda: shared.weight) if shared is not None else 0,
+            self._held.table(lambda: router.weight),
+            self._held.table(lambda: present(router.bias)) if router.bias is not None else 0,
+            self._held.table(lambda: present(router.e_score_correction_bias)) if corrected else 0,
+            self._held.table(lambda: shared.weight) if shared is not None else 0,
         ]
         widths = [
             config.experts, config.per_token, config.groups, config.top_groups, _ROUTINGS.index(config.router),
@@ -369,7 +369,7 @@ class NativeDecoder:
         if rotary is None:
             return -1
         if rotary not in self._rotaries:
-            frequencies = self._keep(rotary.frequencies(rotary.context).float().contiguous())
+            frequencies = self._held.keep(rotary.frequencies(rotary.context).float().contiguous())
             self._runner.add_rotary(rotary.width, rotary.attention_factor, address(frequencies))
             self._rotaries[rotary] = len(self._rotaries)
         return self._rotaries[rotary]
@@ -378,8 +378,8 @@ class NativeDecoder:
         """Weight and bias."""
         if norm is None:
             return [0, 0]
-        bias = self._table(lambda: norm.bias) if isinstance(norm, LayerNorm) else 0
-        return [self._table(lambda: norm_weight(norm)), bias]
+        bias = self._held.table(lambda: norm.bias) if isinstance(norm, LayerNorm) else 0
+        return [self._held.table(lambda: norm_weight(norm)), bias]
 
     def _memory(self, heads: int, key: int, value: int) -> list[int]:
         """Of the cache: keys, values, and of int8 their scales. Without a `value` a key begins with it."""
@@ -392,53 +392,7 @@ class NativeDecoder:
 
     def _state_room(self, width: int) -> int:
         """`width` numbers for each place of states."""
-        numbers = self._keep(lazy(max(1, self._places * width), torch.float32))
+        numbers = self._held.keep(lazy(max(1, self._places * width), torch.float32))
         if width:
             self._states.append(numbers.view(self._places, width))
         return address(numbers)
-
-    def _joined(self, *maps: Linear, kind: Kind | None = None) -> PackedMatrix:
-        bias = None
-        if any(one.bias is not None for one in maps):
-            bias = lambda: torch.cat([bias_of(one) for one in maps])  # noqa: E731
-        chosen = kind_of([one.weight for one in maps], kind or self.kind)
-        return self._pack(lambda: stacked([one.weight for one in maps], chosen), bias=bias, kind=chosen)
-
-    def _expert_maps(
-        self, weight: Callable[[int], Tensor], count: int, *, bias: Callable[[int], Tensor] | None
-    ) -> PackedMatrix:
-        @torch.no_grad()
-        def make() -> PackedMatrix:
-            return pack_stacked(weight, count, self.kind, bias=bias)
-
-        return self._made(make)
-
-    def _pack(
-        self, weight: Callable[[], Tensor | Quantised | RowsInPlace], *, bias: Callable[[], Tensor] | None = None,
-        kind: Kind | None = None,
-    ) -> PackedMatrix:  # fmt: skip
-        chosen = kind or self.kind
-
-        def make() -> PackedMatrix:
-            return image(weight(), chosen, None if bias is None else bias().detach())
-
-        return self._made(make)
-
-    def _made(self, make: Callable[[], PackedMatrix]) -> PackedMatrix:
-        matrix = None if self._images is None else self._images.take(self._room)
-        if matrix is None:
-            matrix = self._room.take_in(make())
-            if self._images is not None:
-                self._images.keep(matrix)
-        self._refills.append(lambda: matrix.take_over(make()))
-        return self._keep(matrix)
-
-    def _table(self, numbers: Callable[[], Tensor]) -> int:
-        """Numbers as they are, float32."""
-        held = self._keep(numbers().detach().float().clone().contiguous())
-        self._refills.append(lambda: held.copy_(numbers().detach()))
-        return address(held)
-
-    def _keep(self, item: Any) -> Any:
-        self._kept.append(item)
-        return item

@@ -348,7 +348,7 @@ class PagedScheduler:
             for part in parts
             for place in range(len(part.draft) + 1)
         ]
-        drawn = iter(choose(logits_BV, draws))
+        drawn = iter(choose(logits_BV, draws, self._model.crew))
         for part in parts:
             before = part.running.length
             chosen, accepted = _take(part, [next(drawn) for _ in part.wanted])

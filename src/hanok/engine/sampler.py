@@ -52,18 +52,22 @@ class Choice(NamedTuple):
     top: Mapping[int, float] | None
 
 
-def choose(logits_BV: Tensor, draws: Sequence[Draw]) -> list[Choice | HanokError]:
-    """One token a row of float32 logits, or the error that ends its request."""
+def choose(logits_BV: Tensor, draws: Sequence[Draw], crew: Any = None) -> list[Choice | HanokError]:
+    """One token a row of float32 logits, or the error that ends its request.
+
+    Args:
+        crew: threads of the native model that the logits are of.
+    """
     module = native()
     if module is None or not logits_BV.is_cpu or logits_BV.stride(1) != 1:
         return choose_plain(logits_BV, draws)
-    return choose_native(module, logits_BV, draws)
+    return choose_native(module, logits_BV, draws, crew=crew)
 
 
 def choose_native(
-    module: Any, logits_BV: Tensor, draws: Sequence[Draw], path: str = ""
+    module: Any, logits_BV: Tensor, draws: Sequence[Draw], path: str = "", crew: Any = None
 ) -> list[Choice | HanokError]:
-    """Args: path: an instruction set of `sample_paths()`; the best by default."""
+    """Args: path: an instruction set of `sample_paths()`; the best by default. crew: as of `choose`."""
     memories, banned, allowed, points = [], [], [], []
     for draw in draws:
         memory = draw.memory
@@ -77,7 +81,15 @@ def choose_native(
             uniform(draw.seed, draw.sample_index, len(draw.ids)) if draw.params.temperature else 0.0
         )
     found = module.sample(
-        logits_BV.data_ptr(), logits_BV.stride(0), logits_BV.shape[1], memories, banned, allowed, points, path
+        logits_BV.data_ptr(),
+        logits_BV.stride(0),
+        logits_BV.shape[1],
+        memories,
+        banned,
+        allowed,
+        points,
+        path,
+        crew,
     )
     return [Choice(*one) if one[0] >= 0 else _error(one[0]) for one in found]
 

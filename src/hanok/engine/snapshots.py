@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
+
 from hanok.engine.blocks import BLOCK
 
 STEP = 8  # blocks between two snapshots of a long prompt, at least
@@ -95,3 +97,9 @@ class SnapshotPool:
         everywhere = [*self._unused, *self._place.values()]
         assert len(everywhere) == len(set(everywhere)) == self.size
         assert not self._reserved
+
+
+def copy_states(of_layers: Sequence[Tensor], source: int, target: int) -> None:
+    """What one place holds over another. Args: of_layers: [place, numbers] of each."""
+    for states in of_layers:
+        states[target].copy_(states[source])

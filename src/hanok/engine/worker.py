@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +21,7 @@ WATCH_SECONDS = 0.1  # between looks at the deadlines of those who wait for a sl
 IDLE_SECONDS = 5.0  # the thread ends when nobody has asked for this long, and starts again by itself
 
 
-class Worker:
+class Worker(ABC):
     """What it knows of the model is `_scheduler`; whoever builds that on it is `LocalEngine`."""
 
     _scheduler: Scheduler | PagedScheduler
@@ -66,10 +67,13 @@ class Worker:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("the engine is closed", remedy="make a new one")
+
     def _submit(self, generations: Sequence[Generation]) -> None:
         with self._wake:
-            if self._closed:
-                raise InputError("the engine is closed", remedy="make a new one")
+            self._check_open()
             if self._pulse.broken is not None:
                 raise EngineError(f"the engine is broken ({self._pulse.broken})", remedy="restart the server")
             self._inbox += generations
@@ -170,6 +174,6 @@ class Worker:
             self._counters.steps += 1
             self._counters.step_seconds += time.perf_counter() - began
 
+    @abstractmethod
     def _rebuild(self, cause: Exception) -> None:
         """The scheduler cannot be trusted any more: make another, or say in the pulse that the engine is broken."""
-        raise NotImplementedError

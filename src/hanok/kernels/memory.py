@@ -33,16 +33,17 @@ def give_back(tensors: Iterable[Tensor]) -> None:
             start, end = -(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE
             if end > start:
                 library.madvise(start, end - start, _DONTNEED)
-    _trim()
+    trim()
 
 
 def release_memory() -> None:
     """Give back what nobody refers to any more: objects in circles, and free pages that the allocator keeps for later."""
     gc.collect()
-    _trim()
+    trim()
 
 
-def _trim() -> None:
+def trim() -> None:
+    """Give back the free pages that the allocator keeps for later."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
             CDLL(None).malloc_trim(0)

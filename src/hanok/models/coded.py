@@ -86,8 +86,11 @@ def as_quantised(weight: Tensor, bits: int) -> Quantised:
 def stored_parts(model: nn.Module) -> Iterator[Tensor]:
     """What a model just read holds of its file: parameters, or their codes and scales."""
     for parameter in model.parameters():
-        if isinstance(parameter, CodedParameter):
-            yield parameter.stored.codes
-            yield parameter.stored.scales_NG
+        stored = getattr(
+            parameter, "stored", None
+        )  # also of those that have become plain: their codes were read
+        if isinstance(stored, Stored):
+            yield stored.codes
+            yield stored.scales_NG
         else:
             yield parameter.detach()

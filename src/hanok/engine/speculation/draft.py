@@ -45,7 +45,9 @@ class DraftModel:
         stuck: set[Running] = set()  # whose numbers are none: the draft guesses no further
         while going:
             draws = [draw_behind(running, guesses[running]) for running in going]
-            for running, choice in zip(going, choose(logits_BV[:, : self._vocabulary], draws), strict=True):
+            for running, choice in zip(
+                going, choose(logits_BV[:, : self._vocabulary], draws, self._model.crew), strict=True
+            ):
                 if isinstance(choice, Choice):
                     guesses[running].append(choice.token)
                 else:

@@ -147,7 +147,8 @@ class OwnHeads:
                 behind[running] = self._keep(running, feed, out_nD, depth)
             draws = [draw_behind(running, guesses[running]) for running in feeds]
             going = []
-            for running, choice in zip(feeds, choose(logits_BV[:, : self._vocabulary], draws), strict=True):
+            chosen = choose(logits_BV[:, : self._vocabulary], draws, self._head(depth).model.crew)
+            for running, choice in zip(feeds, chosen, strict=True):
                 if not isinstance(choice, Choice):
                     continue
                 guesses[running].append(choice.token)

@@ -172,6 +172,7 @@ class Runner {
     nb::gil_scoped_release released;
     path_.run_step(model_, cache_, scratch_, std::move(args), crew_);
   }
+  Crew& crew() { return crew_; }
 
  private:
   static Norm norm(const std::vector<uintptr_t>& tables, int number) { return {floats(tables.at(2 * number)), floats(tables.at(2 * number + 1))}; }
@@ -245,6 +246,7 @@ void bind_engine(nb::module_& m) {
       .def("add", &AdapterHandle::add)
       .def("add_latent", &AdapterHandle::add_latent)
       .def("add_shared_gate", &AdapterHandle::add_shared_gate);
+  nb::class_<Crew>(m, "Crew");
   nb::class_<Runner>(m, "Runner")
       .def(nb::init<const std::vector<int>&, const std::vector<float>&, const std::vector<uintptr_t>&, const Matrix&, const Matrix&, int,
                     const std::string&>())
@@ -252,5 +254,6 @@ void bind_engine(nb::module_& m) {
       .def("add_full", &Runner::add_full)
       .def("add_latent", &Runner::add_latent)
       .def("add_delta", &Runner::add_delta)
-      .def("step", &Runner::step);
+      .def("step", &Runner::step)
+      .def_prop_ro("crew", &Runner::crew, nb::rv_policy::reference_internal);
 }

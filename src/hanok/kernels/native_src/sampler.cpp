@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <unordered_map>
 
+#include "crew.h"
 #include "pool.h"
 #include "sampling.h"
 
@@ -64,7 +65,7 @@ class SamplerMemory {
 
  private:
   friend nb::list sample(uintptr_t, int64_t, int, const nb::list&, const nb::list&, const nb::list&, const std::vector<double>&,
-                         const std::string&);
+                         const std::string&, Crew*);
   void count(int32_t id, int times) {
     const auto [entry, fresh] = place_.try_emplace(id, (int)seen_.size());
     if (fresh) seen_.push_back(id), counts_.push_back(0);
@@ -80,8 +81,9 @@ class SamplerMemory {
 using Mask = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // logits [rows][stride], the first `vocabulary` of each; a list entry a row. Returns (token, logprob, {id: logprob}) of each.
+// crew: of the model that the logits are of; other threads, once woken, would spin on its cores when its next step begins.
 nb::list sample(uintptr_t logits, int64_t stride, int vocabulary, const nb::list& memories, const nb::list& banned,
-                const nb::list& allowed, const std::vector<double>& points, const std::string& isa) {
+                const nb::list& allowed, const std::vector<double>& points, const std::string& isa, Crew* crew) {
   const int rows = (int)points.size();
   std::vector<SampleTask> tasks(rows);
   std::vector<Mask> masks;  // held while the lock of the interpreter is not
@@ -103,6 +105,10 @@ nb::list sample(uintptr_t logits, int64_t stride, int vocabulary, const nb::list
     nb::gil_scoped_release released;
     if ((int64_t)rows * vocabulary < 32768)  // less work than waking threads
       for (int row = 0; row < rows; ++row) chosen.sample_row(tasks[row], vocabulary, &samples[row]);
+    else if (crew)
+      crew->run(1, [&chosen, vocabulary, rows, tasks = tasks.data(), samples = samples.data()](Crew::Walk& walk) {
+        walk.loop(rows, [=, &chosen](int row) { chosen.sample_row(tasks[row], vocabulary, &samples[row]); });
+      });
     else
       parallel_for(rows, [&](int row) { chosen.sample_row(tasks[row], vocabulary, &samples[row]); });
   }
@@ -128,7 +134,8 @@ void bind_sampler(nb::module_& m) {
       .def("push", &SamplerMemory::push)
       .def_prop_ro("penalises", &SamplerMemory::penalises)
       .def_prop_ro("length", &SamplerMemory::length);
-  m.def("sample", &sample);
+  m.def("sample", &sample, nb::arg("logits"), nb::arg("stride"), nb::arg("vocabulary"), nb::arg("memories"), nb::arg("banned"),
+        nb::arg("allowed"), nb::arg("points"), nb::arg("isa"), nb::arg("crew").none());
   m.def("sample_paths", [] {
     std::vector<std::string> names;
     for (const SamplerPath& one : available()) names.push_back(one.name);

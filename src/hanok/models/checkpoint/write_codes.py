@@ -22,15 +22,19 @@ from hanok.models.coded import as_quantised
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
 from hanok.models.families import family_of
-from hanok.models.families.family import Transposed
+from hanok.models.families.family import ExpertList, Transposed
 from hanok.models.linear import Linear
+from hanok.models.mlp import Experts
 
 
 def check_codable(config: ModelConfig) -> None:
     """Raises ConfigError for a model that has no such directory."""
     family = family_of(config)
-    if config.moe is not None:
-        raise ConfigError("experts are not written as codes", remedy="choose a dense model, or GGUF's q8_0")
+    if config.moe is not None and not any(isinstance(layout, ExpertList) for layout in family.layouts):
+        raise ConfigError(
+            f"{family.model_type} keeps its experts in one tensor, and nobody reads codes of such",
+            remedy="choose another model, or GGUF's q8_0",
+        )
     if any(isinstance(layout, Transposed) for layout in family.layouts):
         raise ConfigError(
             f"{family.model_type} keeps its matrices turned, and nobody reads codes of such",
@@ -41,7 +45,7 @@ def check_codable(config: ModelConfig) -> None:
 @dataclass(frozen=True, slots=True)
 class FileCodes:
     """A map as it is to be written: words_NP of `pack_words`, scales_NG, bits 4 or 8; zeros_NG int8 where the grid has zero
-    points."""
+    points. Of experts all have one dimension more, in front."""
 
     words_NP: Tensor
     scales_NG: Tensor
@@ -51,10 +55,6 @@ class FileCodes:
     @staticmethod
     def of(codes: Quantised) -> FileCodes:
         return FileCodes(pack_words(codes.q_NK, codes.bits), codes.scales_NG, codes.bits)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.words_NP), self.words_NP.shape[1] * 32 // self.bits
 
 
 def coded_tensors(
@@ -80,7 +80,9 @@ def coded_tensors(
     maps = _rounded(model, bits) if codes is None else dict(codes)
     rest = {
         name: tensor.detach() if plain is None else tensor.detach().to(plain)
-        for name, tensor in model.named_parameters()
+        for name, tensor in model.state_dict(
+            keep_vars=True
+        ).items()  # routers have buffers; nothing is dequantised
         if name not in maps and ".adapters." not in name and not name.startswith("mtp.")
     }
     written = family.outgoing(rest, model.config)
@@ -90,7 +92,7 @@ def coded_tensors(
         parts = {name: part(one) for name, one in maps.items()}
         return family.outgoing({n: t for n, t in parts.items() if t is not None}, model.config)
 
-    widths = theirs(lambda one: torch.full((len(one.words_NP), 1), one.bits))
+    widths = theirs(lambda one: torch.full((*one.words_NP.shape[:-1], 1), one.bits))
     if mixed := [name for name, bits_N1 in widths.items() if len(bits_N1.unique()) > 1]:
         raise ConfigError(f"{mixed[0]} joins maps of several widths", remedy="give them one width")
     words, scales = theirs(lambda one: one.words_NP), theirs(lambda one: one.scales_NG)
@@ -116,11 +118,23 @@ def _rounded(model: Decoder, bits: int) -> dict[str, FileCodes]:
     """Those whose inputs fill groups."""
     found: dict[str, FileCodes] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, Linear) or not name.startswith("layers."):
+        if not name.startswith("layers."):
             continue
-        if module.weight.shape[1] % GROUP == 0:
+        if isinstance(module, Experts):
+            for part in ("gate_up_proj", "down_proj"):
+                weight = module.get_parameter(part)
+                if weight.shape[-1] % GROUP == 0:
+                    found[f"{name}.{part}"] = _of_stack(weight, bits)
+        elif isinstance(module, Linear) and module.weight.shape[1] % GROUP == 0:
             found[f"{name}.weight"] = FileCodes.of(as_quantised(module.weight, bits))
     return found
+
+
+def _of_stack(weight_ENK: Tensor, bits: int) -> FileCodes:
+    experts = len(weight_ENK)
+    one = FileCodes.of(as_quantised(weight_ENK.flatten(0, 1), bits))
+    words, scales = (part.unflatten(0, (experts, -1)) for part in (one.words_NP, one.scales_NG))
+    return FileCodes(words, scales, bits)
 
 
 def _packed_rows(zeros_NG: Tensor, bits: int) -> Tensor:
