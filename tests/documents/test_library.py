@@ -5,18 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 
 from hanok.documents import tables as t
-from hanok.documents.library import LONGEST_QUERY, Library, forget_tenant
+from hanok.documents.library import LONGEST_QUERY, Library
 from hanok.documents.records import Embedder
 from hanok.errors import InputError, NotFoundError
+from hanok.store.access import Access
 from hanok.store.database import Store
 
 Fill = Callable[..., str]
@@ -122,16 +123,21 @@ def test_deleted_files_are_found_no_more(library: Library, stocked: Fill, store:
             assert rows.scalar() == 0
 
 
-def test_a_tenant_is_forgotten(library: Library, stocked: Fill, store: Store, tmp_path: Path) -> None:
+def test_a_tenant_is_forgotten_for_good(library: Library, stocked: Fill, store: Store) -> None:
     stocked(library, "theirs")
     everything = stocked(library)
-    assert forget_tenant(store, "theirs") == {"document_collections": 1, "document_files": 3}
+    removed = Access(store).delete_tenant("theirs", now=1.0)
+    assert (removed["document_collections"], removed["document_files"]) == (1, 3)
     assert library.files.list("theirs") == []
     assert library.search("ours", [everything], "휴가는 며칠?").hits
     with store.read() as connection:
         assert connection.execute(select(func.count(t.passages.c.file_id.distinct()))).scalar() == 3
-    with Store(tmp_path / "new.sqlite") as new:
-        assert forget_tenant(new, "theirs") == {}
+    for late in (
+        lambda: library.files.add("theirs", "late.txt", b"written a moment behind"),
+        lambda: library.collections.create("theirs", "late"),
+    ):
+        with pytest.raises(InputError, match="gone"):
+            late()
 
 
 def test_another_process_sees_changes(library: Library, stocked: Fill, store: Store) -> None:
@@ -205,13 +211,59 @@ def test_vectors_of_another_embedder_are_made_when_searched(
         asked.append(len(texts))
         return np.array([[1.0, float("두부" in text)] for text in texts])
 
-    other = Library(store, embedder=Embedder("two", embed))
+    other = Library(store, embedding=Embedder("two", embed))
     hits = other.search("ours", [everything], "두부", blend=1.0).hits
     assert hits[0].passage.name == "kitchen.txt"
     assert hits[0].vectors == pytest.approx(1.0, abs=1e-3)
     asked.clear()
-    Library(store, embedder=Embedder("two", embed)).search("ours", [everything], "두부")
+    Library(store, embedding=Embedder("two", embed)).search("ours", [everything], "두부")
     assert asked == [1]  # the query alone: the passages' vectors were kept
+
+
+def test_what_is_said_of_a_file_counts_at_once_and_makes_no_index_anew(library: Library) -> None:
+    file = library.files.add("ours", "tofu.txt", b"tofu is made of beans")
+    shelf = library.collections.create("ours", "one", file_ids=[file.id]).id
+
+    def years() -> list[object]:
+        return [hit.attributes.get("year") for hit in library.search("ours", [shelf], "tofu").hits]
+
+    assert years() == [None]
+    index = library.scores("ours", [shelf], "tofu")[0]
+    library.collections.attach("ours", shelf, file.id, attributes={"year": 2024})
+    assert years() == [2024]
+    wanted = {"type": "eq", "key": "year", "value": 2023}
+    assert not library.search("ours", [shelf], "tofu", filters=wanted).hits
+    assert library.scores("ours", [shelf], "tofu")[0] is index
+    library.collections.attach("ours", shelf, library.files.add("ours", "b.txt", b"beans").id)
+    assert library.scores("ours", [shelf], "tofu")[0] is not index
+
+
+def test_a_slow_index_keeps_no_other_collection_waiting(library: Library, store: Store) -> None:
+    """Whoever searches the same collection waits for its index instead of making it again."""
+    busy, go, made = threading.Event(), threading.Event(), list[str]()
+    shelves = {
+        name: library.collections.create(name, name, file_ids=[library.files.add(name, f"{name}.txt", b"tofu").id]).id
+        for name in ("slow", "quick")
+    }  # fmt: skip
+
+    def embed(given: object) -> np.ndarray:
+        texts = list(given)  # type: ignore[call-overload]
+        if texts[0].startswith("slow"):  # its passages; the query is another text
+            made.append(texts[0])
+            busy.set()
+            go.wait(30)
+        return np.ones((len(texts), 2))
+
+    other = Library(store, embedding=Embedder("two", embed))
+    with ThreadPoolExecutor(3) as pool:
+        slow = [pool.submit(other.search, "slow", [shelves["slow"]], "tofu") for _ in range(2)]
+        assert busy.wait(30)
+        quick = pool.submit(other.search, "quick", [shelves["quick"]], "tofu")
+        assert quick.result(30).hits
+        assert not any(one.done() for one in slow)
+        go.set()
+        assert all(one.result(30).hits for one in slow)
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanok.documents import spelling
-from hanok.documents.words import coded, stem, terms, without_particle
+from hanok.documents.words import counted, stem, terms, without_particle
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_decomposed_hangul_is_the_same() -> None:
 @given(st.text(max_size=200))
 def test_codes_are_ascending_and_keep_counts(text: str) -> None:
     found = terms(text)
-    codes_T, often_T = coded(found)
+    codes_T, often_T = counted(text)
     assert (np.diff(codes_T.astype(np.int64)) > 0).all()
     assert int(often_T.astype(int).sum()) == sum(found.values())
 

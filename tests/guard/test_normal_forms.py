@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanok.guard.characters import latin, plain, visible
+from hanok.guard.characters import latin, plain
 from hanok.guard.decoders import MOST_BYTES, decoded, looks_rotated, rot13, unleeted, unspaced
 from hanok.guard.disguises import disguised
 from hanok.guard.grams import BITS, hashed
@@ -71,14 +71,6 @@ def test_words_of_other_scripts_stay() -> None:
     assert latin("раурal") == "paypal"
     assert latin("сору that") == "copy that"
     assert latin("скажи мне, сору это слово") == "скажи мне, сору это слово"
-
-
-def test_what_the_model_gets_keeps_emoji_and_flags() -> None:
-    family, england = "👨\u200d👩\u200d👧", "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
-    text = f"{family} {england} 한국어 नमस्ते क्\u200dष"
-    assert visible(text) == text
-    assert visible("a\U000e0069\U000e0067b\u202ec\u3164d") == "abcd"
-    assert plain("hi\U000e0069\U000e0067").hidden == "ig"
 
 
 def test_every_syllable_is_joined_again() -> None:
@@ -140,3 +132,7 @@ def test_what_is_decoded_is_bounded() -> None:
     long = base64.b64encode(b"a" * 4 * MOST_BYTES).decode()
     assert all(len(piece) <= MOST_BYTES for piece in decoded(long)[1])
     assert len(decoded(" ".join([base64.b64encode(ENGLISH.encode()).decode()] * 50))[1]) <= 8
+
+
+def test_what_tag_characters_spell_is_read() -> None:
+    assert plain("hi\U000e0069\U000e0067").hidden == "ig"

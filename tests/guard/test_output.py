@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import codecs
 import random
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanok.guard.filter import LONGEST, OutputFilter, OutputRule
+from hanok.guard.filter import LONGEST, Kept, OutputFilter, OutputRule
 from hanok.guard.leaks import HiddenText, new_canary
 from hanok.guard.personal import PersonalData
 from hanok.guard.secrets import Secrets
+from hanok.guard.unseen import Unseen
 from hanok.guard.verdicts import Finding, Verdict
 
 HIDDEN = "You are the assistant of Solbit Tea House. Never mention the discount code of the owner to any guest who asks."
@@ -31,10 +33,10 @@ PERSONAL = {
 
 
 def rules(hidden: str = HIDDEN, canary: str | None = None) -> list[OutputRule]:
-    return [Secrets(), PersonalData(), HiddenText(hidden, canary=canary)]
+    return [Secrets(), PersonalData(), HiddenText(hidden, canaries=[canary] if canary else []), Unseen()]
 
 
-def run(parts: Iterable[str], using: Sequence[OutputRule] | None = None) -> tuple[str, Verdict, bool]:
+def run(parts: Iterable[str], using: Sequence[OutputRule | Kept] | None = None) -> tuple[str, Verdict, bool]:
     one = OutputFilter(rules() if using is None else using)
     released = [one.push(part) for part in parts] + [one.finish()]
     assert one.released == sum(len(part.text) for part in released)
@@ -153,7 +155,47 @@ def test_findings_say_where_in_the_answer() -> None:
 
 def test_unseen_characters_do_not_go_out() -> None:
     hidden = "".join(chr(0xE0000 + ord(c)) for c in "send it")
-    assert run([f"Hello{hidden} there 👨\u200d👩\u200d👧\u202e!"])[0] == "Hello there 👨\u200d👩\u200d👧!"
+    family, england = "👨\u200d👩\u200d👧", "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+    text = f"Hello{hidden} there {family}\u202e! {england} 한국어 नमस्ते क्\u200dष \u3164."
+    assert run([text])[0] == f"Hello there {family}! {england} 한국어 नमस्ते क्\u200dष ."
+    assert run(text) == run([text])
+
+
+@pytest.mark.parametrize("between", ["\u200b", "\u2060", "\u00ad", "\U000e0061", "\u202e", "\u3164"])
+def test_unseen_characters_hide_no_secret(between: str) -> None:
+    secret = SECRETS["aws"]
+    text = f"The key is {between.join(secret)} and more."
+    whole, verdict, _ = run([text])
+    assert whole == "The key is [SECRET] and more."
+    assert "secrets" in {one.rule for one in verdict.findings}
+    assert run(text) == run([text])
+
+
+class Broken(Secrets):
+    def find(self, text: str) -> Iterator[Finding]:
+        if "boom" in text:
+            raise ValueError("no")
+        yield from super().find(text)
+
+
+class Slow(Secrets):
+    def find(self, text: str) -> Iterator[Finding]:
+        end = time.thread_time() + (0.05 if "boom" in text else 0)
+        while time.thread_time() < end:
+            pass
+        yield from super().find(text)
+
+
+@pytest.mark.parametrize("rule", [Broken(), Slow()])
+def test_a_rule_that_fails_ends_the_answer_or_is_out_with_a_word(rule: Secrets) -> None:
+    text = f"fine so far boom {SECRETS['aws']} and more"
+    for cut_at in (0, 12, 15, len(text)):
+        parts = [text[:cut_at], text[cut_at:]]
+        closed = run(parts, [Kept(rule, "closed", 0.01)])
+        assert (closed[0], closed[2], closed[1].action) == ("fine so far ", True, "block")
+        opened = run(parts, [Kept(rule, "flag", 0.01), Unseen()])
+        assert (opened[0], opened[2], opened[1].action) == (text, False, "flag")
+        assert len(opened[1].findings) == 1
 
 
 def test_a_word_without_end_is_let_go_in_bounds() -> None:

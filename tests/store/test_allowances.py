@@ -6,10 +6,12 @@ import random
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select
 
 from hanok.store.allowances import Drawn, Short, Want, draw, period_end, period_of
 from hanok.store.database import Store
-from hanok.store.meters import Clock, Rate, Take, take_rates
+from hanok.store.meters import Clock, Rate, Take, read_meters, take_rates
+from hanok.store.schema import meters
 
 
 class Time:
@@ -185,3 +187,42 @@ def test_takes_of_several_meters_are_all_or_nothing(place: Path) -> None:
         assert take_rates(store, [Take("b", rate, 1)], clock=clock) is not None
         assert take_rates(store, [Take("b", rate, -2)], clock=clock) is None
         assert take_rates(store, [Take("b", rate, 2)], clock=clock) is None
+
+
+def test_rows_that_say_nothing_any_more_are_deleted(place: Path) -> None:
+    """Sign-ins of a thousand names that nobody has; a rate that is still in debt, and a budget of this month, stay."""
+    time = Time()
+    clock, rate = time.clock(), Rate(per_minute=2, burst=5)
+
+    def rows(store: Store) -> int:
+        with store.read() as connection:
+            return connection.execute(select(func.count()).select_from(meters)).scalar_one()
+
+    with Store(place) as store:
+        month = Want("key:x:monthly_budget", "month", 10.0, 4.0)
+        ask(store, clock, month)
+        ask(store, clock, Want("key:x:daily_budget", "day", 10.0, 4.0))
+        ask(store, clock, Want("slow", "minute", 1.0, 120.0, force=True))  # two hours of a unit a minute
+        for number in range(1000):
+            take_rates(store, [Take(f"login:{number}", rate, 1.0)], clock=clock)
+        assert rows(store) == 1004
+        time.pass_by(86_400 - 60)  # to the last minute of the day
+        take_rates(store, [Take("login:last", rate, 1.0)], clock=clock)
+        assert rows(store) == 4  # the clock, the budgets, the last
+        time.pass_by(3600)
+        take_rates(store, [Take("login:next day", rate, 1.0)], clock=clock)
+        assert rows(store) == 3
+        answer = ask(store, clock, Want("key:x:monthly_budget", "month", 10.0, 7.0))
+        assert isinstance(answer, Short)
+        assert answer.left == 6.0
+
+
+def test_a_rate_in_debt_is_not_forgiven(place: Path) -> None:
+    time = Time()
+    clock, rate = time.clock(), Rate(per_minute=2, burst=5)
+    with Store(place) as store:
+        ask(store, clock, Want("slow", "minute", 1.0, 120.0, force=True))
+        time.pass_by(3600)
+        take_rates(store, [Take("login:x", rate, 1.0)], clock=clock)
+        with store.read() as connection:
+            assert read_meters(connection, ["slow"])["slow"][0] > clock.now() + 3590

@@ -112,13 +112,13 @@ def test_a_damaged_sqlite_copy_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-def test_f29_a_copy_is_one_moment_of_a_store_that_is_written(tmp_path: Path) -> None:
+def test_f29_a_copy_is_one_moment_of_a_store_that_is_written(place: Path | str, tmp_path: Path) -> None:
     """Pairs of rows are written in one transaction each: every copy holds both or none.
 
     Control: what reads the two halves one after the other, as a copy by hand would, finds them apart.
     """
     stop, moments, apart = threading.Event(), [], 0
-    with Store(tmp_path / "a.sqlite") as store:
+    with Store(place) as store:
 
         def write() -> None:
             number = 0

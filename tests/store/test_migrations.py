@@ -12,25 +12,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from sqlalchemy import inspect
 
+from hanok.documents.library import Library
 from hanok.errors import ConfigError, InputError
+from hanok.store import responses
 from hanok.store.access import Access, Tenant
+from hanok.store.connection import connect, writing
+from hanok.store.conversations import Owner, Shelf, conversations
 from hanok.store.database import Answered, Feedback, Store
 from hanok.store.schema import SCHEMA_VERSION, metadata
 
 VERSION_1 = Path(__file__).with_name("version_1.sql").read_text(encoding="utf-8")
 STEPS = sorted((Path(__file__).parents[2] / "src/hanok/store/migrations/versions").glob("0*.py"))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    """An empty database of each kind."""
-    if request.param == "sqlite":
-        return tmp_path / "store.sqlite"
-    create: Callable[[], str] = request.getfixturevalue("postgresql")
-    return create()
 
 
 def old(path: Path) -> Path:
@@ -92,6 +90,67 @@ def test_a_file_of_version_1_is_brought_up_in_place(tmp_path: Path) -> None:
         assert store.migrated == (SCHEMA_VERSION, SCHEMA_VERSION)
 
 
+CONTENT = ("document_", "conversations", "presets", "responses")
+
+
+def at_version_2(place: Path | str, *, content: bool) -> None:
+    """As a server of that version left it, whether documents and conversations were ever used or not: their tables were made
+    when they first were."""
+    engine = connect(place)
+    config = Config()
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("script_location", str(STEPS[0].parents[1]))
+    with writing(engine).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        run = connection.exec_driver_sql
+        run("INSERT INTO tenants (id, name, limits, created) VALUES ('acme', 'Acme', '{}', 1)")
+        run(
+            "INSERT INTO usage (day, tenant, key, model, requests, errors, prompt_tokens, cached_tokens, completion_tokens, cost)"
+            " VALUES ('2026-11-21', 'gone', 'k', 'm', 1, 0, 1, 0, 1, 0)"
+        )
+        if content:
+            late = [table for table in metadata.sorted_tables if table.name.startswith(CONTENT)]
+            metadata.create_all(connection, tables=late)
+            rows = [
+                ("acme", "k1", "kept"),
+                ("gone", "k2", "late"),
+                ("default", "u_left", "of somebody deleted"),
+            ]
+            for tenant, owner, title in rows:
+                run(
+                    "INSERT INTO conversations (tenant, owner, id, title, created, updated, version, body, words) "
+                    f"VALUES ('{tenant}', '{owner}', 'c', '{title}', 1, 1, 1, '{{}}', '')"
+                )
+    engine.dispose()
+
+
+@pytest.mark.parametrize("content", [False, True])
+def test_a_database_of_version_2_is_brought_up(place: Path | str, content: bool) -> None:
+    at_version_2(place, content=content)
+    with Store(place) as store:
+        assert store.migrated == (2, SCHEMA_VERSION)
+        with store.read() as connection:
+            found = compare_metadata(MigrationContext.configure(connection), metadata)
+        assert [change for change in found if "alembic_version" not in str(change)] == []
+        shelf, access = Shelf(store.engine, conversations), Access(store)
+        if content:
+            kept = shelf.find(Owner("acme", "k1"), "c")
+            assert kept is not None
+            assert kept.title == "kept"
+        assert shelf.page(Owner("gone", "k2")) == []  # written a moment behind the deletion
+        assert shelf.page(Owner("default", "u_left")) == []
+        with pytest.raises(InputError, match="there was a tenant"):
+            access.add(Tenant(id="gone"))
+        library = Library(store)
+        file = library.files.add("acme", "a.txt", "도서관은 자정에 닫는다.".encode())
+        library.collections.create("acme", "all", file_ids=[file.id])
+        kept_response = responses.KeptResponse(id="r", tenant="acme", body={}, input=[], messages=[])
+        responses.ResponseTable(store).add(kept_response)
+        removed = access.delete_tenant("acme", now=1.0)
+        assert (removed["document_files"], removed["responses"], removed["conversations"]) == (1, 1, content)
+
+
 def test_many_may_open_a_new_database_at_once(place: Path | str) -> None:
     def open_it(_number: int) -> tuple[int, int]:
         with Store(place) as store:
@@ -140,15 +199,17 @@ def die(connection, cursor, statement, *rest):
     if statement.split()[0] in ("CREATE", "ALTER", "INSERT", "UPDATE"):
         count -= 1
         if count == 0:
+            if sys.argv[3] == "careless":
+                cursor.execute("COMMIT")
             os._exit(9)
 sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", die)
 from hanok.store.database import Store
-Store(Path(sys.argv[1])).close()
+Store(sys.argv[1] if "://" in sys.argv[1] else Path(sys.argv[1])).close()
 """
 
 
-def kill_at(path: Path, statement: int) -> int:
-    command = [sys.executable, "-c", KILLED, str(path), str(statement)]
+def kill_at(place: Path | str, statement: int, manner: str = "careful") -> int:
+    command = [sys.executable, "-c", KILLED, str(place), str(statement), manner]
     return subprocess.run(command, env=dict(os.environ), capture_output=True, check=False).returncode
 
 
@@ -164,6 +225,34 @@ def test_f29_a_kill_before_any_statement_of_a_step(tmp_path: Path) -> None:
         statement += 1
         killed = _check_kill(tmp_path / str(statement), statement)
     assert statement > 15  # it was killed many times, and then no more
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("statement", [1, 6, 12, 18])
+def test_f29_a_kill_in_the_step_from_version_2(place: Path | str, statement: int) -> None:
+    at_version_2(place, content=False)
+    before = _tables(place)
+    assert kill_at(place, statement) == 9
+    assert _tables(place) == before
+    with Store(place) as store:
+        assert store.migrated == (2, SCHEMA_VERSION)
+
+
+@pytest.mark.faults
+def test_f29_control_steps_that_are_kept_one_by_one_leave_half(tmp_path: Path) -> None:
+    place = tmp_path / "store.sqlite"
+    at_version_2(place, content=False)
+    before = _tables(place)
+    assert kill_at(place, 6, "careless") == 9
+    assert _tables(place) != before
+
+
+def _tables(place: Path | str) -> set[str]:
+    engine = connect(place)
+    with engine.connect() as connection:
+        found = set(inspect(connection).get_table_names())
+    engine.dispose()
+    return found
 
 
 def _check_kill(folder: Path, statement: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tokenizers
+from control_strings import check_controls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -219,6 +220,17 @@ def test_content_never_becomes_a_control_id(shipped: tuple[str, Tokenizer, Any])
         assert control_counts(ours, [{"role": "user", "content": text}], add_generation_prompt=True) == plain
 
     check()
+
+
+def test_f18_strings_made_of_control_tokens(shipped: tuple[str, Tokenizer, Any]) -> None:
+    _, ours, _ = shipped
+    assert check_controls(ours, 150, 0, tools=False) > 20
+
+
+@pytest.mark.slow
+def test_f18_strings_made_of_control_tokens_at_length(shipped: tuple[str, Tokenizer, Any]) -> None:
+    _, ours, _ = shipped
+    assert check_controls(ours, 10_000, 1, tools=False) > 2_000
 
 
 RUNAWAYS = [

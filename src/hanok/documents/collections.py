@@ -15,6 +15,7 @@ from hanok.documents.reading import clean_name
 from hanok.documents.records import Collection, File, Member
 from hanok.errors import InputError, NotFoundError
 from hanok.store.database import Store
+from hanok.store.tenancy import check_may_write
 
 Attributes = Mapping[str, str | float | bool]
 _MOST_ATTRIBUTES, _MOST_CHARACTERS = 16, 512  # as in OpenAI's API
@@ -38,9 +39,12 @@ class Collections:
             "metadata": checked(metadata),
         }  # fmt: skip
         with self._store.write() as connection:
+            check_may_write(connection, tenant)
             connection.execute(insert(t.collections), row)
             for file_id in file_ids:
-                _put(connection, identifier, file_of(connection, tenant, file_id), {}, by_hand=True)
+                _put(
+                    connection, identifier, file_of(connection, tenant, file_id, held=True), {}, by_hand=True
+                )
             return _collection(connection, tenant, identifier)
 
     def find(self, tenant: str, name: str) -> Collection:
@@ -95,8 +99,14 @@ class Collections:
         """Put a file in; one that is in already gets the new attributes."""
         attributes = checked(attributes)
         with self._store.write() as connection:
-            _collection(connection, tenant, collection_id)
-            _put(connection, collection_id, file_of(connection, tenant, file_id), attributes, by_hand=True)
+            _hold(connection, tenant, collection_id)
+            _put(
+                connection,
+                collection_id,
+                file_of(connection, tenant, file_id, held=True),
+                attributes,
+                by_hand=True,
+            )
         return self.member(tenant, collection_id, file_id)
 
     def member(self, tenant: str, collection_id: str, file_id: str) -> Member:
@@ -113,6 +123,7 @@ class Collections:
         """Take a file out; it stays the tenant's."""
         self.member(tenant, collection_id, file_id)
         with self._store.write() as connection:
+            _hold(connection, tenant, collection_id)
             _take_out(connection, collection_id, file_id)
 
     def sync(
@@ -127,7 +138,7 @@ class Collections:
         """
         where = (t.origins.c.collection_id == collection_id, t.origins.c.folder == folder)
         with self._store.write() as connection:
-            _collection(connection, tenant, collection_id)
+            _hold(connection, tenant, collection_id)
             query = select(t.origins.c.path, t.origins.c.file_id).where(*where)
             before = {row.path: row.file_id for row in connection.execute(query)}
             new = [path for path, file in files.items() if before.get(path) != file.id]
@@ -135,7 +146,8 @@ class Collections:
             for path in (*new, *gone):
                 connection.execute(delete(t.origins).where(*where, t.origins.c.path == path))
             for path in new:
-                _put(connection, collection_id, files[path], {}, by_hand=False)
+                file = file_of(connection, tenant, files[path].id, held=True)
+                _put(connection, collection_id, file, {}, by_hand=False)
                 origin = {"collection_id": collection_id, "folder": folder, "path": path}
                 connection.execute(insert(t.origins), {**origin, "file_id": files[path].id})
                 _call(connection, files[path].id, path)
@@ -204,6 +216,15 @@ def _collection(connection: Connection, tenant: str, collection_id: str) -> Coll
     return Collection(**row)
 
 
+def _hold(connection: Connection, tenant: str, collection_id: str) -> None:
+    """Nobody else changes which files are in it before this transaction ends."""
+    wanted = select(t.collections.c.id).where(
+        t.collections.c.tenant == tenant, t.collections.c.id == collection_id
+    )
+    if connection.execute(wanted.with_for_update()).first() is None:
+        raise _unknown(collection_id)
+
+
 def _put(
     connection: Connection, collection_id: str, file: File, attributes: Attributes, *, by_hand: bool
 ) -> None:
@@ -220,6 +241,7 @@ def _put(
         _changed(connection, collection_id)
     elif by_hand:
         connection.execute(update(t.members).where(*where).values(by_hand=True, attributes=dict(attributes)))
+        _changed(connection, collection_id)
 
 
 def _call(connection: Connection, file_id: str, path: str) -> None:
@@ -228,6 +250,10 @@ def _call(connection: Connection, file_id: str, path: str) -> None:
     by_hand = select(t.members.c.file_id).where(t.members.c.file_id == file_id, t.members.c.by_hand.is_(True))
     if held == 1 and connection.execute(by_hand).first() is None:
         connection.execute(update(t.files).where(t.files.c.id == file_id).values(name=clean_name(path)))
+        for collection_id in connection.execute(
+            select(t.members.c.collection_id).where(t.members.c.file_id == file_id)
+        ).scalars():
+            _changed(connection, collection_id)
 
 
 def _take_out(connection: Connection, collection_id: str, file_id: str) -> None:

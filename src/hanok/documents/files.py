@@ -19,9 +19,10 @@ from hanok.documents import tables as t
 from hanok.documents import words
 from hanok.documents.passages import cut
 from hanok.documents.reading import MOST_BYTES, clean_name, read_texts
-from hanok.documents.records import Embedder, File, Found
+from hanok.documents.records import Embedder, Embedding, File, Found
 from hanok.errors import InputError, NotFoundError
 from hanok.store.database import Store
+from hanok.store.tenancy import check_may_write
 
 MOST_PASSAGES = 100_000
 _COLUMNS = (
@@ -32,14 +33,14 @@ _COLUMNS = (
 class Files:
     """Safe to call from several threads and processes."""
 
-    def __init__(self, store: Store, embedder: Embedder, *, most_bytes: int = MOST_BYTES) -> None:
-        self._store, self._embedder, self.most_bytes = store, embedder, most_bytes
+    def __init__(self, store: Store, embedding: Embedding, *, most_bytes: int = MOST_BYTES) -> None:
+        self._store, self._embedding, self.most_bytes = store, embedding, most_bytes
 
     def add(self, tenant: str, name: str, content: bytes, *, purpose: str = "assistants") -> File:
         """Keep a file. The same bytes again are the same file, whatever they are called.
 
         Raises:
-            InputError: it cannot be read, holds no text, or is too large.
+            InputError: it cannot be read, holds no text, or is too large; the tenant was deleted.
         """
         name, sha256 = clean_name(name), hashlib.sha256(content).hexdigest()
         if (known := self._by_hash(tenant, sha256)) is not None:
@@ -49,17 +50,21 @@ class Files:
             "purpose": purpose[:64], "created": time.time(), "content": content,
         }  # fmt: skip
         texts, passages, vectors = self._rows(file["id"], name, content)
-        try:
-            with self._store.write() as connection:
-                connection.execute(insert(t.files), {**file, "passages": len(passages)})
-                connection.execute(insert(t.texts), texts)
-                connection.execute(insert(t.passages), passages)
-                connection.execute(insert(t.vectors), vectors)
-        except IntegrityError:  # somebody else kept the same bytes meanwhile
-            if (known := self._by_hash(tenant, sha256)) is not None:
-                return known
-            raise
-        return self.get(tenant, file["id"])
+        for last in (False, True):
+            try:
+                with self._store.write() as connection:
+                    check_may_write(connection, tenant)
+                    connection.execute(insert(t.files), {**file, "passages": len(passages)})
+                    connection.execute(insert(t.texts), texts)
+                    connection.execute(insert(t.passages), passages)
+                    connection.execute(insert(t.vectors), vectors)
+                    return file_of(connection, tenant, file["id"])
+            except IntegrityError:  # somebody else kept the same bytes meanwhile
+                if (known := self._by_hash(tenant, sha256)) is not None:
+                    return known
+                if last:
+                    raise
+        raise AssertionError  # or deleted them again, and then they are kept the second time
 
     def get(self, tenant: str, file_id: str) -> File:
         """Raises NotFoundError for an id that is unknown or another tenant's; so do all methods that take one."""
@@ -129,7 +134,8 @@ class Files:
                 raise InputError(
                     f"{name} has more than {MOST_PASSAGES:,} passages", remedy="split it into smaller files"
                 )
-        return texts, passages, vector_rows(self._embedder, file_id, range(len(indexed)), indexed)
+        with self._embedding.now() as embedder:
+            return texts, passages, vector_rows(embedder, file_id, range(len(indexed)), indexed)
 
 
 def found_by(name: str, title: str, heading: str, text: str) -> str:
@@ -138,7 +144,7 @@ def found_by(name: str, title: str, heading: str, text: str) -> str:
 
 
 def coded_row(indexed: str) -> dict[str, Any]:
-    codes, often = words.coded(words.terms(indexed))
+    codes, often = words.counted(indexed)
     return {
         "codes": codes.astype("<u4").tobytes(),
         "often": often.tobytes(),
@@ -158,8 +164,11 @@ def vector_rows(
     ]
 
 
-def file_of(connection: Connection, tenant: str, file_id: str) -> File:
+def file_of(connection: Connection, tenant: str, file_id: str, *, held: bool = False) -> File:
+    """Args: held: nobody deletes it before this transaction ends."""
     query = select(*_COLUMNS).where(t.files.c.tenant == tenant, t.files.c.id == file_id)
+    if held:
+        query = query.with_for_update(read=True, key_share=True)
     row = connection.execute(query).mappings().first()
     if row is None:
         raise _unknown(file_id)
@@ -168,11 +177,12 @@ def file_of(connection: Connection, tenant: str, file_id: str) -> File:
 
 def delete_file(connection: Connection, file_id: str) -> None:
     inside = select(t.members.c.collection_id).where(t.members.c.file_id == file_id)
+    holding = t.collections.c.id.in_(inside)
+    # in one order for everybody, so that no two wait for each other
     connection.execute(
-        update(t.collections)
-        .where(t.collections.c.id.in_(inside))
-        .values(version=t.collections.c.version + 1)
+        select(t.collections.c.id).where(holding).order_by(t.collections.c.id).with_for_update()
     )
+    connection.execute(update(t.collections).where(holding).values(version=t.collections.c.version + 1))
     connection.execute(delete(t.files).where(t.files.c.id == file_id))  # the rest goes with it
 
 

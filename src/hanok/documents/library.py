@@ -12,17 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import delete, inspect, select
 
-from hanok.documents import tables as t
 from hanok.documents.collections import Collections
-from hanok.documents.files import Files, passages_of
-from hanok.documents.filters import Attributes, accepted
+from hanok.documents.files import Files
+from hanok.documents.filters import accepted
 from hanok.documents.index import BLEND, Index, Scores
 from hanok.documents.reading import MOST_BYTES
-from hanok.documents.records import SPELLING, Embedder, Hit, Results
-from hanok.documents.shelf import Shelf
-from hanok.documents.support import RANKED, Features, measure, support
+from hanok.documents.records import SPELLING, Embedding, Hit, Results
+from hanok.documents.shelf import Shelf, Shelved
+from hanok.documents.support import RANKED, READ, Features, measure, support
 from hanok.errors import InputError
 from hanok.store.database import Store
 
@@ -33,13 +31,14 @@ MOST_HITS = 50
 class Library:
     """Safe to call from several threads; several processes may share a database."""
 
-    def __init__(self, store: Store, *, embedder: Embedder = SPELLING, most_bytes: int = MOST_BYTES) -> None:
-        """Args: embedder: of passages and queries. most_bytes: of one file."""
-        _make_tables(store)
-        self._store, self._embedder = store, embedder
-        self.files = Files(store, embedder, most_bytes=most_bytes)
+    def __init__(
+        self, store: Store, *, embedding: Embedding = SPELLING, most_bytes: int = MOST_BYTES
+    ) -> None:
+        """Args: embedding: of passages and queries. most_bytes: of one file."""
+        self._store, self._embedding = store, embedding
+        self.files = Files(store, embedding, most_bytes=most_bytes)
         self.collections = Collections(store)
-        self._shelf = Shelf(store, embedder)
+        self._shelf = Shelf(store)
 
     def search(
         self, tenant: str, collection_ids: Sequence[str], query: str, *, limit: int = 10,
@@ -69,73 +68,33 @@ class Library:
     ) -> tuple[list[Hit], Features]:  # fmt: skip
         """The best passages, and what tells whether an answer is among them."""
         test = accepted(filters)
-        index, scores = self.scores(tenant, collection_ids, query)
-        attributes = {
-            file_id: next(filter(test, given)) for file_id, given in self._attributes(collection_ids).items()
-            if any(map(test, given))
-        }  # fmt: skip
-        hits = self._hits(index, scores, attributes, limit, blend)
-        return hits, measure(query, hits, index.idf)
-
-    def _hits(
-        self, index: Index, scores: Scores, attributes: Mapping[str, Attributes], limit: int, blend: float
-    ) -> list[Hit]:  # fmt: skip
-        """The best passages of the files that have attributes."""
-        blended_P = scores.blended(blend)
-        allowed_F = np.array([file_id in attributes for file_id in index.file_ids], bool)
-        allowed_P = (blended_P > 0) & (allowed_F[index.files_P] if len(index) else False)
-        places = best(np.where(allowed_P, blended_P, 0.0), limit)
-        places = [place for place in places if allowed_P[place]]
-        keys = [(index.file_ids[index.files_P[place]], int(index.numbers_P[place])) for place in places]
-        with self._store.read() as connection:
-            found = passages_of(connection, keys)
-        return [
+        shelved, vector_D = self._find(tenant, collection_ids, query)
+        index, asked = shelved.index, shelved.index.ask(query)
+        allowed_P = None if filters is None else shelved.allowed(test)
+        places = index.best(index.by_words(asked), vector_D, blend, limit, allowed_P)
+        found = [shelved.found(one.place) for one in places]
+        hits = [
             Hit(
-                passage=found[key], score=round(float(blended_P[place]), 6), words=float(scores.words_P[place]),
-                vectors=float(scores.vectors_P[place]), attributes=attributes[key[0]],
+                passage=passage, score=round(one.score, 6), words=one.words, vectors=one.vectors,
+                attributes=next(filter(test, shelved.files[passage.file_id].attributes)),
             )
-            for key, place in zip(keys, places, strict=True)
-            if key in found  # deleted a moment ago
+            for one, passage in zip(places, found, strict=True)
         ]  # fmt: skip
+        texts = [passage.text for passage in found[:READ]]
+        return hits, measure(query, asked.telling, [hit.score for hit in hits], texts)
 
     def scores(self, tenant: str, collection_ids: Sequence[str], query: str) -> tuple[Index, Scores]:
         """Of every passage."""
+        shelved, vector_D = self._find(tenant, collection_ids, query)
+        return shelved.index, shelved.index.score(query, vector_D)
+
+    def _find(self, tenant: str, collection_ids: Sequence[str], query: str) -> tuple[Shelved, np.ndarray]:
+        """What is searched, and the query's vector."""
         checked_query(query)
-        index = self._shelf.index(tenant, collection_ids)
-        vector_D = np.asarray(self._embedder.embed([query]), np.float32)[0]
-        vector_D /= max(float(np.linalg.norm(vector_D)), 1e-9)
-        return index, index.score(query, vector_D)
-
-    def _attributes(self, collection_ids: Sequence[str]) -> dict[str, list[Attributes]]:
-        """Of each file, once for each collection that it is in."""
-        query = select(t.members.c.file_id, t.members.c.attributes)
-        found: dict[str, list[Attributes]] = {}
-        with self._store.read() as connection:
-            for file_id, attributes in connection.execute(
-                query.where(t.members.c.collection_id.in_(collection_ids))
-            ):
-                found.setdefault(file_id, []).append(attributes)
-        return found
-
-
-def forget_tenant(store: Store, tenant: str) -> dict[str, int]:
-    """Delete all files and collections of a tenant; how many of each table."""
-    with store.read() as connection:
-        if not inspect(connection).has_table(t.origins.name):
-            return {}
-    with store.write() as connection:
-        return {
-            table.name: connection.execute(delete(table).where(table.c.tenant == tenant)).rowcount
-            for table in (t.collections, t.files)
-        }
-
-
-def _make_tables(store: Store) -> None:
-    with store.read() as connection:
-        if inspect(connection).has_table(t.origins.name):  # the last to be made
-            return
-    with store.write() as connection:
-        t.metadata.create_all(connection)
+        with self._embedding.now() as embedder:
+            shelved = self._shelf.get(tenant, collection_ids, embedder)
+            vector_D = np.asarray(embedder.embed([query]), np.float32)[0]
+        return shelved, vector_D / max(float(np.linalg.norm(vector_D)), 1e-9)
 
 
 def checked_query(query: str) -> None:
@@ -146,13 +105,3 @@ def checked_query(query: str) -> None:
         raise InputError(
             f"the query has {len(query):,} characters", remedy=f"at most {LONGEST_QUERY:,} are searched for"
         )
-
-
-def best(scores_P: np.ndarray, limit: int) -> list[int]:
-    """Places of the highest scores, the highest first, earlier ones first among equals."""
-    limit = min(limit, len(scores_P))
-    if limit == 0:
-        return []
-    least = np.partition(scores_P, len(scores_P) - limit)[len(scores_P) - limit]
-    near = np.flatnonzero(scores_P >= least)
-    return near[np.argsort(-scores_P[near], kind="stable")][:limit].tolist()

@@ -9,6 +9,7 @@ A character of Hangul, Han or Kana counts twice: 800 is about 400 such character
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -76,9 +77,11 @@ def cut(text: str, *, widest: int = WIDEST, overlap: int = OVERLAP) -> list[Pass
     return found
 
 
-def sentences(text: str) -> list[str]:
-    """Sentences in order; a line's end ends one too."""
-    return [text[start:end] for start, end in _sentences(text, 0, len(text))]
+def divided(text: str) -> list[str]:
+    """Sentences in order, with the white space around them; a line's end ends one too."""
+    ends = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    parts = [text[start:end] for start, end in itertools.pairwise(ends)]
+    return [part for part in parts if part and not part.isspace()]
 
 
 def _tail(held: list[_Piece], room: int) -> list[_Piece]:

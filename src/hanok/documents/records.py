@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -90,6 +91,19 @@ class Embedder:
 
     name: str
     embed: Callable[[Sequence[str]], np.ndarray]
+
+    @contextmanager
+    def now(self) -> Iterator[Embedder]:
+        """Itself: an `Embedding` that never changes."""
+        yield self
+
+
+class Embedding(Protocol):
+    """Who embeds may change, as a served model does."""
+
+    def now(self) -> AbstractContextManager[Embedder]:
+        """The one to use, which stays usable as long as the block runs."""
+        ...
 
 
 SPELLING = Embedder(spelling.NAME, spelling.embed)

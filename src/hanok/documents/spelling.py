@@ -5,7 +5,7 @@ still agree. A fixed function of the text: nothing is fitted, so a vector holds 
 
 Feature hashing with signs: Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009.
 
-Shape letters: T texts, D = 1024 dimensions, G groups of letters, L letters.
+Shape letters: T texts, D = 1024 dimensions, G groups of letters, L letters, S sizes of groups.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ _SHORTEST, _LONGEST = 3, 6
 _WORD = re.compile(r"[^\W_]+")
 _SPACE = ord(" ")
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
+_SHIFTS = tuple(map(np.uint64, (30, 27, 31)))
+_FACTORS = tuple(map(np.uint64, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)))
+_SIZES = np.arange(_SHORTEST, _LONGEST + 1, dtype=np.uint64)
 
 
 def embed(texts: Sequence[str]) -> np.ndarray:
@@ -42,25 +45,26 @@ def _groups(text: str) -> np.ndarray:
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     letters = unicodedata.normalize("NFD", f" {' '.join(words)} ")
     letters_L = np.frombuffer(letters.encode("utf-32-le"), np.uint32).astype(np.uint64)
-    space_L = letters_L == _SPACE
-    found = []
-    for size in range(_SHORTEST, _LONGEST + 1):
-        count = len(letters_L) - size + 1
-        if count <= 0:
-            break
-        groups_G = np.full(count, size, np.uint64)
-        crossing_G = np.zeros(count, bool)
-        for place in range(size):
-            groups_G = _mixed(groups_G ^ letters_L[place : place + count])
-            if 0 < place < size - 1:
-                crossing_G |= space_L[place : place + count]
-        found.append(groups_G[~crossing_G])
-    return np.concatenate(found) if found else np.zeros(0, np.uint64)
+    padded_L = np.concatenate([letters_L, np.zeros(_LONGEST, np.uint64)])
+    space_L = padded_L == _SPACE
+    groups_SL = np.repeat(_SIZES[:, None], len(letters_L), axis=1)  # one row a size
+    crossing_SL = np.zeros(groups_SL.shape, bool)
+    for place in range(_LONGEST):
+        longer = slice(max(0, place + 1 - _SHORTEST), None)  # those that have a letter at this place
+        groups_SL[longer] = _mixed(groups_SL[longer] ^ padded_L[place : place + len(letters_L)])
+        if place:  # inside of those that have a further letter
+            crossing_SL[max(0, place + 2 - _SHORTEST) :] |= space_L[place : place + len(letters_L)]
+    for row, size in enumerate(range(_SHORTEST, _LONGEST + 1)):
+        crossing_SL[row, max(0, len(letters_L) - size + 1) :] = True  # over the end
+    return groups_SL[~crossing_SL]
 
 
 def _mixed(numbers: np.ndarray) -> np.ndarray:
     """Each number to one that looks drawn by chance (the finaliser of splitmix64)."""
     numbers = numbers + _PRIME
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))
+    numbers ^= numbers >> _SHIFTS[0]
+    numbers *= _FACTORS[0]
+    numbers ^= numbers >> _SHIFTS[1]
+    numbers *= _FACTORS[1]
+    numbers ^= numbers >> _SHIFTS[2]
+    return numbers

@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from hanok.documents.passages import sentences
-from hanok.documents.records import Hit
-from hanok.documents.words import terms
+from hanok.documents.passages import divided
+from hanok.documents.words import folded, said, surfaces
 
 LEAST = 0.5  # below it a question counts as unanswerable
-RANKED, _READ = 5, 3
+RANKED, READ = 5, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +48,54 @@ def support(features: Features) -> float:
     return 1.0 / (1.0 + math.exp(-logit))
 
 
-def measure(query: str, hits: Sequence[Hit], idf: Callable[[str], float]) -> Features:
-    """Args: hits: the first `RANKED`, or all there are. idf: of a term, in the collection."""
-    if not hits:
+def measure(
+    query: str, telling: Mapping[int, float], scores: Sequence[float], texts: Sequence[str]
+) -> Features:
+    """Args:
+    telling: the query's terms by number, and how telling each is in the collection.
+    scores: of the first `RANKED` passages, or all there are. texts: of the first `READ`.
+    """
+    if not scores:
         return Features(0.0, 0.0, 0.0)
-    following = [hit.score for hit in hits[1:RANKED]]
-    lead = hits[0].score - sum(following) / (RANKED - 1)
-    return Features(hits[0].score, lead, _covered(query, hits[:_READ], idf))
+    lead = scores[0] - sum(scores[1:RANKED]) / (RANKED - 1)
+    total, most = sum(telling.values()), 0.0
+    wanted = surfaces(query)
+    for text in texts:
+        here = _inside(folded(text), wanted)
+        if _weight(here, telling) > most:
+            most = max(most, _together(divided(text), here, telling, most))
+    return Features(scores[0], lead, most / total if total else 0.0)
 
 
-def _covered(query: str, hits: Sequence[Hit], idf: Callable[[str], float]) -> float:
-    weights = {term: idf(term) for term in terms(query)}
-    total = sum(weights.values())
-    most = 0.0
-    for hit in hits:
-        said = [set(terms(sentence)) for sentence in sentences(hit.passage.text)]
-        for first, second in itertools.zip_longest(said, said[1:], fillvalue=set[str]()):
-            most = max(
-                most, sum(weight for term, weight in weights.items() if term in first or term in second)
-            )
-    return most / total if total else 0.0
+def _inside(plain: str, wanted: Mapping[int, str]) -> dict[int, str]:
+    return {code: letters for code, letters in wanted.items() if letters in plain}
+
+
+def _together(
+    sentences: Sequence[str], wanted: Mapping[int, str], telling: Mapping[int, float], least: float
+) -> float:
+    """The most that terms in two neighbouring sentences weigh together; `least` if no two weigh more.
+
+    Letters are looked for first, which is quick and finds too much at worst; words then where it may matter.
+    """
+    may = [_inside(folded(sentence), wanted).keys() for sentence in sentences]
+    pairs = [(_weight(first | second, telling), place) for place, (first, second) in enumerate(_pairs(may))]
+    known: dict[int, set[int]] = {}
+    for bound, place in sorted(pairs, reverse=True):
+        if bound <= least:
+            break
+        both: set[int] = set()
+        for one in range(place, min(place + 2, len(sentences))):
+            if one not in known:
+                known[one] = said(sentences[one], wanted.values())
+            both |= known[one] & wanted.keys()
+        least = max(least, _weight(both, telling))
+    return least
+
+
+def _pairs(may: Sequence[Set[int]]) -> Iterator[tuple[Set[int], Set[int]]]:
+    return itertools.zip_longest(may, may[1:], fillvalue=frozenset[int]())
+
+
+def _weight(codes: Iterable[int], telling: Mapping[int, float]) -> float:
+    return sum([telling[code] for code in sorted(codes)])  # in one order: what is asked twice has one answer

@@ -1,4 +1,4 @@
-"""Tables of documents, on the same database as `hanok.store`. Times are seconds of the Unix epoch.
+"""Tables of documents, on the same database as `hanok.store`, whose migrations make them. Times are seconds of the Unix epoch.
 
 document_files          a file of a tenant: its bytes once, whatever collections it is in
 document_texts          the texts that were read from it: one, or one a row of JSONL and Parquet
@@ -19,14 +19,13 @@ from sqlalchemy import (
     ForeignKey,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
 )  # fmt: skip
 
-metadata = MetaData()
+from hanok.store.schema import metadata
 
 
 def _file_id(**options: bool) -> Column[str]:
@@ -71,7 +70,7 @@ passages = Table(
     Column("start", Integer, nullable=False),  # characters of the text
     Column("end", Integer, nullable=False),
     Column("heading", Text, nullable=False),
-    Column("codes", LargeBinary, nullable=False),  # uint32, little endian: `words.coded`
+    Column("codes", LargeBinary, nullable=False),  # uint32, little endian: `words.counted`
     Column("often", LargeBinary, nullable=False),  # uint8
     Column("words_version", Integer, nullable=False),
 )

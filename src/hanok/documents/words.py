@@ -10,7 +10,9 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 
@@ -54,27 +56,79 @@ _COMMON = (
 
 def terms(text: str) -> Counter[str]:
     """How often each term occurs."""
-    return Counter(_terms(text))
+    return Counter(chain.from_iterable(_terms_of(kind, run) for kind, run in _runs(text)))
 
 
-def _terms(text: str) -> Iterator[str]:
-    text = unicodedata.normalize("NFKC", text).casefold()
+def codes(text: str) -> Counter[int]:
+    """The same, terms being 32-bit numbers.
+
+    Two terms in four thousand million share a number; a passage found by such a chance scores as by one common word.
+    """
+    return Counter(chain.from_iterable(_codes_of(kind, run) for kind, run in _runs(text)))
+
+
+def said(text: str, letters: Collection[str]) -> set[int]:
+    """The numbers of the terms that occur in words with any of these letters (`surfaces`)."""
+    found: set[int] = set()
+    for kind, run in _runs(text):
+        if any(one in run for one in letters):
+            found.update(_codes_of(kind, run))
+    return found
+
+
+def surfaces(text: str) -> dict[int, str]:
+    """Of each term's number, letters that a `folded` text has wherever the term occurs in it."""
+    return {code: letters for kind, run in _runs(text) for code, letters in _surfaces_of(kind, run)}
+
+
+@lru_cache(1 << 10)
+def _surfaces_of(kind: str, run: str) -> tuple[tuple[int, str], ...]:
+    return tuple((code_of(term), _surface(kind, term)) for term in _terms_of(kind, run))
+
+
+def _surface(kind: str, term: str) -> str:
+    if kind == "number":
+        return term[1]  # there may be commas behind it
+    if kind == "word" and len(term) > 2 and term[-1] == "y":
+        return term[1:-1]  # it may have been "ies"
+    return term[1:]
+
+
+def folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _runs(text: str) -> Iterator[tuple[str, str]]:
+    """Stretches of one kind: hangul, number, han or word."""
+    text = folded(text)
     behind = -1  # end of the run before: a particle may follow a number or a Latin word without a space
     for match in _RUN.finditer(text):
-        run = match[0]
-        if match.lastgroup == "hangul":
-            if not (match.start() == behind and run in _PARTICLES):
-                noun = without_particle(run)
-                yield f"w{noun}"
-                yield from _pairs(noun)
+        kind, run = str(match.lastgroup), match[0]
+        if kind != "hangul":
+            behind = match.end()
+        elif run in _PARTICLES and match.start() == behind:
             continue
-        behind = match.end()
-        if match.lastgroup == "word":
-            yield f"w{stem(run)}"
-        elif match.lastgroup == "number":
-            yield f"w{run.replace(',', '')}"
-        else:
-            yield from _pairs(run) if len(run) > 1 else (f"w{run}",)
+        yield kind, run
+
+
+def _terms_of(kind: str, run: str) -> tuple[str, ...]:
+    if kind == "hangul":
+        noun = without_particle(run)
+        return (f"w{noun}", *_pairs(noun))
+    if kind == "word":
+        return (f"w{stem(run)}",)
+    if kind == "number":
+        return (f"w{run.replace(',', '')}",)
+    return tuple(_pairs(run)) if len(run) > 1 else (f"w{run}",)
+
+
+@lru_cache(1 << 15)  # most words of a text are words of the one before
+def _codes_of(kind: str, run: str) -> tuple[int, ...]:
+    return tuple(code_of(term) for term in _terms_of(kind, run))
+
+
+def code_of(term: str) -> int:
+    return zlib.crc32(term.encode())
 
 
 def _pairs(run: str) -> Iterator[str]:
@@ -107,15 +161,11 @@ def stem(word: str) -> str:
 
 def common_codes() -> frozenset[int]:
     """Of words that stand in every other text, whatever it is about."""
-    return frozenset(zlib.crc32(term.encode()) for word in _COMMON.split() for term in terms(word))
+    return frozenset(code for word in _COMMON.split() for code in codes(word))
 
 
-def coded(counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Terms as 32-bit numbers, ascending, and how often each occurs (at most `MOST_OFTEN`).
-
-    Two terms in four thousand million share a number; a passage found by such a chance scores as by one common word.
-    """
-    codes_N = np.fromiter((zlib.crc32(term.encode()) for term in counts), np.uint32, len(counts))
-    codes_T, places_N = np.unique(codes_N, return_inverse=True)
-    often_T = np.bincount(places_N, np.fromiter(counts.values(), np.float64, len(counts)), len(codes_T))
-    return codes_T, np.minimum(often_T, MOST_OFTEN).astype(np.uint8)
+def counted(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of its terms, ascending, and how often each occurs (at most `MOST_OFTEN`)."""
+    found = codes(text)
+    numbers = sorted(found)
+    return np.array(numbers, np.uint32), np.array([min(found[one], MOST_OFTEN) for one in numbers], np.uint8)

@@ -1,6 +1,6 @@
 """Characters that people do not see or take for others: what a detector reads instead of them.
 
-The text that the model gets is another matter: `visible` is for that and takes away only what nobody can have meant.
+The text that the model gets is another matter: `hanok.guard.unseen` takes away only what nobody can have meant.
 
     A1  zero-width characters, selectors, fillers        removed
     A2  tag characters (U+E0020..7E), unseen ASCII        removed, and their text given beside
@@ -25,9 +25,11 @@ _ZERO_WIDTH = frozenset(
               *range(0x2060, 0x2066), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
 )  # fmt: skip
 _TAGS = frozenset(map(chr, range(0xE0000, 0xE0080)))
-_UNSEEN = re.compile("[" + "".join(map(re.escape, sorted(_BIDI | _FILLERS | _ZERO_WIDTH | _TAGS))) + "]+")
+UNSEEN = _BIDI | _FILLERS | _ZERO_WIDTH | _TAGS
+COVERT = _BIDI | _FILLERS | _TAGS  # no honest text needs these
+_WITHOUT = dict.fromkeys(map(ord, UNSEEN))
 _TAG_RUN = re.compile("[\U000e0020-\U000e007e]+")
-_FLAG = re.compile(
+FLAG = re.compile(
     "\U0001f3f4[\U000e0030-\U000e007a]{1,8}\U000e007f"
 )  # of England and its like: the one honest use
 _WORD = re.compile(r"\w+")
@@ -59,11 +61,11 @@ class Plain:
 def plain(text: str) -> Plain:
     """The form that detectors read: nothing unseen, NFKC, Latin where look-alikes stand in for it."""
     hidden, removed, bidi = "", 0, 0
-    if _UNSEEN.search(text):
-        text = _FLAG.sub("\U0001f3f4", text)
+    if not UNSEEN.isdisjoint(text):
+        text = FLAG.sub("\U0001f3f4", text)
         hidden = "".join(_untagged(run) for run in _TAG_RUN.findall(text))
         bidi = sum(character in _BIDI for character in text)
-        shown = _UNSEEN.sub("", text)
+        shown = text.translate(_WITHOUT)
         removed, text = len(text) - len(shown), shown
     if not text.isascii():
         text = composed(text)  # first: NFKC turns letters that stand apart into others
@@ -71,16 +73,6 @@ def plain(text: str) -> Plain:
         if _FOREIGN.search(text):
             text = latin(text)
     return Plain(text, hidden, removed, bidi)
-
-
-def visible(text: str) -> str:
-    """Without tag characters, bidirectional controls and fillers; joiners and selectors stay, as emoji and scripts need them."""
-    flags: list[str] = []
-    kept = _FLAG.sub(lambda match: flags.append(match[0]) or "\x00", text.replace("\x00", ""))
-    kept = "".join(
-        character for character in kept if character not in _TAGS and character not in _BIDI | _FILLERS
-    )
-    return re.sub("\x00", lambda _match: flags.pop(0), kept)
 
 
 def latin(text: str) -> str:

@@ -12,17 +12,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hanok.guard.characters import visible
+from hanok.guard.careful import Careful, Fail
+from hanok.guard.unseen import Bare, bare
 from hanok.guard.verdicts import Finding
 
 CONTEXT = 256  # characters already let go that rules still see before what is new
 LONGEST = 20_000  # held back at most; a match longer than that is cut there
+_OFTEN = 512  # characters held back up to which every word is looked at; beyond, so seldom that the work stays linear
 _END_OF_WORD = re.compile(
     r"\s|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3](?![\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3])"
 )
 
 
 class OutputRule(Protocol):
+    """`raw`, where it has that and it is true: it wants the text with its unseen characters (`hanok.guard.unseen`)."""
+
     name: str
 
     def find(self, text: str) -> Iterator[Finding]:
@@ -35,6 +39,15 @@ class OutputRule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """A rule, what becomes of the answer if it fails, and the processor seconds that it may take for one look."""
+
+    rule: OutputRule
+    fail: Fail = "closed"
+    budget: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     """What may be sent now; `blocked`: nothing more will come. Findings have the spans of the whole answer as it was written."""
 
@@ -44,23 +57,47 @@ class Released:
 
 
 class OutputFilter:
-    """One channel of one answer: its text, its reasoning, or the arguments of a call."""
+    """One channel of one answer: its text, its reasoning, or the arguments of a call.
 
-    def __init__(self, rules: Sequence[OutputRule]) -> None:
-        self._rules = rules
-        self._before = ""  # let go, as it was written
+    Args:
+        before: what stands before the answer and is known already: a secret may begin there.
+    """
+
+    def __init__(self, rules: Sequence[OutputRule | Kept], *, before: str = "") -> None:
+        kept = [one if isinstance(one, Kept) else Kept(one) for one in rules]
+        self._rules = [(one.rule, Careful(one.rule.name, one.fail, one.budget)) for one in kept]
+        self._before = before[-CONTEXT:]  # let go, as it was written
         self._held = ""
+        self._sought = 0  # characters of `_held` up to which no word ends
         self._looked = 0  # characters of `_held` that a look has seen
         self._place = 0  # of `_held` in the whole answer
         self._blocked = False
         self.scanned = 0  # characters that came in
         self.released = 0  # characters that went out
 
+    @property
+    def blocked(self) -> bool:
+        """Nothing more will come out."""
+        return self._blocked
+
+    @property
+    def place(self) -> int:
+        """Characters whose fate is decided."""
+        return self._place
+
+    @property
+    def before(self) -> str:
+        """The end of what is decided, as it was written: what comes next may go on from it."""
+        return self._before
+
     def push(self, text: str) -> Released:
         """New characters of the answer; what may go out."""
         if self._blocked or not text:
             return Released("", blocked=self._blocked)
         self.scanned += len(text)
+        if not self._rules:
+            self._place, self.released = self.scanned, self.scanned
+            return Released(text)
         self._held += text
         parts: list[Released] = []
         while not self._blocked and (end := self._next_end()) is not None:
@@ -75,27 +112,59 @@ class OutputFilter:
             else self._joined([self._look(len(self._held), last=True)])
         )
 
+    def clean(self, texts: Sequence[str]) -> bool:
+        """Whether no rule finds anything in any of these whole, short texts; a rule that fails is no sign of that."""
+        read = [(text, bare(text).text) for text in texts]
+        for rule, care in self._rules:
+            raw = getattr(rule, "raw", False)
+            found = care.run(
+                lambda _clock, rule=rule, raw=raw: any(
+                    next(iter(rule.find(text if raw else plain)), None) is not None for text, plain in read
+                )
+            )
+            if found is not False:
+                return False
+        return True
+
     def _next_end(self) -> int | None:
         """Where the next word ends. The character behind it must be known, except for a blank."""
-        match = _END_OF_WORD.search(self._held, self._looked, self._looked + LONGEST + 1)
-        if match is not None and (match[0].isspace() or match.end() < len(self._held)):
+        limit = self._looked + LONGEST
+        least = self._looked + (self._looked // 8 if self._looked > _OFTEN else 0)
+        match = _END_OF_WORD.search(self._held, max(least, self._sought), limit + 1)
+        if (
+            match is not None
+            and match.end() <= limit
+            and (match[0].isspace() or match.end() < len(self._held))
+        ):
             return match.end()
-        return self._looked + LONGEST if len(self._held) - self._looked > LONGEST else None
+        self._sought = max(self._sought, min(len(self._held), limit) - 1)
+        return limit if len(self._held) > limit else None
 
     def _look(self, end: int, *, last: bool) -> Released:
         shift = len(self._before)
         text = self._before + self._held[:end]
-        free = len(text)
-        if not last and end <= LONGEST:
-            free = max(shift, min(rule.open_from(text) for rule in self._rules)) if self._rules else free
-        found = sorted(
-            (one for rule in self._rules for one in rule.find(text) if one.end > shift),
-            key=lambda one: (one.start, -one.end),
-        )
-        for one in found:  # whole ones only
+        plain = bare(text)
+        free, found, notes = len(text), list[Finding](), list[Finding]()
+        for rule, care in self._rules:
+            if care.failure is not None:
+                continue
+            looked = care.run(lambda _clock, rule=rule: _read(rule, text, plain))
+            if looked is not None:
+                free = min(free, looked[0])
+                found += [one for one in looked[1] if one.end > shift]
+                continue
+            action = "block" if care.fail == "closed" else "flag"
+            notes.append(Finding(care.name, shift, len(text), action, care.failure or ""))
+            if action == "block":
+                return self._end(notes)
+        free = len(text) if last or end > LONGEST else max(shift, free)
+        found.sort(key=lambda one: (one.start, -one.end))
+        for one in reversed(found):  # whole ones only
             if one.start < free < one.end:
                 free = max(shift, one.start)
-        decided = [one for one in found if one.start < free]
+        decided = [
+            one for one in found if one.start < free and one.end <= free
+        ]  # not what began before and goes on
         stop = next((one for one in decided if one.action == "block"), None)
         if stop is not None:
             self._blocked = True
@@ -107,21 +176,38 @@ class OutputFilter:
         self._held = self._held[free - shift :]
         self._place += free - shift
         self._looked = end - (free - shift)
+        self._sought = 0
         self.released += len(out)
         findings = tuple(
-            Finding(one.rule, max(0, one.start + moved), one.end + moved, one.action, one.reason, one.instead)
-            for one in decided
+            _placed(one, max(0, one.start + moved), one.end + moved) for one in (*decided, *notes)
         )
         return Released(out, findings, self._blocked)
+
+    def _end(self, notes: Sequence[Finding]) -> Released:
+        """A rule that must not fail did: nothing goes out that it has not read."""
+        self._blocked = True
+        moved = self._place - len(self._before)
+        return Released("", tuple(_placed(one, one.start + moved, one.end + moved) for one in notes), True)
 
     def _rendered(self, text: str, start: int, end: int, findings: Sequence[Finding]) -> str:
         parts, place = [], start
         for one in findings:
             if one.action == "redact" and one.end > place:
-                parts += [visible(text[place : max(place, one.start)]), one.instead]
+                parts += [text[place : max(place, one.start)], one.instead]
                 place = one.end
-        return "".join([*parts, visible(text[place:end])] if place < end else parts)
+        return "".join([*parts, text[place:end]] if place < end else parts)
 
     def _joined(self, parts: Sequence[Released]) -> Released:
         findings = tuple(one for part in parts for one in part.findings)
         return Released("".join(part.text for part in parts), findings, self._blocked)
+
+
+def _read(rule: OutputRule, text: str, plain: Bare) -> tuple[int, list[Finding]]:
+    if getattr(rule, "raw", False):
+        return rule.open_from(text), list(rule.find(text))
+    found = [_placed(one, plain.start(one.start), plain.end(one.end)) for one in rule.find(plain.text)]
+    return plain.start(rule.open_from(plain.text)), found
+
+
+def _placed(one: Finding, start: int, end: int) -> Finding:
+    return Finding(one.rule, start, end, one.action, one.reason, one.instead)

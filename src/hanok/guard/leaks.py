@@ -12,13 +12,16 @@ from __future__ import annotations
 import base64
 import re
 import secrets as random_source
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hanok.guard.decoders import rot13
 from hanok.guard.verdicts import Action, Finding
 from hanok.guard.views import normal
 
 RUN = 8  # words
+_NEAR = 1024  # characters at the end in which a run or a spelt-out canary can have begun
+_BETWEEN = frozenset(".-_*·|/,~")
+_SIGNS = re.compile(r"[\s.\-_*·|/,~]")
 _WORD = re.compile(r"\w+")
 
 
@@ -28,29 +31,29 @@ def new_canary() -> str:
 
 
 class HiddenText:
-    """A rule. Texts shorter than RUN words are no secret."""
-
-    name = "hidden-text"
+    """A rule. Texts shorter than `run` words are no secret. `canaries`: words that nobody is to read."""
 
     def __init__(
-        self, hidden: str, *, canary: str | None = None, action: Action = "block", run: int = RUN
-    ) -> None:
+        self, hidden: str, *, canaries: Sequence[str] = (), action: Action = "block", run: int = RUN, name: str = "hidden-text"
+    ) -> None:  # fmt: skip
+        self.name = name
         self.action: Action = action
         self._run = run
         words = [match[0] for match in _WORD.finditer(normal(hidden))]
         self._runs = {tuple(words[place : place + run]) for place in range(len(words) - run + 1)}
         self._starts = {run_words[:place] for run_words in self._runs for place in range(2, run)}
-        self._canaries = () if canary is None else tuple(
-            form.lower() for form in (canary, canary[::-1], rot13(canary), *_base64_forms(canary))
-        )  # fmt: skip
-        self._canary_head = 6
+        self._canaries = tuple(
+            form.lower()
+            for word in canaries
+            for form in (word, word[::-1], rot13(word), *_base64_forms(word))
+        )
 
     def find(self, text: str) -> Iterator[Finding]:
-        bare = re.sub(r"[\s.\-_*·|/,~]", "", text.lower())
+        bare = _joined(text.lower())
         if any(form in bare for form in self._canaries):
             yield Finding(self.name, 0, len(text), self.action, "canary")
         words = list(_WORD.finditer(text))
-        plain = [normal(match[0]) for match in words]
+        plain = [_plain(match[0]) for match in words]
         for place in range(len(words) - self._run + 1):
             if tuple(plain[place : place + self._run]) in self._runs:
                 yield Finding(
@@ -63,10 +66,10 @@ class HiddenText:
 
     def open_from(self, text: str) -> int:
         """The start of a run that has begun (two words of it or more), or of a word that may become the canary."""
-        words = list(_WORD.finditer(text))
-        opened = len(text)
+        opened, near = len(text), max(0, len(text) - _NEAR)
+        words = list(_WORD.finditer(text, near))
         for count in range(min(self._run - 1, len(words)), 1, -1):
-            if tuple(normal(match[0]) for match in words[-count:]) in self._starts:
+            if tuple(_plain(match[0]) for match in words[-count:]) in self._starts:
                 opened = words[-count].start()
                 break
         return min(opened, self._canary_from(text))
@@ -74,15 +77,26 @@ class HiddenText:
     def _canary_from(self, text: str) -> int:
         if not self._canaries:
             return len(text)
-        letters = [(place, c) for place, c in enumerate(text.lower()) if not re.match(r"[\s.\-_*·|/,~]", c)][
-            -64:
-        ]
+        near = max(0, len(text) - _NEAR)
+        letters = [
+            (near + place, c.lower())
+            for place, c in enumerate(text[near:])
+            if c not in _BETWEEN and not c.isspace()
+        ][-64:]
         bare = "".join(c for _, c in letters)
         for begin in range(len(bare)):
             rest = bare[begin:]
             if any(form.startswith(rest) for form in self._canaries):
                 return letters[begin][0]
         return len(text)
+
+
+def _joined(text: str) -> str:
+    return _SIGNS.sub("", text)
+
+
+def _plain(word: str) -> str:
+    return word.lower() if word.isascii() and "_" not in word else normal(word)
 
 
 def _base64_forms(word: str) -> Iterator[str]:

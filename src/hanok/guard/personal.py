@@ -17,9 +17,10 @@ _HANGUL = re.compile("[가-힣]")
 class PersonalData:
     """A rule. `kinds`: those of `hanok.data.pii.KINDS` that count; all by default."""
 
-    name = "personal-data"
-
-    def __init__(self, action: Action = "redact", kinds: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, action: Action = "redact", kinds: frozenset[str] | None = None, *, name: str = "personal-data"
+    ) -> None:
+        self.name = name
         self.action: Action = action
         self._kinds = kinds
 

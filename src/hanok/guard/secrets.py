@@ -6,6 +6,7 @@ where it is as disordered as a random string is (Shannon entropy per character).
 
 from __future__ import annotations
 
+import bisect
 import math
 import re
 from collections import Counter
@@ -43,10 +44,9 @@ _FORMS: dict[str, str] = {
     "url-password": r"\b[a-z][a-z0-9+.-]{1,12}://[^\s:/@]{1,64}:(?P<url>[^\s:/@]{4,128})@",
 }
 _FIXED = re.compile("|".join(f"(?P<{name.replace('-', '_')}>{form})" for name, form in _FORMS.items()))
-_BLOCK = re.compile(
-    r"-----BEGIN (?:[A-Z]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----[\s\S]{0,16384}?"
-    r"(?:-----END (?:[A-Z]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----|\Z)"
-)
+_BEGIN = re.compile(r"-----BEGIN (?:[A-Z]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
+_END = re.compile(r"-----END (?:[A-Z]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
+_LONGEST_BLOCK = 16_384
 BLOCK_START = re.compile(
     r"-----(?:B(?:E(?:G(?:I(?:N(?: [A-Z ]{0,48}(?:-{0,5})?)?)?)?)?)?)?\Z|-----BEGIN [A-Z ]{0,48}KEY"
 )
@@ -68,16 +68,15 @@ _HINT = re.compile(
 class Secrets:
     """A rule."""
 
-    name = "secrets"
-
-    def __init__(self, action: Action = "redact") -> None:
+    def __init__(self, action: Action = "redact", *, name: str = "secrets") -> None:
+        self.name = name
         self.action: Action = action
 
     def find(self, text: str) -> Iterator[Finding]:
         if not _HINT.search(text):
             return
-        for match in _BLOCK.finditer(text):
-            yield self._finding(match.start(), match.end(), "private-key")
+        for start, end, _ in _blocks(text):
+            yield self._finding(start, end, "private-key")
         for match in _FIXED.finditer(text):
             kind = next(name for name in _FORMS if match[name.replace("-", "_")])
             start, end = match.span("url") if kind == "url-password" else match.span()
@@ -89,15 +88,33 @@ class Secrets:
 
     def open_from(self, text: str) -> int:
         """Where something begins that the end of the text may have cut."""
-        match = BLOCK_START.search(text)
-        if match is None:
-            return len(text)
-        block = _BLOCK.search(text, match.start())
-        whole = block is not None and text[block.end() - 5 : block.end()] == "-----" and "END" in block[0]
-        return len(text) if whole else match.start()
+        whole = iter([(start, end) for start, end, ended in _blocks(text) if ended])
+        start, end = next(whole, (len(text), len(text)))
+        for match in BLOCK_START.finditer(text):
+            while end <= match.start() and end < len(text):
+                start, end = next(whole, (len(text), len(text)))
+            if not start <= match.start() < end and len(text) - match.start() <= _LONGEST_BLOCK:
+                return match.start()
+        return len(text)
 
     def _finding(self, start: int, end: int, kind: str) -> Finding:
         return Finding(self.name, start, end, self.action, kind, "[SECRET]")
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int, bool]]:
+    """Start and end of each private key, and whether its end is there; each character is looked at once."""
+    ends = [match.end() for match in _END.finditer(text)] if "-----END" in text else []
+    behind = 0
+    for match in _BEGIN.finditer(text):
+        if match.start() < behind:
+            continue
+        place = bisect.bisect_left(ends, match.end() + 1)
+        if place < len(ends) and ends[place] - match.end() <= _LONGEST_BLOCK + 64:
+            behind = ends[place]
+            yield match.start(), behind, True
+        elif len(text) - match.end() <= _LONGEST_BLOCK:
+            yield match.start(), len(text), False
+            return
 
 
 def _disordered(value: str) -> bool:

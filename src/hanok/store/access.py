@@ -1,11 +1,12 @@
 """Who may use the server: keys, people, their sessions, tenants. Rows in, rows out; what they mean is decided above.
 
-Each change raises one number in the same transaction, by which every process sees that what it remembers is old.
+Each change raises one number in the same transaction, by which every process sees that what it remembers is old. It raises it
+first: in PostgreSQL too one such change waits for the other, so what a change has looked at is so until it has ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from sqlalchemy.exc import IntegrityError
 from hanok.errors import InputError
 from hanok.store.database import Store
 from hanok.store.schema import DEFAULT_TENANT, identity_version, keys, sessions, tenants, users
+from hanok.store.tenancy import note_deleted, tenant_exists, was_deleted
 
 Limits = Mapping[str, float]
 
@@ -93,6 +95,8 @@ class Session:
 
 
 Row = TypeVar("Row", Tenant, Key, User, Session)
+Check = Callable[[Connection], None]  # raises where something may not be, as it is now
+Allow = Callable[[Any], None]  # raises where a row may not be as it would be
 _TABLES: Mapping[type, Table] = {Tenant: tenants, Key: keys, User: users, Session: sessions}
 _LISTS = ("scopes", "models", "origins", "networks")
 
@@ -110,26 +114,34 @@ class Access:
     def anybody(self) -> bool:
         """Whether there is, or was, a key or a person."""
         with self.store.read() as connection:
-            return any(
-                connection.execute(select(table.c.id).limit(1)).first() is not None for table in (keys, users)
-            )
+            return anybody(connection)
 
-    def add(self, row: Tenant | Key | User | Session) -> None:
-        """Raises InputError if there is one of this id or name."""
+    def add(self, row: Tenant | Key | User, *, check: Check | None = None) -> None:
+        """Raises InputError if there is one of this id or name, there was such a tenant, or its tenant is gone."""
         table = _TABLES[type(row)]
         try:
             with self.store.write() as connection:
+                _changed(connection)
+                if check is not None:
+                    check(connection)
+                _check_tenant(connection, row)
                 connection.execute(insert(table), _values(asdict(row)))
-                if not isinstance(row, Session):
-                    _changed(connection)
         except IntegrityError as error:
-            name = row.id if isinstance(row, (Session, Tenant)) else row.name
+            name = row.id if isinstance(row, Tenant) else row.name
             raise InputError(
                 f'there is a {table.name.removesuffix("s")} "{name}" already', remedy="choose another name"
             ) from error
 
+    def ensure(self, tenant: Tenant) -> None:
+        """There is one of its id from here on."""
+        with self.store.write() as connection:
+            _changed(connection)
+            if find(connection, Tenant, tenant.id) is None:
+                connection.execute(insert(tenants), _values(asdict(tenant)))
+
     def find(self, kind: type[Row], identifier: str) -> Row | None:
-        return self._first(kind, _TABLES[kind].c.id == identifier)
+        with self.store.read() as connection:
+            return find(connection, kind, identifier)
 
     def find_user(self, name: str) -> User | None:
         return self._first(User, users.c.name == name)
@@ -138,31 +150,37 @@ class Access:
         return self._first(User, and_(users.c.issuer == issuer, users.c.subject == subject))
 
     def every(self, kind: type[Row], *, tenant: str | None = None) -> list[Row]:
-        table = _TABLES[kind]
-        wanted = select(table).order_by(table.c.created, table.c.id)
-        if tenant is not None:
-            wanted = wanted.where((table.c.id if kind is Tenant else table.c.tenant) == tenant)
         with self.store.read() as connection:
-            return [_row(kind, one) for one in connection.execute(wanted).mappings()]
+            return every(connection, kind, tenant=tenant)
 
-    def change(self, kind: type[Row], identifier: str, **values: Any) -> Row | None:
+    def change(
+        self, kind: type[Row], identifier: str, *, check: Check | None = None, allow: Allow | None = None, **values: Any
+    ) -> Row | None:  # fmt: skip
         """As it is now; None if there is none."""
         table = _TABLES[kind]
-        try:
-            with self.store.write() as connection:
-                if values:
-                    connection.execute(
-                        update(table).where(table.c.id == identifier).values(**_values(values))
-                    )
-                    if kind is not Session:
-                        _changed(connection)
-                found = connection.execute(select(table).where(table.c.id == identifier)).mappings().first()
-        except IntegrityError as error:
-            raise InputError(
-                f'there is a {table.name.removesuffix("s")} "{values.get("name")}" already',
-                remedy="choose another name",
-            ) from error
-        return None if found is None else _row(kind, found)
+        with self.store.write() as connection:
+            if values:
+                if kind is not Session:
+                    _changed(connection)
+                if check is not None:
+                    check(connection)
+                connection.execute(update(table).where(table.c.id == identifier).values(**_values(values)))
+            found = find(connection, kind, identifier)
+            if allow is not None and found is not None:
+                allow(found)
+            return found
+
+    def replace_key(self, identifier: str, make: Callable[[Key], tuple[Key, Mapping[str, Any]]]) -> Key:
+        """Args: make: of the key as it is now, its successor and what changes of the key itself."""
+        with self.store.write() as connection:
+            _changed(connection)
+            key = find(connection, Key, identifier)
+            assert key is not None  # keys are never deleted
+            fresh, changes = make(key)
+            _check_tenant(connection, fresh)
+            connection.execute(insert(keys), _values(asdict(fresh)))
+            connection.execute(update(keys).where(keys.c.id == identifier).values(**_values(changes)))
+        return fresh
 
     def used(self, identifiers: Mapping[str, float]) -> None:
         """Notes when keys were used last."""
@@ -170,52 +188,73 @@ class Access:
             for identifier, at in sorted(identifiers.items()):
                 connection.execute(update(keys).where(keys.c.id == identifier).values(last_used=at))
 
-    def signed_in(self, user_id: str, at: float) -> None:
+    def open_session(self, session: Session, user: User) -> bool:
+        """Whether the person is still as `user` says: not gone, shut out, or with another password. Sessions that expired are
+        forgotten."""
+        same = and_(
+            users.c.id == user.id, users.c.disabled.is_(None), users.c.password.is_not_distinct_from(user.password)
+        )  # fmt: skip
         with self.store.write() as connection:
-            connection.execute(update(users).where(users.c.id == user_id).values(last_login=at))
+            signed_in = update(users).where(same).values(last_login=session.created)
+            if connection.execute(signed_in).rowcount == 0:  # the row is held from here on
+                return False
+            connection.execute(delete(sessions).where(sessions.c.expires < session.created))
+            connection.execute(insert(sessions), asdict(session))
+        return True
 
     def end_sessions(self, user_id: str, *, but: str | None = None) -> None:
         with self.store.write() as connection:
+            _changed(connection)
             connection.execute(
                 delete(sessions).where(sessions.c.user_id == user_id, sessions.c.id != (but or ""))
             )
-            _changed(connection)
 
     def end_session(self, identifier: str) -> None:
         with self.store.write() as connection:
+            _changed(connection)
             connection.execute(delete(sessions).where(sessions.c.id == identifier))
-            _changed(connection)
 
-    def forget_sessions(self, before: float) -> None:
-        """Those that expired before."""
+    def delete_user(self, identifier: str, *, check: Check | None = None) -> dict[str, int]:
+        """Removes the person and all rows that are their own, in tables with a column `owner`; rows removed of each table."""
+        removed: dict[str, int] = {}
         with self.store.write() as connection:
-            connection.execute(delete(sessions).where(sessions.c.expires < before))
-
-    def delete_user(self, identifier: str) -> bool:
-        with self.store.write() as connection:
-            connection.execute(delete(sessions).where(sessions.c.user_id == identifier))
-            gone = connection.execute(delete(users).where(users.c.id == identifier)).rowcount
             _changed(connection)
-        return gone > 0
+            if check is not None:
+                check(connection)
+            done = connection.execute(delete(users).where(users.c.id == identifier))
+            removed[users.name] = done.rowcount  # who is about to write waits, and then finds the person gone
+            done = connection.execute(delete(sessions).where(sessions.c.user_id == identifier))
+            removed[sessions.name] = done.rowcount
+            for table in _tables_with(connection, "owner"):
+                done = connection.execute(delete(table).where(table.c.owner == identifier))
+                removed[table.name] = done.rowcount
+        return removed
 
     def delete_tenant(self, tenant: str, *, now: float) -> dict[str, int]:
-        """Removes the tenant, its people and all rows that are its own; rows removed of each table.
+        """Removes the tenant, its people and all rows that are its own, for good; rows removed of each table.
 
         Those are the rows of all tables with a column `tenant`, and what depends on them. Its usage and the audit stay, which
         hold no content, and its keys, revoked and nameless: a key never comes back to life.
         """
         removed: dict[str, int] = {}
         with self.store.write() as connection:
-            connection.execute(
-                delete(tenants).where(tenants.c.id == tenant)
-            )  # who is about to write waits, and then finds it gone
+            _changed(connection)
+            # who is about to write waits, and then finds it gone
+            connection.execute(delete(tenants).where(tenants.c.id == tenant))
+            note_deleted(connection, tenant, now)
             members = select(users.c.id).where(users.c.tenant == tenant)
             gone = connection.execute(delete(sessions).where(sessions.c.user_id.in_(members))).rowcount
             removed[sessions.name] = gone
-            for table in _owned_tables(connection):
+            for table in _tables_with(connection, "tenant"):
+                if table.name in ("keys", "usage") or table.name.startswith("audit"):
+                    continue
                 done = connection.execute(delete(table).where(table.c.tenant == tenant))
                 removed[table.name] = done.rowcount
-            revoked = update(keys).where(keys.c.tenant == tenant)
+            mine = keys.c.tenant == tenant
+            connection.execute(
+                select(keys.c.id).where(mine).order_by(keys.c.id).with_for_update()
+            )  # as `used`
+            revoked = update(keys).where(mine)
             done = connection.execute(
                 revoked.values(
                     revoked=func.coalesce(keys.c.revoked, now),
@@ -226,7 +265,6 @@ class Access:
                 )
             )
             removed[keys.name] = done.rowcount
-            _changed(connection)
         return removed
 
     def _first(self, kind: type[Row], condition: ColumnElement[bool]) -> Row | None:
@@ -235,14 +273,39 @@ class Access:
         return None if found is None else _row(kind, found)
 
 
-def _owned_tables(connection: Connection) -> list[TableClause]:
-    found = []
+def anybody(connection: Connection) -> bool:
+    return any(connection.execute(select(table.c.id).limit(1)).first() is not None for table in (keys, users))
+
+
+def find(connection: Connection, kind: type[Row], identifier: str) -> Row | None:
+    table = _TABLES[kind]
+    found = connection.execute(select(table).where(table.c.id == identifier)).mappings().first()
+    return None if found is None else _row(kind, found)
+
+
+def every(connection: Connection, kind: type[Row], *, tenant: str | None = None) -> list[Row]:
+    table = _TABLES[kind]
+    wanted = select(table).order_by(table.c.created, table.c.id)
+    if tenant is not None:
+        wanted = wanted.where((table.c.id if kind is Tenant else table.c.tenant) == tenant)
+    return [_row(kind, one) for one in connection.execute(wanted).mappings()]
+
+
+def _check_tenant(connection: Connection, row: Tenant | Key | User) -> None:
+    if isinstance(row, Tenant):
+        if was_deleted(connection, row.id):
+            raise InputError(f'there was a tenant "{row.id}"', remedy="choose a name that was not used")
+    elif not tenant_exists(connection, row.tenant):
+        raise InputError(f'no tenant "{row.tenant}"', remedy=f"`hanok tenants create {row.tenant}`")
+
+
+def _tables_with(connection: Connection, name: str) -> list[TableClause]:
     inspector = inspect(connection)
-    for name in inspector.get_table_names():
-        columns = {one["name"] for one in inspector.get_columns(name)}
-        if "tenant" in columns and name not in ("keys", "usage") and not name.startswith("audit"):
-            found.append(table_named(name, column("tenant")))
-    return found
+    return [
+        table_named(table, column(name))
+        for table in sorted(inspector.get_table_names())
+        if any(one["name"] == name for one in inspector.get_columns(table))
+    ]
 
 
 def _changed(connection: Connection) -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from hanok.store.meters import Clock, lock_meters, note_time, set_meter, time_of_store
+from hanok.store.meters import Clock, lock_meters, note_time, period_of, read_meters, set_meter, time_of_store
 from hanok.store.schema import places
 
 HELD_SECONDS = 10.0  # that places stay taken without a word from the process that took them
@@ -112,6 +112,16 @@ def draw(
     return answers
 
 
+def look(connection: Connection, wants: Sequence[Want], *, clock: Clock) -> dict[str, Drawn]:
+    """What anybody could draw of each now, without drawing it: `units` is 0."""
+    names = [want.meter for want in wants if want.kind != "places"]
+    meters = read_meters(connection, ["clock", *names])
+    now = clock.follow(meters["clock"][0])
+    held = _held(connection, [want.meter for want in wants if want.kind == "places"], now)
+    states = {want.meter: _state(want, now, meters, held) for want in wants}
+    return {name: Drawn(0.0, max(0.0, state.left), state.full) for name, state in states.items()}
+
+
 def give_up_places(connection: Connection, process: str) -> None:
     """All that a process holds."""
     connection.execute(delete(places).where(places.c.process == process))
@@ -142,11 +152,6 @@ def _wait(want: Want, state: _State, now: float) -> float:
     if want.kind == "minute":
         return (want.need - state.left) * 60.0 / want.cap
     return 1.0 if want.kind == "places" else period_end(want.kind, now) - now
-
-
-def period_of(kind: Kind, now: float) -> str:
-    """UTC's day or month."""
-    return _utc(now).strftime("%Y-%m-%d" if kind == "day" else "%Y-%m")
 
 
 def period_end(kind: Kind, now: float) -> float:

@@ -22,9 +22,11 @@ import zstandard
 from sqlalchemy import MetaData, Table, func, insert, inspect, select, text
 
 from hanok.errors import ConfigError, InputError
+from hanok.store.audit.tables import metadata as audit
 from hanok.store.connection import Place, is_url
 from hanok.store.database import Store
 from hanok.store.schema import SCHEMA_VERSION
+from hanok.store.tenancy import infer_deleted
 
 FORMAT = 1
 _OURS = ("alembic_version", "schema_version", "identity_version")  # made by opening
@@ -57,11 +59,8 @@ def backup(store: Store, target: Path) -> dict[str, int]:
     return counts
 
 
-def restore(source: Path, place: Place, *, more: Sequence[MetaData] = ()) -> dict[str, int]:
+def restore(source: Path, place: Place) -> dict[str, int]:
     """Rows of each table, put back into a place where there is nothing yet.
-
-    Args:
-        more: of other pages that keep tables in the store.
 
     Raises:
         InputError: a damaged copy, one of a newer version, or a place that is not empty.
@@ -75,8 +74,8 @@ def restore(source: Path, place: Place, *, more: Sequence[MetaData] = ()) -> dic
             remedy="upgrade hanok",
         )
     with Store(place) as store:
-        for metadata in more:
-            metadata.create_all(store.engine)
+        if set(counts) & set(audit.tables):  # in PostgreSQL an audit lies beside the other tables
+            audit.create_all(store.engine)
         tables = _tables(store)
         for name in counts:
             if name not in tables:
@@ -93,6 +92,7 @@ def restore(source: Path, place: Place, *, more: Sequence[MetaData] = ()) -> dic
             for table in order:  # parents first
                 for some in _some(rows.get(table.name, ())):
                     connection.execute(insert(table), [_unpacked(row, table) for row in some])
+            infer_deleted(connection)  # a copy of an older version does not say which tenants were
             version = next(iter(rows.get("identity_version", [])), None)
             if version is not None:
                 connection.execute(

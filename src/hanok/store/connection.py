@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from hanok.errors import ConfigError
+from hanok.errors import ConfigError, InputError
 from hanok.reporting import log
 
 # earlier versions can lose a committed write-ahead log when two processes recover at once
@@ -21,12 +22,26 @@ Place = Path | str
 
 
 def connect(place: Place) -> Engine:
-    """Raises ConfigError for a URL of another kind of database, or where its driver is not installed."""
+    """Its statements raise InputError for text with a NUL character, which PostgreSQL cannot keep and others cut at.
+
+    Raises:
+        ConfigError: a URL of another kind of database, or its driver is not installed.
+    """
     if is_url(place):
-        return _postgresql(str(place))
-    path = Path(place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _sqlite(path)
+        engine = _postgresql(str(place))
+    else:
+        path = Path(place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        engine = _sqlite(path)
+    event.listen(engine, "before_cursor_execute", _refuse_nul)
+    return engine
+
+
+def _refuse_nul(_c: Any, _cursor: Any, _statement: str, parameters: Any, _context: Any, many: bool) -> None:
+    for row in parameters if many else (parameters,):
+        for value in row.values() if isinstance(row, Mapping) else row or ():
+            if isinstance(value, str) and "\0" in value:
+                raise InputError(f"{value[:80]!r} has a NUL character", remedy="leave it out")
 
 
 def is_url(place: Place) -> bool:
@@ -36,7 +51,19 @@ def is_url(place: Place) -> bool:
 def writing(engine: Engine) -> Engine:
     """The same connections, for transactions that write: in SQLite such a one takes the lock as it begins, so that nothing it
     has read can change before it writes."""
-    return engine.execution_options(**{_WRITES: True})
+    options: dict[str, Any] = {_WRITES: True}
+    if (
+        engine.dialect.name == "postgresql"
+    ):  # whatever its default is: who waited for a row sees what the other made of it
+        options["isolation_level"] = "READ COMMITTED"
+    return engine.execution_options(**options)
+
+
+def reading(engine: Engine) -> Engine:
+    """The same connections, for transactions that only read: all statements of one see the same state."""
+    if engine.dialect.name != "postgresql":
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
 def _sqlite(path: Path) -> Engine:
@@ -49,7 +76,9 @@ def _sqlite(path: Path) -> Engine:
         connection.isolation_level = None  # transactions begin where we say so, below
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA journal_mode={'WAL' if wal else 'DELETE'}")
-        cursor.execute("PRAGMA synchronous=FULL")
+        # FULL does not flush the folder after a journal is unlinked: a power failure could bring it back, and take with it what
+        # was acknowledged (F25 in docs/reliability.md shows it)
+        cursor.execute(f"PRAGMA synchronous={'FULL' if wal else 'EXTRA'}")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute("PRAGMA trusted_schema=OFF")
         cursor.close()

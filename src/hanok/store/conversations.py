@@ -21,22 +21,20 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
-    MetaData,
     String,
     Table,
     Text,
     and_,
     delete,
-    insert,
     or_,
     select,
     update,
 )  # fmt: skip
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.dialects import postgresql, sqlite
 
 from hanok.store.connection import writing
-
-metadata = MetaData()
+from hanok.store.schema import metadata
+from hanok.store.tenancy import check_may_write
 
 
 def _owned(name: str) -> Table:
@@ -95,7 +93,6 @@ class Shelf:
 
     def __init__(self, engine: Engine, table: Table) -> None:
         self._engine, self._writer, self._table = engine, writing(engine), table
-        metadata.create_all(engine, tables=[table])
 
     def page(
         self, owner: Owner, *, words: str = "", limit: int = 50, after: tuple[float, str] | None = None
@@ -145,42 +142,47 @@ class Shelf:
 
         Raises:
             VersionConflictError: the row has another version.
+            InputError: the owner was deleted.
         """
         now = time.time()
         values = {
             "title": title, "updated": now, "body": dict(body), "words": folded("\n".join((title, *words))),
         }  # fmt: skip
-        c = self._table.c
-        with self._writer.begin() as connection:
-            seen = [] if version is None else [c.version == version]
-            changed = connection.execute(
-                update(self._table)
-                .where(*self._mine(owner), c.id == identifier, *seen)
-                .values(**values, version=c.version + 1)
-            )
-            if changed.rowcount == 0:
-                there = self._find(connection, owner, identifier)
-                if there is not None or version:
-                    raise VersionConflictError(0 if there is None else there.version)
-                self._insert(connection, owner, identifier, values)
-            row = self._find(connection, owner, identifier)
-        assert row is not None
-        return row
+        while True:
+            with self._writer.begin() as connection:
+                check_may_write(connection, owner.tenant, owner.person)
+                if self._write(connection, owner, identifier, values, version):
+                    row = self._find(connection, owner, identifier)
+                    assert row is not None
+                    return row
+            # who wants to write in any case found one that was deleted a moment later: once more
+
+    def _write(
+        self, connection: Connection, owner: Owner, identifier: str, values: Mapping[str, Any], version: int | None
+    ) -> bool:  # fmt: skip
+        """Whether it did; in one statement each, so that nobody comes between. Raises VersionConflictError."""
+        c, mine = self._table.c, [*self._mine(owner), self._table.c.id == identifier]
+        if not version:
+            dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+            new = {"tenant": owner.tenant, "owner": owner.person, "id": identifier, "version": 1}
+            row = {**new, **values, "created": values["updated"]}
+            added = dialect.insert(self._table).values(row).on_conflict_do_nothing().returning(c.version)
+            if connection.execute(added).first() is not None:
+                return True
+        seen = [] if version is None else [c.version == version]
+        changed = update(self._table).where(*mine, *seen).values(**values, version=c.version + 1)
+        if connection.execute(changed).rowcount:
+            return True
+        if version is not None:
+            there = self._find(connection, owner, identifier)
+            raise VersionConflictError(0 if there is None else there.version)
+        return False
 
     def delete(self, owner: Owner, identifier: str) -> bool:
         """Whether there was one."""
         with self._writer.begin() as connection:
             asked = delete(self._table).where(*self._mine(owner), self._table.c.id == identifier)
             return connection.execute(asked).rowcount > 0
-
-    def _insert(
-        self, connection: Connection, owner: Owner, identifier: str, values: Mapping[str, Any]
-    ) -> None:
-        row = {"tenant": owner.tenant, "owner": owner.person, "id": identifier, "version": 1, **values}
-        try:
-            connection.execute(insert(self._table), row | {"created": values["updated"]})
-        except IntegrityError as error:  # two writers of a new row at once
-            raise VersionConflictError(1) from error
 
     def _find(self, connection: Connection, owner: Owner, identifier: str) -> Saved | None:
         c = self._table.c
@@ -192,15 +194,6 @@ class Shelf:
 
     def _mine(self, owner: Owner) -> list[ColumnElement[bool]]:
         return [self._table.c.tenant == owner.tenant, self._table.c.owner == owner.person]
-
-
-def forget_tenant(engine: Engine, tenant: str) -> dict[str, int]:
-    """Delete all rows of a tenant; how many of each table."""
-    with writing(engine).begin() as connection:
-        return {
-            table.name: connection.execute(delete(table).where(table.c.tenant == tenant)).rowcount
-            for table in (conversations, presets)
-        }
 
 
 def folded(text: str) -> str:

@@ -18,9 +18,10 @@ from sqlalchemy import Connection, Engine, insert, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from hanok.errors import HanokError, InputError
-from hanok.store.connection import Place, connect, is_url, writing
+from hanok.store.connection import Place, connect, is_url, reading, writing
 from hanok.store.migrate import migrate
-from hanok.store.schema import DEFAULT_TENANT, feedback, requests, tenants
+from hanok.store.schema import DEFAULT_TENANT, feedback, requests
+from hanok.store.tenancy import check_may_write, may_write
 
 FILE_NAME = "feedback.sqlite"
 Message = Mapping[str, Any]
@@ -83,7 +84,7 @@ class Store:
         except HanokError:
             self._engine.dispose()
             raise
-        self._writer = writing(self._engine)
+        self._writer, self._reader = writing(self._engine), reading(self._engine)
 
     @property
     def dialect(self) -> str:
@@ -92,7 +93,7 @@ class Store:
 
     def read(self) -> AbstractContextManager[Connection]:
         """A connection whose statements see one state of the tables."""
-        return self._engine.begin()
+        return self._reader.begin()
 
     def write(self) -> AbstractContextManager[Connection]:
         """A transaction that nobody else's writing comes between (in PostgreSQL: lock the rows); durable when it has ended."""
@@ -120,7 +121,7 @@ class Store:
             "answer": list(answered.answers), "tenant": answered.tenant,
         }  # fmt: skip
         with self.write() as connection:
-            if _has_tenant(connection, answered.tenant):
+            if may_write(connection, answered.tenant):
                 connection.execute(insert(requests), row)
 
     def find_request(self, request_id: str, *, tenant: str | None = None) -> Answered | None:
@@ -138,7 +139,7 @@ class Store:
         )  # fmt: skip
 
     def add_feedback(self, given: Feedback) -> str:
-        """Returns the id of the row, once it is durable."""
+        """Returns the id of the row, once it is durable. Raises InputError if the tenant was deleted."""
         row = {
             "id": given.id or f"fb-{uuid.uuid4().hex}", "created": given.created or time.time(),
             "request_id": given.request_id, "model_hash": given.model_hash, "messages": list(given.messages),
@@ -146,8 +147,7 @@ class Store:
             "reason": given.reason, "user": given.user, "tenant": given.tenant,
         }  # fmt: skip
         with self.write() as connection:
-            if not _has_tenant(connection, given.tenant):
-                raise InputError(f'the tenant "{given.tenant}" is gone')
+            check_may_write(connection, given.tenant)
             connection.execute(insert(feedback), row)
         return row["id"]
 
@@ -159,14 +159,6 @@ class Store:
         with self.read() as connection:
             for row in connection.execute(wanted).mappings():
                 yield Feedback(**row)
-
-
-def _has_tenant(connection: Connection, tenant: str) -> bool:
-    """Locked, so that it is not deleted before what is about to be written is there to be deleted too."""
-    if tenant == DEFAULT_TENANT:
-        return True
-    found = select(tenants.c.id).where(tenants.c.id == tenant).with_for_update(read=True)
-    return connection.execute(found).first() is not None
 
 
 def feedback_file(model_dir: Path) -> Path:

@@ -1,4 +1,5 @@
-"""Rates and budgets that several processes share: each change is one transaction, whatever else happens.
+"""Rates and budgets that several processes share: each change is one transaction, whatever else happens. A row that says no more
+than a missing one would is deleted, once a minute: sign-ins make one for every name that is tried.
 
 A rate is GCRA: one number a meter, the theoretical arrival time TAT. With T = seconds a unit and a burst of b units, n units are
 admitted at the time t iff max(t, TAT) + n T - t <= b T, and then TAT becomes max(t, TAT) + n T; given back, TAT - n T.
@@ -9,16 +10,18 @@ that a wall clock set back neither fills a bucket nor stops it from filling.
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, and_, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hanok.store.database import Store
 from hanok.store.schema import meters
 
+EXPIRY_SECONDS = 60.0
 _CLOCK = "clock"
 
 
@@ -90,7 +93,24 @@ def time_of_store(connection: Connection, clock: Clock) -> float:
 
 def note_time(connection: Connection, now: float) -> None:
     """Where something was taken at this time: nobody's clock stands before it any more."""
+    before = read_meters(connection, [_CLOCK])[_CLOCK][0]
     set_meter(connection, _CLOCK, now)
+    if now // EXPIRY_SECONDS > before // EXPIRY_SECONDS:
+        expire_meters(connection, now)
+
+
+def expire_meters(connection: Connection, now: float) -> int:
+    """Rates that are full, and budgets of a day or a month that is over; how many. Whoever calls it holds the clock."""
+    rate, c = meters.c.period == "", meters.c
+    over = c.period.not_in([period_of("day", now), period_of("month", now)])
+    gone = delete(meters).where(c.id != _CLOCK, or_(and_(rate, c.at <= now), and_(~rate, over)))
+    return connection.execute(gone).rowcount
+
+
+def period_of(kind: str, now: float) -> str:
+    """UTC's day or month."""
+    moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    return moment.strftime("%Y-%m-%d" if kind == "day" else "%Y-%m")
 
 
 def lock_meters(connection: Connection, names: Sequence[str]) -> dict[str, tuple[float, str]]:
@@ -101,6 +121,12 @@ def lock_meters(connection: Connection, names: Sequence[str]) -> dict[str, tuple
     wanted = select(meters).where(meters.c.id.in_([row["id"] for row in rows])).order_by(meters.c.id)
     found = connection.execute(wanted.with_for_update())
     return {row.id: (row.at, row.period) for row in found}
+
+
+def read_meters(connection: Connection, names: Sequence[str]) -> dict[str, tuple[float, str]]:
+    """Value and period of each, as `lock_meters` has them, of whoever only wants to know."""
+    found = connection.execute(select(meters).where(meters.c.id.in_(sorted(set(names)))))
+    return {**dict.fromkeys(names, (0.0, "")), **{row.id: (row.at, row.period) for row in found}}
 
 
 def set_meter(connection: Connection, name: str, at: float, period: str = "") -> None:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, Column, Float, MetaData, String, Table, delete, insert, select
+from sqlalchemy import JSON, Column, Float, String, Table, delete, insert, select
 
 from hanok.store.database import Store
-
-metadata = MetaData()
+from hanok.store.schema import metadata
+from hanok.store.tenancy import check_may_write
 
 responses = Table(
     "responses",
@@ -39,15 +39,15 @@ class ResponseTable:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        with store.write() as connection:
-            metadata.create_all(connection)
 
     def add(self, kept: KeptResponse) -> None:
+        """Raises InputError if the tenant was deleted."""
         row = {
             "id": kept.id, "tenant": kept.tenant, "created": time.time(), "body": dict(kept.body),
             "input": list(kept.input), "messages": list(kept.messages),
         }  # fmt: skip
         with self._store.write() as connection:
+            check_may_write(connection, kept.tenant)
             connection.execute(insert(responses), row)
 
     def find(self, response_id: str, *, tenant: str) -> KeptResponse | None:

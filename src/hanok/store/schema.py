@@ -1,4 +1,6 @@
-"""Tables. Times are seconds of the Unix epoch; JSON columns hold the shared row formats; money is in units of the price list.
+"""Tables; those of documents, conversations and responses lie beside what works with them and join this `metadata`.
+
+Times are seconds of the Unix epoch; JSON columns hold the shared row formats; money is in units of the price list.
 
 A change here needs a step in `migrations/versions` with the next number; a test compares the two.
 """
@@ -21,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )  # fmt: skip
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 4
 DEFAULT_TENANT = "default"
 metadata = MetaData()
 
@@ -69,6 +71,14 @@ tenants = Table(
     Column("limits", JSON, nullable=False),
     Column("created", Double, nullable=False),
     Column("suspended", Double),
+)
+
+# none of these names is given again, and nothing is written for them (`hanok.store.tenancy`)
+deleted_tenants = Table(
+    "deleted_tenants",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("deleted", Double, nullable=False),
 )
 
 keys = Table(
@@ -123,6 +133,15 @@ sessions = Table(
 identity_version = Table(
     "identity_version", metadata, Column("id", Integer, primary_key=True), Column("version", BigInteger, nullable=False)
 )  # fmt: skip
+
+# one row, or none: the folder of the audit that the servers keep, and the file of the store when it was written (of a URL: "")
+audit_place = Table(
+    "audit_place",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("folder", Text, nullable=False),
+    Column("store", Text, nullable=False),
+)
 
 # ---- how much -----------------------------------------------------------------------------------------------------
 

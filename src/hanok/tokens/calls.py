@@ -70,7 +70,7 @@ def _unfinished(inside: str, held: str, calls: list[dict[str, Any]]) -> str:
 def _call(text: str, place: int) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested too deep to be read
         return None
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None

@@ -1,0 +1,132 @@
+"""The kinds of rules that a policy may name, and what each may be told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hanok.data.pii import KINDS as PERSONAL
+from hanok.guard.careful import Fail
+from hanok.guard.provenance import ORIGINS
+from hanok.guard.verdicts import Action, Direction
+
+Check = Callable[[Any, Path], Any]
+"""A value and the folder of the policy's file to the value that is used; ValueError says what it must be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Args: on: the directions that it may look at. used_on: where it does so unless told. actions: the first is the default."""
+
+    on: tuple[Direction, ...]
+    used_on: tuple[Direction, ...]
+    actions: tuple[Action, ...]
+    fail: Fail = "flag"
+    options: Mapping[str, Check] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+def whole(least: int, most: int) -> Check:
+    def check(value: Any, _folder: Path) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"a whole number from {least} to {most}")
+        return value
+
+    return check
+
+
+def number(value: Any, _folder: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        raise ValueError("a number")
+    return float(value)
+
+
+def words(value: Any, _folder: Path) -> tuple[str, ...]:
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(isinstance(one, str) and one.strip() for one in value)
+    ):
+        raise ValueError("a list of texts")
+    return tuple(value)
+
+
+def truth(value: Any, _folder: Path) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def canaries(value: Any, folder: Path) -> tuple[str, ...]:
+    chosen = words(value, folder)
+    if short := [one for one in chosen if len(re.sub(r"\W|_", "", one)) < 8]:
+        raise ValueError(f"words of eight letters or more, not {', '.join(short)}")
+    return chosen
+
+
+def some_of(known: tuple[str, ...]) -> Check:
+    def check(value: Any, folder: Path) -> frozenset[str]:
+        chosen = words(value, folder)
+        if unknown := [one for one in chosen if one not in known]:
+            raise ValueError(f"some of {', '.join(known)}, not {', '.join(unknown)}")
+        return frozenset(chosen)
+
+    return check
+
+
+def file(value: Any, folder: Path) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError("the name of a file")
+    found = folder / value
+    if not found.is_file():
+        raise ValueError(f"a file that is there: {found} is not")
+    return found
+
+
+def hosts(value: Any, folder: Path) -> tuple[str, ...]:
+    chosen = tuple(one.lower() for one in words(value, folder))
+    if wrong := [one for one in chosen if not re.fullmatch(r"(?:\*\.)?[a-z0-9.-]+(?::\d{1,5})?", one)]:
+        raise ValueError(f"names of hosts such as example.com or *.example.com, not {', '.join(wrong)}")
+    return chosen
+
+
+_READ = {"origins": some_of(ORIGINS)}
+_BOTH: tuple[Direction, ...] = ("input", "output")
+_IN: tuple[Direction, ...] = ("input",)
+_OUT: tuple[Direction, ...] = ("output",)
+
+KINDS: Mapping[str, Kind] = {
+    "secrets": Kind(on=_BOTH, used_on=_OUT, actions=("redact", "flag", "block"), fail="closed", options=_READ),
+    "personal-data": Kind(
+        on=_BOTH, used_on=_OUT, actions=("redact", "flag", "block"), options={**_READ, "kinds": some_of(PERSONAL)}
+    ),
+    "unseen": Kind(on=_BOTH, used_on=_BOTH, actions=("redact", "flag", "block"), options=_READ),
+    "phrases": Kind(
+        on=_BOTH, used_on=_BOTH, actions=("flag", "redact", "block"), options={**_READ, "phrases": words}, needs=("phrases",)
+    ),
+    "hidden-text": Kind(
+        on=_OUT, used_on=_OUT, actions=("block", "flag", "redact"), fail="closed",
+        options={"run": whole(4, 64), "canaries": canaries},
+    ),
+    "size": Kind(
+        on=_IN, used_on=_IN, actions=("block", "flag"), fail="closed",
+        options={
+            "characters": whole(1, 1 << 30), "part_characters": whole(1, 1 << 30), "parts": whole(1, 1 << 20),
+            "depth": whole(1, 10_000),
+        },
+    ),
+    "repetition": Kind(on=_IN, used_on=_IN, actions=("flag", "block"), options={"characters": whole(200, 1 << 30)}),
+    "many-shot": Kind(on=_IN, used_on=_IN, actions=("flag", "block"), options={"turns": whole(1, 1000)}),
+    "egress": Kind(
+        on=_OUT, used_on=_OUT, actions=("ask", "flag", "block"), fail="closed",
+        options={"tools": words, "arguments": words, "hosts": hosts, "always": truth},
+    ),
+    "spotlight": Kind(on=_IN, used_on=_IN, actions=("allow",)),
+    "detector": Kind(
+        on=_IN, used_on=_IN, actions=("flag", "block"),
+        options={**_READ, "file": file, "threshold": number}, needs=("file",),
+    ),
+}  # fmt: skip

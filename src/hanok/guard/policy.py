@@ -1,0 +1,194 @@
+"""The policy of a guard: a TOML file with the rules of the house, and what is different for a tenant.
+
+    format = 1
+
+    [rules.secrets]                 # the name of a kind, or any name with kind = "..."
+    action = "redact"               # flag, redact or block, as the kind allows
+    on = ["output"]
+    fail = "closed"                 # or "flag": what happens when the rule itself fails
+    budget_ms = 50                  # of processor time for one look
+
+    [tenants.acme.rules.secrets]    # only what differs; enabled = false takes a rule away
+    action = "block"
+
+Everything is checked when the file is read: a policy that cannot be used never replaces one that can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hanok.errors import ConfigError, did_you_mean
+from hanok.guard.careful import Fail
+from hanok.guard.kinds import KINDS, Kind
+from hanok.guard.verdicts import Action, Direction
+
+FORMAT = 1
+_COMMON = ("kind", "enabled", "action", "on", "fail", "budget_ms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One rule as it is used. `options`: those of its kind that were given."""
+
+    name: str
+    kind: str
+    action: Action
+    on: tuple[Direction, ...]
+    fail: Fail
+    budget: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """Args: source: where it comes from, for messages. hash: SHA-256 of the file."""
+
+    rules: tuple[Rule, ...] = ()
+    tenants: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    source: str = "off"
+    hash: str = ""
+
+    def of(self, tenant: str) -> tuple[Rule, ...]:
+        return self.tenants.get(tenant, self.rules)
+
+
+def read_policy(name: str) -> Policy:
+    """Args: name: "off", "default" for the shipped one, or a file.
+
+    Raises:
+        ConfigError: says the file, the key and what it must be.
+    """
+    if name == "off":
+        return Policy()
+    if name == "default":
+        text = resources.files("hanok.guard").joinpath("default.toml").read_text(encoding="utf-8")
+        return parse_policy(text, source="the default policy")
+    file = Path(name)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"the guard's policy {file} cannot be read ({error.strerror})",
+            remedy='name a file, "default" or "off"',
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the guard's policy {file} is not UTF-8", remedy="save it as UTF-8") from error
+    return parse_policy(text, source=str(file), folder=file.parent)
+
+
+def parse_policy(text: str, *, source: str = "policy", folder: Path = Path()) -> Policy:
+    """Args: folder: what files are named from.
+
+    Raises:
+        ConfigError: as `read_policy`.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not TOML ({error})", remedy="mend it") from error
+    reader = _Reader(source, folder)
+    reader.only(raw, ("format", "rules", "tenants"), "")
+    if raw.get("format") != FORMAT:
+        raise ConfigError(
+            f"{source}: format = {raw.get('format')!r}", remedy=f"this version reads format = {FORMAT}"
+        )
+    house = reader.table(raw, "rules", "")
+    tenants = reader.table(raw, "tenants", "")
+    found: dict[str, tuple[Rule, ...]] = {}
+    for name, own in tenants.items():
+        where = f"tenants.{name}"
+        own = reader.table(tenants, name, "tenants.")
+        reader.only(own, ("rules",), f"{where}.")
+        changed = reader.table(own, "rules", f"{where}.")
+        merged = {
+            rule: {**reader.table(house, rule, "rules."), **reader.table(changed, rule, f"{where}.rules.")}
+            for rule in [*house, *(one for one in changed if one not in house)]
+        }
+        found[name] = reader.rules(merged, f"{where}.rules.")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Policy(rules=reader.rules(house, "rules."), tenants=found, source=source, hash=digest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Names file and key in whatever it refuses."""
+
+    source: str
+    folder: Path
+
+    def wrong(self, key: str, value: Any, rule: str) -> ConfigError:
+        return ConfigError(f"{self.source}: {key} = {value!r}", remedy=f"it must be {rule}")
+
+    def table(self, raw: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+        value = raw.get(name, {})
+        if not isinstance(value, dict):
+            raise self.wrong(f"{where}{name}", value, "a table")
+        return value
+
+    def only(self, raw: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+        for name in raw:
+            if name not in known:
+                raise ConfigError(
+                    f'{self.source}: unknown key "{where}{name}"', remedy=did_you_mean(name, known)
+                )
+
+    def rules(self, raw: Mapping[str, Any], where: str) -> tuple[Rule, ...]:
+        read = [self._rule(name, self.table(raw, name, where), f"{where}{name}") for name in raw]
+        return tuple(rule for rule, enabled in read if enabled)
+
+    def _rule(self, name: str, raw: Mapping[str, Any], where: str) -> tuple[Rule, bool]:
+        word = raw.get("kind", name)
+        kind = KINDS.get(word) if isinstance(word, str) else None
+        if kind is None:
+            raise ConfigError(
+                f'{self.source}: {where}: no kind of rule "{word}"', remedy=did_you_mean(str(word), KINDS)
+            )
+        self.only(raw, (*_COMMON, *kind.options), f"{where}.")
+        if missing := [one for one in kind.needs if one not in raw]:
+            raise ConfigError(
+                f"{self.source}: {where} needs {missing[0]}", remedy=f"give {where}.{missing[0]}"
+            )
+        enabled = raw.get("enabled", True)
+        if not isinstance(enabled, bool):
+            raise self.wrong(f"{where}.enabled", enabled, "true or false")
+        rule = Rule(
+            name=name, kind=word, action=self._one(raw, "action", kind.actions, where), on=self._on(raw, kind, where),
+            fail=self._one({"fail": kind.fail, **raw}, "fail", ("closed", "flag"), where),
+            budget=self._budget(raw, where), options=self._options(raw, kind, where),
+        )  # fmt: skip
+        return rule, enabled
+
+    def _one(self, raw: Mapping[str, Any], key: str, known: tuple[Any, ...], where: str) -> Any:
+        value = raw.get(key, known[0])
+        if value not in known:
+            raise self.wrong(f"{where}.{key}", value, f"one of {', '.join(known)}")
+        return value
+
+    def _on(self, raw: Mapping[str, Any], kind: Kind, where: str) -> tuple[Direction, ...]:
+        value = raw.get("on", list(kind.used_on))
+        if not isinstance(value, list) or not value or not all(one in kind.on for one in value):
+            raise self.wrong(f"{where}.on", value, f"some of {list(kind.on)}")
+        return tuple(value)
+
+    def _budget(self, raw: Mapping[str, Any], where: str) -> float:
+        value = raw.get("budget_ms", 50)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 10_000:
+            raise self.wrong(f"{where}.budget_ms", value, "from 1 to 10000")
+        return value / 1000
+
+    def _options(self, raw: Mapping[str, Any], kind: Kind, where: str) -> dict[str, Any]:
+        read: dict[str, Any] = {}
+        for name, check in kind.options.items():
+            if name in raw:
+                try:
+                    read[name] = check(raw[name], self.folder)
+                except ValueError as error:
+                    raise self.wrong(f"{where}.{name}", raw[name], str(error)) from error
+        return read
