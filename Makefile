@@ -32,8 +32,8 @@ run: setup  ## the quickstart recipe, then the chat page on http://127.0.0.1:$(P
 	$(BIN)/hanok run quickstart
 	$(BIN)/hanok serve runs/quickstart --port $(PORT) $(HOST_ARGS)
 
-test: setup-dev  ## the suite without its slow part
-	$(BIN)/python -m pytest -o faulthandler_timeout=600
+test: setup-dev  ## the suite without its slow part, in two processes
+	$(BIN)/python -m pytest -o faulthandler_timeout=600 --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-dev
 	HANOK_FUZZ_CASES=5000 $(BIN)/python -m pytest -m 'slow and not faults' --timeout 3600

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import tiny_training
 from hypothesis import settings
 
 # the machine may be busy; where a failure cannot be looked into at once, every run tries the same examples
@@ -32,6 +33,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the public data sets: no folder at {folder} (set HANOK_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the tiny run."""
+    return tiny_training.write_tiny_shards(tmp_path_factory.mktemp("data") / "shards")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@
     ├── ContextLengthError     a prompt longer than the model's context
     ├── CapacityError          no room at the moment
     │   └── QueueFullError     so many requests wait already that this one is not taken
+    ├── AuditError             exit code 1: the audit, or a proof from it, is not what it says it is
     └── EngineError            exit code 1: what ran a model has stopped, through no fault of the request
         └── TeamError          one of several processes that run a model together has ended
     Interrupted                exit code 75: stopped on request, state saved, run the same command to resume
@@ -21,7 +22,8 @@ Invariants of our own use `assert`; nothing here is for them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 EXIT_RESUMABLE = 75
 
@@ -100,6 +102,16 @@ class QueueFullError(CapacityError):
             f"{waiting} requests are waiting, and {limit} may", remedy=f"try again in {retry_after} seconds"
         )
         self.retry_after = retry_after
+
+
+class AuditError(HanokError):
+    """The audit, or a proof from it, is not what it says it is; `report` says what was looked at."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str = "", report: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.report = dict(report or {})
 
 
 class EngineError(HanokError):

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.models.checkpoint import save_model
@@ -40,7 +40,7 @@ REWARD = "def vowels(prompt, completion, columns):\n    return sum(c in 'aeiou' 
 
 
 @pytest.fixture(scope="module")
-def inputs(tiny: ModuleType, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     decoder = Decoder(tiny.tiny_model(vocab_size=266), generator=torch.Generator().manual_seed(0))
     save_model(decoder, folder / "model", tokenizer_dir=shards)
@@ -89,7 +89,9 @@ def kill_at(process: subprocess.Popen[str], out: Path, *, lines: int) -> None:
     assert process.returncode in (-signal.SIGKILL, 0)
 
 
-@pytest.mark.parametrize("method", ["dpo", pytest.param("ppo", marks=pytest.mark.slow), "grpo"])
+@pytest.mark.parametrize(
+    "method", ["grpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpo", "ppo"))]
+)
 def test_a_killed_run_goes_on_bit_for_bit(method: str, inputs: Path, tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     process = start(method, inputs, straight)

@@ -7,10 +7,10 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny_training as tiny
 
 from hanok.errors import HanokError, Interrupted
 from hanok.training import loop
@@ -31,7 +31,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int], factor: float) -> Ca
 
 
 def test_f07_bad_steps_are_skipped_rolled_back_and_logged(
-    tiny: ModuleType, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, {3, 9, 10, 11, 12}, float("nan"))
     config = tiny.tiny_config(max_steps=20, max_skips=3)
@@ -50,7 +50,7 @@ def test_f07_bad_steps_are_skipped_rolled_back_and_logged(
 
 
 def test_f07_a_rollback_survives_a_stop(
-    tiny: ModuleType, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, {9, 10, 11, 12}, float("inf"))
     config = tiny.tiny_config(max_steps=20)
@@ -73,9 +73,7 @@ def test_f07_a_rollback_survives_a_stop(
     tiny.assert_equal_runs(tmp_path / "run", tmp_path / "straight")
 
 
-def test_f07_it_gives_up(
-    tiny: ModuleType, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_f07_it_gives_up(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, set(range(9, 99)), float("nan"))
     config = tiny.tiny_config(max_steps=60, max_skips=1, max_rollbacks=2)
     with pytest.raises(HanokError, match="gave up at step 14: loss is nan"):
@@ -85,9 +83,7 @@ def test_f07_it_gives_up(
         train(config, shards=shards, out=tmp_path / "early", model=tiny.tiny_model())
 
 
-def test_f07_a_spike_is_left_out(
-    tiny: ModuleType, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_f07_a_spike_is_left_out(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, {15}, 5.0)
     config = tiny.tiny_config(max_steps=18, spike_window=10)
     train(config, shards=shards, out=tmp_path / "run", model=tiny.tiny_model())

@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.models.checkpoint import save_model
@@ -32,7 +32,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 
 @pytest.fixture(scope="module")
-def inputs(tiny: ModuleType, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     config = tiny.tiny_model(vocab_size=266, hidden_size=64, head_dim=32)
     save_model(

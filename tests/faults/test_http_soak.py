@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
+import serving
 
 from hanok.engine.generator import LocalEngine
 from hanok.kernels.memory import release_memory
@@ -40,7 +40,7 @@ class Notes:
 
 
 @pytest.fixture
-def soaked(serving: ModuleType, served_model: Path, served_adapters: dict[str, Path]) -> Iterator[Any]:
+def soaked(served_model: Path, served_adapters: dict[str, Path]) -> Iterator[Any]:
     options = {"max_running": 8, "max_waiting": 16, "cache_bytes": 4 << 20, "adapters": served_adapters}
     with serving.service(served_model, **options) as running:
         yield running

@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.artefacts import open_artefact
@@ -27,7 +27,7 @@ from hanok.training.checkpoint import Checkpoints
 from hanok.training.objectives import next_token
 from hanok.training.run import train
 
-WORKER = Path(__file__).resolve().parent / "tiny_training.py"
+WORKER = Path(tiny.__file__)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -55,7 +55,7 @@ def lines(out: Path) -> int:
 
 
 def kill_and_resume(
-    tiny: ModuleType, shards: Path, out: Path, straight: Path, *, kills: int, seed: int, **changes: Any
+    shards: Path, out: Path, straight: Path, *, kills: int, seed: int, **changes: Any
 ) -> None:
     moments = random.Random(seed)
     for kill in range(kills):
@@ -76,22 +76,22 @@ def kill_and_resume(
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.faults)])
-def test_f01_f06_two_kills(precision: str, tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_f01_f06_two_kills(precision: str, shards: Path, tmp_path: Path) -> None:
     changes = {"max_steps": 24, "precision": precision, "ema_decay": 0.9}
     assert finish(start(shards, tmp_path / "straight", **changes))[0] == 0
-    kill_and_resume(tiny, shards, tmp_path / "killed", tmp_path / "straight", kills=2, seed=7, **changes)
+    kill_and_resume(shards, tmp_path / "killed", tmp_path / "straight", kills=2, seed=7, **changes)
 
 
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
-def test_f01_twenty_kills_of_two_hundred_steps(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_f01_twenty_kills_of_two_hundred_steps(shards: Path, tmp_path: Path) -> None:
     changes = {"max_steps": 200, "checkpoint_every": 10, "validate_every": 25}
     assert finish(start(shards, tmp_path / "straight", **changes))[0] == 0
-    kill_and_resume(tiny, shards, tmp_path / "killed", tmp_path / "straight", kills=20, seed=20, **changes)
+    kill_and_resume(shards, tmp_path / "killed", tmp_path / "straight", kills=20, seed=20, **changes)
 
 
-def test_f01_the_comparison_can_fail(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_f01_the_comparison_can_fail(shards: Path, tmp_path: Path) -> None:
     """Negative control: another seed is another run."""
     for name, seed in (("a", 0), ("b", 1)):
         train(
@@ -239,7 +239,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.fixture(scope="module")
-def finished(tiny: ModuleType, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
     train(tiny.tiny_config(), shards=shards, out=out, model=tiny.tiny_model())
     return out
@@ -249,7 +249,6 @@ def finished(tiny: ModuleType, shards: Path, tmp_path_factory: pytest.TempPathFa
 def test_f03_damage_falls_back_one_checkpoint(
     kind: str,
     finished: Path,
-    tiny: ModuleType,
     shards: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -264,9 +263,7 @@ def test_f03_damage_falls_back_one_checkpoint(
     tiny.assert_equal_runs(out, finished)
 
 
-def test_f03_no_intact_checkpoint_is_an_error(
-    finished: Path, tiny: ModuleType, shards: Path, tmp_path: Path
-) -> None:
+def test_f03_no_intact_checkpoint_is_an_error(finished: Path, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     shutil.rmtree(out / "model")
@@ -276,9 +273,7 @@ def test_f03_no_intact_checkpoint_is_an_error(
         train(tiny.tiny_config(), shards=shards, out=out, model=tiny.tiny_model())
 
 
-def test_f03_a_damaged_result_or_shard_is_refused(
-    finished: Path, tiny: ModuleType, shards: Path, tmp_path: Path
-) -> None:
+def test_f03_a_damaged_result_or_shard_is_refused(finished: Path, shards: Path, tmp_path: Path) -> None:
     out, data = tmp_path / "run", tmp_path / "shards"
     shutil.copytree(finished, out)
     flip_bit(out / "model" / "model.safetensors")
@@ -294,7 +289,7 @@ def test_f03_a_damaged_result_or_shard_is_refused(
 
 
 def test_f04_a_file_that_cannot_grow_leaves_the_run_resumable(
-    tiny: ModuleType, shards: Path, tmp_path: Path, finished: Path
+    shards: Path, tmp_path: Path, finished: Path
 ) -> None:
     """The operating system refuses every file beyond 64 KiB; with the limit gone the run goes on to the same end."""
     out = tmp_path / "run"
@@ -312,7 +307,7 @@ def test_f04_a_file_that_cannot_grow_leaves_the_run_resumable(
 
 
 @pytest.mark.faults
-def test_f04_a_full_disk(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_f04_a_full_disk(shards: Path, tmp_path: Path) -> None:
     """A real file system with room for two checkpoints and a bit."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -360,7 +355,6 @@ def test_f04_old_checkpoints_go_within_the_disk_budget(tmp_path: Path) -> None:
 def test_f05_sigterm_saves_and_resumes_equal(
     moment: str,
     finished: Path,
-    tiny: ModuleType,
     shards: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -385,7 +379,7 @@ def test_f05_sigterm_saves_and_resumes_equal(
     tiny.assert_equal_runs(tmp_path / "run", finished)
 
 
-def test_f05_exit_codes(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_f05_exit_codes(shards: Path, tmp_path: Path) -> None:
     """SIGTERM ends with 75; a second one, sent while the first is being honoured, ends at once."""
     out = tmp_path / "run"
     changes = {"max_steps": 100_000, "checkpoint_every": 50_000, "validate_every": 50_000}

@@ -125,6 +125,7 @@ def test_a_corrected_answer_is_learnt_and_the_others_stay(run: Path, known: dict
     assert servable_model(run) == second.path
 
 
+@pytest.mark.slow
 def test_a_model_that_forgot_other_things_is_not_served(
     run: Path, known: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -274,7 +274,8 @@ def test_what_has_no_such_directory() -> None:
     from hanok.models.config import MoEConfig
 
     with pytest.raises(ConfigError, match="experts"):
-        check_codable(ModelConfig(**SHAPE, pattern=("gqa",), moe=MoEConfig(experts=4, per_token=2, width=32)))
+        moe = MoEConfig(experts=4, per_token=2, width=32)
+        check_codable(ModelConfig(**SHAPE, pattern=("gqa",), moe=moe, family="gpt_oss"))
     with pytest.raises(ConfigError, match="turned"):
         check_codable(ModelConfig(**SHAPE, pattern=("gqa",), family="gpt2"))
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import itertools
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import adapted_models as adapted
+import browser
 import httpx
 import openai
 import pytest
+import tiny_models as tiny
 import torch
 import uvicorn
 
@@ -31,21 +31,6 @@ from hanok.server.app import create_app, listen, services_of
 from hanok.server.hosting import model_name
 from hanok.store.database import Store, feedback_file
 from hanok.tokens.tokenizer import Tokenizer
-
-
-def _load(name: str, folder: str = "engine") -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        f"{folder}_{name}", Path(__file__).parents[1] / folder / f"{name}.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny, adapted, browser = _load("tiny"), _load("adapted"), _load("browser", "server")
 
 TOOLS = [
     {
@@ -143,6 +128,12 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def serve_model() -> Any:
     """Serves a directory: a context manager."""
     return _serve
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Any:
+    """Makes a model directory: path and changes of its configuration."""
+    return tiny.save_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from hanok.store.access import Access
 from hanok.store.conversations import (
     Owner,
     Shelf,
     VersionConflictError,
     conversations,
-    forget_tenant,
     presets,
 )
 from hanok.store.database import Store
@@ -89,7 +89,8 @@ def test_a_tenant_that_goes_takes_its_conversations_with_it(tmp_path: Path) -> N
         put(shelf, "a", Owner("acme", "me"))
         put(shelf, "a")
         put(other, "p", Owner("acme", "me"))
-        assert forget_tenant(store.engine, "acme") == {"conversations": 1, "presets": 1}
+        removed = Access(store).delete_tenant("acme", now=1.0)
+        assert (removed["conversations"], removed["presets"]) == (1, 1)
         assert shelf.find(Owner("acme", "me"), "a") is None
         assert shelf.find(ME, "a") is not None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import importlib.util
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -14,8 +17,10 @@ import openai
 import pytest
 
 from hanok.documents.library import Library
-from hanok.server.document_vectors import model_embedder
-from hanok.server.models import Models
+from hanok.server.document_vectors import ModelEmbedding, embedder_of
+from hanok.server.hosting import Hosted, ModelSpec
+from hanok.server.models import Models, Served
+from hanok.server.operations.replacing import Replacing
 from hanok.store.database import Store
 
 pytestmark = pytest.mark.skipif(
@@ -291,15 +296,75 @@ def test_passages_that_do_not_fit_are_left_out(client: openai.OpenAI, server) ->
 
 def test_vectors_of_the_model(server, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """The oracle is /v1/embeddings: the same means, of length 1."""
-    embedder = model_embedder(Models(server.engine, name=server.model, model_hash=server.model_hash))
+    embedder = embedder_of(Served(server.model, server.engine, server.model_hash))
     texts = ["휴가는 15일이다.", "tea"]
     answer = server.openai.embeddings.create(model=server.model, input=texts, encoding_format="float")
     vectors = embedder.embed(texts)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(vectors, [one.embedding for one in answer.data], atol=1e-5)
     with Store(tmp_path / "store.sqlite") as store:
-        library = Library(store, embedder=embedder)
+        library = Library(store, embedding=embedder)
         file = library.files.add("ours", "garden.txt", GARDEN)
         shelf = library.collections.create("ours", "one", file_ids=[file.id]).id
         [hit] = library.search("ours", [shelf], f"garden\n\n\n{GARDEN.decode()}", blend=1.0).hits
     assert hit.score == pytest.approx(1.0, abs=1e-3)  # the very text that it is found by
+
+
+def test_vectors_of_the_model_come_from_whichever_is_served(
+    random_run: Path, tmp_path: Path, tiny_model: Any
+) -> None:
+    """Asked in a worker's thread after the model was unloaded, and after another took its place."""
+    spec = ModelSpec(name="one", directory=random_run / "model")
+    models, other = Models.of([Hosted(spec)]), tiny_model(tmp_path / "other", seed=4, hidden_size=64)
+    replacing = Replacing(lambda *_: None, probation=0.0)
+
+    async def work(library: Library) -> None:
+        models.begin()
+        file = await asyncio.to_thread(library.files.add, "ours", "garden.txt", GARDEN)  # loads the model
+        shelf = library.collections.create("ours", "one", file_ids=[file.id]).id
+
+        async def score() -> float:
+            asked = f"garden\n\n\n{GARDEN.decode()}"
+            [hit] = (await asyncio.to_thread(library.search, "ours", [shelf], asked, blend=1.0)).hits
+            return hit.score
+
+        before = models.default.engine
+        await models.unload("one")
+        assert await score() == pytest.approx(1.0, abs=1e-3)
+        await replacing.replace(models.host("one"), other)
+        while models.host("one").replacing:
+            await asyncio.sleep(0.01)
+        assert before._closed
+        assert await score() == pytest.approx(1.0, abs=1e-3)  # made anew, of another width
+        await replacing.close()
+
+    with Store(tmp_path / "store.sqlite") as store:
+        try:
+            asyncio.run(asyncio.wait_for(work(Library(store, embedding=ModelEmbedding(models))), 120))
+        finally:
+            models.close()
+
+
+def test_nobody_holds_a_model_while_documents_are_searched(
+    server, monkeypatch: pytest.MonkeyPatch, client
+) -> None:  # type: ignore[no-untyped-def]
+    """Vectors may come from another model, which may have to wait until this one can be put away."""
+    store = client.vector_stores.create(name="garden")
+    file = client.files.create(file=("garden.txt", GARDEN), purpose="user_data")
+    client.vector_stores.files.create_and_poll(vector_store_id=store.id, file_id=file.id)
+    held: list[int] = []
+    search = Library.search
+
+    def look(self: Library, *args: Any, **options: Any) -> Any:
+        models = [one for one in gc.get_objects() if type(one) is Hosted and one.engine is server.engine]
+        held.append(sum(one.users for one in models))
+        assert models
+        return search(self, *args, **options)
+
+    monkeypatch.setattr(Library, "search", look)
+    body = {
+        "model": server.model, "messages": [{"role": "user", "content": "When does the tea house open?"}],
+        "max_tokens": 3, "documents": {"vector_store_ids": [store.id]},
+    }  # fmt: skip
+    assert server.http.post("/v1/chat/completions", json=body).status_code == 200
+    assert held == [0]

@@ -269,8 +269,10 @@ def test_tokens_show_their_probability_and_what_else_was_likely(learned: Any, pa
     click(page, "#switch-tokens")
     ask(page, "x")
     page.until("document.querySelectorAll('.tokens .token').length >= 6")
-    page.js("document.querySelector('.tokens .token').focus(), 1")
-    page.until("!document.getElementById('token-card').hidden")
+    # until: tokens are drawn anew when the answer ends
+    page.until(
+        "(document.querySelector('.tokens .token').focus(), !document.getElementById('token-card').hidden)"
+    )
     assert page.js("document.querySelectorAll('#token-card li').length") >= 5
     assert "The model chose temperature" in text(page, "#token-card")
     page.key("ArrowRight", code=39)

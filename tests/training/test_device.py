@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.errors import CheckpointError, ConfigError
@@ -141,7 +141,7 @@ def test_the_random_state_comes_back_or_is_missed() -> None:
         set_random_state(kept, torch.device("cuda"))
 
 
-def test_the_plan_says_where(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_the_plan_says_where(shards: Path, tmp_path: Path) -> None:
     train(tiny.tiny_config(max_steps=1, device="cpu"), shards=shards, out=tmp_path, model=tiny.tiny_model())
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert (plan["device"], plan["device_reason"]) == ("cpu", "cpu: as configured")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import tiny_training as tiny
 
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
@@ -16,9 +16,11 @@ from hanok.training.run import train
 
 
 @pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
-@pytest.mark.parametrize(("pattern", "heads"), [(("kda", "mla"), 1), (("gqa",), 2)])
+@pytest.mark.parametrize(
+    ("pattern", "heads"), [(("kda", "mla"), 1), pytest.param(("gqa",), 2, marks=pytest.mark.slow)]
+)
 def test_a_run_with_heads_answers_in_fewer_steps(
-    tiny: ModuleType, shards: Path, tmp_path: Path, pattern: tuple[str, ...], heads: int
+    shards: Path, tmp_path: Path, pattern: tuple[str, ...], heads: int
 ) -> None:
     model = tiny.tiny_model(
         mtp_layers=heads, pattern=pattern, num_layers=2, num_heads=2, head_dim=16, kv_lora_rank=16,
@@ -49,7 +51,7 @@ def test_a_run_with_heads_answers_in_fewer_steps(
     guessing.close()
 
 
-def test_own_heads_must_be_there(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_own_heads_must_be_there(shards: Path, tmp_path: Path) -> None:
     path = train(
         tiny.tiny_config(max_steps=2), shards=shards, out=tmp_path / "run", model=tiny.tiny_model()
     ).path

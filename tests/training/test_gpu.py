@@ -6,10 +6,10 @@ import json
 import os
 import signal
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.errors import Interrupted
@@ -31,7 +31,7 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_losses_of_the_cpu(name: str, tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_the_losses_of_the_cpu(name: str, shards: Path, tmp_path: Path) -> None:
     for device in ("cpu", "cuda"):
         config = tiny.tiny_config(device=device, ema_decay=0.9)
         train(config, shards=shards, out=tmp_path / device, model=tiny.tiny_model(**MODELS[name]))
@@ -44,9 +44,7 @@ def test_the_losses_of_the_cpu(name: str, tiny: ModuleType, shards: Path, tmp_pa
         assert parameter.device.type == "cpu"
 
 
-def test_a_stopped_run_goes_on(
-    tiny: ModuleType, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_goes_on(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With adapters and dropout, which draws on the GPU."""
     base = train(tiny.tiny_config(max_steps=2), shards=shards, out=tmp_path / "base", model=tiny.tiny_model())
     config = tiny.tiny_config(device="cuda", lora_rank=3, lora_dropout=0.2)
@@ -65,7 +63,7 @@ def test_a_stopped_run_goes_on(
     assert losses(tmp_path / "stopped") == pytest.approx(losses(tmp_path / "straight"), rel=1e-4)
 
 
-def test_bfloat16_is_chosen(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_bfloat16_is_chosen(shards: Path, tmp_path: Path) -> None:
     train(tiny.tiny_config(precision="auto"), shards=shards, out=tmp_path, model=tiny.tiny_model())
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["device"] == "cuda"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.errors import ConfigError, Interrupted
@@ -22,14 +22,12 @@ LORA = {"lora_rank": 3, "adamw_lr": 0.01, "mixture": {"chat-train": 1.0}, "lora_
 
 
 @pytest.fixture(scope="module")
-def base(tiny: ModuleType, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("base")
     return train(tiny.tiny_config(max_steps=8), shards=shards, out=out, model=tiny.tiny_model()).path
 
 
-def test_only_adapters_learn_and_the_model_has_them_merged(
-    tiny: ModuleType, shards: Path, base: Path, tmp_path: Path
-) -> None:
+def test_only_adapters_learn_and_the_model_has_them_merged(shards: Path, base: Path, tmp_path: Path) -> None:
     artefact = train(tiny.tiny_config(max_steps=16, **LORA), shards=shards, out=tmp_path, init_from=base)
     assert artefact.metrics["trained_parameters"] < artefact.metrics["parameters"] / 2
     before, after = load_model(base), load_model(artefact.path)
@@ -46,7 +44,7 @@ def test_only_adapters_learn_and_the_model_has_them_merged(
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(
-    tiny: ModuleType, shards: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny.tiny_config(**LORA)
     train(config, shards=shards, out=tmp_path / "straight", init_from=base)
@@ -73,7 +71,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
 
 
 def test_lengths_of_rows_are_learnt_merged_and_restored(
-    tiny: ModuleType, shards: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DoRA, stopped in the middle."""
     config = tiny.tiny_config(max_steps=6, checkpoint_every=2, **LORA, lora_dora=True)
@@ -104,9 +102,9 @@ def test_lengths_of_rows_are_learnt_merged_and_restored(
         torch.testing.assert_close(merged.state_dict()[name], tensor, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["phi3", "gpt2"])
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("phi3", marks=pytest.mark.slow)])
 def test_a_family_that_joins_its_maps(
-    family: str, tiny: ModuleType, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped and gone on from a checkpoint in the family's own files."""
     special = {
@@ -141,9 +139,7 @@ def test_a_family_that_joins_its_maps(
     assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "straight" / file).read_bytes()
 
 
-def test_adapters_need_a_model_and_known_targets(
-    tiny: ModuleType, shards: Path, base: Path, tmp_path: Path
-) -> None:
+def test_adapters_need_a_model_and_known_targets(shards: Path, base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="without a model"):
         train(tiny.tiny_config(**LORA), shards=shards, out=tmp_path / "a", model=tiny.tiny_model())
     with pytest.raises(ConfigError, match="lora_dora"):

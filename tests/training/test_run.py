@@ -8,10 +8,10 @@ import os
 import signal
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny_training as tiny
 import torch
 from safetensors.torch import load_file
 
@@ -30,7 +30,7 @@ def rows(out: Path, *, timed: bool = False) -> list[dict[str, Any]]:
     return found if timed else [{k: v for k, v in row.items() if not k.startswith("time.")} for row in found]
 
 
-def test_it_learns_and_leaves_a_loadable_model(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_it_learns_and_leaves_a_loadable_model(shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "pretrain"
     artefact = train(tiny.tiny_config(max_steps=40), shards=shards, out=out, model=tiny.tiny_model())
     steps = [row for row in rows(out) if "loss" in row]
@@ -54,7 +54,7 @@ def test_it_learns_and_leaves_a_loadable_model(tiny: ModuleType, shards: Path, t
     assert rows(out, timed=True) == before
 
 
-def test_fine_tuning_learns_the_assistant_only(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_fine_tuning_learns_the_assistant_only(shards: Path, tmp_path: Path) -> None:
     first = train(tiny.tiny_config(max_steps=4), shards=shards, out=tmp_path / "a", model=tiny.tiny_model())
     config = tiny.tiny_config(max_steps=None, mixture={"chat-train": 2.0}, mixture_unit="epochs")
     artefact = train(config, shards=shards, out=tmp_path / "b", init_from=first.path)
@@ -67,9 +67,7 @@ def test_fine_tuning_learns_the_assistant_only(tiny: ModuleType, shards: Path, t
 
 
 @pytest.mark.parametrize("mtp_layers", [0, 1])
-def test_accumulation_gives_the_same_step(
-    mtp_layers: int, tiny: ModuleType, shards: Path, tmp_path: Path
-) -> None:
+def test_accumulation_gives_the_same_step(mtp_layers: int, shards: Path, tmp_path: Path) -> None:
     model = tiny.tiny_model(mtp_layers=mtp_layers)
     for name, tokens in (("whole", 512), ("parts", 128)):
         config = tiny.tiny_config(max_steps=3, micro_batch_tokens=tokens)
@@ -82,7 +80,7 @@ def test_accumulation_gives_the_same_step(
                 assert a[key] == pytest.approx(b[key], rel=2e-4)
 
 
-def test_future_tokens_are_targets_within_their_sequence(tiny: ModuleType) -> None:
+def test_future_tokens_are_targets_within_their_sequence() -> None:
     """The second loss of a model with a future head sees token n + 2 of the same sequence, and nothing across."""
     from hanok.models.decoder import Decoder
 
@@ -103,7 +101,7 @@ def test_future_tokens_are_targets_within_their_sequence(tiny: ModuleType) -> No
 
 
 def test_a_stop_inside_a_step_undoes_it(
-    tiny: ModuleType, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny.tiny_config(micro_batch_tokens=128)
     train(config, shards=shards, out=tmp_path / "straight", model=tiny.tiny_model())
@@ -127,7 +125,7 @@ def test_a_stop_inside_a_step_undoes_it(
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
 
 
-def test_a_budget_in_minutes_decays_in_time(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_a_budget_in_minutes_decays_in_time(shards: Path, tmp_path: Path) -> None:
     config = tiny.tiny_config(max_steps=None, max_minutes=0.06, validate_every=1000, checkpoint_every=1000)
     start = time.monotonic()
     train(config, shards=shards, out=tmp_path / "run", model=tiny.tiny_model())
@@ -137,7 +135,7 @@ def test_a_budget_in_minutes_decays_in_time(tiny: ModuleType, shards: Path, tmp_
     assert steps[-1]["time.seconds"] > 1.5
 
 
-def test_the_average_is_what_is_published(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_the_average_is_what_is_published(shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     artefact = train(tiny.tiny_config(ema_decay=0.5), shards=shards, out=out, model=tiny.tiny_model())
     state = load_file(out / "checkpoints" / "step-000012" / "training" / "state.safetensors")
@@ -148,7 +146,7 @@ def test_the_average_is_what_is_published(tiny: ModuleType, shards: Path, tmp_pa
     assert any(not torch.equal(p, published[name]) for name, p in weights.named_parameters())
 
 
-def test_bfloat16_and_experts_train(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_bfloat16_and_experts_train(shards: Path, tmp_path: Path) -> None:
     from hanok.models.config import MoEConfig
 
     model = tiny.tiny_model(
@@ -160,7 +158,7 @@ def test_bfloat16_and_experts_train(tiny: ModuleType, shards: Path, tmp_path: Pa
     assert losses[-1] < losses[0] - 1
 
 
-def test_what_does_not_fit_is_refused(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(shards: Path, tmp_path: Path) -> None:
     def refused(message: str, *, model: Any = None, **changes: Any) -> None:
         with pytest.raises(ConfigError, match=message):
             train(
@@ -182,7 +180,7 @@ def test_what_does_not_fit_is_refused(tiny: ModuleType, shards: Path, tmp_path: 
         train(tiny.tiny_config(), shards=tmp_path / "none", out=tmp_path / "new", model=tiny.tiny_model())
 
 
-def test_shards_of_another_tokeniser_are_refused(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_shards_of_another_tokeniser_are_refused(shards: Path, tmp_path: Path) -> None:
     first = train(tiny.tiny_config(max_steps=2), shards=shards, out=tmp_path / "a", model=tiny.tiny_model())
     copy = tmp_path / "other"
     copy.mkdir()
@@ -196,7 +194,7 @@ def test_shards_of_another_tokeniser_are_refused(tiny: ModuleType, shards: Path,
         train(tiny.tiny_config(), shards=shards, out=tmp_path / "b", init_from=copy)
 
 
-def test_two_trainers_do_not_share_a_directory(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_two_trainers_do_not_share_a_directory(shards: Path, tmp_path: Path) -> None:
     import fcntl
 
     (tmp_path / "out").mkdir()
@@ -208,7 +206,7 @@ def test_two_trainers_do_not_share_a_directory(tiny: ModuleType, shards: Path, t
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_compiled_run_learns_the_same(tiny: ModuleType, shards: Path, tmp_path: Path) -> None:
+def test_a_compiled_run_learns_the_same(shards: Path, tmp_path: Path) -> None:
     for name, compiled in (("plain", False), ("compiled", True)):
         config = tiny.tiny_config(max_steps=6, compile=compiled)
         train(config, shards=shards, out=tmp_path / name, model=tiny.tiny_model())

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.models.checkpoint import load_model
 
-WORKER = Path(__file__).resolve().parents[1] / "faults" / "tiny_training.py"
+WORKER = Path(tiny.__file__)
 SETTINGS: dict[str, Any] = {"max_steps": 12, "micro_batch_tokens": 128, "ema_decay": 0.9}
 
 
@@ -66,7 +67,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "hybrid" else pytest.mark.slow) for kind in MODELS]
+)
 def test_two_equal_one(kind: str, shards: Path, tmp_path: Path) -> None:
     options = {"model": MODELS[kind]}
     finish(start(shards, tmp_path / "one", processes=1, **options))
@@ -81,6 +84,7 @@ def test_two_equal_one(kind: str, shards: Path, tmp_path: Path) -> None:
     assert (tmp_path / "two" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_one_goes_on_where_two_were_stopped(shards: Path, tmp_path: Path) -> None:
     finish(start(shards, tmp_path / "straight", processes=1, max_steps=40))
     process = start(shards, tmp_path / "run", processes=2, max_steps=40)

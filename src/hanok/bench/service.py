@@ -1,8 +1,8 @@
 """Claim: what a service adds to its engine costs little, at the shape of Qwen3-0.6B with random weights in 4 bits.
 
-* The whole service (HTTP, a key, limits, accounting, a log line a request, metrics) against the engine alone: 16 streams, each
-  sending its next request when the last one is answered; prompts of 30 random tokens, 64 greedy tokens behind each. Wanted: at
-  least 0.95 of the engine's tokens a second, and at most 5 ms more to the first token.
+* The service (HTTP, a key, limits, accounting, a log line a request, metrics; without guard and audit) against the engine
+  alone: 16 streams, each sending its next request when the last one is answered; prompts of 30 random tokens, 64 greedy tokens
+  behind each. Wanted: at least 0.95 of the engine's tokens a second, and at most 5 ms more to the first token.
 * The same service with 2,000 idle connections beside the 16, against itself without them. Wanted: at least 0.9.
 
 Sides take turns, each started anew. The load client shares the processor with the server and takes little of it (`light_client`);
@@ -37,6 +37,7 @@ from hanok.tokens.tokenizer import Tokenizer
 
 STREAMS, PROMPT, ANSWER = 16, 30, 64
 IDLE = 2000
+BARE = ("--guard", "off", "--no-audit")  # what these cost: hanok.bench.guard
 _LIMITS = ("requests_per_minute=1000000", "completion_tokens_per_minute=1000000000", "concurrency=1000")
 
 
@@ -58,10 +59,10 @@ def run(
     crowded: list[Load] = []
     (folder / "service").mkdir(parents=True, exist_ok=True)
     store = folder / "service" / f"{secrets.token_hex(4)}.sqlite"
-    key = _key(store)
+    key = make_key(store)
     for number in range(rounds):
         prompts, more, warm = (
-            _prompts(tokenizer, count, seed=1000 * number + seed)
+            prompts_of(tokenizer, count, seed=1000 * number + seed)
             for seed, count in enumerate(
                 (STREAMS * (1 if quick else 3), STREAMS * (1 if quick else 3), STREAMS)
             )
@@ -69,8 +70,8 @@ def run(
         log.info("round %d of %d: the engine alone", number + 1, rounds)
         alone.append(_engine(directory, kind, prompts, warm))
         log.info("round %d of %d: the service", number + 1, rounds)
-        with running(_service(directory, kind, store, key)) as started:
-            api = _with_key(chat_api(directory.name), key)
+        with running(server(directory, kind, store, key, BARE)) as started:
+            api = with_key(chat_api(directory.name), key)
             put_light_load(started.base, api, warm, streams=STREAMS, tokens=ANSWER)
             busy.append(put_light_load(started.base, api, prompts, streams=STREAMS, tokens=ANSWER))
             with _idle(started.base, idle):
@@ -104,7 +105,7 @@ def _rows(
     ]  # fmt: skip
 
 
-def _prompts(tokenizer: Tokenizer, count: int, *, seed: int) -> list[Prompt]:
+def prompts_of(tokenizer: Tokenizer, count: int, *, seed: int) -> list[Prompt]:
     texts = random_prompts(tokenizer, count, PROMPT, seed=seed)
     return [Prompt(text, chat_ids(tokenizer, text)) for text in texts]
 
@@ -118,9 +119,9 @@ def _engine(directory: Path, kind: str, prompts: Sequence[Prompt], warm: Sequenc
     return Load(found["seconds"], ANSWER * len(prompts), tuple(found["first"]))
 
 
-def _service(directory: Path, kind: str, store: Path, key: str | None) -> Server:
+def server(directory: Path, kind: str, store: Path, key: str | None, options: Sequence[str]) -> Server:
     command = [sys.executable, "-m", "hanok", "serve", str(directory), "--port", "{port}", "--weights", kind,
-               "--speculation", "off", "--log-format", "json", "--keep-alive-seconds", "3600"]  # fmt: skip
+               "--speculation", "off", "--log-format", "json", "--keep-alive-seconds", "3600", *options]  # fmt: skip
     if key is not None:
         command += ["--store", str(store)]
     return Server(
@@ -131,7 +132,7 @@ def _service(directory: Path, kind: str, store: Path, key: str | None) -> Server
     )
 
 
-def _key(store: Path) -> str | None:
+def make_key(store: Path) -> str | None:
     """Of a user with limits; None where this version has no keys."""
     limits = [word for limit in _LIMITS for word in ("--limit", limit)]
     command = [
@@ -153,7 +154,7 @@ def _key(store: Path) -> str | None:
     return json.loads(done.stdout[done.stdout.index("{") :])["secret"]
 
 
-def _with_key(api: Api, key: str | None) -> Api:
+def with_key(api: Api, key: str | None) -> Api:
     return api if key is None else replace(api, headers={"Authorization": f"Bearer {key}"})
 
 

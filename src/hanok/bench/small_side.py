@@ -43,7 +43,8 @@ def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     )
     assert engine._native is not None
     clock, module = Clock(), native()
-    engine._native._runner = SimpleNamespace(step=clock.around(engine._native._runner.step))
+    runner = engine._native._runner
+    engine._native._runner = SimpleNamespace(step=clock.around(runner.step), crew=runner.crew)
     sampling = SimpleNamespace(sample=clock.around(module.sample), SamplerMemory=module.SamplerMemory)
     sampler.__dict__["native"] = lambda: sampling
     result: dict[str, Any] = {"answers": [], "native": []}

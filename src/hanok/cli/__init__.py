@@ -82,6 +82,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "guard train": ("guard", "train", "a detector of injected instructions from labelled rows"),
     "guard test": ("guard", "cross_test", "what it would catch: by set, language, register and disguise"),
     "guard calibrate": ("guard", "calibrate", "set a detector's threshold by one's own traffic"),
+    "guard try": ("guard", "try_out", "what a policy makes of a text, coming in and going out"),
     "guard explain": ("guard", "explain", "which words of a text raise a detector's score"),
     "keys create": ("keys", "create_key", "make a key for the API; it is shown once"),
     "keys list": ("keys", "list_keys", "keys, their roles, limits and last use"),
@@ -90,6 +91,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "users create": ("keys", "create_user", "let somebody sign in on the page"),
     "users list": ("keys", "list_users", "people who may sign in"),
     "users change": ("keys", "change_user", "another role or password, or shut out"),
+    "users delete": ("keys", "delete_user", "end an account, with all that is its own"),
     "usage": ("store", "usage", "what was used, by day, tenant, key and model"),
     "store migrate": ("store", "migrate", "bring a database to the tables of this version"),
     "store backup": ("store", "backup", "copy a database while it is used"),
@@ -99,6 +101,12 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "tenants list": ("keys", "list_tenants", "tenants and their limits"),
     "tenants change": ("keys", "change_tenant", "suspend, resume, set limits"),
     "tenants delete": ("keys", "delete_tenant", "delete a tenant and its content"),
+    "audit verify": ("audit", "verify", "whether the log of who did what is whole, or what a proof shows"),
+    "audit prove": ("audit", "prove", "a proof that an entry is in the log, for others to check"),
+    "audit export": ("audit", "export", "entries as JSON lines"),
+    "audit checkpoint": ("audit", "checkpoint", "sign what is in the log now"),
+    "audit forget": ("audit", "forget", "destroy the keys of what was kept of somebody who was deleted"),
+    "audit keys": ("audit", "keys", "the keys of the log, and what others need to check it"),
     "improve": ("improve", "improve", "step 8: learn from feedback and show before and after"),
     "bench": ("bench", "bench", "compare with named peers on this machine"),
     "doctor": ("doctor", "doctor", "what this machine can do, and what that means"),
@@ -153,9 +161,16 @@ def _call(name: str, rest: list[str], as_json: bool) -> None:
     function: Callable[..., Any] = getattr(importlib.import_module(f"hanok.cli.{module}"), function_name)
     import tyro
 
+    from hanok.errors import AuditError
+
     # with --json the object stands alone on standard output, whatever else a command prints there
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        result = tyro.cli(function, args=rest, prog=f"hanok {name}", config=(tyro.conf.OmitArgPrefixes,))
+        try:
+            result = tyro.cli(function, args=rest, prog=f"hanok {name}", config=(tyro.conf.OmitArgPrefixes,))
+        except AuditError as error:
+            if as_json:
+                print(json.dumps(error.report, ensure_ascii=False, default=str), file=sys.__stdout__)
+            raise
     if as_json:
         print(json.dumps(result or {}, ensure_ascii=False, default=str))
 

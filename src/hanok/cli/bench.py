@@ -18,6 +18,7 @@ BENCHMARKS = {
         "decode",
         "delethink",
         "documents",
+        "guard",
         "hybrid",
         "kda",
         "long_context",
@@ -45,6 +46,7 @@ def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> di
     * decode: tokens a second of one stream and of many, against llama.cpp
     * delethink: thinking in chunks, against one context that grows
     * documents: search in documents and "I don't know" on Korean questions, against tantivy
+    * guard: guard and audit, against the service without them
     * hybrid: reading prompts by a hybrid's delta layers, against the same layers in PyTorch
     * kda: delta attention, forward and backward, against softmax attention and other forms of it
     * long_context: a hybrid at up to a million tokens, against latent and grouped attention everywhere

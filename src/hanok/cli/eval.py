@@ -11,6 +11,8 @@ import tyro
 from hanok.evaluation.config import VerifyConfig
 from hanok.reporting import table
 
+_CHANGED = 10  # answers shown in the terminal
+
 
 def verify(
     model: Annotated[Path, tyro.conf.Positional],
@@ -72,6 +74,8 @@ def compare(
     village: Path | None = None,
     out: Path | None = None,
     held_out: int = 16,
+    input_bits: int = 16,
+    cache_bits: int = 16,
     config: VerifyConfig = VerifyConfig(),
 ) -> dict[str, Any]:
     """Two evaluations of the same exam: what changed, with paired bootstrap intervals and McNemar's exact p. Or two models: on
@@ -84,6 +88,8 @@ def compare(
         village: of models: the village corpus whose questions both are asked.
         out: of models: directory to make for the report.
         held_out: of models: windows of 512 tokens.
+        input_bits: of models: measures `after` as if its maps read vectors of so many bits, which the engine does not.
+        cache_bits: the same for its keys and values.
         config: confidence of the intervals; of models with a village, how many questions, and how they are answered.
     """
     from dataclasses import asdict
@@ -91,7 +97,8 @@ def compare(
     from hanok.evaluation.compare import compare_answers
 
     if data is not None or village is not None or out is not None:
-        return _compare_models(before, after, data, village, out, held_out, config)
+        widths = {"input_bits": input_bits, "cache_bits": cache_bits}
+        return _compare_models(before, after, data, village, out, held_out, widths, config)
     changes = compare_answers(before, after, confidence=config.confidence)
     rows = [
         (
@@ -119,10 +126,11 @@ def compare(
 
 
 def _compare_models(
-    before: Path, after: Path, data: Path | None, village: Path | None, out: Path | None, held_out: int, config: VerifyConfig
+    before: Path, after: Path, data: Path | None, village: Path | None, out: Path | None, held_out: int,
+    widths: dict[str, int], config: VerifyConfig,
 ) -> dict[str, Any]:  # fmt: skip
     from hanok.artefacts import create_artefact, open_artefact
-    from hanok.compression.differ import differ
+    from hanok.compression.differ import COLUMNS, differ
     from hanok.errors import ConfigError
     from hanok.evaluation.compare import compare as compare_on
     from hanok.evaluation.village import read_questions, tool_runner
@@ -135,20 +143,33 @@ def _compare_models(
         )
     before, after = servable_model(before), servable_model(after)
     report = Report(f"{before.name} and {after.name}")
-    found = differ(before, after, data=data, held_out=held_out, length=512)
+    found = differ(before, after, data=data, held_out=held_out, length=512, **widths)
     found.add_to(report)
     metrics: dict[str, Any] = found.distance.metrics()
     table(f"{before} -> {after}", ("measure", "value"), list(metrics.items()))
-    table("predictions that changed most", ("kl", "behind", "goes on with"), found.worst(10))
+    table("predictions that changed most", COLUMNS, found.worst(10))
     if village is not None:
         questions = read_questions(village, limit=config.questions)
         execute = tool_runner(village)
         answers = compare_on(config, before=before, after=after, questions=questions, execute=execute)
         answers.add_to(report)
         metrics |= {f"answers.{name}": value for name, value in answers.metrics().items()}
-        changed = sum(b.right != a.right for b, a in zip(answers.before, answers.after, strict=True))
-        metrics["answers.changed"] = changed
+        metrics["answers.changed"] = len(changed := answers.changed())
         table("answers", ("measure", "value"), list(answers.metrics().items()))
+        rows = [
+            (
+                "right now" if a.right else "wrong now",
+                a.question["messages"][-1]["content"],
+                b.answer.text,
+                a.answer.text,
+            )
+            for b, a in changed[:_CHANGED]
+        ]
+        table(
+            f"{len(changed)} answers changed between right and wrong",
+            ("", "question", "before", "after"),
+            rows,
+        )
     if out is not None:
         parents = {"before": open_artefact(before), "after": open_artefact(after)}
         with create_artefact(out, kind="comparison", parents=parents) as draft:

@@ -139,6 +139,50 @@ def explain(detector: Path, text: Annotated[str, tyro.conf.Positional]) -> dict[
     }  # fmt: skip
 
 
+def try_out(
+    text: Annotated[str, tyro.conf.Positional], policy: str = "default", tenant: str = "default", origin: str = "user",
+    hidden: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """What a policy makes of a text: on its way to a model, and as a model's answer.
+
+    Args:
+        text: to try.
+        policy: TOML file, or "default".
+        tenant: whose rules.
+        origin: who wrote it: system, user, assistant, tool, document or definition.
+        hidden: the system prompt that an answer must not give away.
+    """
+    from hanok.errors import did_you_mean
+    from hanok.guard.provenance import ORIGINS, Origin, Part
+    from hanok.guard.rulebook import Guard
+    from hanok.guard.verdicts import strictest
+
+    known: dict[str, Origin] = {one: one for one in ORIGINS}
+    if origin not in known:
+        raise InputError(f'no origin "{origin}"', remedy=did_you_mean(origin, ORIGINS))
+    book = Guard.open(policy).of(tenant)
+    taken = book.take_in([Part(text, known[origin], "text")])
+    one = book.watch(hidden)()
+    released = [one.push(text), one.finish()]
+    sides = {
+        "input": (taken.action, taken.parts[0].text, [each.finding for each in taken.found]),
+        "output": (
+            "block" if released[-1].blocked else "", "".join(part.text for part in released),
+            [finding for part in released for finding in part.findings],
+        ),
+    }  # fmt: skip
+    result: dict[str, Any] = {}
+    for side, (action, shown, found) in sides.items():
+        lines = [(each.rule, each.action, f"{each.start}-{each.end}", each.reason) for each in found]
+        result[side] = {
+            "action": action or strictest(found), "text": shown,
+            "findings": [dict(zip(_FOUND, line, strict=True)) for line in lines],
+        }  # fmt: skip
+        table(f"{side}: {result[side]['action']}", _FOUND, lines)
+    return result
+
+
+_FOUND = ("rule", "action", "place", "reason")
 _KEYS = ("set", "language", "register", "label", "disguise", "rows", "flagged")
 
 

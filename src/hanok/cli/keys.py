@@ -5,20 +5,23 @@ from __future__ import annotations
 import getpass
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from hanok.cli.places import open_store
+from hanok.cli.places import audit_of, open_store
 from hanok.errors import ConfigError, InputError
 from hanok.reporting import table
 from hanok.server.identity.directory import Directory
 from hanok.server.identity.management import Management, split_words
 from hanok.server.identity.objects import key_object, tenant_object, user_object
 from hanok.store.access import Key, Tenant, User
+from hanok.store.database import Store
 
+Row = TypeVar("Row")
+Columns = Mapping[str, Callable[[Row], str]]  # heading -> what stands below it
 Name = Annotated[str, tyro.conf.Positional]
 Words = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
@@ -29,7 +32,7 @@ Words = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 def create_key(
     name: Name, role: str = "user", tenant: str = "default", scope: Words = (), model: Words = (), origin: Words = (),
     network: Words = (), days: float | None = None, priority: int = 0, limit: Words = (), store: str | None = None,
-    served: Path | None = None,
+    served: Path | None = None, audit_dir: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Make a key; it is shown this once.
 
@@ -46,9 +49,10 @@ def create_key(
         limit: as requests_per_minute=60.
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
+        audit_dir: folder of the audit; default: where the last server on this store kept it.
     """
     with open_store(store, served) as opened:
-        key, whole = _management(opened).create_key(
+        key, whole = _management(opened, audit_dir).create_key(
             name, role=role, tenant=tenant, scopes=split_words(scope), models=split_words(model),
             origins=split_words(origin), networks=split_words(network), priority=priority, limits=parse_limits(limit),
             expires=None if days is None else time.time() + days * 86_400, created_by="command line",
@@ -71,37 +75,40 @@ def list_keys(
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
     """
+    columns: Columns[Key] = {
+        "id": lambda key: key.id, "name": lambda key: key.name, "tenant": lambda key: key.tenant, "role": lambda key: key.role,
+        "state": _state, "expires": lambda key: _date(key.expires), "last used": lambda key: _date(key.last_used),
+        "limits": lambda key: _limits(key.limits),
+    }  # fmt: skip
     with open_store(store, served) as opened:
-        keys = _management(opened).access.every(Key, tenant=tenant)
-    rows = [
-        [key.id, key.name, key.tenant, key.role, _state(key), _date(key.expires), _date(key.last_used), _limits(key.limits)]
-        for key in keys
-    ]  # fmt: skip
-    table(
-        f"{len(keys)} keys",
-        ("id", "name", "tenant", "role", "state", "expires", "last used", "limits"),
-        rows,
-    )
-    return {"keys": [key_object(key) for key in keys]}
+        keys = Directory(opened).access.every(Key, tenant=tenant)
+    return _listed("keys", "keys", keys, columns, key_object)
 
 
-def revoke_key(key: Name, store: str | None = None, served: Path | None = None) -> dict[str, Any]:
+def revoke_key(
+    key: Name, store: str | None = None, served: Path | None = None, audit_dir: Path | None = None
+) -> dict[str, Any]:
     """End a key: running servers refuse it within a second.
 
     Args:
         key: its id.
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
+        audit_dir: folder of the audit; default: where the last server on this store kept it.
     """
     with open_store(store, served) as opened:
-        management = _management(opened)
+        management = _management(opened, audit_dir)
         revoked = management.revoke_key(_key(management, key))
     print(f'"{revoked.name}" ({revoked.id}) is revoked', file=sys.stderr)
     return key_object(revoked)
 
 
 def rotate_key(
-    key: Name, grace: float = 0.0, store: str | None = None, served: Path | None = None
+    key: Name,
+    grace: float = 0.0,
+    store: str | None = None,
+    served: Path | None = None,
+    audit_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Make a new key like this one, which ends.
 
@@ -110,9 +117,10 @@ def rotate_key(
         grace: seconds that the old one goes on.
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
+        audit_dir: folder of the audit; default: where the last server on this store kept it.
     """
     with open_store(store, served) as opened:
-        management = _management(opened)
+        management = _management(opened, audit_dir)
         fresh, whole = management.rotate_key(_key(management, key), grace=grace, created_by="command line")
     print(whole)
     print(f"the new key is {fresh.id}; {key} ends in {grace:g} seconds", file=sys.stderr)
@@ -124,7 +132,7 @@ def rotate_key(
 
 def create_user(
     name: Name, role: str = "user", tenant: str = "default", limit: Words = (), password_stdin: bool = False,
-    store: str | None = None, served: Path | None = None,
+    store: str | None = None, served: Path | None = None, audit_dir: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Let somebody sign in on the page; asks for the password.
 
@@ -136,9 +144,10 @@ def create_user(
         password_stdin: read the password from standard input.
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
+        audit_dir: folder of the audit; default: where the last server on this store kept it.
     """
     with open_store(store, served) as opened:
-        user = _management(opened).create_user(
+        user = _management(opened, audit_dir).create_user(
             name, password=_password(password_stdin), role=role, tenant=tenant, limits=parse_limits(limit)
         )
     print(f'"{user.name}" may sign in as {user.role} of {user.tenant}', file=sys.stderr)
@@ -156,18 +165,18 @@ def list_users(
         served: the model or run whose database is meant; default runs/quickstart.
     """
     with open_store(store, served) as opened:
-        users = _management(opened).access.every(User, tenant=tenant)
-    rows = [
-        [user.id, user.name, user.tenant, user.role, "disabled" if user.disabled else "", _date(user.last_login)]
-        for user in users
-    ]  # fmt: skip
-    table(f"{len(users)} people", ("id", "name", "tenant", "role", "state", "last signed in"), rows)
-    return {"users": [user_object(user) for user in users]}
+        users = Directory(opened).access.every(User, tenant=tenant)
+    columns: Columns[User] = {
+        "id": lambda user: user.id, "name": lambda user: user.name, "tenant": lambda user: user.tenant,
+        "role": lambda user: user.role, "state": lambda user: "disabled" if user.disabled else "",
+        "last signed in": lambda user: _date(user.last_login),
+    }  # fmt: skip
+    return _listed("users", "people", users, columns, user_object)
 
 
 def change_user(
     name: Name, role: str | None = None, password: bool = False, password_stdin: bool = False, disable: bool = False,
-    enable: bool = False, store: str | None = None, served: Path | None = None,
+    enable: bool = False, store: str | None = None, served: Path | None = None, audit_dir: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Give somebody another role or password, or shut them out.
 
@@ -180,6 +189,7 @@ def change_user(
         enable: they can again.
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
+        audit_dir: folder of the audit; default: where the last server on this store kept it.
     """
     if disable and enable:
         raise ConfigError("--disable and --enable", remedy="give one of them")
@@ -189,18 +199,44 @@ def change_user(
     if disable or enable:
         changes["disabled"] = disable
     with open_store(store, served) as opened:
-        management = _management(opened)
-        user = management.access.find_user(name)
-        if user is None:
-            raise InputError(f'no user "{name}"', remedy="`hanok users list` shows them")
-        return user_object(management.change_user(user, **changes))
+        management = _management(opened, audit_dir)
+        return user_object(management.change_user(_user(management, name), **changes))
+
+
+def delete_user(
+    name: Name,
+    yes: bool = False,
+    store: str | None = None,
+    served: Path | None = None,
+    audit_dir: Path | None = None,
+) -> dict[str, Any]:
+    """End an account, with its sessions, conversations and presets. Documents and feedback are the tenant's and stay.
+
+    Args:
+        name: that they sign in with.
+        yes: do it: nothing brings it back.
+        store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
+        served: the model or run whose database is meant; default runs/quickstart.
+        audit_dir: folder of the audit; default: where the last server on this store kept it.
+    """
+    if not yes:
+        raise ConfigError(f'deleting "{name}" cannot be undone', remedy="add --yes")
+    with open_store(store, served) as opened:
+        management = _management(opened, audit_dir)
+        user = _user(management, name)
+        return _deleted(name, user.id, management.delete_user(user))
 
 
 # ---- tenants ----------------------------------------------------------------------------------------------------------
 
 
 def create_tenant(
-    tenant: Name, name: str = "", limit: Words = (), store: str | None = None, served: Path | None = None
+    tenant: Name,
+    name: str = "",
+    limit: Words = (),
+    store: str | None = None,
+    served: Path | None = None,
+    audit_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Make a tenant: documents, cache, feedback, limits and people of its own.
 
@@ -210,9 +246,12 @@ def create_tenant(
         limit: of all its keys and people together, as monthly_budget=20.
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
+        audit_dir: folder of the audit; default: where the last server on this store kept it.
     """
     with open_store(store, served) as opened:
-        return tenant_object(_management(opened).create_tenant(tenant, name=name, limits=parse_limits(limit)))
+        return tenant_object(
+            _management(opened, audit_dir).create_tenant(tenant, name=name, limits=parse_limits(limit))
+        )
 
 
 def list_tenants(store: str | None = None, served: Path | None = None) -> dict[str, Any]:
@@ -223,15 +262,17 @@ def list_tenants(store: str | None = None, served: Path | None = None) -> dict[s
         served: the model or run whose database is meant; default runs/quickstart.
     """
     with open_store(store, served) as opened:
-        tenants = _management(opened).access.every(Tenant)
-    rows = [[one.id, one.name, "suspended" if one.suspended else "", _limits(one.limits)] for one in tenants]
-    table(f"{len(tenants)} tenants besides the house's own", ("id", "name", "state", "limits"), rows)
-    return {"tenants": [tenant_object(one) for one in tenants]}
+        tenants = Directory(opened).access.every(Tenant)
+    columns: Columns[Tenant] = {
+        "id": lambda tenant: tenant.id, "name": lambda tenant: tenant.name,
+        "state": lambda tenant: "suspended" if tenant.suspended else "", "limits": lambda tenant: _limits(tenant.limits),
+    }  # fmt: skip
+    return _listed("tenants", "tenants besides the house's own", tenants, columns, tenant_object)
 
 
 def change_tenant(
     tenant: Name, limit: Words = (), suspend: bool = False, resume: bool = False, store: str | None = None,
-    served: Path | None = None,
+    served: Path | None = None, audit_dir: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Suspend a tenant, let it go on, or set its limits.
 
@@ -242,6 +283,7 @@ def change_tenant(
         resume: they may come in again.
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
+        audit_dir: folder of the audit; default: where the last server on this store kept it.
     """
     if suspend and resume:
         raise ConfigError("--suspend and --resume", remedy="give one of them")
@@ -249,26 +291,30 @@ def change_tenant(
     if suspend or resume:
         changes["suspended"] = suspend
     with open_store(store, served) as opened:
-        return tenant_object(_management(opened).change_tenant(tenant, **changes))
+        return tenant_object(_management(opened, audit_dir).change_tenant(tenant, **changes))
 
 
 def delete_tenant(
-    tenant: Name, yes: bool = False, store: str | None = None, served: Path | None = None
+    tenant: Name,
+    yes: bool = False,
+    store: str | None = None,
+    served: Path | None = None,
+    audit_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Delete a tenant with its people, keys, answers and feedback. Its usage stays, which holds no content.
+    """Delete a tenant with its people, keys, documents, conversations, answers and feedback, for good: running servers refuse
+    what is written for it later, and its name is not given again. Its usage stays, which holds no content.
 
     Args:
         tenant: its id.
         yes: do it: nothing brings it back.
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
+        audit_dir: folder of the audit; default: where the last server on this store kept it.
     """
     if not yes:
         raise ConfigError(f'deleting "{tenant}" cannot be undone', remedy="add --yes")
     with open_store(store, served) as opened:
-        removed = _management(opened).delete_tenant(tenant)
-    table(f"{tenant} is deleted", ("table", "rows"), [[name, count] for name, count in removed.items()])
-    return {"id": tenant, "deleted": True, "removed": removed}
+        return _deleted(tenant, tenant, _management(opened, audit_dir).delete_tenant(tenant))
 
 
 # ---- what they share --------------------------------------------------------------------------------------------------
@@ -286,8 +332,30 @@ def parse_limits(words: Iterable[str]) -> dict[str, float]:
     return limits
 
 
-def _management(store: Any) -> Management:
-    return Directory(store).management
+def _management(store: Store, audit_dir: Path | None) -> Management:
+    directory = Directory(store)
+    directory.trail.log = audit_of(store, audit_dir)
+    return directory.management
+
+
+def _listed(
+    name: str, title: str, rows: Sequence[Row], columns: Columns[Row], described: Callable[[Row], dict[str, Any]]
+) -> dict[str, Any]:  # fmt: skip
+    """Shows a table; the result of the command."""
+    table(f"{len(rows)} {title}", tuple(columns), [[show(row) for show in columns.values()] for row in rows])
+    return {name: [described(row) for row in rows]}
+
+
+def _deleted(name: str, identifier: str, removed: Mapping[str, int]) -> dict[str, Any]:
+    table(f"{name} is deleted", ("table", "rows"), [[one, count] for one, count in removed.items()])
+    return {"id": identifier, "deleted": True, "removed": dict(removed)}
+
+
+def _user(management: Management, name: str) -> User:
+    user = management.access.find_user(name)
+    if user is None:
+        raise InputError(f'no user "{name}"', remedy="`hanok users list` shows them")
+    return user
 
 
 def _key(management: Management, identifier: str) -> Key:

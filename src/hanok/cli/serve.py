@@ -35,6 +35,7 @@ def serve(
     runtime: Literal["process", "ray"] | None = None,
     store: str | None = None,
     allowed_host: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    trusted_proxy: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     trust_loopback: bool = False,
     setup: bool = False,
     oidc_issuer: str | None = None,
@@ -42,6 +43,7 @@ def serve(
     oidc_name: str | None = None,
     oidc_role: str | None = None,
     url: str | None = None,
+    guard: str | None = None,
     prices: Path | None = None,
     request_timeout: float | None = None,
     max_queue: int | None = None,
@@ -61,6 +63,11 @@ def serve(
     max_body_mib: int | None = None,
     max_upload_mib: int | None = None,
     document_vectors: Literal["spelling", "model"] | None = None,
+    audit: bool = True,
+    audit_dir: Path | None = None,
+    audit_mirror: Path | None = None,
+    audit_content: bool = False,
+    audit_content_days: float | None = None,
     config: Path | None = None,
     check_config: bool = False,
 ) -> dict[str, Any] | None:
@@ -92,6 +99,8 @@ def serve(
         runtime: where the engine runs: process, this one (default); ray, replicas under Ray Serve (needs the extra "ray").
         store: the database: a file, or postgresql://USER@HOST/NAME; default: a file beside the model. HANOK_STORE says it too.
         allowed_host: a name by which the server is called from elsewhere; several times for several.
+        trusted_proxy: address or network of a reverse proxy, as 192.0.2.7; several times for several. Where a request comes from,
+            and whether by HTTPS, is then what its X-Forwarded-For and X-Forwarded-Proto say.
         trust_loopback: who sits at this machine needs no key, even where there are keys.
         setup: print a token with which the first administrator is made on the page.
         oidc_issuer: identity provider that people may sign in through, as https://login.example.org. The secret of this server
@@ -100,7 +109,8 @@ def serve(
         oidc_name: of the provider, for the page.
         oidc_role: of people who come through it for the first time: viewer, user (the default) or reviewer.
         url: of this server from outside, where a proxy stands before it, as https://hanok.example.org.
-        prices: TOML file with what a million tokens cost, by model, for budgets and usage.
+        guard: TOML file with the rules for what comes in and goes out, "default" (secrets in answers are replaced) or "off".
+        prices: TOML file with what a million tokens cost, by model, for budgets and usage; read again with the settings.
         request_timeout: seconds that a request may take; default any time. A request may ask for less (x-request-timeout).
         max_queue: requests that may wait; more are told to come back; default 512.
         max_queue_tokens: tokens of prompts that may wait; default any number.
@@ -119,6 +129,11 @@ def serve(
         max_body_mib: of a request's body; default 16.
         max_upload_mib: of an uploaded file; default 512.
         document_vectors: what finds passages beside their words: how they are spelt (the default), or the model's hidden vectors.
+        audit: keep a log of who did what, which cannot be changed unseen (`hanok audit`).
+        audit_dir: folder of its keys and checkpoints; default: beside the store. A store in PostgreSQL needs it.
+        audit_mirror: a file on another disk that its checkpoints are written to as well.
+        audit_content: keep what was asked and answered too, sealed for each person.
+        audit_content_days: after so many days content is deleted; default: never.
         config: TOML file with these settings by the names of the flags (max_body_mib = 16).
         check_config: say what the settings are, and end.
     """
@@ -127,7 +142,11 @@ def serve(
     from hanok.server.operations.config import resolve_settings
 
     options = dict(locals())
-    flags = {name: options[name] for name in FLAGS if options[name] not in (None, (), False)}
+    flags = {
+        name: options[name] for name in FLAGS if name != "audit" and options[name] not in (None, (), False)
+    }
+    if not audit:
+        flags["audit"] = False
     file = config or (Path(os.environ["HANOK_SERVE_CONFIG"]) if "HANOK_SERVE_CONFIG" in os.environ else None)
 
     def settings_now() -> ServeSettings:
@@ -142,12 +161,13 @@ def serve(
 
 FLAGS = (
     "model", "more", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "cache_mib",
-    "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trust_loopback", "setup",
+    "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trusted_proxy",
+    "trust_loopback", "setup",
     "prices", "request_timeout", "max_queue", "max_queue_tokens",
-    "oidc_issuer", "oidc_client", "oidc_name", "oidc_role", "url",
+    "oidc_issuer", "oidc_client", "oidc_name", "oidc_role", "url", "guard",
     "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
     "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
-    "document_vectors",
+    "document_vectors", "audit", "audit_dir", "audit_mirror", "audit_content", "audit_content_days",
 )  # fmt: skip
 
 
@@ -182,7 +202,7 @@ def _serve(settings: ServeSettings, source: Any) -> None:
     from hanok.cli.places import store_place
     from hanok.engine.adapters import parse_adapters
     from hanok.recipes.runs import servable_model
-    from hanok.server.admission.prices import Prices, read_prices
+    from hanok.server.admission.prices import prices_in
     from hanok.server.identity.directory import Entry
     from hanok.server.operations.logs import install_logging
 
@@ -196,10 +216,11 @@ def _serve(settings: ServeSettings, source: Any) -> None:
     place = store_place(settings.store, settings.model)
     entry = Entry(
         trust_loopback=settings.trust_loopback, allowed_hosts=settings.allowed_host, setup=settings.setup,
+        trusted_proxies=settings.trusted_proxy,
         request_timeout=settings.request_timeout, max_queue=settings.max_queue,
         max_queue_tokens=settings.max_queue_tokens,
         provider=provider_of(settings),
-        prices=Prices() if settings.prices is None else read_prices(settings.prices),
+        prices=prices_in(settings.prices),
     )  # fmt: skip
     further = _further(settings, options)
     if settings.runtime == "ray" and further:
@@ -209,13 +230,17 @@ def _serve(settings: ServeSettings, source: Any) -> None:
             "several models in replicas", remedy="serve them in one process: without --runtime ray"
         )
     if settings.runtime == "ray":
+        if settings.audit:
+            from hanok.reporting import log
+
+            log.warning("replicas under Ray keep no audit (--no-audit says so)")
         from hanok.engine.parallel.start import refuse_together
         from hanok.server.replicas import serve_replicas
 
         refuse_together("Ray starts its replicas itself", remedy="start hanok serve without torchrun")
         serve_replicas(
             directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, entry=entry,
-            options=options,
+            options=options, guard=settings.guard,
         )  # fmt: skip
         return
     if settings.replicas != 1:

@@ -54,13 +54,9 @@ def restore(
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
     """
-    from hanok.documents.tables import metadata as documents
-    from hanok.store import conversations, responses
     from hanok.store.backup import restore as put_back
 
-    counts = put_back(
-        source, store_place(store, served), more=(documents, conversations.metadata, responses.metadata)
-    )
+    counts = put_back(source, store_place(store, served))
     return _told(f"restored from {source}", counts)
 
 

@@ -33,6 +33,11 @@ class Comparison:
             "difference_low": self.overall.low, "difference_high": self.overall.high, "p_value": self.overall.p_value,
         }  # fmt: skip
 
+    def changed(self) -> list[tuple[Marked, Marked]]:
+        """Questions that one of the two got right, before and after; those that were lost come first."""
+        pairs = [(b, a) for b, a in zip(self.before, self.after, strict=True) if b.right != a.right]
+        return sorted(pairs, key=lambda pair: pair[1].right)
+
     def add_to(
         self, report: Report, *, title: str = "Before and after on the same questions", examples: int = 12
     ) -> None:
@@ -57,14 +62,13 @@ class Comparison:
                 for name, c in rows
             ],
         )
-        changed = [(b, a) for b, a in zip(self.before, self.after, strict=True) if b.right != a.right]
         shown = [
             (
                 f"{'gained' if a.right else 'LOST'} · {a.question['messages'][-1]['content']}",
                 f"expected: {a.question.get('gold') or a.question['answer']}\n"
                 f"before: {b.answer.text}\nafter: {a.answer.text}",
             )
-            for b, a in sorted(changed, key=lambda pair: pair[1].right)[:examples]
+            for b, a in self.changed()[:examples]
         ]
         if shown:
             report.add_examples(f"{title}: what changed", shown)

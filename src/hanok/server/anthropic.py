@@ -8,12 +8,13 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Tag, model_validator
 
-from hanok.server.asking import Piece, Turn, chat_request
+from hanok.server.asking import Piece, Turn, approval, chat_request
 from hanok.server.errors import anthropic_error, stream_error
+from hanok.server.generation import BLOCKED
 from hanok.server.sampling import Refusing
-from hanok.server.schema import ChatRequest
+from hanok.server.schema import ChatRequest, by_type
 
 Event = tuple[str, dict[str, Any]]
 
@@ -43,18 +44,13 @@ class ThinkingBlock(BaseModel):
     signature: str = ""
 
 
-def _kind(value: Any) -> Any:
-    return value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
-
-
 Block = Annotated[
     Annotated[TextBlock, Tag("text")]
     | Annotated[CallBlock, Tag("tool_use")]
     | Annotated[ResultBlock, Tag("tool_result")]
     | Annotated[ThinkingBlock, Tag("thinking")],
-    Discriminator(
-        _kind, custom_error_type="unsupported_block",
-        custom_error_message="a block is text, tool_use, tool_result or thinking; this server reads no images or documents",
+    by_type(
+        "unsupported_block", "a block is text, tool_use, tool_result or thinking; this server reads no images or documents"
     ),
 ]  # fmt: skip
 
@@ -256,7 +252,9 @@ class Answer:
         for event in self._stop_block():
             yield event
         reason, stopped_by = self._turn.reason, self._turn.answer.stopped_by
-        if self._turn.calls:
+        if reason == BLOCKED:
+            self.body["stop_reason"] = "refusal"
+        elif self._turn.calls:
             self.body["stop_reason"] = "tool_use"
         elif reason == "stop":
             self.body["stop_reason"] = "end_turn" if stopped_by is None else "stop_sequence"
@@ -298,6 +296,7 @@ class Answer:
             "id": f"toolu_{uuid.uuid4().hex[:24]}",
             "name": function["name"],
             "input": given,
+            **approval(call),
         }
         self.body["content"].append(block)
         yield "content_block_start", {"index": self._place, "content_block": {**block, "input": {}}}

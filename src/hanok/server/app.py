@@ -11,25 +11,30 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from hanok.artefacts import open_artefact
-from hanok.documents.library import forget_tenant as forget_documents
+from hanok.documents.library import Library
+from hanok.documents.records import SPELLING
 from hanok.engine.backend import Weights
 from hanok.engine.coverage import CacheKind
 from hanok.engine.generator import LocalEngine
 from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError
+from hanok.guard.rulebook import Guard
 from hanok.reporting import log
 from hanok.server.admission.admission import Limited
 from hanok.server.admission.ledger import Ledger
+from hanok.server.admission.prices import prices_in
 from hanok.server.admission.queue import PromptQueue
+from hanok.server.auditing.open import audited, end_audit, open_audit, policy_facts, settings_facts
 from hanok.server.bodies import Bodies
+from hanok.server.document_vectors import ModelEmbedding
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
 from hanok.server.exchange import Admission
@@ -37,10 +42,9 @@ from hanok.server.hosting import Hosted, ModelSpec, model_name
 from hanok.server.hosts import SafeHeaders
 from hanok.server.identity.directory import Directory, Entry
 from hanok.server.identity.middleware import Identify, authorise
-from hanok.server.identity.oidc import Oidc
 from hanok.server.identity.people import People, open_people
+from hanok.server.identity.provider import Provider
 from hanok.server.models import Models, check_names
-from hanok.server.operations.bodies import BodyLimit
 from hanok.server.operations.config import ServeSettings
 from hanok.server.operations.requests import Follow
 from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, allow_descriptors, refuse
@@ -49,9 +53,12 @@ from hanok.server.operations.timeouts import SEND_BYTES
 from hanok.server.operations.traces import open_traces
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
+from hanok.store.audit.known import record_place
 from hanok.store.connection import Place
-from hanok.store.conversations import forget_tenant
 from hanok.store.database import Store, feedback_file, run_folder
+
+if TYPE_CHECKING:
+    from hanok.server.identity.oidc import Oidc
 
 MOST_HEADER_BYTES = 32 << 10
 THREADS = 64  # for what would block the event loop: so many that some slow jobs do not keep everybody out
@@ -81,11 +88,16 @@ def serve(
     """
     check_names(model_dir, adapters)
     settings = settings or ServeSettings()
+    guard = Guard.open(settings.guard)  # before a model is loaded for nothing
     traces = open_traces(settings.traces, share=settings.trace_share) if settings.traces else None
     operations = Operations(settings, source=source, traces=traces)
     with ExitStack() as held:
         kept = held.enter_context(Store(store or feedback_file(model_dir)))
         people = open_people(kept, host=host, entry=entry)
+        people.directory.trail.log = open_audit(settings, store or feedback_file(model_dir))
+        held.callback(lambda: end_audit(people.directory.trail))
+        begun_log = people.directory.trail.server_log
+        record_place(kept, None if begun_log is None else begun_log.place)  # commands write there too
         admission = limited(people)
         held.callback(admission.ledger.flush)
         listener = held.enter_context(listen(host, port))
@@ -96,14 +108,19 @@ def serve(
                 "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
                 "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,
             }  # fmt: skip
-            engine = LocalEngine(model_dir, adapters=adapters, **options)
-            held.callback(engine.close)
-            services = services_of(
-                engine, model_dir, kept, operations=operations, people=people, admission=admission, name=name, more=more,
-                options=options, adapters=adapters,
-            )  # fmt: skip
+            with ExitStack() as opened:
+                engine = LocalEngine(model_dir, adapters=adapters, **options)
+                opened.callback(engine.close)
+                services = services_of(
+                    engine, model_dir, kept, operations=operations, people=people, admission=admission, name=name, more=more,
+                    options=options, adapters=adapters, guard=guard,
+                )  # fmt: skip
+                opened.pop_all()  # from here on the models close theirs: another may take this one's place
             held.callback(services.models.close)
             app = create_app(services)
+            model_hash = services.models.hash_of(services.models.default_name)
+            begun = settings_facts(settings, model_dir, model_hash, guard)
+            people.directory.trail.sure("server.start", actor="server", facts=begun)
             if people.setup_token is not None:
                 print(f"setup token: {people.setup_token}", file=sys.stderr)
             _say(
@@ -117,15 +134,22 @@ def serve(
 def services_of(
     engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, people: People | None = None,
     admission: Admission | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
-    options: Mapping[str, Any] = {}, adapters: Mapping[str, Path] = {},
+    options: Mapping[str, Any] = {}, adapters: Mapping[str, Path] = {}, guard: Guard | None = None,
 ) -> Services:  # fmt: skip
-    """Args: options, adapters: of the engine, for one that replaces it.
+    """Args: options, adapters: of the engine, for one that replaces it. guard: read anew with the settings; by default none.
 
     Raises:
         ConfigError: a name twice, or a model that the memory for them is too small for.
     """
     operations, people = operations or Operations(), people or People(Directory(store))
-    settings = operations.settings
+    settings, admission = operations.settings, admission or limited(people)
+    if isinstance(admission, Limited):
+        operations.on_reload.append(partial(_take_prices, operations, admission))
+    if guard is None:
+        guard = Guard()
+    else:
+        operations.on_reload.append(partial(_take_policy, guard))
+    operations.in_force = partial(policy_facts, guard)
     spec = ModelSpec(
         name=name or model_name(model_dir), directory=model_dir, options=options, adapters=adapters
     )
@@ -137,22 +161,49 @@ def services_of(
     return Services(
         models=models,
         store=store,
+        documents=Library(
+            store, embedding=ModelEmbedding(models) if settings.document_vectors == "model" else SPELLING
+        ),
         directory=people.directory,
         people=people,
-        oidc=None if people.directory.entry.provider is None else Oidc(people.directory.entry.provider),
-        admission=admission or limited(people),
+        oidc=None if people.directory.entry.provider is None else _through(people.directory.entry.provider),
+        admission=admission,
         queue=PromptQueue(people.directory.entry.max_queue_tokens),
         examples=example_questions(model_dir),
         run=run_folder(model_dir),
-        on_tenant_deleted=(partial(forget_tenant, store.engine), partial(forget_documents, store)),
         operations=operations,
+        guard=guard,
     )
+
+
+def _through(provider: Provider) -> Oidc:
+    from hanok.server.identity.oidc import Oidc  # loads signatures and an HTTP client, which few servers need
+
+    return Oidc(provider)
+
+
+def _take_policy(guard: Guard, settings: ServeSettings) -> Callable[[], None]:
+    """Raises ConfigError for a policy that cannot be used."""
+    new = Guard.open(settings.guard)
+
+    def put_in_force() -> None:
+        if guard.take(new):
+            log.info("guard: %s is in force", guard.policy.source)
+
+    return put_in_force
 
 
 def limited(people: People) -> Limited:
     """Limits and accounts in the store that the people are in."""
     directory = people.directory
     return Limited(Ledger(directory.access.store, also=directory.flush), directory.entry.prices)
+
+
+def _take_prices(operations: Operations, admission: Limited, new: ServeSettings) -> Callable[[], None] | None:
+    """Raises ConfigError for a file that cannot be used."""
+    if new.prices is None and operations.settings.prices is None:
+        return None
+    return partial(setattr, admission, "prices", prices_in(new.prices))
 
 
 def create_app(services: Services) -> FastAPI:
@@ -173,8 +224,7 @@ def create_app(services: Services) -> FastAPI:
         title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
     )
     install_handlers(app)
-    app.add_middleware(Bodies)
-    app.add_middleware(BodyLimit, limit=operations.body_limit)
+    app.add_middleware(Bodies, limit=operations.body_limit)
     app.add_middleware(Identify, directory=services.directory)
     app.add_middleware(SafeHeaders)  # the last is the outermost
     routers = [router(services) for router in ROUTERS]
@@ -184,9 +234,8 @@ def create_app(services: Services) -> FastAPI:
     app.state.paths = frozenset(getattr(route, "path", "") for router in routers for route in router.routes)
     app.mount("/", StaticFiles(directory=WEB, html=True))
     # around everything, errors that nobody foresaw too
-    app.middleware_stack = Follow(
-        app.build_middleware_stack(), operations.lifecycle, operations.watchers, refuse
-    )
+    inside, watchers = audited(app.build_middleware_stack(), services)
+    app.middleware_stack = Follow(inside, operations.lifecycle, (*operations.watchers, *watchers), refuse)
     return app
 
 
@@ -223,6 +272,7 @@ def run_server(
     operations.lifecycle.load()
     config = uvicorn.Config(
         gate, log_level="warning", log_config=None, access_log=False, http=guard.protocol(), ws="none", lifespan="off",
+        proxy_headers=False,  # uvicorn would believe them of whoever sits at this machine; `identity/proxies.py` reads them
         timeout_keep_alive=settings.keep_alive_seconds, timeout_graceful_shutdown=int(FLUSH_SECONDS),
         h11_max_incomplete_event_size=MOST_HEADER_BYTES, server_header=False, backlog=1024,
         ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,

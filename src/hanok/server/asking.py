@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -19,36 +20,46 @@ from hanok.engine.api import FinishReason, Request, Usage
 from hanok.engine.text import AnswerStream, chat_prompt, opens_reasoning
 from hanok.errors import StructureError
 from hanok.server.errors import ApiError, problem
-from hanok.server.generation import Generation
+from hanok.server.generation import BLOCKED, Generation
+from hanok.server.guarded import Guarded, LastFilter, Reader
+from hanok.server.guarding import Stretch, Watch
 from hanok.server.models import Served
 from hanok.server.principal import Principal
 from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
 
+Reason = FinishReason | Literal["content_filter"]
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A generation under way, and a reader for each of its samples."""
+    """A generation under way, what the model was given, and a reader for each of its samples."""
 
     served: Served
     generation: Generation
-    answers: Sequence[AnswerStream]
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None
+    answers: Sequence[Reader]
+    last: Sequence[LastFilter] = ()
 
 
 async def ask(
-    services: Services, body: ChatRequest, principal: Principal, *, name: str, route: str, streamed: bool
-) -> Asked:
+    services: Services, body: ChatRequest, principal: Principal, *, name: str, route: str, streamed: bool,
+    stretches: Sequence[Stretch] = (),
+) -> Asked:  # fmt: skip
     """Raises ApiError, InputError, ContextLengthError or QueueFullError; nothing runs then.
 
     Args:
-        name: the id of request and answer.
+        name: the id of request and answer. stretches: of the messages, that come from documents.
     """
     served = await services.models.take(body.model, principal)
+    watch = Watch(services, principal, model=served.name, request_id=name)
     try:
         params = body.sampling()
-        prompt = await asyncio.to_thread(
-            chat_prompt, served.engine.tokenizer, body.plain_messages(), tools=body.plain_tools()
-        )
+        structure = params.structure  # calls that must be made have the form of the tools, which are read
+        form = "" if structure is None or structure.kind == "tool_calls" else structure.value
+        messages, tools = await watch.conversation(body.plain_messages(), body.plain_tools(), form, stretches)
+        prompt = await asyncio.to_thread(chat_prompt, served.engine.tokenizer, messages, tools=tools)
     except BaseException:
         services.models.give_back(served)
         raise
@@ -64,15 +75,26 @@ async def ask(
     tokenizer = served.engine.tokenizer
     answers = [
         AnswerStream(
-            tokenizer, stop=params.stop, tools=body.plain_tools() is not None, exact=params.structure is not None,
+            tokenizer, stop=params.stop, tools=tools is not None, exact=params.structure is not None,
             thinking=opens_reasoning(tokenizer, prompt),
         )
         for _ in range(generation.samples)
     ]  # fmt: skip
-    return Asked(served, generation, answers)
+    hidden = "\n".join(message["content"] for message in messages if message["role"] == "system")
+    written = partial(tokenizer.decode, skip_special=False)
+    guarded = watch.answers(answers, hidden=hidden, stops=bool(params.stop), written=written)
+    last = (
+        watch.last(len(answers), hidden=hidden) if stretches else []
+    )  # citations are taken out of such answers
+    return Asked(served, generation, messages, tools, guarded, last)
 
 
-def new_calls(answer: AnswerStream, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def is_blocked(answer: Reader) -> bool:
+    """The guard has ended it."""
+    return isinstance(answer, Guarded) and answer.blocked
+
+
+def new_calls(answer: Reader, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Calls that became whole. Ids of their own: the same call twice in a conversation is two calls."""
     return [
         {
@@ -82,6 +104,11 @@ def new_calls(answer: AnswerStream, known: Sequence[Mapping[str, Any]]) -> list[
         }
         for call in answer.calls[len(known) :]
     ]
+
+
+def approval(call: Mapping[str, Any]) -> dict[str, Any]:
+    """That a person is to be asked before the call is made, where the guard says so; not OpenAI's, nor Anthropic's."""
+    return {"approval": call["approval"]} if "approval" in call else {}
 
 
 def _json(call: Mapping[str, Any]) -> str:
@@ -119,7 +146,7 @@ class Turn:
         self.served, self.generation = asked.served, asked.generation
         (self.answer,) = asked.answers
         self.calls: list[dict[str, Any]] = []
-        self.reason: FinishReason = "cancelled"
+        self.reason: Reason = "cancelled"
         self.usage = Usage(prompt_tokens=asked.generation.exchange.prompt_tokens, completion_tokens=0)
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
@@ -141,6 +168,10 @@ class Turn:
                     yield Piece("call", call=call)
                 if rest:
                     yield Piece("text", rest)
+                if is_blocked(self.answer):
+                    self.reason = BLOCKED
+                    if delta.finish_reason is None:
+                        self.generation.drop(0)
         if self.reason == "cancelled":  # stopped, not finished
             self.answer.finish()
 

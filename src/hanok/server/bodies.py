@@ -1,4 +1,4 @@
-"""What a body must be before anything reads it: of a kind that the server takes, and JSON without traps.
+"""What a body must be before anything reads it: no larger than allowed, of a kind that the server takes, and JSON without traps.
 
 Traps are what readers of JSON disagree about, so that two parts of a system may see two different requests: names that occur
 twice, NaN and Infinity, halves of surrogate pairs. Depth is bounded because everything that walks a body recurses.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hanok.server.errors import ApiError, error_response
@@ -20,23 +22,38 @@ _METHODS = ("POST", "PUT", "PATCH", "DELETE")
 
 
 class Bodies:
-    """ASGI middleware, within `BodyLimit`. Multipart bodies (files) are passed on unread."""
+    """ASGI middleware, the only one that looks at bodies. One of JSON is read and checked before the application is called;
+    multipart bodies (files), and those of methods that have none, are passed on as they come and counted.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    Args:
+        limit: bytes for this path, asked for each request. More are answered 413, by the declared length or by what comes.
+    """
+
+    def __init__(self, app: ASGIApp, limit: Callable[[str], int]) -> None:
+        self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in _METHODS:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        kind = headers.get(b"content-type", "").split(";")[0].strip().lower()
-        if kind.startswith("multipart/"):
-            await self._app(scope, receive, send)
-            return
+        limit, kind = (
+            self._limit(scope["path"]),
+            headers.get(b"content-type", "").split(";")[0].strip().lower(),
+        )
+        if _declared(headers) > limit:
+            await _too_large(limit)(scope, receive, send)
+        elif scope["method"] not in _METHODS or kind.startswith("multipart/"):
+            await self._pass_on(limit, scope, receive, send)
+        else:
+            await self._check(limit, headers, kind, scope, receive, send)
+
+    async def _check(
+        self, limit: int, headers: Mapping[bytes, str], kind: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         try:
             _check_encoding(headers.get(b"content-encoding", ""))
-            body = await _read(receive)
+            body = await _read(receive, limit)
             if body is None:  # the client went away
                 return
             if body:
@@ -45,20 +62,65 @@ class Bodies:
                     await asyncio.to_thread(check_json, body)
                 else:
                     check_json(body)
+        except _TooLargeError:
+            await _too_large(limit)(scope, receive, send)
         except ApiError as error:
             await error_response(error.status, error.message, code=error.code)(scope, receive, send)
-            return
-        await self._app(scope, _replay(body, receive), send)
+        else:
+            await self._app(scope, _replay(body, receive), send)
+
+    async def _pass_on(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+        came, answered, exceeded = 0, False, False
+
+        async def receive_some() -> Message:
+            nonlocal came, exceeded
+            message = await receive()
+            came += len(message.get("body", b""))
+            if came > limit and not exceeded:
+                exceeded = True
+                if not answered:
+                    await _too_large(limit)(scope, receive, send)
+            return {"type": "http.disconnect"} if exceeded else message
+
+        async def send_unless_exceeded(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            if not exceeded:
+                await send(message)
+
+        try:
+            await self._app(scope, receive_some, send_unless_exceeded)
+        except Exception:
+            if not exceeded:  # a route that finds its client gone may say so as it likes
+                raise
 
 
-async def _read(receive: Receive) -> bytes | None:
-    """None if the client goes away first."""
-    parts, more = [], True
+class _TooLargeError(Exception):
+    pass
+
+
+def _declared(headers: Mapping[bytes, str]) -> int:
+    length = headers.get(b"content-length", "0")
+    return int(length) if length.isdigit() else 0
+
+
+def _too_large(limit: int) -> JSONResponse:
+    response = error_response(413, f"the body is larger than {limit:,} bytes", code="body_too_large")
+    response.headers["Connection"] = "close"  # the rest of it is not read
+    return response
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    """None if the client goes away first. Raises _TooLargeError."""
+    parts, came, more = list[bytes](), 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
         parts.append(message.get("body", b""))
+        came += len(parts[-1])
+        if came > limit:
+            raise _TooLargeError
         more = message.get("more_body", False)
     return b"".join(parts)
 

@@ -11,11 +11,14 @@ from typing import Any
 
 from hanok.documents.answers import Grounded
 from hanok.engine.api import Delta, FinishReason, Usage
-from hanok.engine.text import AnswerStream
-from hanok.server.asking import Asked, ask, new_calls
+from hanok.server.asking import Asked, ask, is_blocked, new_calls
 from hanok.server.errors import stream_error
+from hanok.server.generation import BLOCKED
 from hanok.server.grounding import about
+from hanok.server.guarded import Reader
+from hanok.server.guarding import Stretch
 from hanok.server.principal import Principal
+from hanok.server.reports import Reports, fates_of
 from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
 
@@ -34,15 +37,21 @@ class Chat:
 
     def __init__(self, body: ChatRequest, asked: Asked, keep: Keep, grounded: Grounded | None = None) -> None:
         self.id, self.created = asked.generation.exchange.id, int(time.time())
-        self.body, self.messages, self.tools = body, body.plain_messages(), body.plain_tools()
+        self.body, self.messages, self.tools = body, asked.messages, asked.tools
         self.served, self._generation, self._answers = asked.served, asked.generation, asked.answers
         self._keep, self.tenant = keep, asked.generation.exchange.principal.tenant
         self._calls: list[list[dict[str, Any]]] = [[] for _ in self._answers]
         # an answer that must have a form keeps its brackets
         self._grounded = None if body.structure_field else grounded
         self._cited = [self._grounded.stream() for _ in self._answers] if self._grounded else []
+        self._last = asked.last if self._cited else ()
         self._settled = ["" for _ in self._answers]
         self._thought = [0 for _ in self._answers]  # characters of reasoning that were sent
+        self._logged = [Reports(_hidden_token) for _ in self._answers]
+        self._held: list[tuple[list[dict[str, Any]], list[dict[str, Any]]]] = [
+            ([], []) for _ in self._answers
+        ]
+        self._decoded = [Reports(_hidden_law) for _ in self._answers]
 
     @classmethod
     async def begin(
@@ -55,7 +64,12 @@ class Chat:
             grounded: passages that are in the body's messages already; the answer's citations are resolved to them.
         """
         name = f"chatcmpl-{uuid.uuid4().hex}"
-        asked = await ask(services, body, principal, name=name, route="chat", streamed=body.stream)
+        stretches = (
+            [Stretch(span.message, span.start, span.end) for span in grounded.spans] if grounded else []
+        )
+        asked = await ask(
+            services, body, principal, name=name, route="chat", streamed=body.stream, stretches=stretches
+        )
         return cls(body, asked, keep, grounded)
 
     async def close(self) -> None:
@@ -67,15 +81,16 @@ class Chat:
         laws: list[list[dict[str, Any]]] = [[] for _ in self._answers]
         last: dict[int, Delta] = {}
         async for index, delta in self._generation.deltas():
-            self._answers[index].push(delta.ids)
-            reports[index] += self._logprobs(delta)
-            laws[index] += self._decoding(delta)
+            answer = self._answers[index]
+            text = answer.push(delta.ids)
             if delta.finish_reason is not None:
-                last[index] = delta
+                text, last[index] = text + answer.finish()[0], delta
+            self._cite(index, text, last=delta.finish_reason is not None)
+            told, decoded = self._reports(index, delta)
+            reports[index] += told
+            laws[index] += decoded
         for index, answer in enumerate(self._answers):
-            answer.finish()
             self._calls[index] += new_calls(answer, self._calls[index])
-            self._cite(index, answer.content, last=True)
         messages = [self._message(index) for index in range(len(self._answers))]
         await self._keep(self, messages)
         choices = [
@@ -87,7 +102,7 @@ class Chat:
                     "refusal": None,
                     **self._annotations(index),
                 },
-                "finish_reason": _reason(last[index], message),
+                "finish_reason": self._reason(index, last[index], message),
                 "logprobs": {"content": reports[index], "refusal": None} if self.body.logprobs else None,
                 **({"decoding": laws[index]} if laws[index] else {}),
             }
@@ -113,13 +128,13 @@ class Chat:
         async with aclosing(self._generation.deltas()) as deltas:
             async for index, delta in deltas:
                 answer = self._answers[index]
-                text, report = answer.push(delta.ids), self._logprobs(delta)
+                text = answer.push(delta.ids)
                 if delta.finish_reason is not None:
                     text, last[index] = text + answer.finish()[0], delta
                 text = self._cite(index, text, last=delta.finish_reason is not None)
+                report, laws = self._reports(index, delta)
                 for piece in self._pieces(index):
                     yield self._chunk(index, piece)
-                laws = self._decoding(delta)
                 if text or report or laws:
                     chunk = self._chunk(index, {"content": text}, logprobs=report)
                     if laws:
@@ -129,7 +144,7 @@ class Chat:
         await self._keep(self, messages)
         for (index, delta), message in zip(sorted(last.items()), messages, strict=True):
             yield {
-                **self._chunk(index, self._annotations(index), reason=_reason(delta, message)),
+                **self._chunk(index, self._annotations(index), reason=self._reason(index, delta, message)),
                 **self._documents(),
             }
         if self.body.stream_options is not None and self.body.stream_options.include_usage:
@@ -137,11 +152,22 @@ class Chat:
             yield {**self._head("chat.completion.chunk"), "choices": [], "usage": usage}
 
     def _cite(self, index: int, text: str, *, last: bool) -> str:
-        """The text with citations that resolve."""
+        """The text with citations that resolve. An answer that the guard has blocked is stopped."""
+        text = self._resolved(index, text, last=last)
+        if self._blocked(index) and not last:
+            self._generation.drop(index)
+        return text
+
+    def _blocked(self, index: int) -> bool:
+        return is_blocked(self._answers[index]) or (bool(self._last) and self._last[index].blocked)
+
+    def _resolved(self, index: int, text: str, *, last: bool) -> str:
         if not self._cited:
             return text
         stream = self._cited[index]
         settled = stream.push(text) + (stream.finish() if last else "")
+        if self._last:
+            settled = self._last[index].push(settled, last=last)
         self._settled[index] += settled
         return settled
 
@@ -178,6 +204,14 @@ class Chat:
             message["tool_calls"] = self._calls[index]
         return message
 
+    def _reason(self, index: int, delta: Delta, message: Message) -> str:
+        if self._blocked(index):
+            return BLOCKED
+        if message.get("tool_calls"):
+            return "tool_calls"
+        assert delta.finish_reason is not None
+        return _REASONS[delta.finish_reason]
+
     def _head(self, kind: str) -> dict[str, Any]:
         return {
             "id": self.id, "object": kind, "created": self.created, "model": self.served.name,
@@ -190,6 +224,24 @@ class Chat:
         choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": reason}
         choice["logprobs"] = {"content": logprobs, "refusal": None} if logprobs else None
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+    def _reports(self, index: int, delta: Delta) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Log-probabilities and decoding of tokens that may be told now; where the text is read once more, at the end."""
+        fates, logged, decoded = fates_of(self._answers[index]), self._logged[index], self._decoded[index]
+        reports, laws = (
+            logged.push(self._logprobs(delta), fates),
+            decoded.push(self._decoding(delta), fates),
+        )
+        if not self._last:
+            return reports, laws
+        held_reports, held_laws = self._held[index]
+        held_reports += reports
+        held_laws += laws
+        if delta.finish_reason is None:
+            return [], []
+        if self._last[index].hid:
+            return logged.hide(held_reports), decoded.hide(held_laws)
+        return held_reports, held_laws
 
     def _logprobs(self, delta: Delta) -> list[dict[str, Any]]:
         if not self.body.logprobs or delta.logprobs is None or delta.top_logprobs is None:
@@ -214,14 +266,15 @@ class Chat:
         return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(tokenizer.token_bytes(token))}
 
 
-def _reason(delta: Delta, message: Message) -> str:
-    if message.get("tool_calls"):
-        return "tool_calls"
-    assert delta.finish_reason is not None
-    return _REASONS[delta.finish_reason]
+def _hidden_token(_report: dict[str, Any]) -> dict[str, Any]:
+    return {"token": "", "logprob": -9999.0, "bytes": [], "top_logprobs": []}
 
 
-def _usage(usages: Sequence[Usage | None], answers: Sequence[AnswerStream]) -> dict[str, Any]:
+def _hidden_law(law: dict[str, Any]) -> dict[str, Any]:
+    return {**law, "token": ""}
+
+
+def _usage(usages: Sequence[Usage | None], answers: Sequence[Reader]) -> dict[str, Any]:
     known = [usage for usage in usages if usage is not None]
     prompt, completion = known[0].prompt_tokens, sum(usage.completion_tokens for usage in known)
     return {

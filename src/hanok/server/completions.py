@@ -12,15 +12,18 @@ from typing import Any
 
 from hanok.engine.api import Completion, Delta, FinishReason, Request
 from hanok.engine.samples import gather
-from hanok.engine.text import StopCutter, completion_text
 from hanok.errors import StructureError
+from hanok.server.asking import is_blocked
 from hanok.server.chat import fingerprint
 from hanok.server.errors import ApiError, stream_error
-from hanok.server.generation import Generation
+from hanok.server.generation import BLOCKED, Generation
+from hanok.server.guarded import PlainText, Reader
+from hanok.server.guarding import Watch
 from hanok.server.legacy import Collected, CompletionRequest, TokenLog
 from hanok.server.models import Served
 from hanok.server.principal import Principal
-from hanok.server.prompts import prompt_ids
+from hanok.server.prompts import prompt_ids, reread, texts_of
+from hanok.server.reports import Reports, fates_of
 from hanok.server.services import Services
 from hanok.tokens.tokenizer import Tokenizer
 
@@ -32,16 +35,21 @@ _REASONS: Mapping[FinishReason, str] = {
 }
 
 
+_BEFORE = 256  # tokens of the prompt that the guard sees before an answer
+_Chosen = tuple[Completion, Reader]
+
+
 class Completions:
     """One accepted request; `begin` makes it, and whoever began it calls `close`. Choices are numbered prompt by prompt."""
 
     def __init__(
-        self, body: CompletionRequest, served: Served, requests: Sequence[Request], generations: Sequence[Generation], name: str
+        self, body: CompletionRequest, served: Served, requests: Sequence[Request], generations: Sequence[Generation], name: str,
+        watch: Watch,
     ) -> None:  # fmt: skip
         self.id, self.created = name, int(time.time())
         self.body, self.served = body, served
         self._requests, self._generations = requests, generations
-        self._tokenizer = served.engine.tokenizer
+        self._tokenizer, self._watch = served.engine.tokenizer, watch
 
     @classmethod
     async def begin(cls, services: Services, body: CompletionRequest, principal: Principal) -> Completions:
@@ -49,9 +57,16 @@ class Completions:
         name, params = f"cmpl-{uuid.uuid4().hex}", body.sampling()
         generations: list[Generation] = []
         async with services.models.use(body.model, principal) as served:
-            ids = await asyncio.to_thread(
-                prompt_ids, served.engine.tokenizer, body.prompt, special=body.add_special_tokens
-            )
+            tokenizer, special = served.engine.tokenizer, body.add_special_tokens
+            ids = await asyncio.to_thread(prompt_ids, tokenizer, body.prompt, special=special)
+            watch = Watch(services, principal, model=served.name, request_id=name)
+            if watch.reads:
+                most = served.engine.max_context
+                texts = await asyncio.to_thread(texts_of, tokenizer, ids, most=most)
+                new = await watch.prompts(texts)
+                ids = await asyncio.to_thread(
+                    reread, tokenizer, ids, texts, new, special=special, given=body.prompt
+                )
             requests = [
                 Request(
                     id=name if len(ids) == 1 else f"{name}-{place}", prompt_ids=prompt, params=params,
@@ -75,7 +90,7 @@ class Completions:
                         400, str(error), param=body.format_field, code="invalid_structure"
                     ) from error
                 raise
-        return cls(body, served, requests, generations, name)
+        return cls(body, served, requests, generations, name, watch)
 
     async def close(self) -> None:
         for generation in self._generations:
@@ -92,9 +107,9 @@ class Completions:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         choices = [
-            self._choice(request, completion)
-            for request, (chosen, _) in zip(self._requests, groups, strict=True)
-            for completion in chosen
+            self._choice(request, *chosen)
+            for request, (kept, _) in zip(self._requests, groups, strict=True)
+            for chosen in kept
         ]
         usage = self._usage([completion for _, every in groups for completion in every])
         return {
@@ -103,26 +118,41 @@ class Completions:
 
     async def _collect(
         self, request: Request, generation: Generation
-    ) -> tuple[list[Completion], list[Completion]]:
+    ) -> tuple[list[_Chosen], list[Completion]]:
         """The chosen samples, and all."""
         found = [Collected() for _ in range(generation.samples)]
+        readers = self._readers(request, generation.samples)
         async for index, delta in generation.deltas():
             found[index].push(delta)
+            readers[index].push(delta.ids)
+            if is_blocked(readers[index]) and delta.finish_reason is None:
+                generation.drop(index)
+        for reader in readers:
+            reader.finish()
         report = request.params.logprobs is not None or request.params.best_of is not None
         every = [one.completion(logprobs=report) for one in found]
-        return gather(request, every), every
+        reader_of = {id(one.ids): reader for one, reader in zip(every, readers, strict=True)}
+        return [(one, reader_of[id(one.ids)]) for one in gather(request, every)], every
 
-    def _choice(self, request: Request, done: Completion) -> dict[str, Any]:
+    def _readers(self, request: Request, count: int) -> list[Reader]:
+        """The answer may go on with a secret that the prompt began."""
+        readers: list[Reader] = [PlainText(self._tokenizer, request.params.stop) for _ in range(count)]
+        before = self._tokenizer.decode(request.prompt_ids[-_BEFORE:])
+        return self._watch.answers(readers, before=before, stops=bool(request.params.stop))
+
+    def _choice(self, request: Request, done: Completion, reader: Reader) -> dict[str, Any]:
         silent = self.body.max_tokens == 0
         prompt = self._tokenizer.decode(request.prompt_ids) if self.body.echo else ""
-        text = "" if silent else completion_text(self._tokenizer, done.ids, request.params.stop)
+        reason = BLOCKED if is_blocked(reader) else _REASONS[done.finish_reason]
         return {
-            "text": prompt + text,
-            "logprobs": self._logprobs(request, done, silent=silent),
-            "finish_reason": "length" if silent else _REASONS[done.finish_reason],
+            "text": prompt + ("" if silent else reader.content),
+            "logprobs": self._logprobs(request, done, reader, silent=silent),
+            "finish_reason": "length" if silent else reason,
         }
 
-    def _logprobs(self, request: Request, done: Completion, *, silent: bool) -> dict[str, Any] | None:
+    def _logprobs(
+        self, request: Request, done: Completion, reader: Reader, *, silent: bool
+    ) -> dict[str, Any] | None:
         if self.body.logprobs is None:
             return None
         log = TokenLog(self._tokenizer, self.body.logprobs)
@@ -132,8 +162,14 @@ class Completions:
                 log.write(request.prompt_ids, done.prompt_logprobs or (), done.prompt_top_logprobs or ())
             )
         if not silent:
-            parts.append(log.write(done.ids, done.logprobs or (), done.top_logprobs or ()))
-            if self.body.echo and done.stop_id is not None and done.stop_logprob is not None:
+            rows = _rows(log.write(done.ids, done.logprobs or (), done.top_logprobs or ()))
+            parts += Reports(_hidden).push(rows, fates_of(reader))
+            if (
+                self.body.echo
+                and done.stop_id is not None
+                and done.stop_logprob is not None
+                and not is_blocked(reader)
+            ):
                 parts.append(_ending(log, done.stop_id, done.stop_logprob))
         return _joined(parts)
 
@@ -154,9 +190,19 @@ class Completions:
         async with aclosing(_merged(self._generations)) as deltas:
             async for place, index, delta in deltas:
                 number, request = place * samples + index, self._requests[place]
-                writer = writers.setdefault(number, _Writer(self.body, request, self._tokenizer))
+                if number not in writers:
+                    for one, reader in enumerate(self._readers(request, samples), place * samples):
+                        writers[one] = _Writer(self.body, request, self._tokenizer, reader)
+                writer = writers[number]
+                if writer.ended:  # dropped after its end was under way
+                    continue
                 text, report = writer.push(delta, of_prompt=writers[place * samples] if index else None)
                 reason = None if delta.finish_reason is None else _REASONS[delta.finish_reason]
+                if is_blocked(writer.reader):
+                    if reason is None:
+                        self._generations[place].drop(index)
+                    else:
+                        reason = BLOCKED
                 if text or report or reason:
                     choice = {"index": number, "text": text, "logprobs": report, "finish_reason": reason}
                     yield {**self._head(), "choices": [choice]}
@@ -183,11 +229,13 @@ class Completions:
 class _Writer:
     """One streamed choice."""
 
-    def __init__(self, body: CompletionRequest, request: Request, tokenizer: Tokenizer) -> None:
-        self._body, self._request, self._tokenizer = body, request, tokenizer
-        self._decoder, self._cutter = tokenizer.stream_decoder(), StopCutter(request.params.stop)
+    def __init__(
+        self, body: CompletionRequest, request: Request, tokenizer: Tokenizer, reader: Reader
+    ) -> None:
+        self._body, self._request, self._tokenizer, self.reader = body, request, tokenizer, reader
         self._log = None if body.logprobs is None else TokenLog(tokenizer, body.logprobs)
-        self._begun = False
+        self._rows = Reports(_hidden)
+        self._begun = self.ended = False
         self.first: Delta | None = None
 
     def push(self, delta: Delta, *, of_prompt: _Writer | None) -> tuple[str, dict[str, Any] | None]:
@@ -200,16 +248,27 @@ class _Writer:
             if self._log is not None and told is not None and told.prompt_logprobs is not None:
                 tops = told.prompt_top_logprobs or ()
                 parts.append(self._log.write(self._request.prompt_ids, told.prompt_logprobs, tops))
-        self._begun = True
-        text += self._cutter.push("".join(map(self._decoder.push, delta.ids)))
-        if delta.finish_reason is not None:
-            text += self._cutter.push(self._decoder.flush()) + self._cutter.flush()
+        self._begun, self.ended = True, delta.finish_reason is not None
+        text += self.reader.push(delta.ids)
+        if self.ended:
+            text += self.reader.finish()[0]
         if self._log is not None:
-            parts.append(self._log.write(delta.ids, delta.logprobs or (), delta.top_logprobs or ()))
-            if self._body.echo and delta.stop_id is not None and delta.stop_logprob is not None:
+            rows = _rows(self._log.write(delta.ids, delta.logprobs or (), delta.top_logprobs or ()))
+            parts += self._rows.push(rows, fates_of(self.reader))
+            ending = self._body.echo and not is_blocked(self.reader)
+            if ending and delta.stop_id is not None and delta.stop_logprob is not None:
                 parts.append(_ending(self._log, delta.stop_id, delta.stop_logprob))
         report = _joined(parts)
         return text, report if report["tokens"] else None
+
+
+def _rows(log: Mapping[str, list[Any]]) -> list[dict[str, list[Any]]]:
+    """A log of each token."""
+    return [{name: [column[place]] for name, column in log.items()} for place in range(len(log["tokens"]))]
+
+
+def _hidden(row: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    return {**row, "tokens": [""], "token_logprobs": [None], "top_logprobs": [None]}
 
 
 def _ending(log: TokenLog, token: int, logprob: float) -> dict[str, Any]:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
 from hanok.documents.records import Embedder
-from hanok.server.models import Models
+from hanok.server.models import Models, Served
+from hanok.server.principal import LOCAL
 from hanok.server.prompts import encode_text
 
 
-def model_embedder(models: Models) -> Embedder:
-    """Of the default model, as it is now. A text longer than its context is known by its beginning."""
-    served = models.default
+class ModelEmbedding:
+    """An `Embedding` by the default model as it is when asked: loaded if need be, and another once it was replaced."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    @contextmanager
+    def now(self) -> Iterator[Embedder]:
+        """Raises what loading the model raises."""
+        with self._models.use_in_thread(self._models.default_name, LOCAL) as served:
+            yield embedder_of(served)
+
+
+def embedder_of(served: Served) -> Embedder:
+    """A text longer than the model's context is known by its beginning."""
     engine = served.engine
 
     def embed(texts: Sequence[str]) -> np.ndarray:

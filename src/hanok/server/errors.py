@@ -12,10 +12,18 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from hanok.errors import ContextLengthError, EngineError, HanokError, NotFoundError, QueueFullError
+from hanok.errors import (
+    AuditError,
+    ContextLengthError,
+    EngineError,
+    HanokError,
+    NotFoundError,
+    QueueFullError,
+)
 from hanok.reporting import log
 
 ANTHROPIC = "/v1/messages"
+CONTENT_BLOCKED = "content_blocked"
 _ANTHROPIC_KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
     429: "rate_limit_error", 503: "overloaded_error",
@@ -39,14 +47,16 @@ class ErrorResponse(JSONResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("path", "").startswith(ANTHROPIC):
             error = json.loads(bytes(self.body))["error"]
-            self.body = self.render(anthropic_error(self.status_code, error["message"]))
+            self.body = self.render(anthropic_error(self.status_code, error["message"], error["code"]))
             self.headers["content-length"] = str(len(self.body))
         await super().__call__(scope, receive, send)
 
 
-def anthropic_error(status: int, message: str) -> dict[str, Any]:
+def anthropic_error(status: int, message: str, code: str | None = None) -> dict[str, Any]:
+    """Theirs has no code; that of what the guard refuses is put beside."""
     kind = _ANTHROPIC_KINDS.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    return {"type": "error", "error": {"type": kind, "message": message}}
+    coded = {"code": code} if code == CONTENT_BLOCKED else {}
+    return {"type": "error", "error": {"type": kind, "message": message, **coded}}
 
 
 def error_response(
@@ -108,6 +118,10 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(EngineError)
     async def lost(_request: Request, error: EngineError) -> JSONResponse:
         return error_response(503, str(error), code="engine_lost")
+
+    @app.exception_handler(AuditError)
+    async def unaudited(_request: Request, error: AuditError) -> JSONResponse:
+        return error_response(503, str(error), code="audit_unavailable")
 
     @app.exception_handler(NotFoundError)
     async def not_found(_request: Request, error: NotFoundError) -> JSONResponse:

@@ -59,7 +59,9 @@ class Admission(Protocol):
         ...
 
     def describe(self, principal: Principal) -> Sequence[Mapping[str, Any]]:
-        """The limits that somebody is held to: `of` ("key" or "tenant"), `limit`, `value`, `remaining`, `reset` (seconds)."""
+        """The limits that somebody is held to: `of` ("key" or "tenant"), `limit`, `value`, `remaining`, `reset` (seconds).
+
+        It asks the store: not for the event loop."""
         ...
 
 

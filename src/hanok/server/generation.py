@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from hanok.engine.api import Delta, Request, Usage
 from hanok.engine.samples import expand
@@ -15,6 +16,7 @@ from hanok.server.models import Served
 from hanok.server.principal import Principal
 from hanok.server.services import Services
 
+BLOCKED: Literal["content_filter"] = "content_filter"  # the reason of an answer that the guard ended
 LOST = -1  # in place of a sample's index: whoever asked may no longer
 
 
@@ -37,6 +39,8 @@ class Generation:
         self._first: float | None = None
         self._ending: asyncio.Task[None] | None = None
         self._stopped = False
+        self._dropped: set[int] = set()
+        self._counts = [0] * len(requests)
 
     @classmethod
     async def begin(
@@ -97,10 +101,14 @@ class Generation:
                         raise ApiError(401, "the right to go on was taken back", code="access_revoked")
                     if delta is None:
                         running -= 1
-                        if not self._stopped:
+                        if index in self._dropped:
+                            yield index, self._last_of(index)
+                        elif not self._stopped:
                             await self._tasks[index]  # raises what ended it
                         continue
-                    self._count(delta)
+                    self._count(index, delta)
+                    if index in self._dropped:
+                        continue
                     if delta.finish_reason == "cancelled" and self._too_late():
                         raise ApiError(
                             504,
@@ -120,6 +128,12 @@ class Generation:
         for task in self._tasks:
             task.cancel()
 
+    def drop(self, index: int) -> None:
+        """End one sample whose rest nobody is to see; one last delta of it comes, with what it has cost."""
+        self._dropped.add(index)
+        self._reason = BLOCKED
+        self._tasks[index].cancel()
+
     async def close(self) -> None:
         """Cancel what runs, tell those who count, give the model back. Once; later calls wait for the first."""
         if self._ending is None:
@@ -131,14 +145,19 @@ class Generation:
         deadline = self._requests[0].deadline
         return self._tokens == 0 and deadline is not None and time.monotonic() >= deadline
 
-    def _count(self, delta: Delta) -> None:
+    def _last_of(self, index: int) -> Delta:
+        usage = Usage(prompt_tokens=self.exchange.prompt_tokens, completion_tokens=self._counts[index])
+        return Delta(ids=(), finish_reason="cancelled", usage=usage)
+
+    def _count(self, index: int, delta: Delta) -> None:
         self._tokens += len(delta.ids)
+        self._counts[index] += len(delta.ids)
         if self._first is None and delta.ids:
             self._first = time.monotonic() - self.exchange.started
             self._services.queue.leave(self.exchange.prompt_tokens)
         if delta.usage is not None:
             self._usages.append(delta.usage)
-        if delta.finish_reason is not None and len(self._usages) == self.samples:
+        if delta.finish_reason is not None and len(self._usages) == self.samples and not self._dropped:
             self._reason = delta.finish_reason
 
     async def _end(self) -> None:

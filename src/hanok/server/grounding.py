@@ -37,17 +37,20 @@ async def grounded_in(
         NotFoundError: a vector store is unknown or another tenant's.
         InputError: the last message of the user says nothing that could be searched for.
     """
+    services.models.find(body.model, principal)  # an unknown one is told at once
+    messages = body.plain_messages()
+    # before the model is taken: vectors may come from another, which may have to wait for this one's room
+    results = await asyncio.to_thread(
+        services.documents.search, principal.tenant, asked.vector_store_ids, question_of(messages),
+        limit=asked.max_num_results, filters=asked.filters,
+    )  # fmt: skip
     async with services.models.use(body.model, principal) as served:
-        return await asyncio.to_thread(_grounded_in, services, body, asked, principal, served)
+        return await asyncio.to_thread(_grounded_in, body, asked, messages, results, served)
 
 
 def _grounded_in(
-    services: Services, body: ChatRequest, asked: ChatDocuments, principal: Principal, served: Served
+    body: ChatRequest, asked: ChatDocuments, messages: list[dict[str, Any]], results: Results, served: Served
 ) -> tuple[ChatRequest, Grounded]:
-    messages = body.plain_messages()
-    results = services.documents.search(
-        principal.tenant, asked.vector_store_ids, question_of(messages), limit=asked.max_num_results, filters=asked.filters
-    )  # fmt: skip
     least = LEAST if asked.least_support is None else asked.least_support
     grounded = ground(messages, results, least=least)
     while grounded.refusal is None and len(grounded.passages) > 1 and not _fits(grounded, body, served):

@@ -6,6 +6,7 @@ All methods belong to the server's event loop; engines are opened, woken and put
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import tomllib
 from collections.abc import Callable, Mapping
@@ -97,21 +98,63 @@ def model_name(model_dir: Path) -> str:
     return "-".join(part for part in parts if part != "model")
 
 
+@dataclass(slots=True, eq=False)
+class Opened:
+    """An engine that was opened for a model, and how many use it. `hash`: of its weights. `idle`: set whenever nobody does."""
+
+    engine: LocalEngine
+    hash: str
+    spec: ModelSpec
+    users: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hold(self) -> None:
+        self.users += 1
+
+    def leave(self) -> None:
+        self.users -= 1
+        if not self.users:
+            self.idle.set()
+
+
 class Hosted:
-    """Args: engine, hash: where it is loaded already. Once opened, an unloaded engine sleeps: it keeps tokeniser and adapters."""
+    """Args: engine, hash: where it is loaded already. Once opened, an unloaded engine sleeps: it keeps tokeniser and adapters.
+
+    Another engine may take its place (`hanok.server.operations.replacing`); whoever holds the old one keeps that.
+
+    Attributes:
+        freed: told whenever somebody's hold ends. replacing: another model is taking its place, or is on probation.
+        adapting: adapters that are being loaded.
+    """
 
     def __init__(
         self, spec: ModelSpec, engine: LocalEngine | None = None, model_hash: str | None = None
     ) -> None:
-        self.spec, self.engine, self.hash = spec, engine, model_hash
+        self.spec = spec
+        self.opened = None if engine is None else Opened(engine, model_hash or "", spec)
         self.state: State = "unloaded" if engine is None else "loaded"
-        self.users, self.used = 0, time.monotonic()
+        self.used = time.monotonic()
+        self.freed: Callable[[Hosted], None] = lambda _: None
+        self.replacing, self.adapting = False, 0
         self._change: asyncio.Task[None] | None = None
-        self._idle = asyncio.Event()
 
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def engine(self) -> LocalEngine | None:
+        """The one that new requests go to; asleep where the model is unloaded."""
+        return None if self.opened is None else self.opened.engine
+
+    @property
+    def hash(self) -> str | None:
+        return None if self.opened is None else self.opened.hash
+
+    @property
+    def users(self) -> int:
+        """Of that engine."""
+        return 0 if self.opened is None else self.opened.users
 
     @property
     def adapter_names(self) -> list[str]:
@@ -123,8 +166,9 @@ class Hosted:
 
     def hold(self) -> Hold:
         assert self.state == "loaded"
-        self.users += 1
-        return Hold(self)
+        assert self.opened is not None
+        self.opened.hold()
+        return Hold(self, self.opened)
 
     async def settled(self) -> None:
         """After the change under way. Raises what it raised."""
@@ -141,6 +185,29 @@ class Hosted:
         self._begin("unloading", self._unload())
         await self.settled()
 
+    def swap(self, other: Opened) -> Opened:
+        """New requests go to the other engine, which is awake. Only while somebody holds the one that is returned, or the model
+        is loaded and not changing: nobody puts it to sleep or wakes it then."""
+        before = self.opened
+        assert before is not None
+        assert before.users or (self.state == "loaded" and not self.changing)
+        self.opened, self.spec = other, other.spec
+        before.idle.set()  # who waits for it to be unused looks at the other one
+        return before
+
+    async def put_back(self, other: Opened) -> Opened:
+        """`swap` at any time: where the model is unloaded, the other engine, which is awake, is put to sleep in its turn."""
+        while self.changing:
+            with contextlib.suppress(Exception):  # whoever began the change is told
+                await self.settled()
+        if self.state == "loaded":
+            return self.swap(other)
+        before = self.opened
+        assert before is not None
+        self._begin("unloading", self._put_asleep(other))
+        await self.settled()
+        return before
+
     def _begin(self, state: State, work: Any) -> None:
         assert self._change is None
         self.state = state
@@ -152,56 +219,61 @@ class Hosted:
     async def _load(self) -> None:
         try:
             began = time.monotonic()
-            if self.engine is None:
-                self.engine, self.hash = await asyncio.to_thread(self._open)
+            if self.opened is None:
+                self.opened = await asyncio.to_thread(open_model, self.spec)
             else:
-                await asyncio.to_thread(self.engine.wake)
+                await asyncio.to_thread(self.opened.engine.wake)
             self.state, self.used = "loaded", time.monotonic()
             log.info("model %s loaded in %.1f s", self.name, self.used - began)
         finally:
             self.state = "loaded" if self.state == "loaded" else "unloaded"
             self._change = None
 
-    def _open(self) -> tuple[LocalEngine, str]:
-        model_hash = open_artefact(self.spec.directory).hash
-        return self.spec.open(), model_hash
-
     async def _unload(self) -> None:
-        engine = self.engine
-        assert engine is not None
         try:
-            while self.users:
-                self._idle.clear()
-                await self._idle.wait()
-            await asyncio.to_thread(engine.sleep)
+            while self.opened is not None and self.opened.users:
+                self.opened.idle.clear()
+                await self.opened.idle.wait()
+            assert self.opened is not None
+            await asyncio.to_thread(self.opened.engine.sleep)
             self.state = "unloaded"
             log.info("model %s unloaded", self.name)
         finally:
             self.state = "unloaded" if self.state == "unloaded" else "loaded"
             self._change = None
 
-    def leave(self) -> None:
-        self.users -= 1
-        self.used = time.monotonic()
-        if not self.users:
-            self._idle.set()
+    async def _put_asleep(self, other: Opened) -> None:
+        try:
+            await asyncio.to_thread(other.engine.sleep)
+            self.opened, self.spec = other, other.spec
+        finally:
+            self.state, self._change = "unloaded", None
 
 
 class Hold:
-    """Somebody's use of a loaded model, which is not unloaded before `release`."""
+    """Somebody's use of a loaded model, whose engine is neither put to sleep nor closed before `release`."""
 
-    def __init__(self, host: Hosted) -> None:
-        self._host: Hosted | None = host
+    def __init__(self, host: Hosted, opened: Opened) -> None:
+        self._host, self._opened = host, opened
+        self._held = True
 
     def again(self) -> Hold:
         """One more, even if the model is to be unloaded once nobody uses it."""
-        assert self._host is not None
-        self._host.users += 1
-        return Hold(self._host)
+        assert self._held
+        self._opened.hold()
+        return Hold(self._host, self._opened)
 
-    def release(self, then: Callable[[Hosted], None]) -> None:
+    def release(self) -> None:
         """Once; what comes after it does nothing."""
-        host, self._host = self._host, None
-        if host is not None:
-            host.leave()
-            then(host)
+        if not self._held:
+            return
+        self._held = False
+        self._opened.leave()
+        self._host.used = time.monotonic()
+        self._host.freed(self._host)
+
+
+def open_model(spec: ModelSpec) -> Opened:
+    """Raises what opening a model raises."""
+    model_hash = open_artefact(spec.directory).hash
+    return Opened(spec.open(), model_hash, spec)

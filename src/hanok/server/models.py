@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,16 @@ class Models:
         self._created = int(time.time())
         self._freed = asyncio.Event()
         self._room = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._arriving: set[str] = set()  # names of adapters that are being loaded
+        for host in hosts:
+            host.freed = self._left
 
     @property
     def default(self) -> Served:
         """The model that the page talks to."""
-        return self._served(self._first.name)
+        return self._served(self._first.name, self._first)
 
     @property
     def default_name(self) -> str:
@@ -102,28 +108,24 @@ class Models:
 
     def hash_of(self, name: str) -> str:
         """Of the weights of a model that is loaded."""
-        return self._served(name).hash
+        return self._served(name, self._host_of(name)).hash
 
     def find(self, name: str, principal: Principal) -> Served:
         """As it is now, held by nobody. Raises ApiError 404 if there is no such model, or none for this principal; 503 if it was
         never loaded."""
         self._check(name, principal)
-        return self._served(name)
+        return self._served(name, self._host_of(name))
 
     async def take(self, name: str, principal: Principal) -> Served:
         """Loaded, and kept loaded until `give_back`. Raises as `find`, or what loading raises."""
         self._check(name, principal)
         host = self._host_of(name)
-        while host.state != "loaded":
-            if host.changing:
-                await host.settled()
-            else:
-                await self._load(host)
+        await self._loaded(host)
         hold = host.hold()
         try:
-            return replace(self._served(name), hold=hold)
+            return replace(self._served(name, host), hold=hold)
         except BaseException:
-            hold.release(self._left)
+            hold.release()
             raise
 
     def share(self, served: Served) -> Served:
@@ -133,7 +135,7 @@ class Models:
     def give_back(self, served: Served) -> None:
         """As often as one likes."""
         if served.hold is not None:
-            served.hold.release(self._left)
+            served.hold.release()
 
     @asynccontextmanager
     async def use(self, name: str, principal: Principal) -> AsyncGenerator[Served, None]:
@@ -144,12 +146,21 @@ class Models:
         finally:
             self.give_back(served)
 
+    @contextmanager
+    def use_in_thread(self, name: str, principal: Principal) -> Iterator[Served]:
+        """`use`, for threads beside the event loop. Only once `begin` was called."""
+        loop = self._loop
+        assert loop is not None
+        assert threading.get_ident() != self._loop_thread  # it would wait for itself
+        served = asyncio.run_coroutine_threadsafe(self.take(name, principal), loop).result()
+        try:
+            yield served
+        finally:
+            loop.call_soon_threadsafe(self.give_back, served)
+
     async def load(self, name: str) -> None:
         """An administrator's; nothing if it is loaded. Raises ApiError 404."""
-        host = self._own(name)
-        await host.settled()
-        if host.state == "unloaded":
-            await self._load(host)
+        await self._loaded(self._own(name))
 
     async def unload(self, name: str) -> None:
         """An administrator's; requests under way are finished first. Raises ApiError 404."""
@@ -166,15 +177,23 @@ class Models:
     async def load_adapter(self, name: str, directory: Path, *, model: str | None = None) -> None:
         """Raises ConfigError (a name that is taken), CheckpointError (no adapter of this model), ApiError 404."""
         host = self._first if model is None else self._own(model)
-        if name in self._names():
+        if name in self._names() or name in self._arriving:
             raise ConfigError(f'"{name}" is served already', remedy="unload it first, or choose another name")
-        await self.load(host.name)
-        hold = host.hold()
+        if host.replacing:
+            raise ConfigError(f"{host.name} is being replaced", remedy="wait until that is over")
+        self._arriving.add(name)
+        host.adapting += 1
         try:
-            assert host.engine is not None
-            await asyncio.to_thread(host.engine.load_adapter, name, directory)
+            await self._loaded(host)
+            hold = host.hold()
+            try:
+                assert host.engine is not None
+                await asyncio.to_thread(host.engine.load_adapter, name, directory)
+            finally:
+                hold.release()
         finally:
-            hold.release(self._left)
+            self._arriving.remove(name)
+            host.adapting -= 1
 
     def unload_adapter(self, name: str) -> None:
         """Requests that have it finish with it. Raises ApiError 404."""
@@ -186,6 +205,7 @@ class Models:
 
     def begin(self) -> None:
         """In the server's loop, once it runs: from here on a model may be unused for too long."""
+        self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
         for host in self._hosts.values():
             if host.state == "loaded":
                 self._later(host)
@@ -230,10 +250,12 @@ class Models:
     def _host_of(self, name: str) -> Hosted:
         if name in self._hosts:
             return self._hosts[name]
-        return next(host for host in self._hosts.values() if name in host.adapter_names)
+        for host in self._hosts.values():
+            if name in host.adapter_names:
+                return host
+        raise ApiError(404, f'no model "{name}" here', param="model", code="model_not_found")
 
-    def _served(self, name: str) -> Served:
-        host = self._host_of(name)
+    def _served(self, name: str, host: Hosted) -> Served:
         if host.engine is None or host.hash is None:
             raise ApiError(503, f'model "{name}" is not loaded', param="model", code="model_not_loaded")
         if name == host.name:
@@ -242,6 +264,14 @@ class Models:
         if adapter is None:  # taken away while the model was loading
             raise ApiError(404, f'no model "{name}" here', param="model", code="model_not_found")
         return Served(name, host.engine, answerer_hash(host.hash, adapter), adapter)
+
+    async def _loaded(self, host: Hosted) -> None:
+        """Once it is; it stays so until the caller awaits something else. Raises what loading raises."""
+        while host.state != "loaded":
+            if host.changing:
+                await host.settled()
+            else:
+                await self._load(host)
 
     async def _load(self, host: Hosted) -> None:
         """Where there is room, which is made by unloading those not in use, the longest unused first."""

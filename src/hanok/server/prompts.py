@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from hanok.server.errors import ApiError
+from hanok.errors import ContextLengthError
+from hanok.server.errors import CONTENT_BLOCKED, ApiError
 from hanok.tokens.tokenizer import Tokenizer
 
 MOST_PROMPTS = 256  # in one request
@@ -64,3 +65,39 @@ def encode_text(tokenizer: Tokenizer, text: str, *, special: bool = True) -> lis
     if not ids:
         raise ApiError(400, "an empty prompt", param="prompt", code="empty_prompt")
     return ids
+
+
+def texts_of(tokenizer: Tokenizer, ids: Sequence[list[int]], *, most: int) -> list[str]:
+    """Prompts as a guard reads them. An id that the tokeniser does not know is refused later, by name.
+
+    Raises:
+        ContextLengthError: one is longer than `most` tokens.
+    """
+    for one in ids:
+        if len(one) > most:
+            raise ContextLengthError(prompt=len(one), limit=most)
+    return [tokenizer.decode(one) if max(one) < tokenizer.vocab_size else "" for one in ids]
+
+
+def reread(
+    tokenizer: Tokenizer,
+    ids: Sequence[list[int]],
+    before: Sequence[str],
+    after: Sequence[str],
+    *,
+    special: bool,
+    given: Prompts,
+) -> list[list[int]]:
+    """Prompts whose text the guard changed, in new ids; the others as they are.
+
+    Raises:
+        ApiError: one that was given as ids is to be changed: its control tokens would be lost.
+    """
+    as_text = isinstance(given, str) or isinstance(given[0], str)
+    if not as_text and list(before) != list(after):
+        raise ApiError(
+            400, "the guard redacts something in this prompt, which it cannot do in one given as ids: give it as text",
+            param="prompt", code=CONTENT_BLOCKED,
+        )  # fmt: skip
+    changed = zip(ids, before, after, strict=True)
+    return [one if old == new else encode_text(tokenizer, new, special=special) for one, old, new in changed]

@@ -21,6 +21,7 @@ from fastapi import FastAPI
 
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError
+from hanok.guard.rulebook import Guard
 from hanok.reporting import log
 from hanok.server.app import create_app, listen, services_of
 from hanok.server.identity.directory import Entry
@@ -38,14 +39,14 @@ _RUNNING = 128  # answers that decode together in a replica, as `LocalEngine` ha
 
 def serve_replicas(
     model_dir: Path, *, replicas: int, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None,
-    entry: Entry | None = None, options: Mapping[str, Any] = {},
+    entry: Entry | None = None, options: Mapping[str, Any] = {}, guard: str = "default",
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
         replicas: how many; each gets its part of this machine's cores.
         port: 0 picks a free one. store: as `hanok.server.app.serve` takes it.
-        entry: who may come in. options: for each replica's `LocalEngine`.
+        entry: who may come in. options: for each replica's `LocalEngine`. guard: the policy, as `Guard.open` takes it.
 
     Raises:
         ConfigError: Ray is not installed; not a loopback address; the port is taken; more replicas than cores; an adapter
@@ -56,6 +57,7 @@ def serve_replicas(
             "--setup with replicas", remedy="make the first administrator with `hanok users create`"
         )
     check_names(model_dir, options.get("adapters", {}))
+    Guard.open(guard)  # here its error is clearer
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not 1 <= replicas <= cores:
         raise ConfigError(f"{replicas} replicas on {cores} cores", remedy=f"take 1 to {cores}")
@@ -73,7 +75,17 @@ def serve_replicas(
     try:
         serve.start(http_options={"host": host, "port": port}, logging_config=_QUIET)
         serve.run(
-            deployment(serve, model_dir, place, replicas, cores // replicas, options, host=host, entry=entry),
+            deployment(
+                serve,
+                model_dir,
+                place,
+                replicas,
+                cores // replicas,
+                options,
+                host=host,
+                entry=entry,
+                guard=guard,
+            ),
             name=_NAME,
         )
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -97,7 +109,7 @@ def serve_replicas(
 
 def deployment(
     serve: Any, model_dir: Path, store: Place, replicas: int, cores: int, options: Mapping[str, Any], *,
-    host: str = "127.0.0.1", entry: Entry | None = None,
+    host: str = "127.0.0.1", entry: Entry | None = None, guard: str = "default",
 ) -> Any:  # fmt: skip
     """What Ray Serve runs. A replica takes as many requests as its engine has places for, running and waiting."""
     wanted = serve.deployment(
@@ -111,19 +123,26 @@ def deployment(
         dict(options),
         host,
         entry,
+        str(Path(guard).absolute()) if guard not in ("default", "off") else guard,
     )
     return wanted(serve.ingress(application)()).bind()
 
 
 def _application(
-    model_dir: Path, store: Place, options: dict[str, Any], host: str, entry: Entry | None
+    model_dir: Path, store: Place, options: dict[str, Any], host: str, entry: Entry | None, guard: str
 ) -> Callable[[], FastAPI]:
     def application() -> FastAPI:
         """Called in each replica's process."""
         kept = Store(store)
         engine = LocalEngine(model_dir, max_running=_RUNNING, max_waiting=MAX_WAITING, **options)
         return create_app(
-            services_of(engine, model_dir, kept, people=open_people(kept, host=host, entry=entry))
+            services_of(
+                engine,
+                model_dir,
+                kept,
+                people=open_people(kept, host=host, entry=entry),
+                guard=Guard.open(guard),
+            )
         )
 
     return application

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from hanok.server.asking import chat_request
 from hanok.server.errors import ApiError
 from hanok.server.sampling import Refusing
-from hanok.server.schema import ChatRequest
+from hanok.server.schema import ChatRequest, by_type
 
 Message = dict[str, Any]
 
@@ -48,11 +48,6 @@ class ReasoningItem(BaseModel):
     content: list[TextContent] | None = None
 
 
-def _kind(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
-    return kind if isinstance(kind, str) else "message"
-
-
 def _form(value: Any) -> str:
     return "items" if isinstance(value, list) else "text"
 
@@ -62,9 +57,8 @@ Item = Annotated[
     | Annotated[CallItem, Tag("function_call")]
     | Annotated[OutputItem, Tag("function_call_output")]
     | Annotated[ReasoningItem, Tag("reasoning")],
-    Discriminator(
-        _kind, custom_error_type="unsupported_item",
-        custom_error_message="an item is a message, function_call, function_call_output or reasoning",
+    by_type(
+        "unsupported_item", "an item is a message, function_call, function_call_output or reasoning", default="message"
     ),
 ]  # fmt: skip
 

@@ -10,11 +10,15 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hanok.engine.api import FinishReason, Usage
-from hanok.server.asking import Piece
+from hanok.engine.api import Usage
+from hanok.server.asking import Piece, Reason, approval
+from hanok.server.generation import BLOCKED
 from hanok.server.response_schema import ResponseRequest
 
 Event = dict[str, Any]
+_STATUS: Mapping[Reason, str] = {
+    "stop": "completed", "length": "incomplete", BLOCKED: "incomplete", "cancelled": "cancelled"
+}  # fmt: skip
 
 
 class ResponseWriter:
@@ -57,14 +61,14 @@ class ResponseWriter:
         event = "output_text" if kind == "message" else "reasoning_text"
         yield self._of_part(f"response.{event}.delta", delta=piece.text, **self._logprobs(kind))
 
-    def end(self, reason: FinishReason, usage: Usage, *, reasoning_tokens: int) -> Iterator[Event]:
-        status = {"stop": "completed", "length": "incomplete", "cancelled": "cancelled"}.get(reason, "failed")
+    def end(self, reason: Reason, usage: Usage, *, reasoning_tokens: int) -> Iterator[Event]:
+        status = _STATUS.get(reason, "failed")
         if not any(item["type"] in ("message", "function_call") for item in self.body["output"]):
             yield from self._finish_item("completed")
             yield from self._start("message")
         yield from self._finish_item("completed" if status == "completed" else "incomplete")
         if status == "incomplete":
-            self.body["incomplete_details"] = {"reason": "max_output_tokens"}
+            self.body["incomplete_details"] = {"reason": reason if reason == BLOCKED else "max_output_tokens"}
         if status == "completed":
             self.body["completed_at"] = int(time.time())
         prompt, written = usage.prompt_tokens, usage.completion_tokens
@@ -111,7 +115,7 @@ class ResponseWriter:
         function = call["function"]
         item: dict[str, Any] = {
             "id": f"fc_{uuid.uuid4().hex}", "type": "function_call", "call_id": call["id"], "name": function["name"],
-            "arguments": "", "status": "in_progress",
+            "arguments": "", "status": "in_progress", **approval(call),
         }  # fmt: skip
         self.body["output"].append(item)
         yield self._of_item("response.output_item.added")

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, field_validator, model_validator
 
 from hanok.engine.api import SamplingParams, Structure
 from hanok.server.document_schema import ChatDocuments
 from hanok.server.formats import StructureFields
 from hanok.server.sampling import Refusing, SamplingFields
+
+
+def by_type(error: str, message: str, *, default: str | None = None) -> Discriminator:
+    """Which of several models an object is, by its `type` (`default` where that is no text). Others are refused with this."""
+
+    def kind(value: Any) -> str | None:
+        found = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+        return found if isinstance(found, str) else default
+
+    return Discriminator(kind, custom_error_type=error, custom_error_message=message)
 
 
 class TextPart(BaseModel):

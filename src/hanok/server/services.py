@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hanok.documents.library import Library
+from hanok.guard.rulebook import Guard
+from hanok.guard.verdicts import VerdictEvent
 from hanok.server.admission.queue import PromptQueue
-from hanok.server.document_vectors import model_embedder
 from hanok.server.exchange import Admission, Observer, Unlimited
 from hanok.server.identity.directory import Directory
-from hanok.server.identity.oidc import Oidc
 from hanok.server.identity.people import People
 from hanok.server.models import Models
 from hanok.server.operations.service import Operations
 from hanok.store.database import Store
+
+if TYPE_CHECKING:
+    from hanok.server.identity.oidc import Oidc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,29 +27,25 @@ class Services:
     """Made once, by whoever starts the server.
 
     Args:
-        store: for answers and feedback. examples: language to questions that the empty page offers.
+        store: for answers and feedback. documents: of all tenants, in the same database.
+        examples: language to questions that the empty page offers.
         queue: of prompts that wait to be read.
         directory: who may come in. people: signing in and out. oidc: through whom too.
-        on_tenant_deleted: each is told a tenant's name, forgets what it keeps of it beside the store, and says how many of what.
+        guard: the rules of what comes in and goes out. verdicts: all are told of each finding, on the event loop: must not block.
         run: the folder of the run that the model belongs to, whose reports the console shows.
     """
 
     models: Models
     store: Store
+    documents: Library
     directory: Directory
     people: People
     oidc: Oidc | None = None
-    on_tenant_deleted: Sequence[Callable[[str], Mapping[str, int]]] = ()
     admission: Admission = field(default_factory=Unlimited)
     queue: PromptQueue = field(default_factory=PromptQueue)
     observers: Sequence[Observer] = ()
     examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
     run: Path | None = None
     operations: Operations = field(default_factory=Operations)
-
-    @cached_property
-    def documents(self) -> Library:
-        """Of all tenants, in the same database."""
-        if self.operations.settings.document_vectors == "model":
-            return Library(self.store, embedder=model_embedder(self.models))
-        return Library(self.store)
+    guard: Guard = field(default_factory=Guard)
+    verdicts: list[Callable[[VerdictEvent], None]] = field(default_factory=list)

@@ -14,6 +14,8 @@ from hanok.errors import ConfigError
 from hanok.server.admission.prices import Price, Prices, read_prices
 from hanok.server.identity.directory import Entry
 from hanok.server.identity.secrets import public_id
+from hanok.server.operations.config import ServeSettings
+from hanok.server.operations.service import Operations
 from hanok.store.access import Key
 from hanok.store.usage import read_usage
 
@@ -100,6 +102,28 @@ def test_a_budget_is_never_overspent(dear: Any) -> None:
     assert "lower max_tokens" in dear.chat(poor).json()["error"]["message"]
 
 
+def test_what_is_left_is_said_by_whoever_is_asked_and_whenever(
+    dear: Any, make_house: Callable[..., Any]
+) -> None:
+    key = dear.make_key(limits={"daily_budget": 0.2, "requests_per_minute": 6, "concurrency": 2})
+    assert dear.chat(key).status_code == 200
+    ledger = dear.services.admission.ledger
+    ledger.flush()
+    (row,) = used(dear, key=public_id(key))
+
+    def left(house: Any) -> dict[str, float]:
+        limits = house.ask(key, path="/v1/usage").json()["limits"]
+        return {one["limit"]: one["remaining"] for one in limits}
+
+    ledger._accounts.clear()  # as after a minute in which nobody asked
+    for house in (dear, make_house()):  # and another server of the same store
+        found = left(house)
+        assert found["daily_budget"] == pytest.approx(0.2 - row["cost"], abs=1e-6)
+        assert 5 <= found["requests_per_minute"] <= 6
+        assert found["concurrency"] == 2
+    assert left(dear)["daily_budget"] == found["daily_budget"]  # asking takes nothing
+
+
 def test_answers_under_way_are_counted(house: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     step = server.engine._scheduler.step
 
@@ -127,6 +151,32 @@ def test_limits_may_change_while_it_runs(house: Any) -> None:
     kept = house.management.access.find(Key, public_id(key))
     house.management.change_key(kept, limits={})
     assert [house.chat(key).status_code for _ in range(2)] == [200, 200]
+
+
+def test_prices_are_read_again_with_the_settings(make_house: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text("[default]\nprompt = 1000.0\ncompletion = 1000.0")
+    settings = ServeSettings(prices=file)
+    operations = Operations(settings, source=lambda: settings)
+    house = make_house(entry=Entry(prices=read_prices(file)), operations=operations)
+    key = house.make_key(limits={"daily_budget": 1e9})
+
+    def cost() -> float:
+        before = sum(row["cost"] for row in used(house))
+        done = house.chat(key).json()["usage"]
+        return (sum(row["cost"] for row in used(house)) - before) / done["total_tokens"]
+
+    assert cost() == pytest.approx(0.001)
+    file.write_text("[default]\nprompt = 3000.0\ncompletion = 3000.0")
+    assert cost() == pytest.approx(0.001)  # not before it is told to
+    admin = house.make_key(role="administrator")
+    assert house.ask(admin, method="POST", path="/admin/reload").status_code == 200
+    assert cost() == pytest.approx(0.003)
+    file.write_text("[default]\nprompt = -1")
+    refused = house.ask(admin, method="POST", path="/admin/reload")
+    assert refused.status_code == 400
+    assert "0 or more" in refused.text
+    assert cost() == pytest.approx(0.003)
 
 
 def test_usage_is_written_down(dear: Any) -> None:

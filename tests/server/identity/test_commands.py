@@ -11,8 +11,10 @@ import pytest
 
 from hanok import cli
 from hanok.cli.places import store_place
+from hanok.documents.library import Library
 from hanok.server.identity.secrets import public_id
 from hanok.store.access import Access, Key, User
+from hanok.store.conversations import Owner, Shelf, conversations
 from hanok.store.database import Store
 from hanok.store.usage import add_usage
 
@@ -111,6 +113,31 @@ def test_tenants_and_usage_and_copies(shell: Shell, tmp_path: Path) -> None:
     back = Shell(tmp_path / "back.sqlite", shell._output)
     assert back("store", "restore", str(tmp_path / "copy"))["rows"]["tenants"] == 1
     assert [one["id"] for one in back("tenants", "list")["tenants"]] == ["acme"]
+
+
+def test_deleting_takes_everything_along(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents with their texts and passages, conversations and responses, from the command line too."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("tea at the pavilion\n"))
+    shell("tenants", "create", "acme")
+    yuna = shell("users", "create", "yuna", "--password-stdin")
+    with Store(shell.place) as store:
+        library, shelf = Library(store), Shelf(store.engine, conversations)
+        for tenant in ("acme", "default"):
+            file = library.files.add(tenant, "a.txt", b"The tea house opens at nine.")
+            library.collections.create(tenant, "all", file_ids=[file.id])
+            for person in ("k1", yuna["id"]):
+                shelf.put(Owner(tenant, person), "c", title="t", body={}, words=[], version=0)
+    removed = shell("tenants", "delete", "acme", "--yes")["removed"]
+    assert (removed["document_files"], removed["document_collections"], removed["conversations"]) == (1, 1, 2)
+    assert "--yes" in shell("users", "delete", "yuna")
+    assert "no user" in shell("users", "delete", "nobody", "--yes")
+    assert shell("users", "delete", "yuna", "--yes")["removed"]["conversations"] == 1
+    rows = shell("store", "check")["rows"]
+    assert {name: rows[name] for name in ("users", "conversations", "document_files", "document_texts")} == {
+        "users": 0, "conversations": 1, "document_files": 1, "document_texts": 1,
+    }  # fmt: skip
+    assert rows["document_passages"] == rows["document_vectors"] == 1
+    assert "there was a tenant" in shell("tenants", "create", "acme")
 
 
 def test_the_environment_names_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
-"""Faults F30 to F33 of identity and limits, each with what shows that the test can fail."""
+"""Faults F30 to F33 of identity and limits, each with what shows that the test can fail; F27 and F29 are in `tests/store`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import random
 import subprocess
 import sys
 import threading
@@ -18,8 +20,10 @@ import httpx
 import pytest
 import uvicorn
 
+from hanok.errors import InputError
 from hanok.server.app import listen
 from hanok.server.identity.directory import Directory
+from hanok.server.identity.people import user_of_provider
 from hanok.server.identity.secrets import public_id
 from hanok.store.access import Key
 from hanok.store.database import Store
@@ -124,7 +128,43 @@ def suspend_the_tenant(house: Any, _key: str) -> None:
     house.management.change_tenant("acme", suspended=True)
 
 
+CONTENT = (
+    "requests",
+    "feedback",
+    "conversations",
+    "presets",
+    "responses",
+    "document_files",
+    "document_collections",
+    "users",
+)
 Seconds = float | None
+
+
+def content_of(house: Any, tenant: str) -> int:
+    """Rows of what somebody of a tenant said or brought."""
+    with house.services.store.read() as connection:
+        return sum(
+            connection.exec_driver_sql(f"SELECT count(*) FROM {table} WHERE tenant = '{tenant}'").scalar()
+            for table in CONTENT
+        )
+
+
+def bring(house: Any, key: str) -> None:
+    """One of everything."""
+    done = house.chat(key).json()
+    house.management.create_user("yuna", tenant="acme")
+    talk = {"title": "t", "messages": [{"id": "m", "role": "user", "content": "secret"}]}
+    for method, path, options in (
+        ("POST", "/v1/feedback", {"json": {"request_id": done["id"], "rating": 1}}),
+        ("PUT", "/console/conversations/c", {"json": talk}),
+        ("PUT", "/console/presets/p", {"json": {"title": "t", "system": "secret"}}),
+        ("POST", "/v1/responses", {"json": {"model": house.model, "input": "hi", "max_output_tokens": 2}}),
+        ("POST", "/v1/files", {"files": {"file": ("a.txt", b"The house has seven doors.")}}),
+        ("POST", "/v1/vector_stores", {"json": {"name": "all"}}),
+    ):
+        answer = house.ask(key, method=method, path=path, **options)
+        assert answer.status_code in (200, 201), (path, answer.text)
 
 
 def cut_after(
@@ -164,6 +204,9 @@ def test_f31_open_streams_are_cut(house: Any, act: Callable[[Any, str], None]) -
     house.management.create_tenant("acme")
     house.make_key()  # so that it stays closed
     key = house.make_key(tenant="acme")
+    if act is delete_the_tenant:
+        bring(house, key)
+        assert content_of(house, "acme") >= len(CONTENT)
     with on_a_port(house) as client:
         refused, ended = cut_after(house, client, key, act, wait=10)
     assert refused is not None
@@ -173,9 +216,9 @@ def test_f31_open_streams_are_cut(house: Any, act: Callable[[Any, str], None]) -
     house.services.admission.ledger.flush()
     if act is delete_the_tenant:  # what stays says how much was used, and nothing else
         assert read_usage(house.services.store, tenant="acme")[0]["requests"] >= 1
-        with house.services.store.read() as connection:
-            left = connection.exec_driver_sql("SELECT count(*) FROM requests WHERE tenant = 'acme'").scalar()
-        assert left == 0
+        assert content_of(house, "acme") == 0
+        with pytest.raises(InputError, match="there was a tenant"):
+            house.management.create_tenant("acme")
 
 
 @pytest.mark.faults
@@ -235,6 +278,110 @@ def test_f32_answers_of_another_tenant_cannot_be_judged(house: Any) -> None:
     assert [row.tenant for row in house.services.store.read_feedback()] == ["default"]
 
 
+def first_answer(house: Any, key: str, words: str) -> float:
+    """Milliseconds until a prompt was read."""
+    body = {"messages": [{"role": "user", "content": words}], "max_tokens": 1}
+    began = time.perf_counter()
+    assert house.chat(key, json=body).status_code == 200
+    return (time.perf_counter() - began) * 1000
+
+
+def told_apart(house: Any, victim: str, attacker: str, pairs: int, rng: random.Random) -> float:
+    """AUC: how well the time of an answer tells prompts that the victim has asked from those that nobody has; 0.5 is chance."""
+    asked, fresh = [], []
+    for number in range(pairs):
+        known, new = (
+            f"{rng.random()} {number} " + "우리 집 비밀은 부엌 항아리 안에 있어요. " * 12 for _ in range(2)
+        )
+        first_answer(house, victim, known)
+        turns = [(known, asked), (new, fresh)]
+        rng.shuffle(turns)
+        for words, times in turns:
+            times.append(first_answer(house, attacker, words))
+    wins = sum((one < other) + (one == other) / 2 for one in asked for other in fresh)
+    return wins / (pairs * pairs)
+
+
+@pytest.mark.faults
+def test_f32_times_do_not_tell_what_another_tenant_asked(house: Any) -> None:
+    """200 pairs: chance alone gives 0.5 with a standard deviation of 0.03."""
+    for tenant in ("acme", "other"):
+        house.management.create_tenant(tenant)
+    victim, attacker = (house.make_key(tenant=tenant) for tenant in ("acme", "other"))
+    auc = told_apart(house, victim, attacker, 200, random.Random(7))
+    print(f"AUC {auc:.3f}")
+    assert 0.41 < auc < 0.59
+
+
+@pytest.mark.faults
+def test_f32_control_times_tell_within_a_tenant(house: Any) -> None:
+    victim, attacker = house.make_key(), house.make_key()
+    auc = told_apart(house, victim, attacker, 80, random.Random(7))
+    print(f"AUC {auc:.3f}")
+    assert auc > 0.6
+
+
+SECRETS = (
+    "zebra-tenant",
+    "zebra-bot",
+    "zebra-person",
+    "zebra-prompt",
+    "zebra-file",
+    "zebra-shelf",
+    "zebra-talk",
+)
+
+
+def test_f32_no_error_log_or_number_names_another_tenants_things(
+    house: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="hanok")
+    tenant, bot, person, prompt, file, shelf, talk = SECRETS
+    for name in (tenant, "other"):
+        house.management.create_tenant(name)
+    theirs = house.make_key(bot, tenant=tenant, role="administrator")
+    ours = house.make_key(tenant="other", role="administrator")
+    house.management.create_user(person, tenant=tenant)
+    words = {"messages": [{"role": "user", "content": prompt}]}
+    done = house.chat(theirs, json=words).json()["id"]
+    up = {"files": {"file": (f"{file}.txt", f"{file} lies in the jar.".encode())}}
+    kept = house.ask(theirs, method="POST", path="/v1/files", **up).json()["id"]
+    made = house.ask(
+        theirs, method="POST", path="/v1/vector_stores", json={"name": shelf, "file_ids": [kept]}
+    ).json()["id"]
+    saved = {"title": talk, "messages": []}
+    assert house.ask(theirs, method="PUT", path="/console/conversations/c", json=saved).status_code == 200
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("GET", f"/v1/files/{kept}", {}),
+        ("GET", f"/v1/files/{kept}/content", {}),
+        ("GET", "/v1/files", {}),
+        ("POST", "/v1/files", up),  # the same bytes: no word that they were here
+        ("GET", f"/v1/vector_stores/{made}", {}),
+        ("POST", f"/v1/vector_stores/{made}/search", {"json": {"query": "jar"}}),
+        ("GET", "/v1/vector_stores", {}),
+        ("GET", "/console/conversations", {}),
+        ("GET", "/console/conversations/c", {}),
+        ("POST", "/v1/feedback", {"json": {"request_id": done, "rating": 1}}),
+        ("GET", f"/admin/keys/{public_id(theirs)}", {}),
+        ("GET", "/admin/keys", {}),
+        ("GET", "/admin/users", {}),
+        ("GET", "/admin/tenants", {}),
+        ("GET", "/admin/usage?by=tenant,key", {}),
+        ("GET", "/metrics", {}),
+        ("GET", "/admin/status", {}),
+    ]  # fmt: skip
+    own = {file}  # the name of a file that this tenant has brought itself
+    for method, path, options in asked:
+        text = house.ask(ours, method=method, path=path, **options).text
+        assert not [word for word in set(SECRETS) - own if word in text], path
+    boss = house.make_key(role="administrator")
+    numbers = house.ask(boss, path="/metrics").text
+    assert "hanok" in numbers
+    assert not [word for word in SECRETS if word in numbers + caplog.text]
+    assert tenant in house.ask(boss, path="/admin/keys").text  # control: who may, sees it
+    assert house.ask(theirs, path=f"/v1/files/{kept}").json()["filename"] == f"{file}.txt"
+
+
 # ---- F33: what got past other gateways ------------------------------------------------------------------------------------
 
 
@@ -288,3 +435,25 @@ def test_f33_no_host_header_goes_around(house: Any, host: str) -> None:
     key = house.make_key()
     assert house.ask(key, headers={"Host": host}).status_code == 403
     assert house.ask(key).status_code == 200
+
+
+def test_f33_a_provider_says_nothing_about_another_ones_people(house: Any) -> None:
+    """The same subject, and the same name, of two providers are two people."""
+    people = house.people
+    first, other, again = (
+        user_of_provider(people, issuer=issuer, subject="1234", name="yuna@example.org", role="user")
+        for issuer in ("https://a.example", "https://b.example", "https://a.example")
+    )
+    assert first.id == again.id
+    assert first.id != other.id
+    assert first.name != other.name
+
+
+@pytest.mark.parametrize("name", ["{{7*7}}", "${7*7}", "<%= 7*7 %>", "{% for x in y %}"])
+def test_f33_no_name_is_a_template(house: Any, name: str) -> None:
+    made = house.ask(method="POST", path="/admin/keys", json={"name": name, "role": "administrator"}).json()
+    assert made["name"] == name
+    answer = house.chat(made["secret"], json={"messages": [{"role": "user", "content": name}]})
+    assert answer.status_code == 200
+    refused = house.ask(made["secret"], path=f"/admin/keys/{name.replace('%', '%25')}")
+    assert "49" not in refused.text

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
+import oidc_provider as providers
 import pytest
 
 from hanok.errors import ConfigError, InputError
@@ -23,13 +21,6 @@ from hanok.server.identity.passwords import Passwords
 from hanok.server.identity.provider import Provider
 from hanok.server.identity.secrets import token_digest
 from hanok.store.access import Session, User
-
-_SPEC = importlib.util.spec_from_file_location("oidc_provider", Path(__file__).with_name("provider.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-providers = importlib.util.module_from_spec(_SPEC)
-sys.modules["oidc_provider"] = providers
-_SPEC.loader.exec_module(providers)
 
 PASSWORD = "tea at the pavilion"
 ORIGIN = {"Origin": "http://127.0.0.1:8080"}
@@ -115,6 +106,22 @@ def test_wrong_passwords_are_slowed_down(house: Any) -> None:
     nobody = sign_in(house, name="nobody")
     assert nobody.status_code == 401
     assert nobody.json()["error"]["message"] == "no such name, or another password"
+
+
+def test_guesses_of_the_old_password_are_slowed_down_too(signed: Any) -> None:
+    headers = {**ORIGIN, "x-hanok-csrf": signed.facts["csrf"]}
+
+    def change(old: str, new: str = "another pavilion") -> int:
+        body = {"old": old, "new": new}
+        return signed.ask(method="POST", path="/session/password", json=body, headers=headers).status_code
+
+    for number in range(7):  # being right is no guess
+        before, after = (PASSWORD, "another pavilion")[:: 1 if number % 2 == 0 else -1]
+        assert change(before, after) == 204
+    assert [change("wrong") for _ in range(6)] == [401] * 5 + [429]
+    assert change("another pavilion", PASSWORD) == 429  # the right one too
+    signed.local.cookies.clear()
+    assert sign_in(signed, password="another pavilion").status_code == 429  # one count for both
 
 
 def test_signing_in_often_is_no_failure(house: Any) -> None:
@@ -348,7 +355,6 @@ def test_new_keys_are_asked_for_but_not_always(provider: Any) -> None:
         now = 61.0
         assert await believed(provider.token("n"))
         assert provider.asked == 2
-        await oidc._client.aclose()
 
     asyncio.run(go())
 

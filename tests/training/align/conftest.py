@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.models.checkpoint import save_model
@@ -26,7 +26,7 @@ def assistant(text: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def base(tiny: ModuleType, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained, of two layers."""
     directory = tmp_path_factory.mktemp("base") / "model"
     config = tiny.tiny_model(vocab_size=266)

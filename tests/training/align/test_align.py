@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.artefacts import open_artefact
@@ -55,9 +55,7 @@ def test_kto_moves_good_and_bad_answers_apart(base: Path, preferences: Path, tmp
     assert all(row["preference.reference_point"] >= 0 for row in rows(tmp_path) if "loss" in row)
 
 
-def test_the_balance_loss_of_experts_counts_by_the_share_of_the_step(
-    tiny: ModuleType, base: Path, preferences: Path
-) -> None:
+def test_the_balance_loss_of_experts_counts_by_the_share_of_the_step(base: Path, preferences: Path) -> None:
     """As in training: inside what is differentiated, outside of the loss that is logged."""
     moe = MoEConfig(experts=4, per_token=2, width=16, balance_loss=0.5)
     decoder = Decoder(tiny.tiny_model(vocab_size=266, moe=moe)).train()

@@ -6,11 +6,11 @@ import json
 import logging
 from itertools import count, pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.engine.api import Completion, Usage
@@ -82,9 +82,7 @@ def test_the_engine_draws_by_the_learners_law(base: Path, prompts: Path) -> None
     assert names == {name for name, _ in load_model(base).named_parameters()}
 
 
-def test_the_engine_follows_the_biases_of_routers(
-    tiny: ModuleType, shards: Path, prompts: Path, tmp_path: Path
-) -> None:
+def test_the_engine_follows_the_biases_of_routers(shards: Path, prompts: Path, tmp_path: Path) -> None:
     """They are no parameters, but the learner moves them."""
     moe = MoEConfig(experts=8, per_token=2, width=16, router="sigmoid")
     decoder = Decoder(tiny.tiny_model(vocab_size=266, moe=moe), generator=torch.Generator().manual_seed(0))

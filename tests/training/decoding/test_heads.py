@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.artefacts import open_artefact
@@ -33,7 +34,7 @@ CONFIG = DecodingConfig(
 
 
 @pytest.fixture(scope="module")
-def model(tiny, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("backbone") / "model"
     config = dataclasses.replace(tiny.tiny_model(), vocab_size=266, initializer_range=0.3)
     decoder, generator = Decoder(config), torch.Generator().manual_seed(0)

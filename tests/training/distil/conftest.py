@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.models.checkpoint import save_model
@@ -16,7 +16,7 @@ from hanok.training.distil.config import DistilConfig
 
 
 @pytest.fixture(scope="session")
-def teacher(tiny: ModuleType, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained, of four layers, with a peaked law."""
     directory = tmp_path_factory.mktemp("teacher") / "model"
     config = tiny.tiny_model(vocab_size=266, num_layers=4, hidden_size=64, head_dim=32)

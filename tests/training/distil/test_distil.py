@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny_training as tiny
 import torch
 from torch import Tensor
 
@@ -127,7 +127,7 @@ def test_prompts_from_a_file(teacher: Path, shards: Path, tmp_path: Path, quick:
 
 class TestBadInputs:
     def test_another_tokeniser(
-        self, tiny: ModuleType, teacher: Path, shards: Path, tmp_path: Path, quick: Quick, capsys: pytest.CaptureFixture[str]
+        self, teacher: Path, shards: Path, tmp_path: Path, quick: Quick, capsys: pytest.CaptureFixture[str]
     ) -> None:  # fmt: skip
         other = tmp_path / "other"
         save_model(Decoder(tiny.tiny_model(vocab_size=266)), other, tokenizer_dir=shards)
@@ -145,9 +145,7 @@ class TestBadInputs:
         assert len(said.splitlines()) == 1
         assert "tokeniser" in said
 
-    def test_another_vocabulary(
-        self, tiny: ModuleType, teacher: Path, shards: Path, tmp_path: Path, quick: Quick
-    ) -> None:
+    def test_another_vocabulary(self, teacher: Path, shards: Path, tmp_path: Path, quick: Quick) -> None:
         for size in (265, 300):
             other = tmp_path / f"of-{size}"
             save_model(Decoder(tiny.tiny_model(vocab_size=size)), other, tokenizer_dir=shards)
@@ -155,7 +153,7 @@ class TestBadInputs:
                 distil("logits", quick(), teacher=teacher, shards=shards, student=other, out=tmp_path / "out")
 
     def test_logits_that_are_missing_or_of_another_corpus(
-        self, tiny: ModuleType, teacher: Path, shards: Path, tmp_path: Path, quick: Quick
+        self, teacher: Path, shards: Path, tmp_path: Path, quick: Quick
     ) -> None:
         def run(name: str, corpus: Path, logits: Path | None, **changes: Any) -> None:
             config = quick(learn_from="corpus", max_steps=1, **changes)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from itertools import product
-from types import ModuleType
 
 import numpy as np
 import pytest
+import tiny_training as tiny
 import torch
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from hanok.training.rollouts.samples import as_sequence
 PROMPT = (0, 3, 1)
 
 
-def decoders(tiny: ModuleType, vocabulary: int, *, softcap: float | None = None) -> tuple[Decoder, Teacher]:
+def decoders(vocabulary: int, *, softcap: float | None = None) -> tuple[Decoder, Teacher]:
     """`softcap`: of the teacher's logits alone."""
     student, teacher = (
         Decoder(
@@ -51,8 +51,8 @@ def logits_of(decoder: Decoder, sequences: list[PackedSequence]) -> Tensor:
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
-def test_micro_batches_add_up_to_the_mean_over_the_steps_tokens(beta: float, tiny: ModuleType) -> None:
-    student, teacher = decoders(tiny, 40)
+def test_micro_batches_add_up_to_the_mean_over_the_steps_tokens(beta: float) -> None:
+    student, teacher = decoders(40)
     rng = np.random.default_rng(0)
     sequences = [as_sequence(PROMPT, rng.integers(0, 40, length).tolist()) for length in (3, 1, 7, 4)]
     objective = Divergent(divergence=live_teacher(teacher, beta=beta, temperature=0.9))
@@ -69,10 +69,10 @@ def test_micro_batches_add_up_to_the_mean_over_the_steps_tokens(beta: float, tin
 
 
 @pytest.mark.parametrize("softcap", [None, 0.5])
-def test_minillm_descends_the_divergence_of_whole_answers(softcap: float | None, tiny: ModuleType) -> None:
+def test_minillm_descends_the_divergence_of_whole_answers(softcap: float | None) -> None:
     """Over all answers of two tokens, weighed by how likely they are: the mean of its gradients is half (a mean over two
     tokens) the gradient of KL(student || teacher) over answers, though each sees the later token as a sample alone."""
-    student, teacher = decoders(tiny, 4, softcap=softcap)
+    student, teacher = decoders(4, softcap=softcap)
     objective = MiniLLM(teacher=teacher, clip=0.2, corpus_weight=0.0, dtype=torch.float32)
     answers = [as_sequence(PROMPT, ids) for ids in product(range(4), repeat=2)]
 
@@ -99,8 +99,8 @@ def test_minillm_descends_the_divergence_of_whole_answers(softcap: float | None,
     )  # this token's part alone is another direction
 
 
-def test_the_corpus_beside_minillm_has_a_mean_of_its_own(tiny: ModuleType) -> None:
-    student, teacher = decoders(tiny, 12)
+def test_the_corpus_beside_minillm_has_a_mean_of_its_own() -> None:
+    student, teacher = decoders(12)
     answer = as_sequence(PROMPT, (5, 6))
     ids = np.arange(9)
     corpus = PackedSequence(ids[:-1], ids[1:], np.ones(8, bool), "corpus text-train:0:0")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny_training as tiny
 import torch
 
 from hanok.artefacts import append_jsonl, open_artefact
@@ -119,7 +119,7 @@ class TestStoredLogits:
 
 
 class TestStudent:
-    def test_a_quarter_of_the_teacher(self, tiny: ModuleType) -> None:
+    def test_a_quarter_of_the_teacher(self) -> None:
         big = ModelConfig(vocab_size=2048, hidden_size=192, num_layers=8, num_heads=4, kv_lora_rank=64)
         for config in (big, tiny.tiny_model(vocab_size=266, num_layers=4, hidden_size=64, head_dim=32)):
             for keep in (False, True):
@@ -132,7 +132,7 @@ class TestStudent:
                 )
         assert 0.5 < (smaller(big, 0.25).hidden_size / smaller(big, 0.25).num_layers) / (192 / 8) < 2
 
-    def test_too_small(self, tiny: ModuleType) -> None:
+    def test_too_small(self) -> None:
         with pytest.raises(ConfigError, match="vocabulary"):
             smaller(tiny.tiny_model(vocab_size=5000), 0.01)
 
@@ -141,7 +141,7 @@ class TestStudent:
         assert kept_layers(4, 1) == [3]
         assert kept_layers(5, 5) == [0, 1, 2, 3, 4]
 
-    def test_slices_leave_out_what_is_empty(self, tiny: ModuleType, tmp_path: Path, shards: Path) -> None:
+    def test_slices_leave_out_what_is_empty(self, tmp_path: Path, shards: Path) -> None:
         """Channels and neurons without weights are those that go; what is left says what the teacher said."""
         config = tiny.tiny_model(vocab_size=266, hidden_size=48, intermediate_size=96, num_heads=2)
         teacher = Decoder(config, generator=torch.Generator().manual_seed(1))
@@ -169,7 +169,7 @@ class TestStudent:
         again = load_model(tmp_path).state_dict()
         assert all(torch.equal(tensor, again[name]) for name, tensor in student.state_dict().items())
 
-    def test_slices_of_experts(self, tiny: ModuleType) -> None:
+    def test_slices_of_experts(self) -> None:
         config = tiny.tiny_model(vocab_size=266, moe=MoEConfig(experts=4, per_token=2, width=16))
         with pytest.raises(ConfigError, match="fresh"):
             slices(Decoder(config), config)

@@ -15,7 +15,7 @@ from typing import Any
 
 from hanok.reporting import log
 from hanok.server.admission.ledger import Errand, Ledger
-from hanok.server.admission.prices import Prices
+from hanok.server.admission.prices import Price, Prices
 from hanok.server.errors import ApiError
 from hanok.server.exchange import Exchange, Lease, Outcome
 from hanok.server.principal import Principal
@@ -42,41 +42,29 @@ class Limit:
 
 
 class Limited:
-    """One for each process."""
+    """One for each process. `prices` may be replaced: an answer costs what it did when it began."""
 
     def __init__(self, ledger: Ledger, prices: Prices | None = None) -> None:
-        self.ledger, self._prices = ledger, prices or Prices()
+        self.ledger, self.prices = ledger, prices or Prices()
 
     async def admit(self, exchange: Exchange) -> Lease:
         """Raises ApiError 429 with Retry-After, or 503 if the store does not answer."""
-        principal = exchange.principal
-        limits = [one for one in _limits(principal, self._costs(exchange)) if one.want.need > 0]
+        principal, price = exchange.principal, self.prices.of(exchange.model)
+        limits = [one for one in _limits(principal, _costs(exchange, price)) if one.want.need > 0]
         if limits:
             _check_fit(limits)
             await self._take(limits)
             principal.reply.update(_headers(self.ledger, limits))
-        return _Lease(self.ledger, self._prices, exchange, limits)
+        return _Lease(self.ledger, price, exchange, limits)
 
     def describe(self, principal: Principal) -> list[dict[str, Any]]:
-        """Its limits, and what is left of them."""
-        found = []
-        for limit in _limits(principal, dict.fromkeys(_KINDS, 0.0)):
-            left, reset = self.ledger.left(limit.want)
-            value = limit.want.cap
-            found.append(
-                {"of": limit.of, "limit": limit.name, "value": value, "remaining": left, "reset": reset}
-            )
-        return found
-
-    def _costs(self, exchange: Exchange) -> dict[str, float]:
-        """The most that it can use."""
-        price = self._prices.of(exchange.model)
-        money = price.of(prompt=exchange.prompt_tokens, completion=exchange.max_tokens)
-        return {
-            "requests_per_minute": 1.0, "prompt_tokens_per_minute": float(exchange.prompt_tokens),
-            "completion_tokens_per_minute": float(exchange.max_tokens), "concurrency": 1.0,
-            "daily_budget": money, "monthly_budget": money,
-        }  # fmt: skip
+        """Its limits, and what is left of them. It asks the store: not for the event loop."""
+        limits = list(_limits(principal, dict.fromkeys(_KINDS, 0.0)))
+        found = self.ledger.look([limit.want for limit in limits]) if limits else []
+        return [
+            {"of": limit.of, "limit": limit.name, "value": limit.want.cap, "remaining": left, "reset": reset}
+            for limit, (left, reset) in zip(limits, found, strict=True)
+        ]
 
     async def _take(self, limits: list[Limit]) -> None:
         asked = self.ledger.take([limit.want for limit in limits])
@@ -107,12 +95,12 @@ class Limited:
 
 
 class _Lease:
-    def __init__(self, ledger: Ledger, prices: Prices, exchange: Exchange, limits: list[Limit]) -> None:
-        self._ledger, self._prices, self._exchange, self._limits = ledger, prices, exchange, limits
+    def __init__(self, ledger: Ledger, price: Price, exchange: Exchange, limits: list[Limit]) -> None:
+        self._ledger, self._price, self._exchange, self._limits = ledger, price, exchange, limits
 
     async def settle(self, outcome: Outcome) -> None:
         exchange = self._exchange
-        cost = self._prices.of(exchange.model).of(
+        cost = self._price.of(
             prompt=exchange.prompt_tokens, cached=min(outcome.cached_tokens, exchange.prompt_tokens),
             completion=outcome.completion_tokens,
         )  # fmt: skip
@@ -135,6 +123,16 @@ class _Lease:
                 "cached_tokens": outcome.cached_tokens, "completion_tokens": outcome.completion_tokens, "cost": cost,
             },
         )  # fmt: skip
+
+
+def _costs(exchange: Exchange, price: Price) -> dict[str, float]:
+    """The most that it can use."""
+    money = price.of(prompt=exchange.prompt_tokens, completion=exchange.max_tokens)
+    return {
+        "requests_per_minute": 1.0, "prompt_tokens_per_minute": float(exchange.prompt_tokens),
+        "completion_tokens_per_minute": float(exchange.max_tokens), "concurrency": 1.0,
+        "daily_budget": money, "monthly_budget": money,
+    }  # fmt: skip
 
 
 def _limits(principal: Principal, costs: Mapping[str, float]) -> Iterator[Limit]:

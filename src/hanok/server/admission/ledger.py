@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from hanok.reporting import log
-from hanok.store.allowances import Answer, Drawn, Short, Want, draw, give_up_places
+from hanok.store.allowances import Answer, Drawn, Short, Want, draw, give_up_places, look
 from hanok.store.database import Store
 from hanok.store.meters import Clock
 from hanok.store.usage import SUMS, add_usage
@@ -152,8 +152,25 @@ class Ledger:
                 found[place] += sums.get(name, 0.0)
             self._wake()
 
+    def look(self, wants: Sequence[Want]) -> list[tuple[float, float]]:
+        """Of each, how many units could be taken now, and in how many seconds all could: what the store says, and what this
+        process has drawn ahead. Other processes may have drawn ahead a little, which is not counted."""
+        with self._store.read() as connection:
+            found = look(connection, wants, clock=self._clock)
+        with self._lock:
+            hands = {
+                want.meter: account.hand for want in wants if (account := self._accounts.get(want.meter))
+            }
+        return [
+            (
+                max(0.0, min(want.cap, found[want.meter].left + hands.get(want.meter, 0.0))),
+                found[want.meter].reset,
+            )
+            for want in wants
+        ]
+
     def left(self, want: Want) -> tuple[float, float]:
-        """About how many units could be taken now, and in how many seconds all could."""
+        """About the same for what was asked for a moment ago, from memory."""
         with self._lock:
             account = self._accounts.get(want.meter)
             if account is None:

@@ -42,6 +42,11 @@ class Prices:
         return self.models.get(model, self.default)
 
 
+def prices_in(file: Path | None) -> Prices:
+    """Where there is none, nothing costs anything. Raises ConfigError as `read_prices` does."""
+    return Prices() if file is None else read_prices(file)
+
+
 def read_prices(file: Path) -> Prices:
     """Raises ConfigError for a file that is none, an unknown key or a price below nothing."""
     try:

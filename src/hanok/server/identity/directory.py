@@ -22,9 +22,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from hanok.errors import ConfigError
 from hanok.reporting import log
 from hanok.server.admission.prices import Prices
+from hanok.server.auditing.changes import AuditedManagement
+from hanok.server.auditing.trail import Trail
 from hanok.server.errors import ApiError
-from hanok.server.identity.management import Management
 from hanok.server.identity.provider import Provider
+from hanok.server.identity.proxies import parse_address, parse_networks, within
 from hanok.server.identity.roles import permissions
 from hanok.server.identity.secrets import cache_salt, key_digest, load_pepper, public_id, same, token_digest
 from hanok.server.principal import HOUSE, Principal
@@ -47,6 +49,7 @@ class Entry:
         allowed_hosts: names, besides addresses, by which a server with keys may be called.
         setup: print a token with which the first administrator is made.
         request_timeout: seconds that a request may take, if it does not say itself how long; None for any time.
+        trusted_proxies: addresses or networks of reverse proxies, whose word is taken for where a request comes from.
         prices: what answers cost, for budgets and usage. provider: through whom people may sign in.
         max_queue, max_queue_tokens: requests, and tokens of prompts, that may wait in a process; None for any number of tokens.
     """
@@ -54,6 +57,7 @@ class Entry:
     trust_loopback: bool = False
     allowed_hosts: tuple[str, ...] = ()
     setup: bool = False
+    trusted_proxies: tuple[str, ...] = ()
     request_timeout: float | None = None
     prices: Prices = field(default_factory=Prices)
     provider: Provider | None = None
@@ -61,6 +65,7 @@ class Entry:
     max_queue_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        parse_networks(self.trusted_proxies)
         for name in ("request_timeout", "max_queue", "max_queue_tokens"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -99,7 +104,10 @@ class Directory:
         self.entry, self.access, self._clock = entry or Entry(), Access(store), clock
         self._always, self._environment = always, environment
         self._pepper: bytes | None = None
-        self.management = Management(self.access, lambda: self._get_pepper(create=True))
+        self.trail = Trail()  # until there is an audit to write into
+        self.management = AuditedManagement(
+            self.access, lambda: self._get_pepper(create=True), trail=self.trail
+        )
         self._server_key = secrets.token_bytes(32)  # as old as what it protects: caches live in this process
         self._memory, self._lock = _Memory(), threading.Lock()
         self._checked = float("-inf")
@@ -166,9 +174,10 @@ class Directory:
         """Whether some key may be used from pages of it."""
         return origin in self._memory.origins
 
-    async def key_origins(self, principal: Principal) -> tuple[str, ...]:
+    async def own_key(self, principal: Principal) -> Key | None:
+        """None for who is no key."""
         known = await self._row(principal.id) if principal.kind == "key" else None
-        return tuple(known[0].origins or ()) if known else ()
+        return known[0] if known else None
 
     @contextmanager
     def following(self, principal: Principal, lost: Callable[[], None]) -> Iterator[None]:
@@ -333,9 +342,4 @@ def principal_of_user(user: User, tenant: Tenant | None, session: str) -> Princi
 
 
 def _within(address: str | None, networks: Sequence[str]) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address or "")
-    except ValueError:
-        return False
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return any((mapped or parsed) in ipaddress.ip_network(network) for network in networks)
+    return within(parse_address(address or ""), [ipaddress.ip_network(network) for network in networks])

@@ -8,8 +8,11 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
+
+from sqlalchemy import Connection
 
 from hanok.errors import ConfigError, InputError
 from hanok.server.admission.limits import check_limits
@@ -17,15 +20,21 @@ from hanok.server.identity.passwords import Passwords
 from hanok.server.identity.roles import check_role, check_scopes
 from hanok.server.identity.secrets import key_digest, new_key
 from hanok.server.principal import HOUSE
-from hanok.store.access import Access, Key, Tenant, User
+from hanok.store.access import Access, Allow, Check, Key, Tenant, User, every, find
+from hanok.store.tenancy import PERSON
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _TENANT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 Pepper = Callable[[], bytes]
 
 
+def anything(_row: Any) -> None:
+    """Whoever has the store may make of it what they like."""
+
+
 class Management:
-    """Over the tables of a store.
+    """Over the tables of a store. Methods that give rights take `allow`: told of the row as it would be, it raises where that may
+    not be, and then nothing has changed.
 
     Args:
         pepper: called when a key is made.
@@ -36,7 +45,9 @@ class Management:
 
     # ---- keys -----------------------------------------------------------------------------------------------------
 
-    def create_key(self, name: str, *, created_by: str = "", **values: Any) -> tuple[Key, str]:
+    def create_key(
+        self, name: str, *, created_by: str = "", allow: Allow = anything, **values: Any
+    ) -> tuple[Key, str]:
         """The key as kept, and the key itself, which nobody can show again.
 
         Args:
@@ -48,29 +59,35 @@ class Management:
         key = Key(
             id=identifier, digest=key_digest(self._pepper(), whole), created=time.time(), created_by=created_by, **checked
         )  # fmt: skip
+        allow(key)
         self.access.add(key)
         return key, whole
 
-    def change_key(self, key: Key, **values: Any) -> Key:
-        changed = self.access.change(Key, key.id, **_check_key(values))
+    def change_key(self, key: Key, *, allow: Allow = anything, **values: Any) -> Key:
+        changed = self.access.change(Key, key.id, allow=allow, **_check_key(values))
         assert changed is not None  # keys are never deleted
         return changed
 
-    def rotate_key(self, key: Key, *, grace: float = 0.0, created_by: str = "") -> tuple[Key, str]:
+    def rotate_key(
+        self, key: Key, *, grace: float = 0.0, created_by: str = "", allow: Allow = anything
+    ) -> tuple[Key, str]:
         """A new key like this one, which goes on for `grace` seconds."""
-        if key.revoked is not None:
-            raise InputError(f"the key {key.id} was revoked", remedy="make a new one")
         if grace < 0:
             raise ConfigError(f"grace = {grace}", remedy="it must be 0 or more seconds")
         identifier, whole = new_key()
-        now = time.time()
-        fresh = replace(
-            key, id=identifier, digest=key_digest(self._pepper(), whole), created=now, created_by=created_by, last_used=None
-        )  # fmt: skip
-        self.access.add(fresh)
-        ends = now + grace if key.expires is None else min(key.expires, now + grace)
-        self.access.change(Key, key.id, **({"expires": ends} if grace else {"revoked": now}))
-        return fresh, whole
+        digest, now = key_digest(self._pepper(), whole), time.time()
+
+        def successor(key: Key) -> tuple[Key, dict[str, Any]]:
+            if key.revoked is not None:
+                raise InputError(f"the key {key.id} was revoked", remedy="make a new one")
+            fresh = replace(
+                key, id=identifier, digest=digest, created=now, created_by=created_by, last_used=None
+            )
+            allow(fresh)
+            ends = now + grace if key.expires is None else min(key.expires, now + grace)
+            return fresh, {"expires": ends} if grace else {"revoked": now}
+
+        return self.access.replace_key(key.id, successor), whole
 
     def revoke_key(self, key: Key) -> Key:
         if key.revoked is not None:
@@ -83,18 +100,22 @@ class Management:
 
     def create_user(
         self, name: str, *, password: str | None = None, role: str = "user", tenant: str = HOUSE,
-        limits: Mapping[str, Any] = {}, issuer: str | None = None, subject: str | None = None,
+        limits: Mapping[str, Any] = {}, issuer: str | None = None, subject: str | None = None, check: Check | None = None,
+        allow: Allow = anything,
     ) -> User:  # fmt: skip
         self._check_tenant(tenant)
         user = User(
-            id=f"u_{secrets.token_hex(8)}", name=_check_name(name), tenant=tenant, role=check_role(role),
+            id=f"{PERSON}{secrets.token_hex(8)}", name=_check_name(name), tenant=tenant, role=check_role(role),
             password=None if password is None else self.passwords.hash(password), issuer=issuer, subject=subject,
             limits=check_limits(limits), created=time.time(),
         )  # fmt: skip
-        self.access.add(user)
+        allow(user)
+        self.access.add(user, check=check)
         return user
 
-    def change_user(self, user: User, *, but_session: str | None = None, **values: Any) -> User:
+    def change_user(
+        self, user: User, *, but_session: str | None = None, allow: Allow = anything, **values: Any
+    ) -> User:
         """Args: values: role, limits; password; disabled (true or false). What takes rights away ends the sessions."""
         changes: dict[str, Any] = {}
         if "role" in values:
@@ -105,28 +126,18 @@ class Management:
             changes["password"] = self.passwords.hash(values["password"])
         if "disabled" in values:
             changes["disabled"] = time.time() if values["disabled"] else None
-        if changes.get("disabled") or changes.get("role", "administrator") != "administrator":
-            self._check_not_last(user)
-        changed = self.access.change(User, user.id, **changes)
+        takes_away = changes.get("disabled") or changes.get("role", "administrator") != "administrator"
+        check = partial(_check_not_last, identifier=user.id) if takes_away else None
+        changed = self.access.change(User, user.id, check=check, allow=allow, **changes)
         if changed is None:
             raise InputError(f"the user {user.id} is gone")
         if "password" in changes or changes.get("disabled"):
             self.access.end_sessions(user.id, but=but_session)
         return changed
 
-    def delete_user(self, user: User) -> None:
-        self._check_not_last(user)
-        self.access.delete_user(user.id)
-
-    def _check_not_last(self, user: User) -> None:
-        """Somebody can always let the others in, and a server that asks for keys never stops asking for them."""
-        if user.tenant != HOUSE or user.role != "administrator" or user.disabled is not None:
-            return
-        others = [one for one in self.access.every(User, tenant=HOUSE) if one.id != user.id]
-        if not any(one.role == "administrator" and one.disabled is None for one in others):
-            raise InputError(
-                f'"{user.name}" is the last administrator of the tenant "{HOUSE}"', remedy="make another one first"
-            )  # fmt: skip
+    def delete_user(self, user: User) -> dict[str, int]:
+        """With their sessions and all that is their own; rows removed of each table."""
+        return self.access.delete_user(user.id, check=partial(_check_not_last, identifier=user.id))
 
     # ---- tenants --------------------------------------------------------------------------------------------------
 
@@ -135,8 +146,6 @@ class Management:
             raise ConfigError(
                 f'a tenant called "{identifier[:80]}"', remedy="small letters, digits, . _ -; 64 at most"
             )
-        if any(key.tenant == identifier for key in self.access.every(Key, tenant=identifier)):
-            raise InputError(f'there was a tenant "{identifier}"', remedy="choose a name that was not used")
         tenant = Tenant(
             id=identifier, name=_check_name(name or identifier), limits=check_limits(limits), created=time.time()
         )  # fmt: skip
@@ -154,8 +163,8 @@ class Management:
             if identifier == HOUSE and values["suspended"]:
                 raise InputError(f'"{HOUSE}" runs the server and cannot be suspended')
             changes["suspended"] = time.time() if values["suspended"] else None
-        if identifier == HOUSE and self.access.find(Tenant, HOUSE) is None:  # it exists without a row
-            self.access.add(Tenant(id=HOUSE, name=HOUSE, created=time.time()))
+        if identifier == HOUSE:  # it exists without a row
+            self.access.ensure(Tenant(id=HOUSE, name=HOUSE, created=time.time()))
         tenant = self.access.change(Tenant, identifier, **changes)
         if tenant is None:
             raise InputError(f'no tenant "{identifier}"', remedy="`hanok tenants list` shows them")
@@ -170,6 +179,18 @@ class Management:
     def _check_tenant(self, identifier: str) -> None:
         if identifier != HOUSE and self.access.find(Tenant, identifier) is None:
             raise InputError(f'no tenant "{identifier}"', remedy=f"`hanok tenants create {identifier}`")
+
+
+def _check_not_last(connection: Connection, identifier: str) -> None:
+    """Somebody can always let the others in, and a server that asks for keys never stops asking for them."""
+    user = find(connection, User, identifier)
+    if user is None or user.tenant != HOUSE or user.role != "administrator" or user.disabled is not None:
+        return
+    others = [one for one in every(connection, User, tenant=HOUSE) if one.id != identifier]
+    if not any(one.role == "administrator" and one.disabled is None for one in others):
+        raise InputError(
+            f'"{user.name}" is the last administrator of the tenant "{HOUSE}"', remedy="make another one first"
+        )  # fmt: skip
 
 
 def _check_key(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from hanok.reporting import log
 from hanok.server.errors import ApiError, error_response
 from hanok.server.hosts import LOOPBACK, called_by, refusal
 from hanok.server.identity.directory import Directory
+from hanok.server.identity.proxies import look_through, parse_networks
 from hanok.server.identity.roles import PUBLIC, needed
 from hanok.server.identity.secrets import same
 from hanok.server.principal import LOCAL, NOBODY, SCOPE_KEY, Principal, principal_of
@@ -48,11 +49,13 @@ class Identify:
 
     def __init__(self, app: ASGIApp, directory: Directory) -> None:
         self._app, self._directory = app, directory
+        self._proxies = parse_networks(directory.entry.trusted_proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        look_through(scope, self._proxies)
         try:
             headers = _headers(scope["headers"])
             await self._directory.fresh()
@@ -84,6 +87,8 @@ class Identify:
         if origin is not None and _foreign(origin, headers):
             principal.reply.update(_cors(origin))
         scope[SCOPE_KEY] = principal
+        if (request := scope.get("hanok.request")) is not None:
+            request.principal = principal
 
         async def send_with_reply(message: Message) -> None:
             if message["type"] == "http.response.start" and principal.reply:
@@ -105,7 +110,8 @@ class Identify:
         trusted = entry.trust_loopback and not foreign and self._at_home(scope, headers, address)
         if presented is not None and not (trusted and not presented.startswith("hk_")):
             principal = await self._directory.key(presented, address=address)
-            if foreign and origin not in await self._directory.key_origins(principal):
+            own = await self._directory.own_key(principal) if foreign else None
+            if foreign and (own is None or origin not in (own.origins or ())):
                 raise ApiError(
                     403, f'this key may not be used from pages of "{origin}"', code="origin_not_allowed"
                 )

@@ -29,7 +29,7 @@ from joserfc.jwk import KeySet
 from hanok.reporting import log
 from hanok.server.errors import ApiError
 from hanok.server.identity.people import People, user_of_provider
-from hanok.server.identity.provider import Provider
+from hanok.server.identity.provider import CALLBACK, COOKIE, Provider
 
 ALGORITHMS = [
     "RS256",
@@ -40,8 +40,6 @@ ALGORITHMS = [
     "ES384",
     "EdDSA",
 ]  # what a provider signs with; never "none" or HS256
-COOKIE = "hanok_oidc"
-CALLBACK = "/session/oidc/callback"
 _SECONDS = 600  # to sign in at the provider
 _REFRESH_SECONDS = 60.0
 _LEEWAY = 60  # seconds that clocks may differ
@@ -50,11 +48,8 @@ _LEEWAY = 60  # seconds that clocks may differ
 class Oidc:
     """One provider."""
 
-    def __init__(
-        self, provider: Provider, *, client: httpx.AsyncClient | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:  # fmt: skip
+    def __init__(self, provider: Provider, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.provider, self._clock = provider, clock
-        self._client = client or httpx.AsyncClient(timeout=10.0, follow_redirects=False, trust_env=False)
         self._metadata: Mapping[str, Any] | None = None
         self._keys: KeySet | None = None
         self._asked = float("-inf")
@@ -177,7 +172,8 @@ class Oidc:
 
     async def _ask(self, method: str, url: str, **options: Any) -> dict[str, Any]:
         try:
-            answer = await self._client.request(method, url, **options)
+            async with httpx.AsyncClient(timeout=10.0, follow_redirects=False, trust_env=False) as client:
+                answer = await client.request(method, url, **options)
             if answer.status_code == 400 and method == "POST":
                 return {}
             answer.raise_for_status()

@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 from hanok.errors import ConfigError
 from hanok.server.identity.roles import check_role
 
+COOKIE = "hanok_oidc"  # of a sign-in under way
+CALLBACK = "/session/oidc/callback"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Provider:

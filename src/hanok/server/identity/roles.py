@@ -17,7 +17,7 @@ _VIEWER = {"models:read", "reports:read", "usage:own", "session:own"}
 _USER = _VIEWER | {
     "chat:create", "embeddings:create", "documents:read", "documents:write", "feedback:create", "conversations:own",
 }  # fmt: skip
-_REVIEWER = _USER | {"feedback:read", "feedback:review"}
+_REVIEWER = _USER | {"feedback:read", "feedback:review", "audit:read"}
 _ADMINISTRATOR = _REVIEWER | {"keys:manage", "users:manage", "usage:read", "tenants:read"}
 _HOUSE = {"tenants:manage", "models:manage", "metrics:read", "service:manage"}
 
@@ -39,6 +39,7 @@ SCOPES: Mapping[str, frozenset[str]] = {
     "usage": frozenset({"usage"}),
     "reports": frozenset({"reports"}),
     "metrics": frozenset({"metrics"}),
+    "audit": frozenset({"audit"}),
     "admin": frozenset({"keys", "users", "tenants", "models", "service", "usage"}),
 }
 _ALWAYS = frozenset({"models:read", "usage:own", "session:own"})  # whatever the scopes

@@ -42,6 +42,7 @@ class ServeSettings:
     runtime: Literal["process", "ray"] = "process"
     store: str | None = None
     allowed_host: tuple[str, ...] = ()
+    trusted_proxy: tuple[str, ...] = ()
     trust_loopback: bool = False
     setup: bool = False
     oidc_issuer: str = ""
@@ -49,7 +50,8 @@ class ServeSettings:
     oidc_name: str = ""
     oidc_role: str = "user"
     url: str = ""
-    prices: Path | None = None
+    guard: str = field(default="default", metadata=_LIVE)
+    prices: Path | None = field(default=None, metadata=_LIVE)  # and the file is read again
     request_timeout: float | None = None
     max_queue: int = 512
     max_queue_tokens: int | None = None
@@ -68,6 +70,11 @@ class ServeSettings:
     max_body_mib: int = field(default=16, metadata=_LIVE)
     max_upload_mib: int = field(default=512, metadata=_LIVE)
     document_vectors: Literal["spelling", "model"] = "spelling"
+    audit: bool = True
+    audit_dir: Path | None = None
+    audit_mirror: Path | None = None
+    audit_content: bool = False
+    audit_content_days: float | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -80,7 +87,7 @@ class ServeSettings:
         ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} = {getattr(self, name)}", remedy="it must be above 0")
-        for name in ("most_loaded", "models_mib", "unload_seconds"):
+        for name in ("most_loaded", "models_mib", "unload_seconds", "audit_content_days"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} = {value}", remedy="it must be above 0")
@@ -151,7 +158,7 @@ def _checked(values: Mapping[str, Any], where: str, *, prefix: str = "") -> dict
                 else (name, [*types])
             )
             raise ConfigError(f'{where}: unknown key "{shown}"', remedy=did_you_mean(shown, known))
-        if prefix and name in ("adapter", "more", "allowed_host"):
+        if prefix and name in ("adapter", "more", "allowed_host", "trusted_proxy"):
             value = [part for part in value.split(",") if part]
         try:
             checked[name] = TypeAdapter(types[name]).validate_python(value)

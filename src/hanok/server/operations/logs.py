@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
 import time
 from typing import Any, Literal
 
+from hanok.guard.verdicts import VerdictEvent
 from hanok.reporting import log
 from hanok.server.operations.requests import CURRENT, HttpRequest
 
@@ -15,6 +17,7 @@ Format = Literal["text", "json"]
 Level = Literal["debug", "info", "warning", "error"]
 _QUIET = frozenset({"/healthz", "/readyz", "/health", "/metrics", "/admin/status", "page"})
 access = logging.getLogger("hanok.access")
+verdicts = logging.getLogger("hanok.guard")
 
 
 def install_logging(form: Format, level: Level) -> None:
@@ -58,6 +61,22 @@ class AccessLog:
             tokens = f"{work['prompt_tokens']}+{work['completion_tokens']} tokens"
             words += [work["model"], tokens, work["reason"]]
         access.log(level, "%s", " ".join([*words, request.id]), extra={"facts": facts})
+
+
+def log_verdict(event: VerdictEvent) -> None:
+    """A line for what the guard found: what it is and how often, where and by which rule, never what it said."""
+    facts = {**dataclasses.asdict(event), "exchange": event.request_id}
+    del facts["request_id"]  # of a line it is that of the HTTP request
+    words = (
+        event.action,
+        event.rule,
+        event.direction,
+        event.where,
+        event.reason,
+        event.count,
+        event.request_id,
+    )
+    verdicts.info("%s by %s: %s %s: %s, %d times (%s)", *words, extra={"facts": facts})
 
 
 def facts_of(request: HttpRequest) -> dict[str, Any]:

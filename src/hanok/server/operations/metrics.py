@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from hanok.engine.metrics import EngineMetrics
+from hanok.guard.verdicts import VerdictEvent
 from hanok.server.exchange import Exchange, Outcome
 from hanok.server.operations.lifecycle import Lifecycle
 from hanok.server.operations.requests import HttpRequest
@@ -75,7 +76,17 @@ class Metrics:
         self._queue = Histogram(
             "hanok_queue_seconds", "Waiting for a place", ("model",), buckets=_QUEUE, registry=registry
         )
+        self._verdicts = Counter(
+            "hanok_guard_verdicts",
+            "Findings of the guard",
+            ("rule", "action", "direction", "model"),
+            registry=registry,
+        )
         registry.register(_State(lifecycle, engines))  # pyright: ignore[reportArgumentType] - collect() is all it needs
+
+    def add(self, collector: Any) -> None:
+        """Args: collector: has `collect()`, called at each scrape."""
+        self._registry.register(collector)
 
     def begun(self, exchange: Exchange) -> None:
         pass
@@ -97,6 +108,9 @@ class Metrics:
     def finished(self, request: HttpRequest) -> None:
         method = request.method if request.method in ("GET", "POST", "PUT", "DELETE", "PATCH") else "other"
         self._http.labels(request.route, method, str(request.status or 499)).inc()
+
+    def verdict(self, event: VerdictEvent) -> None:
+        self._verdicts.labels(event.rule, event.action, event.direction, event.model).inc(event.count)
 
     def waited(self, model: str, seconds: Iterable[float]) -> None:
         for one in seconds:

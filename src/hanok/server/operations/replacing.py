@@ -4,7 +4,8 @@
    not, it is thrown away, and nothing has happened.
 2. New requests go to it. Those under way finish with the old one.
 3. For `PROBATION_SECONDS` its answers are watched: if most of them fail, and at least `FAILURES`, new requests go to the old one
-   again. After that the old one is closed, once nobody uses it.
+   again. After that the old one is closed, once nobody holds it, and its memory given back. A model that is unloaded meanwhile
+   has passed.
 
 The new engine has a cache of its own, so nothing that the old weights computed is found again.
 """
@@ -18,13 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hanok.artefacts import open_artefact
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError, HanokError
 from hanok.reporting import log
 from hanok.server.exchange import Exchange, Outcome
-from hanok.server.hosting import Hosted, ModelSpec
+from hanok.server.hosting import Hosted, ModelSpec, Opened, open_model
 
 PROBATION_SECONDS = 25.0
 FAILURES = 3
@@ -51,7 +51,13 @@ class Replacing:
     def __init__(self, told: Callable[[str, str], None], *, probation: float = PROBATION_SECONDS) -> None:
         self._told, self._seconds = told, probation
         self._open: dict[str, _Probation] = {}
+        self._leaving: list[Opened] = []
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def engines(self) -> list[LocalEngine]:
+        """Those that were replaced and may have answers under way."""
+        return [opened.engine for opened in self._leaving]
 
     def begun(self, exchange: Exchange) -> None:
         pass
@@ -69,27 +75,24 @@ class Replacing:
             ConfigError: it is not loaded, is being replaced already, or the new one gives no numbers; the old one goes on.
             ArtefactError, CheckpointError: the directory is no model.
         """
-        if host.engine is None or host.state != "loaded" or host.changing:
-            raise ConfigError(f"{host.name} is {host.state}", remedy="load it first")
-        later = set(host.engine.adapters) - set(host.spec.adapters)
-        if later:
-            raise ConfigError(
-                f"{host.name} has an adapter, {min(later)}, that its settings do not name",
-                remedy="unload it first",
-            )
-        if host.name in self._open:
-            raise ConfigError(f"{host.name} is being replaced", remedy="wait until that is over")
-        probation = self._open[host.name] = _Probation("")
+        _check(host)
+        assert host.opened is not None
+        host.replacing, hold, old = True, host.hold(), host.opened  # held: whoever unloads it waits
         try:
-            spec = replace(host.spec, directory=directory)
-            engine, probation.hash = await asyncio.to_thread(_open_and_try, spec)
+            loaded = {name: path for name, path in host.spec.adapters.items() if name in old.engine.adapters}
+            spec = replace(host.spec, directory=directory, adapters=loaded)
+            new = await asyncio.to_thread(_open_and_try, spec)
+            _forget_adapters(new, like=old)  # unloaded meanwhile
+            host.swap(new)
         except BaseException:
-            del self._open[host.name]
+            host.replacing = False
             raise
-        old = host.engine, host.hash, host.spec
-        host.engine, host.hash, host.spec = engine, probation.hash, spec
+        finally:
+            hold.release()
         log.info("model %s is now %s", host.name, directory)
-        task = asyncio.get_running_loop().create_task(self._watch(host, probation, old))
+        self._leaving.append(old)
+        probation = self._open[host.name] = _Probation(new.hash)
+        task = asyncio.get_running_loop().create_task(self._watch(host, probation, old, new))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -99,35 +102,58 @@ class Replacing:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _watch(
-        self, host: Hosted, probation: _Probation, old: tuple[LocalEngine, str | None, ModelSpec]
-    ) -> None:
-        unused = old[0]
+    async def _watch(self, host: Hosted, probation: _Probation, old: Opened, new: Opened) -> None:
+        unused = old
         try:
-            end = asyncio.get_running_loop().time() + self._seconds
-            while asyncio.get_running_loop().time() < end and not probation.over:
+            clock = asyncio.get_running_loop().time
+            end = clock() + self._seconds
+            while clock() < end and not probation.over and host.state != "unloaded":
                 await asyncio.sleep(_LOOK)
-            if probation.over and host.engine is not None:
-                unused = host.engine
-                host.engine, host.hash, host.spec = old
+            if probation.over:
+                _forget_adapters(old, like=new)
+                unused = await host.put_back(old)
+                self._leaving[self._leaving.index(old)] = new
                 why = f"{probation.failed} of {probation.ended} answers failed"
                 log.error("model %s is taken back: %s", host.name, why)
                 self._told(host.name, why)
-            while unused.in_use:
+            while unused.users or unused.engine.in_use:
                 await asyncio.sleep(_LOOK)
         finally:
             del self._open[host.name]
-            await asyncio.to_thread(unused.close)
+            await asyncio.to_thread(unused.engine.close)
+            self._leaving.remove(unused)
+            host.replacing = False
 
 
-def _open_and_try(spec: ModelSpec) -> tuple[LocalEngine, str]:
-    model_hash, engine = open_artefact(spec.directory).hash, spec.open()
+def _check(host: Hosted) -> None:
+    """Raises ConfigError: it cannot be replaced now."""
+    if host.engine is None or host.state != "loaded" or host.changing:
+        raise ConfigError(f"{host.name} is {host.state}", remedy="load it first")
+    if host.replacing:
+        raise ConfigError(f"{host.name} is being replaced", remedy="wait until that is over")
+    if host.adapting:
+        raise ConfigError(f"{host.name} is taking in an adapter", remedy="wait until that is over")
+    later = set(host.engine.adapters) - set(host.spec.adapters)
+    if later:
+        raise ConfigError(
+            f"{host.name} has an adapter, {min(later)}, that its settings do not name",
+            remedy="unload it first",
+        )
+
+
+def _forget_adapters(opened: Opened, *, like: Opened) -> None:
+    for name in set(opened.engine.adapters) - set(like.engine.adapters):
+        opened.engine.unload_adapter(name)
+
+
+def _open_and_try(spec: ModelSpec) -> Opened:
+    opened = open_model(spec)
     try:
-        try_out(engine)
+        try_out(opened.engine)
     except BaseException:
-        engine.close()
+        opened.engine.close()
         raise
-    return engine, model_hash
+    return opened
 
 
 def try_out(engine: LocalEngine) -> None:

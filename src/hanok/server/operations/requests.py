@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hanok.server.auditing.capture import Captured
 from hanok.server.exchange import Exchange, Outcome
 from hanok.server.operations.lifecycle import Lifecycle
 from hanok.server.principal import Principal
@@ -31,7 +32,7 @@ class HttpRequest:
     traceparent: W3C's header as it came; "" if it did not. status: 0 until the answer begins.
     route: the path with its parameters unfilled, so that there are only so many; "other" for paths that nobody serves.
     work: exchanges of this request with their outcomes, as they end. failure: the class of the exception that ended it.
-    come_back: the answer said when to try again.
+    come_back: the answer said when to try again. captured: bodies, where the audit keeps them.
     """
 
     id: str
@@ -45,6 +46,7 @@ class HttpRequest:
     work: list[tuple[Exchange, Outcome]] = field(default_factory=list)
     failure: str = ""
     come_back: bool = False
+    captured: Captured | None = None
     over: bool = False
 
     @property
@@ -99,7 +101,7 @@ class Follow:
             CURRENT.reset(token)
             request.over = True
             request.route = _route_of(scope)
-            request.principal = scope.get("hanok.principal")
+            request.principal = request.principal or scope.get("hanok.principal")
             for watcher in self._watchers:
                 watcher.finished(request)
 

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 from hanok.engine.generator import LocalEngine
 from hanok.engine.metrics import EngineMetrics
 from hanok.errors import ConfigError, EngineError
+from hanok.guard.verdicts import VerdictEvent
 from hanok.reporting import log
 from hanok.server.exchange import Observer
-from hanok.server.operations.bodies import UPLOADS
 from hanok.server.operations.config import ServeSettings, changes, keep_fixed
 from hanok.server.operations.health import Health
 from hanok.server.operations.lifecycle import Lifecycle
-from hanok.server.operations.logs import AccessLog, set_level
+from hanok.server.operations.logs import AccessLog, log_verdict, set_level
 from hanok.server.operations.metrics import Metrics, process_facts
 from hanok.server.operations.replacing import Replacing
 from hanok.server.operations.requests import Attach, Watcher
@@ -27,6 +27,7 @@ from hanok.server.operations.systemd import notify
 from hanok.server.operations.timeouts import Guard, Patience
 from hanok.server.operations.traces import Traces
 
+UPLOADS = "/v1/files"
 _EVERY = 1.0  # seconds between looks at the engines
 
 
@@ -50,13 +51,19 @@ class Operations:
         self.guard = Guard(patience_of(self.settings))
         self.status = Status()
         self.metrics = Metrics(self.lifecycle, self._numbers)
-        self.health = Health(
-            self._engines, lambda name, why: self.status.error("engine", model=name, why=why)
+        self.health = Health(self._engines, lambda name, why: self._fault("engine", "engine.ill", name, why))
+        self.told: list[Callable[[str, Mapping[str, Any]], None]] = []  # of faults: a word and facts
+        self.in_force: Callable[[], Mapping[str, Any]] = (
+            dict  # of the rules that a reload may change: what the audit is to know
         )
+        self.reloaded: list[
+            Callable[[Mapping[str, Any]], None]
+        ] = []  # told of each, with what was in force before and is now
         self.connections: Callable[[], int] = lambda: 0
-        self.on_reload: list[Callable[[ServeSettings], None]] = []
+        # each reads what it needs, and may give what puts it in force once all others could be read too
+        self.on_reload: list[Callable[[ServeSettings], Callable[[], None] | None]] = []
         self.replacing = Replacing(
-            lambda name, why: self.status.error("model taken back", model=name, why=why)
+            lambda name, why: self._fault("model taken back", "model.taken_back", name, why)
         )
         self.observers: tuple[Observer, ...] = (Attach(), self.status, self.metrics, self.replacing)
         self._traces, self._source = traces, source
@@ -74,6 +81,11 @@ class Operations:
         """Why the server takes no work; None if it does."""
         state = self.lifecycle.state
         return state if state != "ready" else self.health.problem()
+
+    def verdict(self, event: VerdictEvent) -> None:
+        """Told of each finding of the guard."""
+        self.metrics.verdict(event)
+        log_verdict(event)
 
     def body_limit(self, path: str) -> int:
         upload = path == UPLOADS or path.startswith(f"{UPLOADS}/")
@@ -105,20 +117,25 @@ class Operations:
             new = self._source()
             live, fixed = changes(self.settings, new)
             new = keep_fixed(self.settings, new)
-            for take in self.on_reload:
-                take(new)
+            read = [take(new) for take in self.on_reload]
         except ConfigError as error:
             log.error("the settings stay as they were: %s", error)
             raise
         finally:
             notify("READY=1")
+        before = self.in_force()
+        for put_in_force in filter(None, read):
+            put_in_force()
         self.settings, self.lifecycle.grace, self.guard.patience = new, new.grace, patience_of(new)
         if "log_level" in live:
             set_level(new.log_level)
         log.info(
             "settings read: changed %s; need a new start: %s", ", ".join(live) or "-", ", ".join(fixed) or "-"
         )
-        return {"changed": live, "needs_restart": fixed}
+        found = {"changed": live, "needs_restart": fixed}
+        for tell in self.reloaded:
+            tell({**found, "before": before, "now": self.in_force()})
+        return found
 
     def reload_if_possible(self) -> None:
         """On a signal: whoever sent it reads the log."""
@@ -128,7 +145,7 @@ class Operations:
     def interrupt(self) -> None:
         """End all answers under way with a word to their clients."""
         error = EngineError("the server is stopping", remedy="send the request again")
-        for engine in self._engines().values():
+        for engine in (*self._engines().values(), *self.replacing.engines):
             engine.interrupt(error)
 
     def report(self) -> dict[str, Any]:
@@ -165,6 +182,11 @@ class Operations:
             "speculation": {"drafted": numbers.drafted_tokens, "accepted": numbers.accepted_tokens},
             "preemptions": numbers.preemptions, "step_seconds": step_seconds, "model_share": model_share,
         }  # fmt: skip
+
+    def _fault(self, what: str, word: str, model: str, why: str) -> None:
+        self.status.error(what, model=model, why=why)
+        for tell in self.told:
+            tell(word, {"model": model, "why": why})
 
     def _engines(self) -> Mapping[str, LocalEngine]:
         return {} if self._models is None else self._models.engines

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from hanok.server.routes import (
     admin_keys,
     admin_people,
+    audit,
     chat,
     completions,
     conversations,
@@ -47,4 +48,5 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     admin_keys.router,
     admin_people.router,
     usage.router,
+    audit.router,
 )

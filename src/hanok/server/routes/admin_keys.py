@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from hanok.server.errors import ApiError
+from hanok.server.identity.giving import allowance
 from hanok.server.identity.objects import key_object, listed
 from hanok.server.identity.reach import reach, within_reach
 from hanok.server.identity.roles import needs
@@ -27,7 +28,7 @@ class KeyChange(BaseModel):
     models: Words = None
     origins: Words = None
     networks: Words = None
-    expires: float | None = None
+    expires: float | None = Field(default=None, allow_inf_nan=False)
     priority: int = 0
     limits: dict[str, float | None] | None = None
 
@@ -69,8 +70,9 @@ def router(services: Services) -> APIRouter:
         _check_given(principal, body.given())
         tenant = reach(principal, body.tenant or principal.tenant) or principal.tenant
         key, whole = await asyncio.to_thread(
-            management.create_key, **body.given(), tenant=tenant, created_by=principal.id
-        )
+            management.create_key, **body.given(), tenant=tenant, created_by=principal.id,
+            allow=await allowance(services.directory, principal),
+        )  # fmt: skip
         return {**key_object(key), "secret": whole}
 
     @routes.get("/admin/keys/{identifier}")
@@ -84,7 +86,8 @@ def router(services: Services) -> APIRouter:
         principal = principal_of(request)
         key = await find(identifier, principal)
         _check_given(principal, body.given())
-        return key_object(await asyncio.to_thread(management.change_key, key, **body.given()))
+        allow = await allowance(services.directory, principal)
+        return key_object(await asyncio.to_thread(management.change_key, key, allow=allow, **body.given()))
 
     @routes.post("/admin/keys/{identifier}/rotate", status_code=201)
     @needs("keys:manage")
@@ -93,8 +96,9 @@ def router(services: Services) -> APIRouter:
         key = await find(identifier, principal)
         grace = body.grace if body else 0.0
         fresh, whole = await asyncio.to_thread(
-            management.rotate_key, key, grace=grace, created_by=principal.id
-        )
+            management.rotate_key, key, grace=grace, created_by=principal.id,
+            allow=await allowance(services.directory, principal),
+        )  # fmt: skip
         return {**key_object(fresh), "secret": whole}
 
     @routes.delete("/admin/keys/{identifier}")

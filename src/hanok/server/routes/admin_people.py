@@ -9,6 +9,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from hanok.server.errors import ApiError
+from hanok.server.identity.giving import allowance
+from hanok.server.identity.management import anything
 from hanok.server.identity.objects import listed, tenant_object, user_object
 from hanok.server.identity.reach import reach, within_reach
 from hanok.server.identity.roles import needs
@@ -88,15 +90,18 @@ def _add_users(routes: APIRouter, services: Services) -> None:
         tenant = reach(principal, body.tenant or principal.tenant) or principal.tenant
         user = await asyncio.to_thread(
             management.create_user, body.name, password=body.password, role=body.role, tenant=tenant,
-            limits=body.limits,
+            limits=body.limits, allow=await allowance(services.directory, principal),
         )  # fmt: skip
         return user_object(user)
 
     @routes.patch("/admin/users/{identifier}")
     @needs("users:manage")
     async def change(identifier: str, body: UserChange, request: Request) -> dict[str, Any]:
-        user = await find(identifier, principal_of(request))
-        return user_object(await asyncio.to_thread(management.change_user, user, **body.given()))
+        principal, given = principal_of(request), body.given()
+        user = await find(identifier, principal)
+        shuts_out = set(given) == {"disabled"} and body.disabled  # gives nothing
+        allow = anything if shuts_out else await allowance(services.directory, principal)
+        return user_object(await asyncio.to_thread(management.change_user, user, allow=allow, **given))
 
     @routes.delete("/admin/users/{identifier}", status_code=204)
     @needs("users:manage")
@@ -135,9 +140,6 @@ def _add_tenants(routes: APIRouter, services: Services) -> None:
     async def delete(identifier: str) -> dict[str, Any]:
         await known(identifier)
         removed = await asyncio.to_thread(management.delete_tenant, identifier)
-        for forget in services.on_tenant_deleted:
-            for name, count in (await asyncio.to_thread(forget, identifier)).items():
-                removed[name] = removed.get(name, 0) + count
         return {"id": identifier, "deleted": True, "removed": removed}
 
     async def known(identifier: str) -> None:

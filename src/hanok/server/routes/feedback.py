@@ -21,6 +21,8 @@ def router(services: Services) -> APIRouter:
     @needs("feedback:create")
     async def feedback(body: FeedbackRequest, request: Request) -> dict[str, str]:
         identifier = await asyncio.to_thread(_add_feedback, services.store, body, principal_of(request))
+        facts = {"of": body.request_id, "rating": body.rating, "corrected": body.correction is not None}
+        services.directory.trail.tell("feedback.create", target=identifier, facts=facts)
         return {"id": identifier, "object": "feedback"}
 
     return routes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,39 +30,53 @@ class ReplaceRequest(BaseModel):
 def router(services: Services) -> APIRouter:
     routes, models = APIRouter(tags=["administration"]), services.models
 
+    async def done(kind: str, target: str, **facts: Any) -> None:
+        await asyncio.to_thread(services.directory.trail.sure, kind, target=target, facts=facts)
+
     @routes.post("/admin/models/{model:path}/load")
     @needs("models:manage")
     async def load(model: str) -> dict[str, Any]:
         """Into memory, once there is room."""
+        services.directory.trail.ready()
         await models.load(model)
+        await done("model.load", model)
         return models.describe(model)
 
     @routes.post("/admin/models/{model:path}/unload")
     @needs("models:manage")
     async def unload(model: str) -> dict[str, Any]:
         """Out of memory, once requests under way are finished. Whoever asks for it later has it loaded again."""
+        services.directory.trail.ready()
         await models.unload(model)
+        await done("model.unload", model)
         return models.describe(model)
 
     @routes.post("/admin/models/{model:path}/replace")
     @needs("models:manage")
     async def replace(model: str, body: ReplaceRequest) -> dict[str, Any]:
         """By another directory, tried out first and taken back by itself if its answers fail; nobody waits meanwhile."""
+        services.directory.trail.ready()
+        before = models.hash_of(model)
         await services.operations.replacing.replace(models.host(model), Path(body.directory).expanduser())
+        await done("model.replace", model, before=before, hash=models.hash_of(model))
         return {**models.describe(model), "hash": models.hash_of(model)}
 
     @routes.post("/admin/adapters", status_code=201)
     @needs("models:manage")
     async def load_adapter(body: AdapterRequest) -> dict[str, Any]:
         """A model of its own from now on."""
+        services.directory.trail.ready()
         await models.load_adapter(body.name, Path(body.directory).expanduser(), model=body.model)
+        await done("adapter.load", body.name, model=body.model)
         return models.describe(body.name)
 
     @routes.delete("/admin/adapters/{adapter:path}")
     @needs("models:manage")
     async def unload_adapter(adapter: str) -> dict[str, Any]:
         """Requests that have it finish with it."""
+        services.directory.trail.ready()
         models.unload_adapter(adapter)
+        await done("adapter.unload", adapter)
         return {"id": adapter, "object": "model", "deleted": True}
 
     return routes

@@ -42,6 +42,7 @@ def router(services: Services) -> APIRouter:
     @routes.post("/admin/reload")
     @needs("service:manage")
     async def reload() -> dict[str, list[str]]:
+        services.directory.trail.ready()
         return await asyncio.to_thread(operations.reload)
 
     return routes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -10,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hanok.server.errors import ApiError
 from hanok.server.identity.middleware import COOKIE
-from hanok.server.identity.oidc import CALLBACK, Oidc
-from hanok.server.identity.oidc import COOKIE as OIDC_COOKIE
+from hanok.server.identity.provider import CALLBACK
+from hanok.server.identity.provider import COOKIE as OIDC_COOKIE
 from hanok.server.identity.roles import PUBLIC, needs
 from hanok.server.principal import Principal, principal_of
 from hanok.server.services import Services
 from hanok.store.access import Session
+
+if TYPE_CHECKING:
+    from hanok.server.identity.oidc import Oidc
 
 
 class Login(BaseModel):
@@ -35,7 +39,7 @@ class NewPassword(BaseModel):
 
 
 def router(services: Services) -> APIRouter:
-    routes, people = APIRouter(), services.people
+    routes, people, trail = APIRouter(), services.people, services.directory.trail
 
     def described(principal: Principal, session: Session | None) -> dict[str, Any]:
         known = principal.kind != "nobody"
@@ -47,6 +51,9 @@ def router(services: Services) -> APIRouter:
                 "password": True, "oidc": services.oidc.name if services.oidc else None, "setup": people.setup
             },
         }  # fmt: skip
+
+    async def told(kind: str, who: Principal, **facts: Any) -> None:
+        await asyncio.to_thread(trail.sure, kind, actor=who.id, tenant=who.tenant, facts=facts)
 
     def begun(request: Request, opened: tuple[Principal, Session, str]) -> Response:
         principal, session, cookie = opened
@@ -63,24 +70,38 @@ def router(services: Services) -> APIRouter:
     @routes.post("/session", response_model=None)
     @needs(PUBLIC)
     async def sign_in(body: Login, request: Request) -> Response:
+        trail.ready()  # nobody takes a thread to wait for what cannot be written
         address = request.client.host if request.client else None
-        return begun(request, await people.sign_in(body.name, body.password, address=address))
+        try:
+            opened = await people.sign_in(body.name, body.password, address=address)
+        except ApiError as error:
+            refused = {"name": body.name, "address": address}
+            if error.status != 429:  # these are held back before they mean anything
+                trail.tell("session.refused", facts={"code": error.code}, content=refused, subject="sign-ins")
+            raise
+        await told("session.begin", opened[0], by="password")
+        return begun(request, opened)
 
     @routes.delete("/session", status_code=204)
     @needs("session:own")
     async def sign_out(request: Request, response: Response) -> None:
         await people.sign_out(principal_of(request))
+        trail.tell("session.end")
         response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
 
     @routes.post("/session/setup", response_model=None)
     @needs(PUBLIC)
     async def set_up(body: Setup, request: Request) -> Response:
-        return begun(request, await people.sign_up(body.token, body.name, body.password))
+        trail.ready()
+        opened = await people.sign_up(body.token, body.name, body.password)
+        await told("session.begin", opened[0], by="setup token")
+        return begun(request, opened)
 
     @routes.post("/session/password", status_code=204)
     @needs("session:own")
     async def change_password(body: NewPassword, request: Request) -> None:
-        await people.change_password(principal_of(request), body.old, body.new)
+        address = request.client.host if request.client else None
+        await people.change_password(principal_of(request), body.old, body.new, address=address)
 
     @routes.get("/session/oidc", response_model=None)
     @needs(PUBLIC)
@@ -90,7 +111,9 @@ def router(services: Services) -> APIRouter:
     @routes.get("/session/oidc/callback", response_model=None)
     @needs(PUBLIC)
     async def from_provider(request: Request) -> Response:
-        cookie, _ = await provider().finish(request, people)
+        trail.ready()
+        cookie, principal = await provider().finish(request, people)
+        await told("session.begin", principal, by="provider")
         # a page of our own, and not a redirect: the way back began at the provider, so a strict cookie would not go along
         response = HTMLResponse(
             '<!doctype html><meta http-equiv="refresh" content="0; url=/"><title>Hanok</title>'

@@ -52,6 +52,6 @@ def router(services: Services) -> APIRouter:
     ) -> dict[str, Any]:
         principal = principal_of(request)
         found = await read(by, first, last, {"tenant": principal.tenant, "key": principal.id, "model": model})
-        return {**found, "limits": list(services.admission.describe(principal))}
+        return {**found, "limits": list(await asyncio.to_thread(services.admission.describe, principal))}
 
     return routes

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import adapted_models
 import httpx
+import tiny_models
 from fastapi import FastAPI
 
 from hanok.engine.generator import LocalEngine
@@ -29,30 +28,19 @@ from hanok.store.database import Store, feedback_file
 
 LLAMA = {"pattern": ("gqa",), "num_heads": 4, "num_kv_heads": 2, "hidden_size": 64, "initializer_range": 0.15}
 PATH = "/v1/chat/completions"
+QUICK = {"header_seconds": 1.0, "body_seconds": 2.0, "write_seconds": 2.0}
 
 
 def make_model(folder: Path, *, seed: int = 3) -> Path:
-    return _helper("tiny").save_tiny_model(folder / "random" / "model", seed=seed, **LLAMA)
+    return tiny_models.save_tiny_model(folder / "random" / "model", seed=seed, **LLAMA)
 
 
 def make_adapters(model_dir: Path, folder: Path) -> dict[str, Path]:
-    model, adapted = load_model(model_dir), _helper("adapted")
+    model = load_model(model_dir)
     return {
-        name: adapted.random_adapter(model, folder / name, seed=seed)
+        name: adapted_models.random_adapter(model, folder / name, seed=seed)
         for seed, name in enumerate(("red", "blue"))
     }
-
-
-def _helper(name: str) -> ModuleType:
-    """Of the engine's tests."""
-    file = Path(__file__).parents[1] / "engine" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"engine_{name}_for_faults", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass

@@ -1,0 +1,88 @@
+"""Claim: guard and audit cost the service little, at the shape of Qwen3-0.6B with random weights in 4 bits.
+
+The service with the shipped policy and its audit against the same service without them: 16 streams, each sending its next request
+when the last one is answered; prompts of 30 random tokens, 64 greedy tokens behind each. Wanted: at least 0.95 of the tokens a
+second, and at most 10 ms more until the first text is read. A random model writes long
+words, and text waits in the filter for the end of its word, so that the second figure is worse than a trained model's.
+
+Sides take turns, each started anew; the first prompts of each are not counted.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from hanok.bench.decode import SHAPE
+from hanok.bench.light_client import put_light_load
+from hanok.bench.load_client import Load, Prompt, chat_api
+from hanok.bench.outcome import Rows, command_line, compare, present
+from hanok.bench.servers import running
+from hanok.bench.service import ANSWER, BARE, STREAMS, make_key, prompts_of, server, with_key
+from hanok.bench.words import make_chat_model
+from hanok.models.config import ModelConfig
+from hanok.reporting import log
+from hanok.tokens.tokenizer import Tokenizer
+
+SIDES = {"guarded": ("--guard", "default", "--audit"), "bare": BARE}
+
+
+def run(
+    *, quick: bool = False, rounds: int | None = None, folder: Path = Path("runs/bench"), shape: ModelConfig = SHAPE,
+    name: str = "qwen3-0.6b-random", kind: str = "int4",
+) -> Rows:  # fmt: skip
+    """Rows `guard/streams16` and `guard/first-token/streams16`.
+
+    Args: shape, name: of the model, made if it is not in the folder.
+    """
+    rounds = rounds or (1 if quick else 5)
+    directory = make_chat_model(folder, shape, name)
+    tokenizer = Tokenizer.load(directory)
+    (folder / "guard").mkdir(parents=True, exist_ok=True)
+    loads: dict[str, list[Load]] = {side: [] for side in SIDES}
+    for number in range(rounds):
+        prompts = prompts_of(tokenizer, STREAMS * (1 if quick else 3), seed=1000 * number)
+        warm = prompts_of(tokenizer, STREAMS, seed=1000 * number + 1)
+        for side in list(SIDES) if number % 2 else reversed(SIDES):
+            log.info("round %d of %d: %s", number + 1, rounds, side)
+            loads[side].append(_load(directory, kind, folder / "guard", SIDES[side], warm, prompts))
+    rows = _rows(loads["guarded"], loads["bare"])
+    present("What guard and audit cost", rows, folder / "guard")
+    return rows
+
+
+def _load(
+    directory: Path, kind: str, folder: Path, options: Sequence[str], warm: Sequence[Prompt], prompts: Sequence[Prompt]
+) -> Load:  # fmt: skip
+    store = folder / f"{secrets.token_hex(4)}.sqlite"
+    key = make_key(store)
+    api = with_key(chat_api(directory.name), key)
+    with running(server(directory, kind, store, key, options)) as started:
+        put_light_load(started.base, api, warm, streams=STREAMS, tokens=ANSWER)
+        return put_light_load(started.base, api, prompts, streams=STREAMS, tokens=ANSWER)
+
+
+def _rows(guarded: Sequence[Load], bare: Sequence[Load]) -> Rows:
+    def firsts(loads: Sequence[Load]) -> list[float]:
+        return [1e3 * load.first_token(0.5) for load in loads]
+
+    paired = sorted(mine - theirs for mine, theirs in zip(firsts(guarded), firsts(bare), strict=True))
+    return [
+        compare(
+            f"guard/streams{STREAMS}", "tokens a second in all", [load.rate for load in guarded],
+            {"without them": [load.rate for load in bare]},
+        ),
+        compare(
+            f"guard/first-token/streams{STREAMS}", "milliseconds to the first text, median of the requests", firsts(guarded),
+            {"without them": firsts(bare)}, smaller=True, cost_ms=round(paired[len(paired) // 2], 2),
+        ),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    command_line(__doc__, run, rounds="5, or 1 with --quick")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The guard before the model: what a request would have it read is put to the tenant's rules; what they say is told to listeners.
+
+Texts are read where they stand in the conversation, each with its origin; what a rule redacts is changed in what the model reads,
+and nowhere else. The other side, what the model writes, is `hanok.server.guarded`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hanok.guard.intake import Intake
+from hanok.guard.provenance import Origin, Part
+from hanok.guard.rulebook import Rulebook
+from hanok.guard.spotlight import new_word, spotlit
+from hanok.guard.verdicts import Direction, Finding, VerdictEvent
+from hanok.reporting import log
+from hanok.server.definitions import as_text, reworded
+from hanok.server.errors import CONTENT_BLOCKED, ApiError
+from hanok.server.guarded import Guarded, LastFilter, Reader, Written
+from hanok.server.principal import Principal
+from hanok.server.services import Services
+from hanok.server.tally import Tally, Told, together
+
+Message = Mapping[str, Any]
+Path = tuple[str | int, ...]
+_ORIGINS: Mapping[str, Origin] = {
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """[start, end) of the content of message number `message` comes from elsewhere than the message itself."""
+
+    message: int
+    start: int
+    end: int
+    origin: Origin = "document"
+
+
+class Watch:
+    """The guard of one request. It costs nothing where no rule is active."""
+
+    def __init__(self, services: Services, principal: Principal, *, model: str, request_id: str) -> None:
+        self.book: Rulebook = services.guard.of(principal.tenant)
+        self._services, self._principal, self._model, self._id = services, principal, model, request_id
+        self._tally = Tally()
+        self._read: tuple[Part, ...] = ()  # what the model has read
+
+    @property
+    def reads(self) -> bool:
+        return self.book.reads
+
+    async def conversation(
+        self,
+        messages: list[dict[str, Any]],
+        tools: Any = None,
+        form: str = "",
+        stretches: Sequence[Stretch] = (),
+    ) -> tuple[list[dict[str, Any]], Any]:
+        """The messages and the tools as the model may read them.
+
+        Args:
+            form: what the answer must be, as text. stretches: parts of messages that come from documents.
+
+        Raises:
+            ApiError: 400, a rule blocks it, or redacts what cannot be redacted: the form, or more of a tool than its words.
+        """
+        if not self.reads:
+            return messages, tools
+        placed = list(_texts(messages, stretches))
+        parts = [part for _, part in placed]
+        definitions = [("tools", as_text(tools)), ("format", form)]
+        parts += [Part(text, "definition", where) for where, text in definitions if text]
+        taken = await self._take_in(parts)
+        self._read = read = taken.parts
+        tools = _defined(taken, parts, tools)
+        if self.book.spotlight:
+            read = spotlit(read, new_word())
+        if read == tuple(parts):
+            return messages, tools
+        changed = copy.deepcopy(messages)
+        for path in dict.fromkeys(path for path, _ in placed):
+            texts = [new.text for (place, _), new in zip(placed, read, strict=False) if place == path]
+            _put(changed, path, "".join(texts))
+        return changed, tools
+
+    async def prompts(self, texts: Sequence[str]) -> list[str]:
+        """The same of plain prompts."""
+        if not self.reads:
+            return list(texts)
+        several = len(texts) > 1
+        parts = [Part(text, "user", f"prompt.{n}" if several else "prompt") for n, text in enumerate(texts)]
+        return [part.text for part in (await self._take_in(parts)).parts]
+
+    def answers(
+        self, inner: Sequence[Reader], *, hidden: str = "", before: str = "", stops: bool = False,
+        written: Written | None = None,
+    ) -> list[Reader]:  # fmt: skip
+        """Readers whose answers have passed the rules; as they were given where there are none.
+
+        Args:
+            hidden: what must not come back out. before, stops, written: as `Guarded` takes them.
+        """
+        if not self.book.watches:
+            return list(inner)
+        make, several = self.book.watch(hidden), len(inner) > 1
+        tells = [partial(self._answered, f"{number}." if several else "") for number in range(len(inner))]
+        return [
+            Guarded(one, make, tell, judge=self._judge, before=before, stops=stops, written=written)
+            for one, tell in zip(inner, tells, strict=True)
+        ]
+
+    def last(self, count: int, *, hidden: str = "") -> list[LastFilter]:
+        """For what is still changed behind the readers, as many as there are answers; none where no rule looks at text."""
+        make, tell = self.book.watch(hidden), partial(self._answered, "")
+        return [LastFilter(make(), tell) for _ in range(count)] if self.book.outputs else []
+
+    def _judge(self, tool: str, arguments: str) -> Sequence[Finding]:
+        return self.book.judge(tool, arguments, self._read)
+
+    def _answered(self, sample: str, findings: Sequence[Finding], where: str) -> None:
+        """None of them: the answer has ended."""
+        self._tell(self._tally.add(findings, sample + where) if findings else self._tally.rest(), "output")
+
+    def _tell(self, found: Iterable[Told], direction: Direction) -> None:
+        """Everybody who listens."""
+        for told in found:
+            one = told.finding
+            span = (one.start, one.end) if one.end > one.start else None
+            event = VerdictEvent(
+                request_id=self._id, tenant=self._principal.tenant, key_id=self._principal.id, model=self._model,
+                rule=one.rule, action=one.action, direction=direction, where=told.where, span=span, reason=one.reason,
+                count=told.count,
+            )  # fmt: skip
+            for listener in (self._services.operations.verdict, *self._services.verdicts):
+                _told(listener, event)
+
+    async def _take_in(self, parts: Sequence[Part]) -> Intake:
+        taken, told = await asyncio.to_thread(_taken_in, self.book, parts)
+        self._tell(told, "input")
+        stop = next((one for one in taken.found if one.finding.action == "block"), None)
+        if stop is not None:
+            where = "" if stop.part is None else parts[stop.part].where
+            raise ApiError(
+                400, f'the guard\'s rule "{stop.finding.rule}" blocks this: {stop.finding.reason}',
+                param=where or None, code=CONTENT_BLOCKED,
+            )  # fmt: skip
+        return taken
+
+
+def _taken_in(book: Rulebook, parts: Sequence[Part]) -> tuple[Intake, list[Told]]:
+    """Work for a thread."""
+    taken = book.take_in(parts)
+    return taken, together(
+        (one.finding, "")
+        if one.part is None
+        else (_moved(one.finding, parts[one.part].start), parts[one.part].where)
+        for one in taken.found
+    )
+
+
+def _texts(messages: Sequence[Message], stretches: Sequence[Stretch]) -> Iterable[tuple[Path, Part]]:
+    """Each text with the path to it; the stretches of one content come one behind the other."""
+    for number, message in enumerate(messages):
+        origin, where = _ORIGINS[message["role"]], f"messages.{number}"
+        content = str(message.get("content") or "")
+        own = sorted((one for one in stretches if one.message == number), key=lambda one: one.start)
+        place = 0
+        for one in own:
+            yield (number, "content"), Part(content[place : one.start], origin, where, place)
+            yield (number, "content"), Part(content[one.start : one.end], one.origin, where, one.start)
+            place = one.end
+        yield (number, "content"), Part(content[place:], origin, where, place)
+        if message.get("reasoning_content"):
+            yield (number, "reasoning_content"), Part(message["reasoning_content"], origin, where)
+        for call, made in enumerate(message.get("tool_calls") or ()):
+            for name in ("name", "arguments"):
+                path = (number, "tool_calls", call, "function", name)
+                yield path, Part(str(made["function"].get(name) or ""), origin, where)
+
+
+def _put(messages: list[dict[str, Any]], path: Path, text: str) -> None:
+    place: Any = messages
+    for step in path[:-1]:
+        place = place[step]
+    if place.get(path[-1]) or text:
+        place[path[-1]] = text
+
+
+def _defined(taken: Intake, parts: Sequence[Part], tools: Any) -> Any:
+    """The tools with what was redacted in them. Raises ApiError: it cannot be."""
+    for number, (old, new) in enumerate(zip(parts, taken.parts, strict=True)):
+        if old.origin != "definition" or old.text == new.text:
+            continue
+        words = reworded(tools, new.text) if old.where == "tools" else None
+        if words is None:
+            redacts = (one.finding for one in taken.found if one.part == number)
+            finding = next(one for one in redacts if one.action == "redact")
+            raise ApiError(
+                400,
+                f'the guard\'s rule "{finding.rule}" redacts this, which only messages and descriptions allow: {finding.reason}',
+                param=old.where, code=CONTENT_BLOCKED,
+            )  # fmt: skip
+        tools = words
+    return tools
+
+
+def _moved(one: Finding, shift: int) -> Finding:
+    return Finding(one.rule, one.start + shift, one.end + shift, one.action, one.reason, one.instead)
+
+
+def _told(listener: Callable[[VerdictEvent], None], event: VerdictEvent) -> None:
+    try:
+        listener(event)
+    except Exception as error:  # one listener's trouble is not the others'
+        log.error("a listener to verdicts failed", exc_info=error)
