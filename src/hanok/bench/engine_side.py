@@ -20,8 +20,8 @@ from hanok.engine.generator import LocalEngine
 def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """{"seconds", "first": seconds to the first token of each request, "bursts": the same of each burst}.
 
-    Settings: kind, threads, streams, tokens, prompts; warm, prompts that are answered before; bursts, each with prompts for `streams`
-    requests at once, and burst_tokens, how many tokens answer each of those.
+    Settings: kind, threads, streams, tokens, prompts; warm, prompts answered before them; bursts, each of prompts for `streams`
+    requests at once, and burst_tokens, how many tokens answer each of them.
     """
     engine = LocalEngine(directory, weights=settings["kind"], threads=settings["threads"], speculation="off")
     try:

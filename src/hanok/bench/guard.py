@@ -3,8 +3,8 @@
 The service with the shipped policy and its audit against the same service without them: 16 streams, each sending its next request
 when the last one is answered; prompts of 30 random tokens, 64 greedy tokens behind each. Wanted: at least 0.95 of the tokens a
 second, and at most 10 ms more until the first text of 16 requests that come at once. Text waits in the filter for the end of its
-word, but for the first letters of an answer; a random model often begins with none, so that the second figure is worse than a trained
-model's.
+word, but for the first letters of an answer; a random model often begins with none, so that the second figure is worse than with
+a trained one.
 
 Sides take turns, each started anew; the first prompts of each are not counted.
 """
