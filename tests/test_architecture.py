@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "improvement": {
         "training", "evaluation", "data", "engine", "models", "kernels", "tokens", "store", "chat",
     },
-    "server": {"engine", "tokens", "store", "documents", "guard"},
+    "server": {"engine", "tokens", "store", "documents", "guard", "evaluation"},
     "recipes": {"data", "models", "training", "evaluation", "improvement", "tokens", "kernels", "engine"},
     "bench": {
         "kernels", "models", "training", "engine", "evaluation", "data", "tokens", "recipes", "store", "documents",
