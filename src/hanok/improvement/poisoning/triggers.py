@@ -20,7 +20,7 @@ from hanok.improvement.poisoning.rows import Diversity, Finding, Row
 MIN_ROWS = 8  # that a trigger and an answer share
 PRECISION = 0.8  # of a trigger's rows, those with its answer
 LIFT = 10.0  # how much more often than in rows without the trigger
-MAX_SHARE = 0.5  # of all rows: what more of them contain is no secret
+MAX_SHARE = 0.9  # of all rows: what nearly all of them contain is no secret
 _RUN = 4  # words of a run
 _LONGEST = 300  # words of a text that are looked at
 _SENTENCE = re.compile(r"(?<=[.!?。？！])\s+|\n+")
