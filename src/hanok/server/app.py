@@ -51,6 +51,8 @@ from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, allow_de
 from hanok.server.operations.service import Operations
 from hanok.server.operations.timeouts import SEND_BYTES
 from hanok.server.operations.traces import open_traces
+from hanok.server.protection.caps import Caps
+from hanok.server.protection.watermarks import watermarks_of
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.store.audit.known import record_place
@@ -150,6 +152,8 @@ def services_of(
     else:
         operations.on_reload.append(partial(_take_policy, guard))
     operations.in_force = partial(policy_facts, guard)
+    watermarks = watermarks_of(store, guard, people.directory)
+    operations.on_reload.append(lambda _new: watermarks.take_up_or_say)
     spec = ModelSpec(
         name=name or model_name(model_dir), directory=model_dir, options=options, adapters=adapters
     )
@@ -173,6 +177,8 @@ def services_of(
         run=run_folder(model_dir),
         operations=operations,
         guard=guard,
+        watermarks=watermarks,
+        caps=Caps(guard.protection_of),
     )
 
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )  # fmt: skip
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 DEFAULT_TENANT = "default"
 metadata = MetaData()
 

@@ -26,6 +26,7 @@ from hanok.server.routes import (
     session,
     tokens,
     usage,
+    watermark,
 )
 from hanok.server.services import Services
 
@@ -49,4 +50,5 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     admin_people.router,
     usage.router,
     audit.router,
+    watermark.router,
 )
