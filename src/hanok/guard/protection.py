@@ -13,10 +13,10 @@ with_logit_bias = false         # both in one request are refused
 
 [extraction]
 enabled = true
-log = 10.0                      # scores from which each step is taken, in their order
-quota = 20.0                    # of its requests `quota_share` may go on, the others are told to come back
-no_logprobs = 30.0
-review = 40.0
+log = 100.0                     # scores from which each step is taken, in their order
+quota = 300.0                   # of its requests `quota_share` may go on, the others are told to come back
+no_logprobs = 500.0
+review = 1000.0
 quota_share = 0.5
 
 [tenants.acme.watermark]        # only what differs; gamma and width are the house's alone, as one key has one of each
@@ -64,7 +64,7 @@ class ExtractionPolicy:
     somebody on the step "quota" that may go on."""
 
     enabled: bool = False
-    log: float = 10.0
+    log: float = 100.0
     quota: float = math.inf
     no_logprobs: float = math.inf
     review: float = math.inf

@@ -52,6 +52,7 @@ from hanok.server.operations.service import Operations
 from hanok.server.operations.timeouts import SEND_BYTES
 from hanok.server.operations.traces import open_traces
 from hanok.server.protection.caps import Caps
+from hanok.server.protection.monitor import Monitor
 from hanok.server.protection.watermarks import watermarks_of
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
@@ -179,6 +180,7 @@ def services_of(
         guard=guard,
         watermarks=watermarks,
         caps=Caps(guard.protection_of),
+        monitor=Monitor(store, guard, people.directory.trail),
     )
 
 
@@ -225,6 +227,8 @@ def create_app(services: Services) -> FastAPI:
         services.models.begin()
         async with operations.running():
             yield
+        if services.monitor is not None:
+            await asyncio.to_thread(services.monitor.flush)
 
     app = FastAPI(
         title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]

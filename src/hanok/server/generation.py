@@ -57,6 +57,8 @@ class Generation:
                 deadline=principal.deadline if request.deadline is None else request.deadline,
             )  # fmt: skip
             services.caps.check(request.params, principal.tenant)
+            if services.monitor is not None:
+                await services.monitor.admit(principal, request)
             if services.watermarks is not None:
                 request = replace(
                     request, params=services.watermarks.marked(request.params, principal.tenant)

@@ -15,6 +15,7 @@ from hanok.server.routes import (
     conversations,
     documents,
     embeddings,
+    extraction,
     feedback,
     hosting,
     messages,
@@ -51,4 +52,5 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     usage.router,
     audit.router,
     watermark.router,
+    extraction.router,
 )
