@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"engine", "models", "kernels", "tokens", "data"},
     "store": set(),
     "documents": {"data", "tokens", "store"},
-    "guard": {"store", "data"},
+    "guard": {"store", "data", "tokens"},
     "improvement": {
         "training", "evaluation", "data", "engine", "models", "kernels", "tokens", "store", "chat", "guard",
     },

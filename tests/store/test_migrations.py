@@ -20,7 +20,7 @@ from sqlalchemy import inspect
 
 from hanok.documents.library import Library
 from hanok.errors import ConfigError, InputError
-from hanok.store import responses
+from hanok.store import extraction, responses, watermark_keys
 from hanok.store.access import Access, Tenant
 from hanok.store.connection import connect, writing
 from hanok.store.conversations import Owner, Shelf, conversations
@@ -43,6 +43,7 @@ def test_steps_are_numbered_without_gaps() -> None:
 
 
 def test_the_steps_make_the_tables_of_the_schema(place: Path | str) -> None:
+    assert {extraction.extraction, watermark_keys.watermark_keys} <= {*metadata.tables.values()}
     with Store(place) as store:
         assert store.migrated == (0, SCHEMA_VERSION)
         with store.read() as connection:

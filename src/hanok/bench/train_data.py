@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hanok.artefacts import create_artefact
@@ -20,7 +20,9 @@ _ARTICLE = re.compile(r'<doc id="(\d+)"[^>]*>\n(.*?)\n</doc>', re.DOTALL)
 _KOREAN_BYTES, _ENGLISH_BYTES, _PIECE = 24_000_000, 8_000_000, 8_000
 
 
-def benchmark_shards(work: Path, *, vocab_size: int) -> Path:
+def benchmark_shards(
+    work: Path, *, vocab_size: int, korean_bytes: int = _KOREAN_BYTES, english_bytes: int = _ENGLISH_BYTES
+) -> Path:
     """Make them once under `work`, and return their directory."""
     out = work / "shards"
     if out.exists():
@@ -30,7 +32,7 @@ def benchmark_shards(work: Path, *, vocab_size: int) -> Path:
     if not corpus.exists():
         if (data / "kowiki-2020").is_dir():
             log.info("benchmark data: Korean Wikipedia and English books from %s", data)
-            _write_public(data, corpus)
+            _write_public(corpus, public_texts(data, korean_bytes, english_bytes))
         else:
             log.info("benchmark data: the embedded village (no public data at %s)", data)
             _write_village(corpus)
@@ -49,26 +51,27 @@ def _write_village(corpus: Path) -> None:
     write_village(VillageConfig(), corpus)
 
 
-def _write_public(data: Path, corpus: Path) -> None:
+def _write_public(corpus: Path, texts: Iterable[tuple[str, str]]) -> None:
     with create_artefact(corpus, kind="corpus") as draft, CorpusWriter(draft.path) as writer:
-        for number, (source, text) in enumerate(_public_texts(data)):
+        for number, (source, text) in enumerate(texts):
             writer.write(
                 Document(id=f"{source}-{number}", text=text, messages=None, source=source, licence="see SOURCE.md",
                          group=f"{source}-{number}", lang=None, meta={})
             )  # fmt: skip
 
 
-def _public_texts(data: Path) -> Iterator[tuple[str, str]]:
+def public_texts(data: Path, korean_bytes: int, english_bytes: int) -> Iterator[tuple[str, str]]:
+    """(source, text): articles first, then pieces of books."""
     taken = 0
     for page in _tar_texts(data / "kowiki-2020" / "kowiki_dev.tar.gz"):
         for article in _ARTICLE.finditer(page):
-            if len(article[2]) > 200 and taken < _KOREAN_BYTES:
+            if len(article[2]) > 200 and taken < korean_bytes:
                 taken += len(article[2].encode())
                 yield "kowiki-2020", article[2]
     taken = 0
     for book in _tar_texts(data / "classic-books-en" / "classic_books_dev.tar.gz"):
         for start in range(0, len(book), _PIECE):
-            if taken < _ENGLISH_BYTES:
+            if taken < english_bytes:
                 taken += _PIECE
                 yield "classic-books-en", book[start : start + _PIECE]
 

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "village_safety",
         "pairs and an exam for tuning a village model's safety",
     ),
+    "data canaries": ("data", "canaries", "put canaries into a corpus, for `hanok audit privacy`"),
     "data judge": ("judge", "judge", "a judge labels pairs of answers by a constitution"),
     "data revise": ("judge", "revise", "answers criticised and revised by a constitution"),
     "data split": ("data", "split", "step 3: leak-free train, validation and test"),
@@ -84,6 +85,10 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "guard calibrate": ("guard", "calibrate", "set a detector's threshold by one's own traffic"),
     "guard try": ("guard", "try_out", "what a policy makes of a text, coming in and going out"),
     "guard explain": ("guard", "explain", "which words of a text raise a detector's score"),
+    "guard watermark detect": ("watermark", "detect", "whether a text carries this deployment's watermark"),
+    "guard watermark keys": ("watermark", "keys", "the keys that have marked"),
+    "guard watermark rotate": ("watermark", "rotate", "mark with a new key"),
+    "guard watermark export": ("watermark", "export", "a key for another machine's detector"),
     "keys create": ("keys", "create_key", "make a key for the API; it is shown once"),
     "keys list": ("keys", "list_keys", "keys, their roles, limits and last use"),
     "keys rotate": ("keys", "rotate_key", "a new key in the place of an old one"),
@@ -106,6 +111,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "audit export": ("audit", "export", "entries as JSON lines"),
     "audit checkpoint": ("audit", "checkpoint", "sign what is in the log now"),
     "audit forget": ("audit", "forget", "destroy the keys of what was kept of somebody who was deleted"),
+    "audit privacy": ("privacy", "privacy", "what a model gives away of its training texts, with a control"),
     "audit keys": ("audit", "keys", "the keys of the log, and what others need to check it"),
     "review list": ("review", "list_reviews", "what waits for a reviewer: feedback, flags, stopped rows"),
     "review show": ("review", "show", "one of them, with what was said and decided"),
@@ -132,7 +138,7 @@ def _run(words: list[str]) -> int:
 
         print(f"hanok {hanok.__version__}")
         return 0
-    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS), None)
+    name = next((" ".join(words[:n]) for n in (3, 2, 1) if " ".join(words[:n]) in COMMANDS), None)
     if name is None:
         return _overview(words)
     return _guarded(lambda: _call(name, words[len(name.split()) :], as_json))

@@ -33,6 +33,7 @@ BENCHMARKS = {
         "small",
         "spec",
         "train",
+        "watermark",
     )
 }
 
@@ -61,6 +62,7 @@ def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> di
     * small: one stream of a model of 5 million parameters, against llama.cpp and transformers; Python's share
     * spec: guessing tokens from the text, against not guessing
     * train: bits per byte after the same time, against transformers' Trainer
+    * watermark: what it finds, whom it accuses, what it costs a step and the text
 
     Args:
         name: one of the above.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from hanok.data.config import CleanConfig, CollectConfig, SourceConfig
+from hanok.data.config import CanaryConfig, CleanConfig, CollectConfig, SourceConfig
 from hanok.data.config_tokens import ShardsConfig, SplitConfig, TokenizerConfig
 from hanok.data.puzzles.config import LedgerConfig, ParityConfig
 from hanok.data.village.config import AlignmentDataConfig, SafetyDataConfig, VillageConfig
@@ -49,6 +49,19 @@ def village_alignment(
         write_alignment(config, village, out),
         "hanok align dpo --model MODEL --data {out}/preferences.jsonl --out OUT",
     )
+
+
+def canaries(corpus: Folder, out: Path, config: CanaryConfig = CanaryConfig()) -> dict[str, Any]:
+    """Put sentences with random numbers into a corpus, so that an audit can ask how well a model remembers them.
+
+    Args:
+        corpus: from a step of `hanok data`.
+        out: directory to make.
+        config: how many, and how often each.
+    """
+    from hanok.data.canaries import add_canaries
+
+    return _done(add_canaries(config, corpus, out), "hanok data split {out} --out SPLIT")
 
 
 def parity(out: Path, config: ParityConfig = ParityConfig()) -> dict[str, Any]:

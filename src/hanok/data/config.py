@@ -1,4 +1,4 @@
-"""What to collect, and how to clean it. Imports nothing heavy."""
+"""What to collect, how to clean it, which canaries to put in. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -118,3 +118,25 @@ class CleanConfig:
             raise ConfigError(f'poison = "{self.poison}"', remedy='choose "drop", "mark" or "off"')
         if min(self.min_characters, self.processes) < 0:
             raise ConfigError("min_characters and processes must be 0 or more", remedy="raise them")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CanaryConfig:
+    """Which canaries."""
+
+    repetitions: tuple[int, ...] = (1, 4, 16, 64)
+    """How often each is put in; as many again are kept out, as controls."""
+    each: int = 4
+    """Canaries of each number of repetitions, in Korean and English in turn."""
+    digits: int = 8
+    """Of a secret number: there are 10 to that power."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.repetitions or min(self.repetitions) < 1:
+            raise ConfigError(f"repetitions = {self.repetitions}", remedy="each must be at least 1")
+        for name, low, high in (("each", 1, 100), ("digits", 5, 16)):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)}", remedy=f"it must be from {low} to {high}"
+                )

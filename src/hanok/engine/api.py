@@ -16,6 +16,8 @@ from hanok.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hanok.tokens.watermark import Watermark
+
 MOST_ALTERNATIVES = 256  # reported a token
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -53,6 +55,8 @@ class SamplingParams:
         prompt_logprobs: the same of the prompt's own tokens.
         n: samples of one prompt. best_of: the n with the highest mean logprob of so many (`engine/samples.py` does both).
         structure: what the completion must be; None leaves it free.
+        watermark: what answers are marked with where they are drawn freely (`engine/marking.py` says where); greedy and
+            structured ones are not.
     """
 
     max_tokens: int | None = None
@@ -77,6 +81,7 @@ class SamplingParams:
     best_of: int | None = None
     structure: Structure | None = None
     decoding: Literal["auto", "fixed"] = "auto"
+    watermark: Watermark | None = None
 
     def __post_init__(self) -> None:
         reported = range(MOST_ALTERNATIVES + 1)

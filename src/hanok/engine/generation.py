@@ -12,6 +12,7 @@ from hanok.engine.adapters import Adapter, lows_of
 from hanok.engine.api import Completion, Delta, FinishReason, Request, SamplingParams, Usage
 from hanok.engine.echo import PromptEcho
 from hanok.engine.grammar import Grammars, Mask, Matcher
+from hanok.engine.marking import Marker
 from hanok.engine.metrics import Counters
 from hanok.engine.sampler import Choice, Draw, Memory, new_memory
 from hanok.engine.text import StopCutter
@@ -34,6 +35,7 @@ class Generation:
         drawn. laws: of `ids`.
     matcher: of a structured answer; it moves with `ids`, so that a prompt that is read again changes nothing.
     memory: of the sampler, told of every id. words: that are banned. echo: collects the prompt's own logprobs.
+    marker: of an answer that is watermarked; told of every id.
     adapter: of the request; held until it ends, whoever unloads it.
     arrived: seconds of the monotonic clock. admitted: it has had a place.
     """
@@ -51,6 +53,7 @@ class Generation:
     state: DecoderState | None = None
     memory: Memory | None = None
     words: BannedWords | None = None
+    marker: Marker | None = None
     echo: PromptEcho | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -96,6 +99,7 @@ class Generation:
         return Draw(
             self.params, self.seed, self.request.sample_index, self.request.prompt_ids, ids, banned, self.memory,
             self._allowed(may_end=len(ids) >= self.request.params.min_tokens),
+            None if self.marker is None else self.marker.mark(guesses),
         )  # fmt: skip
 
     @property
@@ -135,6 +139,8 @@ class Generation:
         self.ids.append(choice.token)
         if self.memory is not None:
             self.memory.push(choice.token)
+        if self.marker is not None:
+            self.marker.push(choice.token)
         if self.law is not None:
             self.laws.append(self.law)
         with_logprobs = choice.logprob is not None
@@ -246,8 +252,15 @@ def new_generation(
         else PromptEcho(request.prompt_ids, params.prompt_logprobs),
         stops=_StopStrings(tokenizer, params.stop) if params.stop else None,
         matcher=_matcher(params, stop_ids, grammars),
+        marker=_marker(params, tokenizer),
         learned=has_heads and params.decoding == "auto" and params.temperature == params.top_p == 1.0,
     )
+
+
+def _marker(params: SamplingParams, tokenizer: Tokenizer) -> Marker | None:
+    if params.watermark is None or params.structure is not None or not params.temperature:
+        return None
+    return Marker(params.watermark, tokenizer)
 
 
 def _matcher(params: SamplingParams, stop_ids: frozenset[int], grammars: Grammars | None) -> Matcher | None:

@@ -4,7 +4,7 @@ of both (`choose_plain`).
 Every choice depends on its own row alone: randomness is a hash of (seed, sample index, position), and rows whose
 settings differ are never treated by a path that another row picked.
 
-Order: penalties, bias, bans; temperature; top-k, top-p, min-p, typical-p. B sequences, V vocabulary.
+Order: watermark, penalties, bias, bans; temperature; top-k, top-p, min-p, typical-p. B sequences, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hanok.engine.api import SamplingParams
+from hanok.engine.marking import Mark
 from hanok.errors import EngineError, HanokError, InputError
 from hanok.kernels.native import native
 
@@ -32,6 +33,7 @@ class Draw(NamedTuple):
         prompt_ids, ids: the prompt and what was generated so far. banned: ids that may not come now.
         memory: of this sequence; one that is not of these params and as many ids is passed over. Only the native form reads it.
         allowed: uint32 [ceil(V / 32)]; bit i % 32 of word i // 32 set = token i may come. None: all may.
+        mark: how the token is coloured by a watermark; greedy choices never are.
     """
 
     params: SamplingParams
@@ -42,10 +44,11 @@ class Draw(NamedTuple):
     banned: Sequence[int] = ()
     memory: Memory | None = None
     allowed: NDArray[np.uint32] | None = None
+    mark: Mark | None = None
 
 
 class Choice(NamedTuple):
-    """`logprob` and `top` are of the model's own distribution, before penalties, bias and temperature."""
+    """`logprob` and `top` are of the model's own distribution, before watermark, penalties, bias and temperature."""
 
     token: int
     logprob: float | None
@@ -55,13 +58,44 @@ class Choice(NamedTuple):
 def choose(logits_BV: Tensor, draws: Sequence[Draw], crew: Any = None) -> list[Choice | HanokError]:
     """One token a row of float32 logits, or the error that ends its request.
 
+    Rows that carry a watermark are changed: its weights are added in place.
+
     Args:
         crew: threads of the native model that the logits are of.
     """
+    unmarked = _mark(logits_BV, draws)
     module = native()
     if module is None or not logits_BV.is_cpu or logits_BV.stride(1) != 1:
-        return choose_plain(logits_BV, draws)
-    return choose_native(module, logits_BV, draws, crew=crew)
+        chosen = choose_plain(logits_BV, draws)
+    else:
+        chosen = choose_native(module, logits_BV, draws, crew=crew)
+    return chosen if not unmarked else _reported_anew(chosen, draws, unmarked)
+
+
+def _mark(logits_BV: Tensor, draws: Sequence[Draw]) -> dict[int, Tensor]:
+    """Add the watermark's weights; the rows as they were of those whose log-probabilities are asked for."""
+    before: dict[int, Tensor] = {}
+    for b, draw in enumerate(draws):
+        if draw.mark is None or not draw.params.temperature:
+            continue
+        if draw.params.logprobs is not None:
+            before[b] = logits_BV[b].clone()
+        watermark, context = draw.mark
+        weights_V = torch.from_numpy(watermark.colours.weights(context, logits_BV.shape[1]))
+        logits_BV[b].add_(weights_V.to(logits_BV.device), alpha=watermark.delta)
+    return before
+
+
+def _reported_anew(
+    chosen: Sequence[Choice | HanokError], draws: Sequence[Draw], unmarked: Mapping[int, Tensor]
+) -> list[Choice | HanokError]:
+    """With the log-probabilities of the rows before they were marked: those after would show the colours."""
+    return [
+        Choice(one.token, *_report(unmarked[b], one.token, draws[b].params.logprobs))
+        if b in unmarked and isinstance(one, Choice)
+        else one
+        for b, one in enumerate(chosen)
+    ]
 
 
 def choose_native(

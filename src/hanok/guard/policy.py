@@ -11,6 +11,8 @@
     [tenants.acme.rules.secrets]    # only what differs; enabled = false takes a rule away
     action = "block"
 
+Beside the rules stand the tables of `hanok.guard.protection`: watermark, logprobs, extraction.
+
 Everything is checked when the file is read: a policy that cannot be used never replaces one that can.
 """
 
@@ -27,6 +29,7 @@ from typing import Any
 from hanok.errors import ConfigError, did_you_mean
 from hanok.guard.careful import Fail
 from hanok.guard.kinds import KINDS, Kind
+from hanok.guard.protection import TABLES, Protection, read_protection
 from hanok.guard.verdicts import Action, Direction
 
 FORMAT = 1
@@ -49,15 +52,21 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Args: source: where it comes from, for messages. hash: SHA-256 of the file."""
+    """Args: protection, protections: of the house and of tenants, against theft. source: where it comes from, for messages.
+    hash: SHA-256 of the file."""
 
     rules: tuple[Rule, ...] = ()
     tenants: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    protection: Protection = field(default_factory=Protection)
+    protections: Mapping[str, Protection] = field(default_factory=dict)
     source: str = "off"
     hash: str = ""
 
     def of(self, tenant: str) -> tuple[Rule, ...]:
         return self.tenants.get(tenant, self.rules)
+
+    def protection_of(self, tenant: str) -> Protection:
+        return self.protections.get(tenant, self.protection)
 
 
 def read_policy(name: str) -> Policy:
@@ -95,7 +104,7 @@ def parse_policy(text: str, *, source: str = "policy", folder: Path = Path()) ->
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source} is not TOML ({error})", remedy="mend it") from error
     reader = _Reader(source, folder)
-    reader.only(raw, ("format", "rules", "tenants"), "")
+    reader.only(raw, ("format", "rules", "tenants", *TABLES), "")
     if raw.get("format") != FORMAT:
         raise ConfigError(
             f"{source}: format = {raw.get('format')!r}", remedy=f"this version reads format = {FORMAT}"
@@ -103,10 +112,12 @@ def parse_policy(text: str, *, source: str = "policy", folder: Path = Path()) ->
     house = reader.table(raw, "rules", "")
     tenants = reader.table(raw, "tenants", "")
     found: dict[str, tuple[Rule, ...]] = {}
+    protection, protections = read_protection(raw, reader), dict[str, Protection]()
     for name, own in tenants.items():
         where = f"tenants.{name}"
         own = reader.table(tenants, name, "tenants.")
-        reader.only(own, ("rules",), f"{where}.")
+        reader.only(own, ("rules", *TABLES), f"{where}.")
+        protections[name] = read_protection(own, reader, f"{where}.", house=protection)
         changed = reader.table(own, "rules", f"{where}.")
         merged = {
             rule: {**reader.table(house, rule, "rules."), **reader.table(changed, rule, f"{where}.rules.")}
@@ -114,7 +125,10 @@ def parse_policy(text: str, *, source: str = "policy", folder: Path = Path()) ->
         }
         found[name] = reader.rules(merged, f"{where}.rules.")
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Policy(rules=reader.rules(house, "rules."), tenants=found, source=source, hash=digest)
+    return Policy(
+        rules=reader.rules(house, "rules."), tenants=found, protection=protection, protections=protections, source=source,
+        hash=digest,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

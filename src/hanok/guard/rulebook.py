@@ -20,6 +20,7 @@ from hanok.guard.linear import LinearDetector
 from hanok.guard.personal import PersonalData
 from hanok.guard.phrases import Phrases
 from hanok.guard.policy import Policy, Rule, read_policy
+from hanok.guard.protection import Protection
 from hanok.guard.provenance import ORIGINS, Part
 from hanok.guard.secrets import Secrets
 from hanok.guard.unseen import Unseen
@@ -100,6 +101,9 @@ class Guard:
 
     def of(self, tenant: str) -> Rulebook:
         return self._tenants.get(tenant, self._house)
+
+    def protection_of(self, tenant: str) -> Protection:
+        return self.policy.protection_of(tenant)
 
     def take(self, new: Guard) -> bool:
         """Do what another does from now on; whether its policy is another one."""

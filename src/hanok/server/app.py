@@ -53,6 +53,9 @@ from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, allow_de
 from hanok.server.operations.service import Operations
 from hanok.server.operations.timeouts import SEND_BYTES
 from hanok.server.operations.traces import open_traces
+from hanok.server.protection.caps import Caps
+from hanok.server.protection.monitor import Monitor
+from hanok.server.protection.watermarks import watermarks_of
 from hanok.server.reviewing.flags import FlagQueue
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
@@ -161,6 +164,8 @@ def services_of(
     else:
         operations.on_reload.append(partial(_take_policy, guard))
     operations.in_force = partial(policy_facts, guard)
+    watermarks = watermarks_of(store, guard, people.directory)
+    operations.on_reload.append(lambda _new: watermarks.take_up_or_say)
     spec = ModelSpec(
         name=name or model_name(model_dir), directory=model_dir, options=options, adapters=adapters
     )
@@ -188,6 +193,9 @@ def services_of(
         run=run_folder(model_dir),
         operations=operations,
         guard=guard,
+        watermarks=watermarks,
+        caps=Caps(guard.protection_of),
+        monitor=Monitor(store, guard, people.directory.trail),
     )
 
 
@@ -234,6 +242,8 @@ def create_app(services: Services) -> FastAPI:
         services.models.begin()
         async with operations.running():
             yield
+        if services.monitor is not None:
+            await asyncio.to_thread(services.monitor.flush)
 
     app = FastAPI(
         title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]

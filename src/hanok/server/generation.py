@@ -40,6 +40,7 @@ class Generation:
         self._ending: asyncio.Task[None] | None = None
         self._stopped = False
         self._dropped: set[int] = set()
+        self._round = services.caps.rounding(exchange.principal.tenant)
         self._counts = [0] * len(requests)
 
     @classmethod
@@ -55,6 +56,13 @@ class Generation:
                 request, tenant=services.directory.salt(principal, served.hash), priority=principal.priority,
                 deadline=principal.deadline if request.deadline is None else request.deadline,
             )  # fmt: skip
+            services.caps.check(request.params, principal.tenant)
+            if services.monitor is not None:
+                await services.monitor.admit(principal, request)
+            if services.watermarks is not None:
+                request = replace(
+                    request, params=services.watermarks.marked(request.params, principal.tenant)
+                )
             engine, requests = served.engine, expand(request)
             await asyncio.to_thread(engine.check, requests[0])  # a grammar takes a while to read
             engine.check_room(len(requests))
@@ -107,6 +115,7 @@ class Generation:
                             await self._tasks[index]  # raises what ended it
                         continue
                     self._count(index, delta)
+                    delta = self._round(delta)
                     if index in self._dropped:
                         continue
                     if delta.finish_reason == "cancelled" and self._too_late():

@@ -16,6 +16,9 @@ from hanok.server.identity.directory import Directory
 from hanok.server.identity.people import People
 from hanok.server.models import Models
 from hanok.server.operations.service import Operations
+from hanok.server.protection.caps import Caps
+from hanok.server.protection.monitor import Monitor
+from hanok.server.protection.watermarks import Watermarks
 from hanok.store.database import Store
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ class Services:
         queue: of prompts that wait to be read.
         directory: who may come in. people: signing in and out. oidc: through whom too.
         guard: the rules of what comes in and goes out. verdicts: all are told of each finding, on the event loop: must not block.
+        watermarks: what marks answers. caps: on log-probabilities. monitor: of extraction.
         run: the folder of the run that the model belongs to, whose reports the console shows.
     """
 
@@ -48,4 +52,7 @@ class Services:
     run: Path | None = None
     operations: Operations = field(default_factory=Operations)
     guard: Guard = field(default_factory=Guard)
+    watermarks: Watermarks | None = None
+    caps: Caps = field(default_factory=Caps)
+    monitor: Monitor | None = None
     verdicts: list[Callable[[VerdictEvent], None]] = field(default_factory=list)

@@ -16,6 +16,7 @@ PUBLIC = "public"  # of a route that anybody may call
 _VIEWER = {"models:read", "reports:read", "usage:own", "session:own"}
 _USER = _VIEWER | {
     "chat:create", "embeddings:create", "documents:read", "documents:write", "feedback:create", "conversations:own",
+    "watermark:detect",
 }  # fmt: skip
 _REVIEWER = _USER | {"feedback:read", "feedback:review", "audit:read"}
 _ADMINISTRATOR = _REVIEWER | {"keys:manage", "users:manage", "usage:read", "tenants:read"}
@@ -38,6 +39,7 @@ SCOPES: Mapping[str, frozenset[str]] = {
     "feedback": frozenset({"feedback"}),
     "usage": frozenset({"usage"}),
     "reports": frozenset({"reports"}),
+    "watermark": frozenset({"watermark"}),
     "metrics": frozenset({"metrics"}),
     "audit": frozenset({"audit"}),
     "admin": frozenset({"keys", "users", "tenants", "models", "service", "usage"}),

@@ -16,6 +16,7 @@ from hanok.server.routes import (
     conversations,
     documents,
     embeddings,
+    extraction,
     feedback,
     hosting,
     messages,
@@ -28,6 +29,7 @@ from hanok.server.routes import (
     session,
     tokens,
     usage,
+    watermark,
 )
 from hanok.server.services import Services
 
@@ -53,4 +55,6 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     admin_people.router,
     usage.router,
     audit.router,
+    watermark.router,
+    extraction.router,
 )
