@@ -10,6 +10,7 @@ from typing import Any
 
 from hanok.data.pii import KINDS as PERSONAL
 from hanok.guard.careful import Fail
+from hanok.guard.markup import FINDS
 from hanok.guard.provenance import ORIGINS
 from hanok.guard.verdicts import Action, Direction
 
@@ -123,6 +124,10 @@ KINDS: Mapping[str, Kind] = {
     "egress": Kind(
         on=_OUT, used_on=_OUT, actions=("ask", "flag", "block"), fail="closed",
         options={"tools": words, "arguments": words, "hosts": hosts, "always": truth},
+    ),
+    "markup": Kind(
+        on=_OUT, used_on=_OUT, actions=("redact", "flag", "block"), fail="closed",
+        options={"hosts": hosts, "finds": some_of(FINDS), "carried": whole(8, 256), "code": truth},
     ),
     "spotlight": Kind(on=_IN, used_on=_IN, actions=("allow",)),
     "detector": Kind(

@@ -10,13 +10,15 @@ from typing import Any
 
 from hanok.errors import ConfigError, InputError
 from hanok.guard.careful import Careful
+from hanok.guard.carried import LEAST, Private
 from hanok.guard.egress import Egress
-from hanok.guard.filter import Kept, OutputFilter, OutputRule
+from hanok.guard.filter import Following, Kept, OutputFilter, OutputRule
 from hanok.guard.injection import Detect
 from hanok.guard.intake import InputRule, Intake, Reader, Scan, take_in
 from hanok.guard.leaks import HiddenText
 from hanok.guard.limits import ManyShot, Repetition, Size
 from hanok.guard.linear import LinearDetector
+from hanok.guard.markup import Markup
 from hanok.guard.personal import PersonalData
 from hanok.guard.phrases import Phrases
 from hanok.guard.policy import Policy, Rule, read_policy
@@ -31,11 +33,19 @@ _STRANGE = frozenset({"user", "assistant", "tool", "document"})  # what a detect
 
 
 @dataclass(frozen=True)
+class Context:
+    """What a model was told. `hidden`: what it must not say at all: its system prompt. `read`: all of it."""
+
+    hidden: str = ""
+    read: Sequence[Part] = ()
+
+
+@dataclass(frozen=True)
 class Output:
-    """One rule of output. `make` is told what is hidden from the reader of this answer: its system prompt."""
+    """One rule of output. `make` is told what its answer must not give away."""
 
     rule: Rule
-    make: Callable[[str], OutputRule]
+    make: Callable[[Context], OutputRule | Following]
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,12 @@ class Rulebook:
     @property
     def reads(self) -> bool:
         """Wants to know what the model reads."""
-        return bool(self.readers or self.calls or self.spotlight)
+        return bool(
+            self.readers
+            or self.calls
+            or self.spotlight
+            or any(one.rule.kind == "markup" for one in self.outputs)
+        )
 
     @property
     def watches(self) -> bool:
@@ -69,9 +84,10 @@ class Rulebook:
         """Work for a thread: at most the sum of the rules' budgets, in processor time."""
         return take_in(parts, self.readers)
 
-    def watch(self, hidden: str = "") -> Callable[..., OutputFilter]:
-        """Makes a filter for each channel of an answer. Args: hidden: text that must not come back out."""
-        kept = [Kept(one.make(hidden), one.rule.fail, one.rule.budget) for one in self.outputs]
+    def watch(self, hidden: str = "", read: Sequence[Part] = ()) -> Callable[..., OutputFilter]:
+        """Makes a filter for each channel of an answer. Args: hidden: text that must not come back out. read: by the model."""
+        context = Context(hidden, read)
+        kept = [Kept(one.make(context), one.rule.fail, one.rule.budget) for one in self.outputs]
         return partial(OutputFilter, kept)
 
     def judge(self, tool: str, arguments: str, parts: Sequence[Part]) -> list[Finding]:
@@ -147,17 +163,17 @@ def _reader(rule: Rule, source: str, detectors: Detectors) -> InputRule:
         except InputError as error:
             raise ConfigError(f"{source}: {rule.name}.file: {error.message}", remedy=error.remedy) from error
         return Detect(loaded, origins or _STRANGE, name=rule.name, action=rule.action, **options)
-    return Scan(_text_rule(rule, ""), origins or _EVERY)
+    return Scan(_text_rule(rule, Context()), origins or _EVERY)
 
 
-def _maker(rule: Rule) -> Callable[[str], OutputRule]:
-    if rule.kind == "hidden-text":
+def _maker(rule: Rule) -> Callable[[Context], OutputRule | Following]:
+    if rule.kind in ("hidden-text", "markup"):
         return partial(_text_rule, rule)
-    made = _text_rule(rule, "")
-    return lambda _hidden: made
+    made = _text_rule(rule, Context())
+    return lambda _context: made
 
 
-def _text_rule(rule: Rule, hidden: str) -> Any:
+def _text_rule(rule: Rule, context: Context) -> Any:
     options = {name: value for name, value in rule.options.items() if name != "origins"}
     if rule.kind == "secrets":
         return Secrets(rule.action, name=rule.name)
@@ -167,5 +183,8 @@ def _text_rule(rule: Rule, hidden: str) -> Any:
         return Unseen(rule.name, rule.action)
     if rule.kind == "phrases":
         return Phrases(name=rule.name, action=rule.action, **options)
+    if rule.kind == "markup":
+        private = Private(context.read, hidden=context.hidden, least=options.pop("carried", LEAST))
+        return Markup(rule.name, rule.action, private=private, **options)
     assert rule.kind == "hidden-text", rule.kind
-    return HiddenText(hidden, name=rule.name, action=rule.action, **options)
+    return HiddenText(context.hidden, name=rule.name, action=rule.action, **options)

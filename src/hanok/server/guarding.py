@@ -112,7 +112,7 @@ class Watch:
         """
         if not self.book.watches:
             return list(inner)
-        make, several = self.book.watch(hidden), len(inner) > 1
+        make, several = self.book.watch(hidden, self._read), len(inner) > 1
         tells = [partial(self._answered, f"{number}." if several else "") for number in range(len(inner))]
         return [
             Guarded(one, make, tell, judge=self._judge, before=before, stops=stops, written=written)
@@ -121,7 +121,7 @@ class Watch:
 
     def last(self, count: int, *, hidden: str = "") -> list[LastFilter]:
         """For what is still changed behind the readers, as many as there are answers; none where no rule looks at text."""
-        make, tell = self.book.watch(hidden), partial(self._answered, "")
+        make, tell = self.book.watch(hidden, self._read), partial(self._answered, "")
         return [LastFilter(make(), tell) for _ in range(count)] if self.book.outputs else []
 
     def _judge(self, tool: str, arguments: str) -> Sequence[Finding]:
