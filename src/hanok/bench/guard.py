@@ -2,8 +2,8 @@
 
 The service with the shipped policy and its audit against the same service without them: 16 streams, each sending its next request
 when the last one is answered; prompts of 30 random tokens, 64 greedy tokens behind each. Wanted: at least 0.95 of the tokens a
-second, and at most 10 ms more until the first text is read. A random model writes long
-words, and text waits in the filter for the end of its word, so that the second figure is worse than a trained model's.
+second, and at most 10 ms more until the first text is read. Text waits in the filter for the end of its word, but for the first
+letters of an answer; a random model often begins with none, so that the second figure is worse than a trained model's.
 
 Sides take turns, each started anew; the first prompts of each are not counted.
 """

@@ -1,5 +1,5 @@
-"""Whether an address carries away what the model was told in private: words of the system prompt, of documents, of results of tools
-or of earlier turns of the user, as they are or in some code.
+"""Whether an address carries away what the model was told in private: words of the system prompt, of documents, of results of
+tools or of earlier turns of the user, as they are or in some code.
 
     private   those parts, without what the user said last: who asks for a link to something names it
     carried   16 letters or digits in a row of both, whatever signs stand between them
@@ -110,7 +110,7 @@ def _hashes(texts: Sequence[str], least: int) -> np.ndarray:
 
 
 def _runs(text: str, least: int) -> np.ndarray:
-    """A hash of each `least` characters in a row: [max(0, N - least + 1)] uint64, a polynomial in the code points modulo 2**64."""
+    """A hash of each `least` characters in a row: [max(0, N - least + 1)] uint64, a polynomial in the code points."""
     codes_N = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
     count = len(codes_N) - least + 1
     if count <= 0:

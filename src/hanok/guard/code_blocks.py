@@ -1,8 +1,8 @@
 """Which stretches of an answer in Markdown are code, which is shown and not rendered: fenced blocks and code spans.
 
-It errs on one side: what some renderer might take for text is text. So a span counts within one line alone, not across the cells of
-a table, and not behind a tag of HTML; a fence counts neither inside a block of HTML nor deeper than its list. (CommonMark 0.31, 4.5,
-4.6 and 6.1.)
+It errs on one side: what some renderer might take for text is text. So a span counts within one line alone, not across the cells
+of a table, and not behind a tag of HTML; a fence counts neither inside a block of HTML nor deeper than its list. (CommonMark
+0.31, 4.5, 4.6 and 6.1.)
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Stretch = tuple[int, int]
 
 @dataclass(slots=True)
 class Blocks:
-    """What the lines up to here have opened. `fence`: its signs; `indent`: of the list that a fence may stand in; `html`: a block of
-    it goes on to the next blank line; `tagged`: so may a tag; `raw`: one goes on to who knows where."""
+    """What the lines up to here have opened. `fence`: its signs; `indent`: of the list that a fence may stand in; `html`: a block
+    of it goes on to the next blank line; `tagged`: so may a tag; `raw`: one goes on to who knows where."""
 
     fence: str = ""
     indent: int = 0
@@ -44,23 +44,22 @@ class Blocks:
         opened = _FENCE.match(line) if whole else None
         if depth < self.indent:
             self.indent = 0
-        if (
-            opened
-            and not (self.html or self.raw)
-            and len(opened[1]) <= self.indent + 3
-            and "\t" not in opened[1]
-        ):
-            if opened[2][0] == "~" or "`" not in opened[3]:
-                self.fence = opened[2]
-                return False  # what stands behind the fence is looked at
+        if opened and self._may_open(opened):
+            self.fence = opened[2]
+            return False  # what stands behind the fence is looked at
         if whole and (item := _LIST.match(line)):
             self.indent = len(item[1])
         self.html |= whole and text.startswith("<")
         self.raw |= whole and _OPENS_BLOCK.match(line) is not None
         return False
 
+    def _may_open(self, opened: re.Match[str]) -> bool:
+        if self.html or self.raw or len(opened[1]) > self.indent + 3 or "\t" in opened[1]:
+            return False
+        return opened[2][0] == "~" or "`" not in opened[3]
+
     def _in_fence(self, line: str, text: str) -> bool:
-        left = text and len(line) - len(line.lstrip()) < self.indent
+        left = bool(text) and len(line) - len(line.lstrip()) < self.indent
         if left or (text.startswith(self.fence) and not text.strip(self.fence[0])):
             self.fence = ""
             if left:

@@ -24,10 +24,12 @@ _NAMED: dict[str, What] = {
     **dict.fromkeys(("form", "isindex"), "forms"),
     **dict.fromkeys(("meta", "link", "base", "style", "frameset"), "fetched"),
 }  # fmt: skip
+# names that no comparison has, whose tag may fetch or run something
 _FETCHES = frozenset(
-    "img image iframe frame fencedframe embed input button video audio source track picture body table thead tbody tr td th area "
-    "area div span details marquee bgsound math select textarea".split()
-)  # names that no comparison has, whose tag may fetch or run something
+    {"img", "image", "iframe", "frame", "fencedframe", "embed", "input", "button", "video", "audio", "source", "track", "picture",
+     "body", "table", "thead", "tbody", "tr", "td", "th", "area", "div", "span", "details", "marquee", "bgsound", "math", 
+     "select", "textarea"}
+)  # fmt: skip
 _ATTRIBUTES: dict[str, What] = {
     **dict.fromkeys(
         ("src", "srcset", "imagesrcset", "poster", "background", "data", "lowsrc", "dynsrc", "ping", "xlink:href", "manifest",

@@ -1,8 +1,8 @@
 """What Markdown in an answer would fetch or link to: images and links, by address or by reference, addresses that are links by
 themselves, and what LaTeX includes.
 
-An image is fetched as soon as it is shown; a link waits for a click. Where the beginning of either is out of sight, it counts as an
-image. (CommonMark 0.31, 4.7, 6.3 to 6.5; GitHub's autolinks.)
+An image is fetched as soon as it is shown; a link waits for a click. Where the beginning of either is out of sight, it counts as
+an image. (CommonMark 0.31, 4.7, 6.3 to 6.5; GitHub's autolinks.)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hanok.guard.html_tags import HOLD, LONGEST, Piece
 _REMOVED = "(…)"
 _MARK = re.compile(r"!?\[|\]|\n[ \t]*\n")
 _BLANK = re.compile(r"\s*")
+_QUOTED = re.compile(r"[\s>]*")
 _POINTED = re.compile(r"<([^<>\n]*)>?")
 _RUN = re.compile(r"\S*")
 _PAREN = re.compile(r"\\.|[()]", re.S)
@@ -88,7 +89,7 @@ def _bracketed(text: str, code: list[Stretch], *, last: bool) -> tuple[list[Piec
     return pieces, min([opened, *waiting])
 
 
-def _closing(text: str, end: int, opener: Stretch | None, *, last: bool) -> Piece | None | bool:
+def _closing(text: str, end: int, opener: Stretch | None, *, last: bool) -> Piece | bool | None:
     """The piece that this bracket ends; None: the next characters tell; False: nothing."""
     sign = text[end : end + 1]
     if not sign and not last:
@@ -102,7 +103,7 @@ def _closing(text: str, end: int, opener: Stretch | None, *, last: bool) -> Piec
             "fetched" if image else "links", end - 1, after, f" {_REMOVED}", (address,), opener, closed or last
         )  # fmt: skip
     if sign == ":" and opener is not None:
-        start = _BLANK.match(text, end + 1).end()  # type: ignore[union-attr]
+        start = _QUOTED.match(text, end + 1).end()  # type: ignore[union-attr]
         address, after = _until_blank(text, start)
         closed = after < len(text) or last
         return Piece(

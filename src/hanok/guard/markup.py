@@ -1,5 +1,5 @@
-"""Answers that do something when they are shown: images that are fetched, programs that run, forms, links, and addresses that carry
-private text away (as EchoLeak did, CVE-2025-32711).
+"""Answers that do something when they are shown: images that are fetched, programs that run, forms, links, and addresses that
+carry private text away (as EchoLeak did, CVE-2025-32711).
 
     fetched         whatever is fetched before anybody clicks: images, frames, styles, references that images use
     scripts         programs: their elements, handlers of events, javascript:, data:
@@ -8,8 +8,8 @@ private text away (as EchoLeak did, CVE-2025-32711).
     carried         one of the first three whose address carries private text (`hanok.guard.carried`), whoever its host is
     carried-links   a link whose address does
 
-To redact is to make inert: the words of a link or of an image stay, the address goes. Code blocks and code spans are shown and not
-rendered, so they are left alone unless `code` says that whoever shows the answer does not read Markdown.
+To redact is to make inert: the words of a link or of an image stay, the address goes. Code blocks and code spans are shown and
+not rendered, so they are left alone unless `code` says that whoever shows the answer does not read Markdown.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Markup:
         code: read code as text too.
         private: what no address may carry.
     """
+
+    opening = 4
 
     def __init__(
         self, name: str = "markup", action: Action = "redact", *, hosts: Sequence[str] = (), finds: frozenset[str] | None = None,
