@@ -1,5 +1,5 @@
-"""Active markup in answers: forms that fetch, run or carry away when they are shown, told by a renderer of Markdown and a parser of
-HTML that stand in for whoever shows the answer; honest text; one verdict at every cut."""
+"""Active markup in answers: forms that fetch, run or carry away when they are shown, told by a renderer of Markdown and a parser
+of HTML that stand in for whoever shows the answer; honest text; one verdict at every cut."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ CARRIED = {
     "labels": "https://merger-with.daehan-steel.on-3-march.ok.example/",
     "base64": f"https://ok.example/{CODED}",
     "base64, shifted": f"https://ok.example/xy{CODED}",
-    "base64, safe for addresses": "https://ok.example/?d=" + base64.urlsafe_b64encode(f"?>{PLAIN}~~".encode()).decode().rstrip("="),
+    "base64, for addresses": "https://ok.example/?d=" + base64.urlsafe_b64encode(f"?>{PLAIN}~~".encode()).decode().rstrip("="),
     "base64 in %-codes": "https://ok.example/?d=" + "".join(f"%{ord(c):02x}" for c in CODED),
     "base64 twice": "https://ok.example/" + base64.b64encode(CODED.encode()).decode(),
     "base64 over steps": "https://ok.example/" + "/".join(CODED[i : i + 6] for i in range(0, len(CODED), 6)),
@@ -225,7 +225,8 @@ def test_every_cut_gives_one_verdict(form: str) -> None:
 
 def test_the_words_of_a_link_stay_and_its_address_goes() -> None:
     rule = Markup(hosts=("ok.example", "*.fine.example"))
-    text = "[our **page**](https://evil.example/a), [fine](https://a.fine.example), <https://evil.example>, https://ok.example/x www.evil.example!"
+    text = "[our **page**](https://evil.example/a), [fine](https://a.fine.example), <https://evil.example>, "
+    text += "https://ok.example/x www.evil.example!"
     assert (
         run([text], rule)[0]
         == "our **page** (…), [fine](https://a.fine.example), (…), https://ok.example/x (…)"
@@ -269,8 +270,9 @@ def test_what_is_not_private_may_be_carried() -> None:
 def test_fragments_put_together_at_random_leave_nothing_active() -> None:
     rng = random.Random(7)
     fragments = [
-        "![", "[", "]", "](", ")", EVIL, "`", "```", "\n", "\n\n", "<", ">", "<img ", "src=", '"', "'", "x", "[r]", "[r]: ", "![r]",
-        "<b title=", " ", "\\", "<script>", "onload=", "(", "- ", "    ", "|", "<!--", "-->", "~~~", "&colon;", "<a href=", "//", "한",
+        "![", "[", "]", "](", ")", EVIL, "`", "```", "\n", "\n\n", "<", ">", "<img ", "src=", '"', "'", "x", "[r]", "[r]: ",
+        "![r]",        "<b title=", " ", "\\", "<script>", "onload=", "(", "- ", "    ", "|", "<!--", "-->", "~~~", "&colon;",
+        "<a href=", "//", "한",
     ]  # fmt: skip
     active = 0
     for _ in range(1500):
@@ -310,9 +312,10 @@ def test_the_policy_makes_it_and_the_conversation_is_private() -> None:
 @pytest.mark.parametrize(
     ("address", "kind", "host"),
     [
-        ("https://A.example:8080/x", "host", "a.example"), ("https:a.example", "host", "a.example"), ("/\\a.example", "host", "a.example"),
-        (" \x01javascript:x", "active", ""), ("java\nscript:x", "active", ""), ("mailto:a@b.kr", "other", ""), ("a/b", "relative", ""),
-        ("https://good.example@evil.example/", "host", ""), ("https://evil.example\\@good.example", "host", ""), ("https://evil.example\\x@good.example", "host", "evil.example"),
+        ("https://A.example:8080/x", "host", "a.example"), ("https:a.example", "host", "a.example"),
+        ("/\\a.example", "host", "a.example"), (" \x01javascript:x", "active", ""), ("java\nscript:x", "active", ""),
+        ("mailto:a@b.kr", "other", ""), ("a/b", "relative", ""), ("https://good.example@evil.example/", "host", ""),
+        ("https://evil.example\\@good.example", "host", ""), ("https://evil.example\\x@good.example", "host", "evil.example"),
     ],
 )  # fmt: skip
 def test_where_addresses_lead(address: str, kind: str, host: str) -> None:

@@ -27,7 +27,7 @@ _NAMED: dict[str, What] = {
 # names that no comparison has, whose tag may fetch or run something
 _FETCHES = frozenset(
     {"img", "image", "iframe", "frame", "fencedframe", "embed", "input", "button", "video", "audio", "source", "track", "picture",
-     "body", "table", "thead", "tbody", "tr", "td", "th", "area", "div", "span", "details", "marquee", "bgsound", "math", 
+     "body", "table", "thead", "tbody", "tr", "td", "th", "area", "div", "span", "details", "marquee", "bgsound", "math",
      "select", "textarea"}
 )  # fmt: skip
 _ATTRIBUTES: dict[str, What] = {

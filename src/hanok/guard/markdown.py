@@ -18,6 +18,7 @@ _REMOVED = "(…)"
 _MARK = re.compile(r"!?\[|\]|\n[ \t]*\n")
 _BLANK = re.compile(r"\s*")
 _QUOTED = re.compile(r"[\s>]*")
+_PREFIX = re.compile(r"[\s>*+\d.)-]*")
 _POINTED = re.compile(r"<([^<>\n]*)>?")
 _RUN = re.compile(r"\S*")
 _PAREN = re.compile(r"\\.|[()]", re.S)
@@ -102,7 +103,7 @@ def _closing(text: str, end: int, opener: Stretch | None, *, last: bool) -> Piec
         return Piece(
             "fetched" if image else "links", end - 1, after, f" {_REMOVED}", (address,), opener, closed or last
         )  # fmt: skip
-    if sign == ":" and opener is not None:
+    if sign == ":" and opener is not None and _begins_line(text, opener[0]):
         start = _QUOTED.match(text, end + 1).end()  # type: ignore[union-attr]
         address, after = _until_blank(text, start)
         closed = after < len(text) or last
@@ -138,6 +139,12 @@ def _destination(text: str, start: int) -> tuple[str, int, bool]:
     if title is not None:
         return address, title.end(), True
     return address, after, len(text) - start > LONGEST or _NO_TITLE.match(text, after) is not None
+
+
+def _begins_line(text: str, place: int) -> bool:
+    """Nothing stands before it but signs of quotes and lists."""
+    start = text.rfind("\n", 0, place) + 1
+    return place - start <= HOLD and _PREFIX.fullmatch(text, start, place) is not None
 
 
 def _until_blank(text: str, start: int) -> tuple[str, int]:
