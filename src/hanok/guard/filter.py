@@ -93,10 +93,14 @@ class OutputFilter:
 
     Args:
         before: what stands before the answer and is known already: a secret may begin there.
+        value: it is one value of a call's arguments, which rules that judge calls whole (`calls_whole`) do not read.
     """
 
-    def __init__(self, rules: Sequence[OutputRule | Following | Kept], *, before: str = "") -> None:
+    def __init__(
+        self, rules: Sequence[OutputRule | Following | Kept], *, before: str = "", value: bool = False
+    ) -> None:
         kept = [one if isinstance(one, Kept) else Kept(one) for one in rules]
+        kept = [one for one in kept if not (value and getattr(one.rule, "calls_whole", False))]
         self._before = before[-CONTEXT:]  # let go, as it was written
         known = bare(self._before).text
         self._rules = [

@@ -119,12 +119,22 @@ def train(
     Raises:
         InputError: one of the classes is missing.
     """
+    grams = [hashed(reading) for reading in readings]
+    weights, bias = solve(grams, labels, penalty=penalty)
+    return LinearDetector(name, weights, bias, lines=lines)
+
+
+def solve(grams: Sequence[np.ndarray], labels: Sequence[int], *, penalty: float) -> tuple[np.ndarray, float]:
+    """Weights [2**BITS] float32 and bias. Args: grams: of each row, as `hanok.guard.grams.hashed` gives them.
+
+    Raises:
+        InputError: one of the classes is missing.
+    """
     import torch
 
     wanted = np.asarray(labels, dtype=np.float64)
     if not 0 < wanted.sum() < len(wanted):
         raise InputError("all rows have the same label", remedy="a detector needs rows of both kinds")
-    grams = [hashed(reading) for reading in readings]
     counts = np.array([max(1, len(one)) for one in grams])
     known, flat = np.unique(np.concatenate(grams), return_inverse=True)  # the others' weights are 0
     columns = torch.from_numpy(flat)
@@ -152,4 +162,4 @@ def train(
     solver.step(loss)
     found = np.zeros(1 << BITS, dtype=np.float32)
     found[known] = weights.detach()[:, 0].numpy()
-    return LinearDetector(name, found, float(bias.detach()), lines=lines)
+    return found, float(bias.detach())
