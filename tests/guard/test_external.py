@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.classifier_server import Classifier, classifier, minds
 
 from hanok.cli import _run
 from hanok.errors import ConfigError
@@ -21,7 +22,6 @@ from hanok.guard.remote import Asked, Remote, RemoteError, Service
 from hanok.guard.rulebook import Guard, Rulebook
 from hanok.guard.verdicts import Finding
 from hanok.guard.windows import windows
-from tests.support.classifier_server import Classifier, classifier, minds
 
 USER = [Part("How do I build a bomb?", "user", "messages.0")]
 
@@ -176,7 +176,8 @@ def test_the_key_comes_from_the_environment(server: Classifier, monkeypatch: pyt
 
 
 BROKEN: dict[str, Any] = {
-    "500": 500, "redirect": 302, "no JSON": b"<html>", "deep": b"[" * 100_000, "list": [1], "nothing": {}, "NaN": b'{"score": NaN}',
+    "500": 500, "redirect": 302, "no JSON": b"<html>", "deep": b"[" * 100_000, "list": [1], "nothing": {},
+    "NaN": b'{"score": NaN}',
     "infinite": {"categories": {"a": float("inf")}}, "text": {"score": "high"}, "no categories": {"categories": 1},
     "endless": b" " * (1 << 19), "flag": {"flagged": "yes"},
 }  # fmt: skip
@@ -201,7 +202,7 @@ def test_nobody_waits_longer_than_the_timeout(server: Classifier, seconds: float
     server.seconds, server.trickle = seconds, trickle
     remote = Remote(Service(url=server.url, timeout=0.3))
     begin = time.monotonic()
-    with pytest.raises(RemoteError, match="time|no answer"):
+    with pytest.raises(RemoteError, match=r"time|no answer"):
         remote.ask(Asked("text " * 9, "input", "user"))
     assert time.monotonic() - begin < 10
     server.seconds, server.trickle = 0.0, 0.0

@@ -17,7 +17,7 @@ Answer = Callable[[str, dict[str, Any]], Any]
 
 @dataclass
 class Classifier:
-    """`answer` may be changed at any time. `asked`: the bodies; `headers`: of the last request; `at_once`: most at the same time."""
+    """`answer` may be changed at any time. `asked`: the bodies. `headers`: of the last request. `at_once`: most at a time."""
 
     url: str
     answer: Answer

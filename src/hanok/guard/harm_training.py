@@ -87,20 +87,7 @@ def fit_harm(
     Raises:
         InputError: a category has no rows, or nothing but.
     """
-    readings, numbers = readings_of([row.text for row in rows], random.Random(seed))
-    grams = [hashed(reading) for reading in readings]
-    weights, biases = np.zeros((1 << BITS, len(categories)), dtype=np.float32), np.zeros(len(categories))
-    for place, category in enumerate(categories):
-        labelled = [(one, label) for one, number in zip(grams, numbers, strict=True)
-                    if (label := rows[number].label(category)) is not None]  # fmt: skip
-        labels = [label for _, label in labelled]
-        if not 0 < sum(labels) < len(labels):
-            raise InputError(
-                f'category "{category}": {sum(labels)} of {len(labels)} rows have it',
-                remedy="give rows with it and without it",
-            )
-        weights[:, place], biases[place] = solve([one for one, _ in labelled], labels, penalty=penalty)
-    return HarmClassifier(tuple(categories), weights, biases, np.zeros(len(categories)))
+    return _solved(_taught(rows, seed), categories, penalty)
 
 
 def cross_validate_harm(
@@ -112,15 +99,38 @@ def cross_validate_harm(
     penalty: float = PENALTY,
 ) -> Iterator[HarmJudged]:
     """Rows of one group are in one fold."""
-    placed = [(row, fold_of(f"{row.set}{row.group}", folds)) for row in rows]
+    placed = {id(row): fold_of(f"{row.set}{row.group}", folds) for row in rows}
+    taught = _taught(rows, seed)
     for fold in range(folds):
-        known = [row for row, place in placed if place != fold]
-        unseen = [row for row, place in placed if place == fold]
+        unseen = [row for row in rows if placed[id(row)] == fold]
         if not unseen:
             continue
-        classifier = fit_harm(known, categories, seed=seed, penalty=penalty)
+        classifier = _solved([one for one in taught if placed[id(one[0])] != fold], categories, penalty)
         for row in unseen:
             yield HarmJudged(row, classifier.judge(row.text))
+
+
+_Taught = tuple[HarmRow, np.ndarray]
+
+
+def _taught(rows: Sequence[HarmRow], seed: int) -> list[_Taught]:
+    """Each row, and half of them in disguise, with the n-grams of its reading."""
+    readings, numbers = readings_of([row.text for row in rows], random.Random(seed))
+    return [(rows[number], hashed(reading)) for reading, number in zip(readings, numbers, strict=True)]
+
+
+def _solved(taught: Sequence[_Taught], categories: Sequence[str], penalty: float) -> HarmClassifier:
+    weights, biases = np.zeros((1 << BITS, len(categories)), dtype=np.float32), np.zeros(len(categories))
+    for place, category in enumerate(categories):
+        labelled = [(grams, label) for row, grams in taught if (label := row.label(category)) is not None]
+        labels = [label for _, label in labelled]
+        if not 0 < sum(labels) < len(labels):
+            raise InputError(
+                f'category "{category}": {sum(labels)} of {len(labels)} rows have it',
+                remedy="give rows with it and without it",
+            )
+        weights[:, place], biases[place] = solve([grams for grams, _ in labelled], labels, penalty=penalty)
+    return HarmClassifier(tuple(categories), weights, biases, np.zeros(len(categories)))
 
 
 def thresholds_for(

@@ -1,5 +1,5 @@
-"""Markup, classifiers behind an address and kinds of harm in a server: one verdict on every route, streamed or not; nobody else waits
-while a classifier thinks; private text of the conversation leaves in no address."""
+"""Markup, classifiers behind an address and kinds of harm in a server: one verdict on every route, streamed or not; nobody else
+waits while a classifier thinks; private text of the conversation leaves in no address."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.classifier_server import Classifier, classifier, minds
 
 from hanok.guard.grams import BITS
 from hanok.guard.harm import HarmClassifier
-from tests.support.classifier_server import Classifier, classifier, minds
 
 ROUTES = ("chat", "completions", "responses", "messages")
 ANSWER = (
