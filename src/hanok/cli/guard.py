@@ -199,7 +199,7 @@ def explain(detector: Path, text: Annotated[str, tyro.conf.Positional]) -> dict[
 
 def try_out(
     text: Annotated[str, tyro.conf.Positional], policy: str = "default", tenant: str = "default", origin: str = "user",
-    hidden: str = "",
+    hidden: str = "", documents: tuple[str, ...] = (), question: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """What a policy makes of a text: on its way to a model, and as a model's answer.
 
@@ -209,6 +209,8 @@ def try_out(
         tenant: whose rules.
         origin: who wrote it: system, user, assistant, tool, document or definition.
         hidden: the system prompt that an answer must not give away.
+        documents: other text that the model has read, which no address in an answer may carry away.
+        question: what the answer is to answer.
     """
     from hanok.errors import did_you_mean
     from hanok.guard.provenance import ORIGINS, Origin, Part
@@ -220,7 +222,8 @@ def try_out(
         raise InputError(f'no origin "{origin}"', remedy=did_you_mean(origin, ORIGINS))
     book = Guard.open(policy).of(tenant)
     taken = book.take_in([Part(text, known[origin], "text")])
-    one = book.watch(hidden)()
+    told = [Part(one, "document", f"documents.{number}") for number, one in enumerate(documents)]
+    one = book.watch(hidden, [*told, Part(question, "user", "question")])()
     released = [one.push(text), one.finish()]
     sides = {
         "input": (taken.action, taken.parts[0].text, [each.finding for each in taken.found]),
