@@ -21,7 +21,7 @@ from hanok.guard.verdicts import Direction, Finding, VerdictEvent
 from hanok.reporting import log
 from hanok.server.definitions import as_text, reworded
 from hanok.server.errors import CONTENT_BLOCKED, ApiError
-from hanok.server.guarded import Guarded, LastFilter, Reader, Written
+from hanok.server.guarded import Guarded, LastFilter, Reader, Tell, Written
 from hanok.server.principal import Principal
 from hanok.server.services import Services
 from hanok.server.tally import Tally, Told, together
@@ -112,16 +112,32 @@ class Watch:
         """
         if not self.book.watches:
             return list(inner)
-        make, several = self.book.watch(hidden), len(inner) > 1
-        tells = [partial(self._answered, f"{number}." if several else "") for number in range(len(inner))]
+        make, several = self.book.watch(hidden, self._read), len(inner) > 1
+        tells: list[Tell] = [
+            partial(self._answered, f"{number}." if several else "") for number in range(len(inner))
+        ]
+        waiting = self._services.waiting if self.book.asks_behind else None
+        if waiting is not None:  # the rules are in a thread then, and listeners are told on the event loop
+            tells = [_told_on(asyncio.get_running_loop(), tell) for tell in tells]
         return [
-            Guarded(one, make, tell, judge=self._judge, before=before, stops=stops, written=written)
+            Guarded(
+                one,
+                make,
+                tell,
+                judge=self._judge,
+                before=before,
+                stops=stops,
+                written=written,
+                waiting=waiting,
+            )
             for one, tell in zip(inner, tells, strict=True)
         ]
 
     def last(self, count: int, *, hidden: str = "") -> list[LastFilter]:
-        """For what is still changed behind the readers, as many as there are answers; none where no rule looks at text."""
-        make, tell = self.book.watch(hidden), partial(self._answered, "")
+        """For what is still changed behind the readers, as many as there are answers; none where no rule looks at text. What
+        judges whole windows has judged them."""
+        make = partial(self.book.watch(hidden, self._read), value=True)
+        tell = partial(self._answered, "")
         return [LastFilter(make(), tell) for _ in range(count)] if self.book.outputs else []
 
     def _judge(self, tool: str, arguments: str) -> Sequence[Finding]:
@@ -145,7 +161,8 @@ class Watch:
                 _told(listener, event)
 
     async def _take_in(self, parts: Sequence[Part]) -> Intake:
-        taken, told = await asyncio.to_thread(_taken_in, self.book, parts)
+        run = self._services.waiting.run if self.book.asks_before else asyncio.to_thread
+        taken, told = await run(_taken_in, self.book, parts)
         self._tell(told, "input")
         stop = next((one for one in taken.found if one.finding.action == "block"), None)
         if stop is not None:
@@ -216,6 +233,13 @@ def _defined(taken: Intake, parts: Sequence[Part], tools: Any) -> Any:
 
 def _moved(one: Finding, shift: int) -> Finding:
     return Finding(one.rule, one.start + shift, one.end + shift, one.action, one.reason, one.instead)
+
+
+def _told_on(loop: asyncio.AbstractEventLoop, tell: Tell) -> Tell:
+    def told(findings: Sequence[Finding], where: str) -> None:
+        loop.call_soon_threadsafe(tell, findings, where)
+
+    return told
 
 
 def _told(listener: Callable[[VerdictEvent], None], event: VerdictEvent) -> None:

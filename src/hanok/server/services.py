@@ -19,6 +19,7 @@ from hanok.server.operations.service import Operations
 from hanok.server.protection.caps import Caps
 from hanok.server.protection.monitor import Monitor
 from hanok.server.protection.watermarks import Watermarks
+from hanok.server.waiting import Waiting
 from hanok.store.database import Store
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Services:
         directory: who may come in. people: signing in and out. oidc: through whom too.
         guard: the rules of what comes in and goes out. verdicts: all are told of each finding, on the event loop: must not block.
         watermarks: what marks answers. caps: on log-probabilities. monitor: of extraction.
+        waiting: where rules of the guard wait for other servers.
         run: the folder of the run that the model belongs to, whose reports the console shows.
     """
 
@@ -56,3 +58,4 @@ class Services:
     caps: Caps = field(default_factory=Caps)
     monitor: Monitor | None = None
     verdicts: list[Callable[[VerdictEvent], None]] = field(default_factory=list)
+    waiting: Waiting = field(default_factory=Waiting)
