@@ -83,6 +83,8 @@ class AlignConfig:
     """Of the chosen answer's own negative log-likelihood a token. Default: cpo 1, dpo and ipo 0."""
     centre: float = 0.01
     """Reward model: weight of (r_chosen + r_rejected)^2, which keeps scores around 0."""
+    likelihood: bool = False
+    """Reward model: the score also reads how likely the answer is to the model itself, which knows facts."""
     held_out: float = 0.05
     """Share of the preferences kept for validation, where no validation file is given."""
 
