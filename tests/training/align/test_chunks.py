@@ -12,7 +12,8 @@ import torch
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model
 from hanok.tokens.tokenizer import Tokenizer
-from hanok.training.align.config import CHUNKED, AlignConfig
+from hanok.training.align.config import AlignConfig
+from hanok.training.align.methods import CHUNKED
 from hanok.training.align.scoring import answer_logprobs
 from hanok.training.rewards import mix
 from hanok.training.rollouts.generator import Answer

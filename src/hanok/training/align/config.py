@@ -1,32 +1,19 @@
 """What an alignment run is told. Cheap to import: no torch here.
 
-One dataclass for all methods: what a method does not use is left at its default (`hanok align --help` says which do).
+One dataclass for all methods; what a method does not read must stay at its default (`methods.py` says which read what).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from hanok.errors import ConfigError
+from hanok.training.align.methods import CHUNKED, check_read
 from hanok.training.config import TrainConfig
 
-PairMethod = Literal["dpo", "ipo", "kto", "orpo", "simpo", "cpo", "reward"]
-PolicyMethod = Literal["grpo", "rloo", "ppo", "dapo", "gspo", "cispo", "drgrpo", "sapo", "scalerl", "star"]
-Method = Literal[PairMethod, PolicyMethod]
-PAIR_METHODS: tuple[str, ...] = get_args(PairMethod)
-POLICY_METHODS: tuple[str, ...] = get_args(PolicyMethod)
 BETAS = {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "orpo": 0.1, "simpo": 2.0, "cpo": 0.1}
 CLIPS = {"gspo": (3e-4, 4e-4), "dapo": (0.2, 0.28)}
-CHUNKED = (
-    "grpo",
-    "drgrpo",
-    "dapo",
-    "cispo",
-    "scalerl",
-    "star",
-)  # whose losses do not need an answer in one piece
-
 _OF_CHUNKS = ("chunk", "carry", "chunks", "carry_head")
 
 
@@ -227,18 +214,15 @@ class AlignConfig:
         """With what this method is made of where nothing else was asked for.
 
         Raises:
-            ConfigError: settings that the method is not.
+            ConfigError: settings that the method does not read, or that do not go together.
         """
+        check_read(method, self._changed())
         if self.think == "delethink":
             _require(
                 method in CHUNKED, f"{method} with think = delethink", f"use one of {', '.join(CHUNKED)}"
             )
         else:
-            given = [
-                name
-                for name in _OF_CHUNKS
-                if getattr(self, name) != AlignConfig.__dataclass_fields__[name].default
-            ]
+            given = [name for name in self._changed() if name in _OF_CHUNKS]
             _require(
                 not given,
                 f"{' and '.join(given)} with think = plain",
@@ -264,6 +248,10 @@ class AlignConfig:
             )  # fmt: skip
         constant = method in ("scalerl", "star") and self.decay_fraction is None
         return replace(self, decay_fraction=0.0) if constant else self
+
+    def _changed(self) -> list[str]:
+        """Settings that are not what they are by default."""
+        return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
 
     def _check_overlap(self, method: str) -> None:
         _require(

@@ -14,8 +14,9 @@ from hanok.errors import ConfigError, InputError
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.batches import Rows
-from hanok.training.align.config import PAIR_METHODS, AlignConfig
+from hanok.training.align.config import AlignConfig
 from hanok.training.align.examples import Judged, Pair
+from hanok.training.align.methods import PAIR_METHODS
 from hanok.training.align.preference import WITH_REFERENCE, KTOObjective, PairObjective
 from hanok.training.align.preferences import read_judged, read_pairs
 from hanok.training.align.reference import with_reference
