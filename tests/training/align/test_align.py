@@ -44,7 +44,6 @@ def test_it_learns_that_shorter_is_better(method: str, base: Path, preferences: 
     assert last["validation.preference.accuracy"] > 0.9
     losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
     assert min(losses[-3:]) < 0.9 * losses[0]
-    assert (tmp_path / "report.html").stat().st_size > 1000
 
 
 def test_kto_moves_good_and_bad_answers_apart(base: Path, preferences: Path, tmp_path: Path) -> None:
@@ -192,10 +191,12 @@ def test_a_blend_lies_between_the_start_and_the_trained(
         )
 
 
+@pytest.mark.usefixtures("drawn_pages")
 def test_a_finished_run_is_returned_and_other_settings_are_refused(
     base: Path, preferences: Path, tmp_path: Path
 ) -> None:
     first = align_on_preferences("orpo", quick(max_steps=2), model=base, data=preferences, out=tmp_path)
+    assert "<svg" in (tmp_path / "report.html").read_text(encoding="utf-8")
     again = align_on_preferences("orpo", quick(max_steps=2), model=base, data=preferences, out=tmp_path)
     assert first.hash == again.hash
     assert open_artefact(tmp_path / "model").parents["model"] == open_artefact(base).hash
