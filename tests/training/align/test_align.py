@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hanok.models.config import MoEConfig
 from hanok.models.decoder import Decoder
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.config import AlignConfig
+from hanok.training.align.methods import PAIR_METHODS, POLICY_METHODS, READERS
 from hanok.training.align.preference import PairObjective
 from hanok.training.align.preferences import read_judged, read_pairs
 from hanok.training.align.reward_model import HEAD, RewardHead, RewardModel, scores
@@ -167,6 +169,22 @@ def test_a_score_may_read_how_likely_an_answer_is(base: Path, preferences: Path,
     assert scores(decoder, without, texts).tolist() == [0.0] * len(texts)
     head.save(tmp_path / "head.safetensors")
     assert RewardHead.load(tmp_path / "head.safetensors", decoder.config.hidden_size).likelihood is not None
+
+
+def test_what_a_method_does_not_read_is_refused() -> None:
+    assert set(READERS) <= {field.name for field in fields(AlignConfig)}
+    settings: dict[str, Any] = {
+        "pairs_per_step": 8, "beta": 0.2, "gamma": 1.0, "label_smoothing": 0.1, "nll_weight": 0.5, "likelihood": True,
+        "group_size": 4, "importance": "answer", "clip_low": 0.1, "ratio_cap": 3.0, "retire": 0.5, "gae_lambda": 1.0,
+    }  # fmt: skip
+    for name, value in settings.items():
+        for method in (*PAIR_METHODS, *POLICY_METHODS):
+            config = AlignConfig(**{name: value})
+            if method in READERS[name]:
+                assert getattr(config.of_method(method), name) == value
+                continue
+            with pytest.raises(ConfigError, match=f"{method} does not read {name}"):
+                config.of_method(method)
 
 
 def test_a_blend_lies_between_the_start_and_the_trained(
