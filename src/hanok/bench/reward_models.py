@@ -2,7 +2,7 @@
 were held out does each order right?
 
     start         none is trained: the fine-tuned model's own mean log-probability of the answer
-    last token    the score is read at the last token
+    last-token    the score is read at the last token
     likelihood    and from the mean and the least log-probability of the answer, too
 
 Settings are chosen on one set of held-out pairs (`--choose`) and reported on another; neither has a prompt that training or
@@ -45,15 +45,15 @@ HELD_OUT = ("choosing", "reported")
 CHOOSING, REPORTED = 250, 1150  # pairs a language, before prompts that occur elsewhere are left out
 TRAINING = AlignConfig(epochs=3.0, validate_every=1_000_000)
 WAYS: Mapping[str, Mapping[str, Any]] = {
-    "last token": {"muon_lr": 1.2e-3, "adamw_lr": 4e-4},
+    "last-token": {"muon_lr": 1.2e-3, "adamw_lr": 4e-4},
     "likelihood": {"muon_lr": 4e-4, "adamw_lr": 1.2e-4, "likelihood": True},
 }
 CHOICES: Mapping[str, Mapping[str, Any]] = {
     **WAYS,
-    "last token, slower": {"muon_lr": 4e-4, "adamw_lr": 1.2e-4},
-    "last token, longer": {"muon_lr": 1.2e-3, "adamw_lr": 4e-4, "epochs": 6.0},
-    "likelihood, faster": {"muon_lr": 1.2e-3, "adamw_lr": 4e-4, "likelihood": True},
-    "likelihood, longer": {"muon_lr": 4e-4, "adamw_lr": 1.2e-4, "likelihood": True, "epochs": 6.0},
+    "last-token-slower": {"muon_lr": 4e-4, "adamw_lr": 1.2e-4},
+    "last-token-longer": {"muon_lr": 1.2e-3, "adamw_lr": 4e-4, "epochs": 6.0},
+    "likelihood-faster": {"muon_lr": 1.2e-3, "adamw_lr": 4e-4, "likelihood": True},
+    "likelihood-longer": {"muon_lr": 4e-4, "adamw_lr": 1.2e-4, "likelihood": True, "epochs": 6.0},
 }
 Row = dict[str, Any]
 
@@ -129,7 +129,7 @@ def run(
             config = replace(TRAINING, seed=seed, threads=threads, **changes)
             trained = align_on_preferences(
                 "reward", config, model=model, data=data / "train.jsonl",
-                out=folder / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}", validation=data / "choosing.jsonl",
+                out=folder / f"{name}-seed{seed}", validation=data / "choosing.jsonl",
             ).path  # fmt: skip
             rows.append({"way": name, "seed": seed, **_measured(_scores(trained), model, file)})
     columns = list(dict.fromkeys(column for row in rows for column in row))
