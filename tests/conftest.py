@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import itertools
@@ -24,6 +25,13 @@ settings.register_profile("hanok", deadline=None, derandomize="HANOK_CI" in os.e
 settings.load_profile("hanok")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_there_stays() -> None:
+    """Training and serving collect garbage; they need not look through all that earlier files have imported each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -19,18 +19,8 @@ from hanok.models.decoder import Decoder
 from hanok.tokens.tokenizer import Tokenizer
 
 PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
-QUICK = (
-    "--max-steps",
-    "1",
-    "--max-new-tokens",
-    "4",
-    "--group-size",
-    "2",
-    "--prompts-per-step",
-    "2",
-    "--threads",
-    "1",
-)
+QUICK = ("--max-steps", "1", "--threads", "1")
+SMALL = ("--max-new-tokens", "4", "--group-size", "2", "--prompts-per-step", "2")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +37,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(model: Path, out: Path, *words: str | Path) -> int:
     """Exit code of the command."""
-    return _run([str(word) for word in ("align", *words, "--model", model, "--out", out, *QUICK)])
+    small = SMALL if words[0] == "grpo" else ()
+    return _run([str(word) for word in ("align", *words, "--model", model, "--out", out, *QUICK, *small)])
 
 
 def write(file: Path, rows: Sequence[Any]) -> Path:
@@ -71,6 +62,9 @@ def write(file: Path, rows: Sequence[Any]) -> Path:
         (("grpo", "--reward", "numeric", "--chunk", "16"), [{"prompt": "a"}], "chunk with think = plain; add --think"),
         (("grpo", "--reward", "numeric", "--carry", "4"), [{"prompt": "a"}], "carry with think = plain; add --think"),
         (("dpo", "--chunks", "3"), [PAIR], "chunks with think = plain; add --think"),
+        (("dpo", "--kl-beta", "0.1"), [PAIR], "dpo does not read kl_beta; leave it out; it is of grpo, rloo, ppo"),
+        (("simpo", "--likelihood"), [PAIR], "simpo does not read likelihood; leave it out; it is of reward"),
+        (("grpo", "--reward", "numeric", "--beta", "0.1"), [{"prompt": "a"}], "grpo does not read beta"),
     ],
 )  # fmt: skip
 def test_one_clear_message(

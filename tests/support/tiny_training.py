@@ -110,17 +110,23 @@ def assert_equal_runs(out: Path, straight: Path) -> None:
     assert not [path for path in out.rglob("*") if path.name.endswith((".tmp", ".old"))]
 
 
+def train_tiny(shards: Path, out: Path, changes: dict[str, Any]) -> None:
+    """Args: changes: of the settings, and under "model" of the model, in JSON's types."""
+    from hanok.training.run import train
+
+    settings = {**changes}
+    shape = dict(settings.pop("model", {}))
+    if "moe" in shape:
+        shape["moe"] = MoEConfig(**shape["moe"])
+    train(tiny_config(**settings), shards=shards, out=out, model=tiny_model(**shape))
+
+
 def main() -> None:
     from hanok.cli import _guarded
-    from hanok.training.run import train
 
     shards, out = Path(sys.argv[1]), Path(sys.argv[2])
     changes = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
-    shape = changes.pop("model", {})
-    if "moe" in shape:
-        shape["moe"] = MoEConfig(**shape["moe"])
-    model = tiny_model(**shape)
-    sys.exit(_guarded(lambda: train(tiny_config(**changes), shards=shards, out=out, model=model) and None))
+    sys.exit(_guarded(lambda: train_tiny(shards, out, changes)))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def rows(out: Path, *, timed: bool = False) -> list[dict[str, Any]]:
     return found if timed else [{k: v for k, v in row.items() if not k.startswith("time.")} for row in found]
 
 
+@pytest.mark.usefixtures("drawn_pages")
 def test_it_learns_and_leaves_a_loadable_model(shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "pretrain"
     artefact = train(tiny.tiny_config(max_steps=40), shards=shards, out=out, model=tiny.tiny_model())

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 import tiny_training as tiny
 import torch
 
+from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model
+from hanok.training.team import Team
 
 WORKER = Path(tiny.__file__)
 SETTINGS: dict[str, Any] = {"max_steps": 12, "micro_batch_tokens": 128, "ema_decay": 0.9}
@@ -72,8 +75,9 @@ MODELS = {
 )
 def test_two_equal_one(kind: str, shards: Path, tmp_path: Path) -> None:
     options = {"model": MODELS[kind]}
-    finish(start(shards, tmp_path / "one", processes=1, **options))
-    finish(start(shards, tmp_path / "two", processes=2, **options))
+    process = start(shards, tmp_path / "two", processes=2, **options)
+    tiny.train_tiny(shards, tmp_path / "one", {**SETTINGS, **options})
+    finish(process)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 12
     assert two == pytest.approx(one, abs=1e-4)
@@ -102,8 +106,12 @@ def test_one_goes_on_where_two_were_stopped(shards: Path, tmp_path: Path) -> Non
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "straight"), abs=1e-3)
 
 
-def test_compiled_training_stays_in_one_process(shards: Path, tmp_path: Path) -> None:
-    process = start(shards, tmp_path / "run", processes=2, compile=True)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "go in one process" in errors
+def test_compiled_training_stays_in_one_process(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before anything is shared."""
+    monkeypatch.setattr("hanok.training.run.join_team", lambda: nullcontext(Team(rank=0, size=2)))
+    monkeypatch.setattr(Team, "agree", lambda self, value: value)
+    with pytest.raises(ConfigError, match="go in one process"):
+        tiny.train_tiny(shards, tmp_path / "run", {**SETTINGS, "compile": True})
+    assert not (tmp_path / "run" / "model").exists()

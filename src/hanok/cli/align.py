@@ -10,7 +10,8 @@ import tyro
 
 from hanok.errors import ConfigError
 from hanok.reporting import table
-from hanok.training.align.config import PAIR_METHODS, AlignConfig, Method
+from hanok.training.align.config import AlignConfig
+from hanok.training.align.methods import PAIR_METHODS, Method
 
 
 def align(
@@ -63,7 +64,12 @@ def align(
         (key, value) for key, value in artefact.metrics.items() if isinstance(value, (int, float, str))
     ]
     table(f"{method}: {artefact.path}", ("measure", "value"), scalars)
-    print(f"report: {out / 'report.html'}\nnext: hanok chat {artefact.path}", file=sys.stderr)
+    after = (
+        f"hanok align grpo --reward model:{artefact.path}"
+        if method == "reward"
+        else f"hanok chat {artefact.path}"
+    )
+    print(f"report: {out / 'report.html'}\nnext: {after}", file=sys.stderr)
     return {"path": str(artefact.path), "metrics": dict(artefact.metrics)}
 
 

@@ -15,7 +15,8 @@ from hanok.data.readers.files import filled_in
 from hanok.errors import ConfigError, did_you_mean
 from hanok.recipes.load import to_plain
 from hanok.recipes.stages import Stage
-from hanok.training.align.config import PAIR_METHODS, AlignConfig, Method
+from hanok.training.align.config import AlignConfig
+from hanok.training.align.methods import PAIR_METHODS, Method
 
 if TYPE_CHECKING:
     from hanok.recipes.recipe import Recipe

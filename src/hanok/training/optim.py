@@ -122,7 +122,8 @@ class Muon:
 
 
 class AdamW:
-    """`torch.optim.AdamW` (fused) with its state known by parameter names.
+    """PyTorch's fused step with its state known by parameter names. Not `torch.optim.AdamW` around it: to be made, that
+    imports the compiler, which takes longer than all else that a run starts with.
 
     Args:
         decayed, undecayed: parameters with and without weight decay.
@@ -132,32 +133,40 @@ class AdamW:
         self, decayed: Mapping[str, Tensor], undecayed: Mapping[str, Tensor], *, lr: float,
         betas: tuple[float, float], weight_decay: float,
     ) -> None:  # fmt: skip
-        self.lr = lr
-        self._parameters = {**decayed, **undecayed}
-        groups = [
-            {"params": list(decayed.values()), "weight_decay": weight_decay},
-            {"params": list(undecayed.values()), "weight_decay": 0.0},
-        ]
-        self._adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=lr, betas=betas, eps=1e-10, fused=True
-        )
-        for parameter in self._parameters.values():
-            self._adamw.state[parameter] = {
+        self.lr, self._betas = lr, betas
+        self._groups = ((decayed, weight_decay), (undecayed, 0.0))
+        self._state = {
+            name: {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+            for parameters, _ in self._groups
+            for name, parameter in parameters.items()
+        }
 
+    @torch.no_grad()
     def step(self, factor: float) -> None:
-        for group in self._adamw.param_groups:
-            group["lr"] = factor * self.lr
-        self._adamw.step()
+        for parameters, weight_decay in self._groups:
+            moved = {name: p for name, p in parameters.items() if p.grad is not None}
+            if not moved:
+                continue
+            states = {
+                key: [local(self._state[name][key]) for name in moved]
+                for key in ("exp_avg", "exp_avg_sq", "step")
+            }
+            torch._foreach_add_(states["step"], 1)  # pyright: ignore[reportPrivateImportUsage]
+            torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
+                [local(p) for p in moved.values()], [local(p.grad) for p in moved.values() if p.grad is not None],
+                states["exp_avg"], states["exp_avg_sq"], [], states["step"], amsgrad=False, lr=factor * self.lr,
+                beta1=self._betas[0], beta2=self._betas[1], weight_decay=weight_decay, eps=1e-10, maximize=False,
+            )  # fmt: skip
 
     def state(self) -> dict[str, Tensor]:
         return {
             f"adamw.{key}.{name}": tensor
-            for name, parameter in self._parameters.items()
-            for key, tensor in self._adamw.state[parameter].items()
+            for name, state in self._state.items()
+            for key, tensor in state.items()
         }
 
 

@@ -19,7 +19,7 @@ from hanok.training.config import TrainConfig
 from hanok.training.packing import PackedSequence, SequenceTable, read_sequence
 from hanok.training.permutation import Permutation
 
-_BLOCK = 1024
+_BLOCK = 1024  # draws at most whose order is worked out at once
 
 
 @dataclass(slots=True)
@@ -40,16 +40,17 @@ class _Source:
 
     def peek(self) -> tuple[int, int, int]:
         """Document, start and length of the next sequence."""
-        block, offset = divmod(self.drawn, _BLOCK)
+        size = min(_BLOCK, self.table.num_sequences)
+        block, offset = divmod(self.drawn, size)
         if self._block is None or self._block[0] != block:
-            self._block = (block, *self.table.locate(self._order(block)))
+            self._block = (block, *self.table.locate(self._order(block * size, size)))
         _, documents, starts, lengths = self._block
         return int(documents[offset]), int(starts[offset]), int(lengths[offset])
 
-    def _order(self, block: int) -> np.ndarray:
-        """The sequence numbers of draws [block * _BLOCK, (block + 1) * _BLOCK), across epochs."""
-        epochs, places = np.divmod(np.arange(block * _BLOCK, (block + 1) * _BLOCK), self.table.num_sequences)
-        order = np.empty(_BLOCK, dtype=np.int64)
+    def _order(self, first: int, count: int) -> np.ndarray:
+        """The sequence numbers of draws [first, first + count), across epochs."""
+        epochs, places = np.divmod(np.arange(first, first + count), self.table.num_sequences)
+        order = np.empty(count, dtype=np.int64)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
             here = epochs == epoch
             permutation = Permutation(self.table.num_sequences, f"{self.seed}/{self.name}/{epoch}")

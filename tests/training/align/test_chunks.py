@@ -12,7 +12,8 @@ import torch
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model
 from hanok.tokens.tokenizer import Tokenizer
-from hanok.training.align.config import CHUNKED, AlignConfig
+from hanok.training.align.config import AlignConfig
+from hanok.training.align.methods import CHUNKED
 from hanok.training.align.scoring import answer_logprobs
 from hanok.training.rewards import mix
 from hanok.training.rollouts.generator import Answer
@@ -130,7 +131,8 @@ def test_star_learns_right_answers_alone(base: Path) -> None:
 def test_the_engine_and_the_learner_agree_on_every_chunk(
     method: str, base: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    config = quick(**CHUNKS, max_steps=1, pass_reward=3.0, kl_beta=0.01 if method == "grpo" else 0.0)
+    own = {"grpo": {"kl_beta": 0.01}, "star": {"pass_reward": 3.0}, "scalerl": {"pass_reward": 3.0}}
+    config = quick(**CHUNKS, max_steps=1, **own.get(method, {}))
     align_on_rewards(method, config, model=base, prompts=prompts, rewards=mix({"l": letters}), out=tmp_path)
     (first,) = [row for row in rows(tmp_path) if "loss" in row]
     assert first["mismatch.absolute"] < 1e-4

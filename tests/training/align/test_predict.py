@@ -34,6 +34,7 @@ def write_run(
     return run
 
 
+@pytest.mark.usefixtures("drawn_pages")
 def test_a_running_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", steps=100)
     points = read_points(run)

@@ -72,16 +72,12 @@ def overlap(prompt: Sequence[Message], answer: str) -> float:
 
 
 def _reward(directory: Path, kind: str) -> Score:
-    from hanok.training.align.examples import answer_ids, prompt_ids
     from hanok.training.align.reward_model import RewardModel
 
     model = RewardModel(directory)
 
     def score(prompt: Sequence[Message], answer: str) -> float:
-        ids = prompt_ids(model.tokenizer, prompt)
-        message = {"role": "assistant", "content": answer}
-        behind, _ = answer_ids(model.tokenizer, ids, prompt, [message])
-        return model.score([[*ids, *behind]])[0]
+        return model.score([model.text(prompt, {"role": "assistant", "content": answer})])[0]
 
     return score
 

@@ -1,32 +1,19 @@
 """What an alignment run is told. Cheap to import: no torch here.
 
-One dataclass for all methods: what a method does not use is left at its default (`hanok align --help` says which do).
+One dataclass for all methods; what a method does not read must stay at its default (`methods.py` says which read what).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from hanok.errors import ConfigError
+from hanok.training.align.methods import CHUNKED, check_read
 from hanok.training.config import TrainConfig
 
-PairMethod = Literal["dpo", "ipo", "kto", "orpo", "simpo", "cpo", "reward"]
-PolicyMethod = Literal["grpo", "rloo", "ppo", "dapo", "gspo", "cispo", "drgrpo", "sapo", "scalerl", "star"]
-Method = Literal[PairMethod, PolicyMethod]
-PAIR_METHODS: tuple[str, ...] = get_args(PairMethod)
-POLICY_METHODS: tuple[str, ...] = get_args(PolicyMethod)
 BETAS = {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "orpo": 0.1, "simpo": 2.0, "cpo": 0.1}
 CLIPS = {"gspo": (3e-4, 4e-4), "dapo": (0.2, 0.28)}
-CHUNKED = (
-    "grpo",
-    "drgrpo",
-    "dapo",
-    "cispo",
-    "scalerl",
-    "star",
-)  # whose losses do not need an answer in one piece
-
 _OF_CHUNKS = ("chunk", "carry", "chunks", "carry_head")
 
 
@@ -37,31 +24,41 @@ class AlignConfig:
     max_steps: int | None = None
     """End after so many updates. Default: preferences, `epochs`; RL has no other end than this or `max_minutes`."""
     max_minutes: float | None = None
+    """End after so much wall-clock time, validation and checkpoints included."""
     epochs: float = 1.0
     """Times that the preferences are read, if neither steps nor minutes end the run sooner."""
     seed: int = 0
+    """Of the order of rows, of sampled answers, of fresh heads and adapters."""
 
     muon_lr: float = 3e-4
     """For matrices, in AdamW's scale."""
     adamw_lr: float = 1e-4
     """For embeddings, norms and other vectors."""
     warmup_steps: int = 5
+    """Over which learning rates rise from 0."""
     decay_fraction: float | None = None
     """Part of the run over which learning rates fall. Default: 0.5; scalerl and star 0."""
     final_lr: float = 0.1
+    """Share of the learning rates that is left at the end."""
     grad_clip: float = 1.0
+    """Largest norm of the whole gradient; 0 switches clipping off."""
     weight_decay: float = 0.0
+    """Of matrices and the head; embeddings, norms and other vectors have none."""
     lora_rank: int = 0
     """Tune low-rank adapters of this rank; the reference is then the model with them switched off."""
     lora_alpha: float = 0.0
+    """Strength of the adapters; 0: twice the rank."""
     lora_targets: tuple[str, ...] = ()
+    """Last parts of the names of the maps to adapt, for example q_proj; empty: every map in the layers."""
     lora_dora: bool = False
     """Weight-decomposed adapters (DoRA): the length of each row of the weights is learnt by itself."""
     blend: float = 1.0
     """The result lies so far on the way from the starting weights to the trained ones (arXiv 2309.06256): at less than 1 what was
     learnt is weaker, and much less is forgotten."""
     precision: Literal["auto", "bfloat16", "float32"] = "float32"
+    """Of products in the learner."""
     threads: int = 0
+    """0: as many as torch takes by itself."""
     max_seq_len: int = 1024
     """Prompt and answer together; longer rows are left out and counted."""
     micro_batch_tokens: int = 8192
@@ -71,22 +68,27 @@ class AlignConfig:
     checkpoint_every: int = 0
     """Steps; 0: ten times a run."""
     keep_checkpoints: int = 2
+    """The last so many stay on disk."""
 
     pairs_per_step: int = 32
+    """Preferences whose mean loss makes one update."""
     beta: float | None = None
     """Strength of the preference; default: 0.1, SimPO 2.0."""
     gamma: float = 0.5
-    """SimPO's margin in reward units."""
+    """simpo: margin in reward units."""
     label_smoothing: float = 0.0
     """Share of labels believed to be flipped (dpo, simpo, cpo)."""
     nll_weight: float | None = None
     """Of the chosen answer's own negative log-likelihood a token. Default: cpo 1, dpo and ipo 0."""
     centre: float = 0.01
-    """Reward model: weight of (r_chosen + r_rejected)^2, which keeps scores around 0."""
+    """reward: weight of (r_chosen + r_rejected)^2, which keeps scores around 0."""
+    likelihood: bool = False
+    """reward: the score also reads how likely the answer is to the model itself, which knows facts."""
     held_out: float = 0.05
     """Share of the preferences kept for validation, where no validation file is given."""
 
     prompts_per_step: int = 16
+    """Prompts of one roll-out."""
     group_size: int = 8
     """Answers to each prompt."""
     overlap: int = 0
@@ -97,15 +99,17 @@ class AlignConfig:
     updates_per_rollout: int = 1
     """Updates from the answers of one roll-out: they are split into so many steps."""
     max_new_tokens: int = 128
+    """Of an answer; what is longer is cut, and judged as it is."""
     temperature: float = 1.0
+    """Of the law that answers are drawn from."""
     clip_low: float | None = None
-    """Default: 0.2; gspo 3e-4."""
+    """How far a ratio may fall below 1 before the clip holds it. Default: 0.2; gspo 3e-4."""
     clip_high: float | None = None
-    """Default: 0.2; dapo 0.28; gspo 4e-4. Not for ppo and rloo, which clip to both sides by `clip_low`."""
+    """And rise above 1. Default: 0.2; dapo 0.28; gspo 4e-4. Not for ppo and rloo, which clip to both sides by `clip_low`."""
     ratio_cap: float = 5.0
-    """Bound of the ratio itself (cispo, scalerl)."""
+    """cispo, scalerl: bound of the ratio itself."""
     pass_reward: float = 1.0
-    """Reward from which an answer counts as right: star learns those alone, scalerl retires prompts by them."""
+    """star, scalerl: reward from which an answer counts as right: star learns those alone, scalerl retires prompts by them."""
     retire: float = 0.9
     """scalerl: a prompt of which this share of all answers so far was right is not drawn again."""
     kl_beta: float = 0.0
@@ -128,7 +132,9 @@ class AlignConfig:
     dynamic_sampling: int = 3
     """DAPO: times at most that prompts whose answers were all alike are replaced by others."""
     gae_lambda: float = 0.95
+    """ppo: share of the advantage that comes from further behind in the answer; 1 trusts the reward alone."""
     value_weight: float = 0.1
+    """ppo: of the value head's loss."""
     validation_answers: int = 0
     """Sampled answers to each prompt of the validation, whose mean counts; 0: one, the likeliest."""
     think: Literal["plain", "delethink"] = "plain"
@@ -225,18 +231,15 @@ class AlignConfig:
         """With what this method is made of where nothing else was asked for.
 
         Raises:
-            ConfigError: settings that the method is not.
+            ConfigError: settings that the method does not read, or that do not go together.
         """
+        check_read(method, self._changed())
         if self.think == "delethink":
             _require(
                 method in CHUNKED, f"{method} with think = delethink", f"use one of {', '.join(CHUNKED)}"
             )
         else:
-            given = [
-                name
-                for name in _OF_CHUNKS
-                if getattr(self, name) != AlignConfig.__dataclass_fields__[name].default
-            ]
+            given = [name for name in self._changed() if name in _OF_CHUNKS]
             _require(
                 not given,
                 f"{' and '.join(given)} with think = plain",
@@ -262,6 +265,10 @@ class AlignConfig:
             )  # fmt: skip
         constant = method in ("scalerl", "star") and self.decay_fraction is None
         return replace(self, decay_fraction=0.0) if constant else self
+
+    def _changed(self) -> list[str]:
+        """Settings that are not what they are by default."""
+        return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
 
     def _check_overlap(self, method: str) -> None:
         _require(

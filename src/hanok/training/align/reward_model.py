@@ -1,7 +1,11 @@
 """A reward model: a decoder with one score a text, read at its last token; trained on pairs (Bradley and Terry 1952).
 
     model/               a model directory like any other
-    model/reward_head.safetensors    weight [1, D] and bias [1] of the score
+    model/reward_head.safetensors    weight [1, D] and bias [1] of the score; with --likelihood also likelihood [2]
+
+What stands at the last token says little of whether a fact in the middle is true, and some thousand pairs do not teach it
+to. But a model that knows the fact finds a wrong one improbable: with `likelihood` the score also reads the answer's mean
+and least log-probability under the reward model's own law, whose head stays and is trained along.
 
 P pairs, B = 2P texts, D width.
 """
@@ -11,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,9 +27,10 @@ from hanok.models.checkpoint import load_model
 from hanok.models.decoder import Decoder
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.config import AlignConfig
-from hanok.training.align.examples import Pair
+from hanok.training.align.examples import Pair, answer_ids, joined, prompt_ids
 from hanok.training.align.preference import validate_pairs
 from hanok.training.objective import Loss
+from hanok.training.objectives.logprobs import linear_logprobs
 from hanok.training.objectives.preference import PreferenceLoss
 from hanok.training.objectives.reward_model import bradley_terry_loss
 from hanok.training.packing import PackedSequence, micro_batches, pack
@@ -51,14 +58,14 @@ class ScalarHead(nn.Module):
         return _GAIN * (hidden_ND.float() @ self.weight[0] + self.bias)
 
     def save(self, file: Path) -> None:
-        save_file({"weight": _GAIN * self.weight.detach(), "bias": _GAIN * self.bias.detach()}, file)
+        save_file({name: _GAIN * value.detach() for name, value in self.named_parameters()}, file)
 
     @classmethod
-    def load(cls, file: Path, width: int) -> ScalarHead:
+    def load(cls, file: Path, width: int) -> Self:
         """Raises CheckpointError: missing, damaged or of another width."""
-        head = cls(width)
         try:
             tensors = load_file(file)
+            head = cls._like(tensors, width)
             with torch.no_grad():
                 for name, parameter in head.named_parameters():
                     parameter.copy_(tensors[name] / _GAIN)
@@ -68,13 +75,43 @@ class ScalarHead(nn.Module):
             ) from error
         return head
 
+    @classmethod
+    def _like(cls, tensors: Mapping[str, Tensor], width: int) -> Self:
+        return cls(width)
+
+
+class RewardHead(ScalarHead):
+    """One number from a text's last hidden vector and, with `likelihood`, from its answer's log-probabilities.
+
+    10 (w h + b + u mean + v least), with u = 1/10 and v = 0 at first: beside what the hidden vector says, a text is worth what
+    its tokens are worth to the starting model.
+    """
+
+    def __init__(
+        self, width: int, *, generator: torch.Generator | None = None, likelihood: bool = False
+    ) -> None:
+        super().__init__(width, generator=generator)
+        self.likelihood = nn.Parameter(torch.tensor([1 / _GAIN, 0.0])) if likelihood else None
+
+    def of_answers(self, hidden_BD: Tensor, logp_B2: Tensor | None) -> Tensor:
+        """Args: logp_B2: mean and least log-probability of each answer's tokens."""
+        score_B = self(hidden_BD)
+        if self.likelihood is None:
+            return score_B
+        assert logp_B2 is not None
+        return score_B + _GAIN * (logp_B2 @ self.likelihood)
+
+    @classmethod
+    def _like(cls, tensors: Mapping[str, Tensor], width: int) -> Self:
+        return cls(width, likelihood="likelihood" in tensors)
+
 
 @dataclass(kw_only=True, slots=True)
 class RewardObjective:
     """-log sigmoid(score of the chosen text - score of the rejected one)."""
 
     config: AlignConfig
-    head: ScalarHead
+    head: RewardHead
     held_out: Sequence[Pair] = ()
 
     @property
@@ -101,19 +138,30 @@ class RewardObjective:
         return bradley_terry_loss(score_B[::2], score_B[1::2], centring=self.config.centre)
 
 
-def scores(decoder: Decoder, head: ScalarHead, sequences: Sequence[PackedSequence]) -> Tensor:
-    """Read behind the last token of each text [B]; a text is the inputs and its last target."""
+def scores(decoder: Decoder, head: RewardHead, sequences: Sequence[PackedSequence]) -> Tensor:
+    """Read behind the last token of each text [B]; a text is the inputs and its last target, its mask says which is answer.
+
+    A text without an answer has no likelihood: NaN where the head reads one.
+    """
     batch = pack([_with_end(sequence) for sequence in sequences])
     hidden_ND, _ = decoder(batch.ids_N, batch.cu_seqlens)
-    return head(hidden_ND[batch.cu_seqlens[1:].long() - 1])
+    logp_B2 = None
+    if head.likelihood is not None:
+        answers = batch.loss_mask_N.nonzero()[:, 0]
+        logp_M, _ = linear_logprobs(
+            hidden_ND[answers], decoder.head_weight, batch.targets_N[answers], softcap=decoder.config.logit_softcap
+        )  # fmt: skip
+        lengths_B = torch.tensor([int(sequence.mask.sum()) for sequence in sequences])
+        logp_B2 = torch.stack(
+            [torch.segment_reduce(logp_M, how, lengths=lengths_B) for how in ("mean", "min")], dim=1
+        )
+    return head.of_answers(hidden_ND[batch.cu_seqlens[1:].long() - 1], logp_B2)
 
 
 def _with_end(sequence: PackedSequence) -> PackedSequence:
-    """The whole text as input: the last token of an answer says that it ended."""
-    import numpy as np
-
-    ids = np.append(sequence.ids, sequence.targets[-1])
-    return PackedSequence(ids, ids, np.zeros(len(ids), dtype=bool), sequence.name)
+    """The whole text as input: the last token of an answer says that it ended. Nothing is foretold behind it."""
+    ids, targets = np.append(sequence.ids, sequence.targets[-1]), np.append(sequence.targets, 0)
+    return PackedSequence(ids, targets, np.append(sequence.mask, False), sequence.name)
 
 
 class RewardModel:
@@ -130,18 +178,16 @@ class RewardModel:
             )
         self.tokenizer = Tokenizer.load(directory)
         self.decoder = load_model(directory).requires_grad_(False)
-        self.head = ScalarHead.load(directory / HEAD, self.decoder.config.hidden_size).requires_grad_(False)
+        self.head = RewardHead.load(directory / HEAD, self.decoder.config.hidden_size).requires_grad_(False)
+
+    def text(self, prompt: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> PackedSequence:
+        """A conversation and the assistant's message behind it, by the model's chat template."""
+        ids = prompt_ids(self.tokenizer, prompt)
+        return joined(ids, *answer_ids(self.tokenizer, ids, prompt, [answer]), "")
 
     @torch.no_grad()
-    def score(self, texts: Sequence[Sequence[int]], *, max_tokens: int = 8192) -> list[float]:
-        """Of token ids from the separator to the end of the answer's turn."""
-        import numpy as np
-
-        sequences = [
-            PackedSequence(np.array(ids[:-1]), np.array(ids[1:]), np.ones(len(ids) - 1, dtype=bool), "")
-            for ids in texts
-        ]
+    def score(self, texts: Sequence[PackedSequence], *, max_tokens: int = 8192) -> list[float]:
         found: list[float] = []
-        for group in micro_batches(sequences, max_tokens=max_tokens):
+        for group in micro_batches(texts, max_tokens=max_tokens):
             found += scores(self.decoder, self.head, group).tolist()
         return found

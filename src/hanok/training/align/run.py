@@ -14,12 +14,13 @@ from hanok.errors import ConfigError, InputError
 from hanok.reporting import log
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.batches import Rows
-from hanok.training.align.config import PAIR_METHODS, AlignConfig
+from hanok.training.align.config import AlignConfig
 from hanok.training.align.examples import Judged, Pair
+from hanok.training.align.methods import PAIR_METHODS
 from hanok.training.align.preference import WITH_REFERENCE, KTOObjective, PairObjective
 from hanok.training.align.preferences import read_judged, read_pairs
 from hanok.training.align.reference import with_reference
-from hanok.training.align.reward_model import HEAD, RewardObjective, ScalarHead
+from hanok.training.align.reward_model import HEAD, RewardHead, RewardObjective
 from hanok.training.align.stage import Prepared, Start, run_stage
 from hanok.training.permutation import Permutation
 
@@ -65,7 +66,7 @@ def _pairs(
 ) -> Prepared:
     if method == "reward":
         drawn = torch.Generator().manual_seed(config.seed)
-        head = ScalarHead(start.decoder.config.hidden_size, generator=drawn)
+        head = RewardHead(start.decoder.config.hidden_size, generator=drawn, likelihood=config.likelihood)
         objective = RewardObjective(config=config, head=head, held_out=held_out)
         batches = _batches(rows, config)
         return Prepared(objective=objective, batches=batches, save_heads=lambda path: head.save(path / HEAD))

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from hanok.artefacts import open_artefact, sha256_file
 from hanok.errors import ConfigError, did_you_mean
-from hanok.tokens.tokenizer import Tokenizer
-from hanok.training.align.examples import answer_ids, prompt_ids
 from hanok.training.align.reward_model import RewardModel
+from hanok.training.packing import PackedSequence
 from hanok.training.rewards import Mix, Prompt, Reward, mix
 from hanok.training.rewards.answers import exact_answer, matches, numeric_answer
 from hanok.training.rewards.models import reward_model
@@ -105,13 +104,10 @@ class _Scores:
         self._model = RewardModel(directory)
 
     def scores(self, pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
-        return self._model.score([_ids(self._model.tokenizer, prompt, text) for prompt, text in pairs])
+        return self._model.score([self._text(prompt, completion) for prompt, completion in pairs])
 
-
-def _ids(tokenizer: Tokenizer, prompt: Prompt, completion: str) -> list[int]:
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    ids = prompt_ids(tokenizer, messages)
-    content, calls = tokenizer.parse_assistant(completion)
-    message: dict[str, object] = {"role": "assistant", "content": content}
-    answer, _ = answer_ids(tokenizer, ids, messages, [message | ({"tool_calls": calls} if calls else {})])
-    return [*ids, *answer]
+    def _text(self, prompt: Prompt, completion: str) -> PackedSequence:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        content, calls = self._model.tokenizer.parse_assistant(completion)
+        message: dict[str, object] = {"role": "assistant", "content": content}
+        return self._model.text(messages, message | ({"tool_calls": calls} if calls else {}))

@@ -14,7 +14,8 @@ from hanok.artefacts import Artefact
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model
 from hanok.models.decoder import Decoder
-from hanok.training.align.config import POLICY_METHODS, AlignConfig
+from hanok.training.align.config import AlignConfig
+from hanok.training.align.methods import POLICY_METHODS
 from hanok.training.align.reward_model import ScalarHead
 from hanok.training.align.stage import Prepared, Start, run_stage
 from hanok.training.plan import use_threads
