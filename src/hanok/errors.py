@@ -8,6 +8,7 @@
     ├── ArtefactError          a directory that is missing, damaged, of another kind or of a newer format
     │   └── CheckpointError    weights: a tensor missing, mis-shaped or cut short
     ├── ChatError              a chat model that gave no reply
+    ├── FetchError             an address that may not be asked for, or gave nothing
     ├── ContextLengthError     a prompt longer than the model's context
     ├── CapacityError          no room at the moment
     │   └── QueueFullError     so many requests wait already that this one is not taken
@@ -88,6 +89,10 @@ class ChatError(HanokError):
         )
         self.reason = reason
         self.detail = detail
+
+
+class FetchError(HanokError):
+    """An address that may not be asked for, or gave nothing: which of the two, and why, only the log says."""
 
 
 class CapacityError(HanokError):

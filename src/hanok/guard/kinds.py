@@ -93,6 +93,12 @@ def hosts(value: Any, folder: Path) -> tuple[str, ...]:
     return chosen
 
 
+def ports(value: Any, _folder: Path) -> frozenset[int]:
+    if not isinstance(value, list) or not value or not all(type(one) is int and 0 < one < 1 << 16 for one in value):
+        raise ValueError("a list of ports such as [80, 443]")
+    return frozenset(value)
+
+
 _READ = {"origins": some_of(ORIGINS)}
 _BOTH: tuple[Direction, ...] = ("input", "output")
 _IN: tuple[Direction, ...] = ("input",)
@@ -125,6 +131,12 @@ KINDS: Mapping[str, Kind] = {
         options={"tools": words, "arguments": words, "hosts": hosts, "always": truth},
     ),
     "spotlight": Kind(on=_IN, used_on=_IN, actions=("allow",)),
+    "fetch": Kind(
+        on=_OUT, used_on=_OUT, actions=("allow",),
+        options={
+            "hosts": hosts, "ports": ports, "seconds": whole(1, 600), "size": whole(1, 1 << 30), "redirects": whole(0, 10),
+        },
+    ),
     "detector": Kind(
         on=_IN, used_on=_IN, actions=("flag", "block"),
         options={**_READ, "file": file, "threshold": number}, needs=("file",),

@@ -11,6 +11,7 @@ from typing import Any
 from hanok.errors import ConfigError, InputError
 from hanok.guard.careful import Careful
 from hanok.guard.egress import Egress
+from hanok.guard.fetch import Fetcher
 from hanok.guard.filter import Kept, OutputFilter, OutputRule
 from hanok.guard.injection import Detect
 from hanok.guard.intake import InputRule, Intake, Reader, Scan, take_in
@@ -48,12 +49,14 @@ class CallRule:
 
 @dataclass(frozen=True)
 class Rulebook:
-    """What one tenant is held to. `spotlight`: strangers' text is marked."""
+    """What one tenant is held to. `spotlight`: strangers' text is marked. `fetcher`: for addresses that models, documents and
+    users give; None: such addresses are not asked for."""
 
     readers: tuple[Reader, ...] = ()
     outputs: tuple[Output, ...] = ()
     calls: tuple[CallRule, ...] = ()
     spotlight: bool = False
+    fetcher: Fetcher | None = None
 
     @property
     def reads(self) -> bool:
@@ -115,7 +118,7 @@ def _made(policy: Policy) -> tuple[Rulebook, Mapping[str, Rulebook]]:
 
 
 def _rulebook(rules: Sequence[Rule], source: str, detectors: Detectors) -> Rulebook:
-    texts = [rule for rule in rules if rule.kind not in ("egress", "spotlight")]
+    texts = [rule for rule in rules if rule.kind not in ("egress", "spotlight", "fetch")]
     readers = [
         Reader(_reader(rule, source, detectors), rule.fail, rule.budget)
         for rule in texts
@@ -128,7 +131,8 @@ def _rulebook(rules: Sequence[Rule], source: str, detectors: Detectors) -> Ruleb
         if rule.kind == "egress"
     ]
     spotlight = any(rule.kind == "spotlight" for rule in rules)
-    return Rulebook(tuple(readers), tuple(outputs), tuple(calls), spotlight)
+    fetcher = next((Fetcher(**rule.options) for rule in rules if rule.kind == "fetch"), None)
+    return Rulebook(tuple(readers), tuple(outputs), tuple(calls), spotlight, fetcher)
 
 
 def _reader(rule: Rule, source: str, detectors: Detectors) -> InputRule:
