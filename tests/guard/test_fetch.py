@@ -81,7 +81,9 @@ def test_addresses_that_are_not_public(address: str) -> None:
     assert why_not_public(ipaddress.ip_address(address))
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "172.32.0.1", "2606:4700:4700::1111", "2a00:1450::1"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "1.1.1.1", "172.32.0.1", "2606:4700:4700::1111", "2a00:1450::1"]
+)
 def test_addresses_that_are(address: str) -> None:
     assert why_not_public(ipaddress.ip_address(address)) == ""
 
@@ -99,7 +101,13 @@ def test_redirects_are_judged_anew() -> None:
     start = target_of("https://example.com/a/b?c")
     assert next_target(start, "../d").url == "https://example.com/d"
     assert next_target(start, "//other.com/x").url == "https://other.com/x"
-    for location in ("http://example.com/", "ftp://example.com/", "https://127.1/", "https://u@example.com/", "//[::1"):
+    for location in (
+        "http://example.com/",
+        "ftp://example.com/",
+        "https://127.1/",
+        "https://u@example.com/",
+        "//[::1",
+    ):
         with pytest.raises(Refused):
             next_target(start, location)
 
@@ -169,6 +177,13 @@ def test_policy() -> None:
     assert not book.reads
     assert not book.watches
     assert Guard(parse_policy("format = 1\n")).of("default").fetcher is None
-    for wrong in ("ports = [0]", 'ports = ["80"]', "ports = []", "seconds = 0", 'hosts = ["http://a"]', "size = 0"):
-        with pytest.raises(ConfigError, match="rules.fetch"):
+    for wrong in (
+        "ports = [0]",
+        'ports = ["80"]',
+        "ports = []",
+        "seconds = 0",
+        'hosts = ["http://a"]',
+        "size = 0",
+    ):
+        with pytest.raises(ConfigError, match=r"rules\.fetch"):
             parse_policy(f"format = 1\n[rules.fetch]\n{wrong}\n")

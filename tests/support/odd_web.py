@@ -28,7 +28,9 @@ class Web:
 
 
 @contextmanager
-def web(answer: Answer, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Web]:
+def web(
+    answer: Answer, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[Web]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listener:
         listener.settimeout(0.05)
@@ -42,9 +44,8 @@ def web(answer: Answer, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLC
                     threading.Thread(target=talk, args=(sock,), daemon=True).start()
 
         def talk(sock: socket.socket) -> None:
-            with contextlib.suppress(OSError), contextlib.closing(sock):
-                sock.settimeout(20)
-                spoken = sock if tls is None else tls.wrap_socket(sock, server_side=True)
+            sock.settimeout(20)
+            with contextlib.suppress(OSError), contextlib.closing(sock), within(sock, tls) as spoken:
                 head = b""
                 while b"\r\n\r\n" not in head and (piece := spoken.recv(4096)):
                     head += piece
@@ -59,6 +60,19 @@ def web(answer: Answer, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLC
         finally:
             over.set()
             thread.join()
+
+
+def within(sock: socket.socket, tls: ssl.SSLContext | None) -> socket.socket:
+    """A handshake that fails leaves nothing behind: a wrapped socket owns the connection from its beginning."""
+    if tls is None:
+        return sock
+    wrapped = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+    try:
+        wrapped.do_handshake()
+    except BaseException:
+        wrapped.close()
+        raise
+    return wrapped
 
 
 def page(body: bytes, *headers: str, status: str = "200 OK") -> bytes:

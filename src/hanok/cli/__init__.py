@@ -80,6 +80,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "documents remove": ("documents", "remove", "files out of a collection, or the whole collection"),
     "serve": ("serve", "serve", "step 7: OpenAI-compatible server and chat page"),
     "guard train": ("guard", "train", "a detector of injected instructions from labelled rows"),
+    "guard train-probe": ("probe", "train", "a second look by a model's own hidden vectors"),
+    "guard test-probe": ("probe", "compare", "what that adds, on styles of attack that were not trained on"),
     "guard test": ("guard", "cross_test", "what it would catch: by set, language, register and disguise"),
     "guard calibrate": ("guard", "calibrate", "set a detector's threshold by one's own traffic"),
     "guard try": ("guard", "try_out", "what a policy makes of a text, coming in and going out"),

@@ -1,4 +1,4 @@
-"""Which addresses may be asked for by somebody else's word: the form of a URL, the allow-list, and whether an IP address is public.
+"""Which addresses may be asked for by somebody else's word: the form of a URL, the list of hosts, whether an address is public.
 
 Much depends on saying no to spellings: 2130706433, 0x7f.1, 0177.0.0.1, ①②⑦.0.0.1 and [::ffff:127.0.0.1] are all this machine to
 some library. A host that ends in a number must be four plain decimals, letters beyond ASCII must be in their normal form, and an
@@ -25,7 +25,8 @@ _NOT_PUBLIC = tuple(
         ipaddress.ip_network,
         (
             "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-            "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
+            "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15",
+            "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
             "168.63.129.16/32",  # a cloud's own service, reached from within its machines
             "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
         ),

@@ -23,6 +23,10 @@ class OverBudget(Exception):  # noqa: N818 - a state, not an error
     """A rule took more processor time than it may."""
 
 
+class Unfit(Exception):  # noqa: N818 - a state, not an error
+    """A rule cannot do its work here; the words say why, and are told."""
+
+
 class Clock:
     """Processor time of this thread, so that a busy machine makes no rule fail. `check` is called between pieces of the work. The
     longest piece is left out, as the interpreter may have collected its garbage in it, unless it is much too long by itself."""
@@ -61,6 +65,9 @@ class Careful:
             done = work(clock)
         except OverBudget as error:
             self.failure = str(error)
+        except Unfit as error:
+            self.failure = str(error)
+            log.warning("guard: rule %s: %s", self.name, error)
         except Exception as error:  # whatever it is: the fail mode decides, not the rule
             self.failure = f"failed ({type(error).__name__})"
             log.warning("guard: rule %s failed", self.name, exc_info=error)

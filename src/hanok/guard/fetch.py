@@ -1,9 +1,9 @@
 """The one way to ask for an address that a model, a document or a user has given: safe against server-side request forgery.
 
-The name is looked up once, and every address that it has must be public; the connection goes to one of those that were judged, with
-the name kept in `Host` and in TLS, so a second answer of the name server changes nothing. Each redirect is judged anew. Nothing of
-ours goes along: no cookies, credentials, proxies or settings of the environment. One clock runs over all of it, name service,
-handshakes and redirects included, and bytes are counted before and behind decompression.
+The name is looked up once, and every address that it has must be public; the connection goes to one of those that were judged,
+with the name kept in `Host` and in TLS, so a second answer of the name server changes nothing. Each redirect is judged anew.
+Nothing of ours goes along: no cookies, credentials, proxies or settings of the environment. One clock runs over all of it, name
+service, handshakes and redirects included, and bytes are counted before and behind decompression.
 
 Whoever asked is told that it did not work, never why: the reason would be a map of the network. The log has it.
 """
@@ -43,7 +43,8 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """`url`: of the last redirect. `type`: "text/html; charset=utf-8" as the other side has it. `body`: decompressed. It is untrusted."""
+    """`url`: behind all redirects. `type`: as the other side has it, "text/html; charset=utf-8". `body`: decompressed, and as
+    untrusted as where it comes from."""
 
     url: str
     status: int
@@ -69,12 +70,12 @@ def look_up(host: str, port: int) -> list[str]:
 @dataclass(frozen=True, kw_only=True)
 class Fetcher:
     """Args:
-        hosts: that may be asked, "example.com" or "*.example.com"; any public one if there are none.
-        ports: that may be asked.
-        seconds: for everything. size: bytes of the body, as they come and as they are read.
-        redirects: that are followed.
-        resolve: names to addresses. why_not: why an address may not be connected to; empty if it may.
-        tls: whose certificates are believed.
+    hosts: that may be asked, "example.com" or "*.example.com"; any public one if there are none.
+    ports: that may be asked.
+    seconds: for everything. size: bytes of the body, as they come and as they are read.
+    redirects: that are followed.
+    resolve: names to addresses. why_not: why an address may not be connected to; empty if it may.
+    tls: whose certificates are believed.
     """
 
     hosts: Sequence[str] = ()

@@ -27,6 +27,7 @@ class Kind:
     fail: Fail = "flag"
     options: Mapping[str, Check] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    budget_ms: int = 50
 
 
 def whole(least: int, most: int) -> Check:
@@ -42,6 +43,16 @@ def number(value: Any, _folder: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise ValueError("a number")
     return float(value)
+
+
+def band(value: Any, folder: Path) -> tuple[float, float]:
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not number(value[0], folder) <= number(value[1], folder)
+    ):
+        raise ValueError("two numbers, the lower one first")
+    return float(value[0]), float(value[1])
 
 
 def words(value: Any, _folder: Path) -> tuple[str, ...]:
@@ -94,7 +105,11 @@ def hosts(value: Any, folder: Path) -> tuple[str, ...]:
 
 
 def ports(value: Any, _folder: Path) -> frozenset[int]:
-    if not isinstance(value, list) or not value or not all(type(one) is int and 0 < one < 1 << 16 for one in value):
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(type(one) is int and 0 < one < 1 << 16 for one in value)
+    ):
         raise ValueError("a list of ports such as [80, 443]")
     return frozenset(value)
 
@@ -140,5 +155,10 @@ KINDS: Mapping[str, Kind] = {
     "detector": Kind(
         on=_IN, used_on=_IN, actions=("flag", "block"),
         options={**_READ, "file": file, "threshold": number}, needs=("file",),
+    ),
+    "probe": Kind(
+        on=_IN, used_on=_IN, actions=("flag", "block"), budget_ms=2000,
+        options={**_READ, "file": file, "first": file, "band": band, "threshold": number, "most": whole(1, 1000)},
+        needs=("file", "first"),
     ),
 }  # fmt: skip

@@ -21,12 +21,15 @@ from hanok.guard.linear import LinearDetector
 from hanok.guard.personal import PersonalData
 from hanok.guard.phrases import Phrases
 from hanok.guard.policy import Policy, Rule, read_policy
-from hanok.guard.provenance import ORIGINS, Part
+from hanok.guard.probe import Probe, Vectors
+from hanok.guard.provenance import ORIGINS, UNTRUSTED, Part
+from hanok.guard.second_look import SecondLook
 from hanok.guard.secrets import Secrets
 from hanok.guard.unseen import Unseen
 from hanok.guard.verdicts import Action, Finding
 
 Detectors = dict[Path, LinearDetector]
+_APART = frozenset({"egress", "spotlight", "fetch", "probe"})  # kinds that are no rules of text
 _EVERY = frozenset(ORIGINS)
 _STRANGE = frozenset({"user", "assistant", "tool", "document"})  # what a detector of orders reads unless told
 
@@ -37,6 +40,14 @@ class Output:
 
     rule: Rule
     make: Callable[[str], OutputRule]
+
+
+@dataclass(frozen=True)
+class Probing:
+    """One rule of input that is made for each request. `make` is given the hidden vectors of the model that will read it."""
+
+    rule: Rule
+    make: Callable[[Vectors | None], InputRule]
 
 
 @dataclass(frozen=True)
@@ -57,20 +68,26 @@ class Rulebook:
     calls: tuple[CallRule, ...] = ()
     spotlight: bool = False
     fetcher: Fetcher | None = None
+    probes: tuple[Probing, ...] = ()
 
     @property
     def reads(self) -> bool:
         """Wants to know what the model reads."""
-        return bool(self.readers or self.calls or self.spotlight)
+        return bool(self.readers or self.calls or self.spotlight or self.probes)
 
     @property
     def watches(self) -> bool:
         """Wants to know what the model writes."""
         return bool(self.outputs or self.calls)
 
-    def take_in(self, parts: Sequence[Part]) -> Intake:
-        """Work for a thread: at most the sum of the rules' budgets, in processor time."""
-        return take_in(parts, self.readers)
+    def take_in(self, parts: Sequence[Part], vectors: Vectors | None = None) -> Intake:
+        """Work for a thread: at most the sum of the rules' budgets, in processor time.
+
+        Args:
+            vectors: of the model that is to read it, for probes.
+        """
+        probes = (Reader(one.make(vectors), one.rule.fail, one.rule.budget) for one in self.probes)
+        return take_in(parts, [*self.readers, *probes])
 
     def watch(self, hidden: str = "") -> Callable[..., OutputFilter]:
         """Makes a filter for each channel of an answer. Args: hidden: text that must not come back out."""
@@ -118,7 +135,7 @@ def _made(policy: Policy) -> tuple[Rulebook, Mapping[str, Rulebook]]:
 
 
 def _rulebook(rules: Sequence[Rule], source: str, detectors: Detectors) -> Rulebook:
-    texts = [rule for rule in rules if rule.kind not in ("egress", "spotlight", "fetch")]
+    texts = [rule for rule in rules if rule.kind not in _APART]
     readers = [
         Reader(_reader(rule, source, detectors), rule.fail, rule.budget)
         for rule in texts
@@ -132,7 +149,8 @@ def _rulebook(rules: Sequence[Rule], source: str, detectors: Detectors) -> Ruleb
     ]
     spotlight = any(rule.kind == "spotlight" for rule in rules)
     fetcher = next((Fetcher(**rule.options) for rule in rules if rule.kind == "fetch"), None)
-    return Rulebook(tuple(readers), tuple(outputs), tuple(calls), spotlight, fetcher)
+    probes = tuple(Probing(rule, _prober(rule, source, detectors)) for rule in rules if rule.kind == "probe")
+    return Rulebook(tuple(readers), tuple(outputs), tuple(calls), spotlight, fetcher, probes)
 
 
 def _reader(rule: Rule, source: str, detectors: Detectors) -> InputRule:
@@ -145,13 +163,30 @@ def _reader(rule: Rule, source: str, detectors: Detectors) -> InputRule:
     if rule.kind == "many-shot":
         return ManyShot(rule.name, rule.action, **options)
     if rule.kind == "detector":
-        file = options.pop("file")
-        try:
-            loaded = detectors.setdefault(file, detectors.get(file) or LinearDetector.load(file))
-        except InputError as error:
-            raise ConfigError(f"{source}: {rule.name}.file: {error.message}", remedy=error.remedy) from error
+        loaded = _detector(rule, "file", options.pop("file"), source, detectors)
         return Detect(loaded, origins or _STRANGE, name=rule.name, action=rule.action, **options)
     return Scan(_text_rule(rule, ""), origins or _EVERY)
+
+
+def _prober(rule: Rule, source: str, detectors: Detectors) -> Callable[[Vectors | None], InputRule]:
+    options = dict(rule.options)
+    origins, file = options.pop("origins", UNTRUSTED), options.pop("file")
+    first = _detector(rule, "first", options.pop("first"), source, detectors)
+    try:
+        probe = Probe.load(file)
+    except InputError as error:
+        raise ConfigError(f"{source}: {rule.name}.file: {error.message}", remedy=error.remedy) from error
+    return lambda vectors: SecondLook(
+        probe, first, vectors, origins, name=rule.name, action=rule.action, **options
+    )
+
+
+def _detector(rule: Rule, key: str, file: Path, source: str, detectors: Detectors) -> LinearDetector:
+    """Each file is read once. Raises ConfigError: it is none."""
+    try:
+        return detectors.setdefault(file, detectors.get(file) or LinearDetector.load(file))
+    except InputError as error:
+        raise ConfigError(f"{source}: {rule.name}.{key}: {error.message}", remedy=error.remedy) from error
 
 
 def _maker(rule: Rule) -> Callable[[str], OutputRule]:

@@ -53,7 +53,7 @@ async def ask(
         name: the id of request and answer. stretches: of the messages, that come from documents.
     """
     served = await services.models.take(body.model, principal)
-    watch = Watch(services, principal, model=served.name, request_id=name)
+    watch = Watch(services, principal, served=served, request_id=name)
     try:
         params = body.sampling()
         structure = params.structure  # calls that must be made have the form of the tools, which are read

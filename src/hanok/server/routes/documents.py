@@ -91,9 +91,13 @@ def _add_files(routes: APIRouter, services: Services) -> None:
         """Keep what is at an address, where the guard's policy has a rule "fetch"; by its fetcher alone."""
         fetcher = services.guard.of(principal_of(request).tenant).fetcher
         if fetcher is None:
-            raise ApiError(403, "addresses are not fetched here: the guard's policy has no rule for it", param="url")
+            raise ApiError(
+                403, "addresses are not fetched here: the guard's policy has no rule for it", param="url"
+            )
         if turns.locked():
-            raise ApiError(503, f"{FETCHES} addresses are being fetched; try again", headers={"Retry-After": "5"})
+            raise ApiError(
+                503, f"{FETCHES} addresses are being fetched; try again", headers={"Retry-After": "5"}
+            )
         async with turns:
             fetched = await fetcher.fetch_async(body.url)
         if fetched.status != 200:
