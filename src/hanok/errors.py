@@ -13,6 +13,7 @@
     ├── CapacityError          no room at the moment
     │   └── QueueFullError     so many requests wait already that this one is not taken
     ├── AuditError             exit code 1: the audit, or a proof from it, is not what it says it is
+    ├── RegressionError        exit code 1: attacks on a server work more often than in the run before
     └── EngineError            exit code 1: what ran a model has stopped, through no fault of the request
         └── TeamError          one of several processes that run a model together has ended
     Interrupted                exit code 75: stopped on request, state saved, run the same command to resume
@@ -117,6 +118,12 @@ class AuditError(HanokError):
     def __init__(self, message: str, *, remedy: str = "", report: Mapping[str, Any] | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.report = dict(report or {})
+
+
+class RegressionError(HanokError):
+    """Attacks on a server work more often than in the run before, or it answers none."""
+
+    exit_code = 1
 
 
 class EngineError(HanokError):

@@ -86,6 +86,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "guard calibrate": ("guard", "calibrate", "set a detector's threshold by one's own traffic"),
     "guard try": ("guard", "try_out", "what a policy makes of a text, coming in and going out"),
     "guard explain": ("guard", "explain", "which words of a text raise a detector's score"),
+    "guard attack": (
+        "attack",
+        "attack",
+        "attack one's own server, compare with the run before, write it into the audit",
+    ),
     "keys create": ("keys", "create_key", "make a key for the API; it is shown once"),
     "keys list": ("keys", "list_keys", "keys, their roles, limits and last use"),
     "keys rotate": ("keys", "rotate_key", "a new key in the place of an old one"),

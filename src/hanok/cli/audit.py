@@ -132,7 +132,7 @@ def export(
             vault = Vault(load_master(place.folder), _own(place).name)
             with AuditLog(place) as log:
                 log.append(
-                    Entry(kind="audit.exported", actor=_me(), facts={"content": True, "start": start})
+                    Entry(kind="audit.exported", actor=me(), facts={"content": True, "start": start})
                 ).result()
         if out is None:
             return {"entries": write(reader, sys.stdout, vault=vault, start=start)}
@@ -161,7 +161,7 @@ def checkpoint(
 
     from hanok.store.audit.log import AuditLog
 
-    place = _existing(audit_dir, store, served)
+    place = existing_place(audit_dir, store, served)
     with AuditLog(replace(place, mirror=mirror or place.mirror)) as log:
         note = log.checkpoint().result()
     print(note, end="")
@@ -191,7 +191,7 @@ def forget(
         )
     if not yes:
         raise ConfigError(f'forgetting "{subject or tenant}" cannot be undone', remedy="add --yes")
-    found = Trail(_existing(audit_dir, store, served)).forget(tenant, subject or None)
+    found = Trail(existing_place(audit_dir, store, served)).forget(tenant, subject or None)
     print(f"{found['audit_keys']} keys are destroyed", file=sys.stderr)
     return {"tenant": tenant, "subject": subject or None, **found}
 
@@ -210,7 +210,7 @@ def keys(
     from hanok.store.audit.reader import Reader
     from hanok.store.audit.writer import live_subjects
 
-    place = _existing(audit_dir, store, served)
+    place = existing_place(audit_dir, store, served)
     verifier = _own(place)
     with Reader(place) as reader, reader.connection() as connection:
         living, destroyed = live_subjects(connection)
@@ -250,7 +250,7 @@ def _place(audit_dir: Path | None, store: str | None, served: Path | None) -> Au
     return audit_place(found, folder=audit_dir)
 
 
-def _existing(audit_dir: Path | None, store: str | None, served: Path | None) -> AuditPlace:
+def existing_place(audit_dir: Path | None, store: str | None, served: Path | None) -> AuditPlace:
     place = _place(audit_dir, store, served)
     if not place.exists:
         raise InputError(f"there is no audit in {place.folder}", remedy="`hanok serve` begins one")
@@ -269,7 +269,7 @@ def _mirrors(given: tuple[Path, ...]) -> tuple[Path, ...]:
     return (*given, Path(own)) if own and Path(own) not in given else given
 
 
-def _me() -> str:
+def me() -> str:
     import getpass
 
     return f"command line: {getpass.getuser()}"
