@@ -112,6 +112,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "audit prove": ("audit", "prove", "a proof that an entry is in the log, for others to check"),
     "audit export": ("audit", "export", "entries as JSON lines"),
     "audit checkpoint": ("audit", "checkpoint", "sign what is in the log now"),
+    "audit report": ("assurance", "report", "what AISVS and OWASP ask for, and what answers for it here"),
     "audit forget": ("audit", "forget", "destroy the keys of what was kept of somebody who was deleted"),
     "audit keys": ("audit", "keys", "the keys of the log, and what others need to check it"),
     "improve": ("improve", "improve", "step 8: learn from feedback and show before and after"),

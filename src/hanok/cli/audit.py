@@ -40,11 +40,11 @@ def verify(
     from hanok.store.audit.verify import verify as look
 
     if proof is not None:
-        known = load_verifier(key or _place(audit_dir, store, served).folder)
+        known = load_verifier(key or place_of_audit(audit_dir, store, served).folder)
         shown = check_proof(_json(proof), known)
         table(f"{proof} holds", ("", ""), [[name, str(value)] for name, value in shown.items()])
         return shown
-    place = _place(audit_dir, store, served)
+    place = place_of_audit(audit_dir, store, served)
     outside = [path for path in (place.notes, *_mirrors(checkpoint)) if path.exists() or path in checkpoint]
     with Reader(place) as reader:
         report = look(reader, load_verifier(key or place.folder), outside=outside).plain()
@@ -84,7 +84,7 @@ def prove(
     from hanok.store.audit.proofs import prove_entry, prove_growth
     from hanok.store.audit.reader import Reader
 
-    place = _place(audit_dir, store, served)
+    place = place_of_audit(audit_dir, store, served)
     if (entry is None) == (since is None):
         raise InputError("what is to be proved?", remedy="give --entry or --since")
     with Reader(place) as reader:
@@ -125,7 +125,7 @@ def export(
     from hanok.store.audit.reader import Reader
     from hanok.store.audit.sealing import Vault
 
-    place = _place(audit_dir, store, served)
+    place = place_of_audit(audit_dir, store, served)
     with Reader(place) as reader:
         vault = None
         if content:
@@ -229,7 +229,7 @@ def keys(
 # ---- where --------------------------------------------------------------------------------------------------------------
 
 
-def _place(audit_dir: Path | None, store: str | None, served: Path | None) -> AuditPlace:
+def place_of_audit(audit_dir: Path | None, store: str | None, served: Path | None) -> AuditPlace:
     from hanok.cli.places import store_place
     from hanok.store.audit.known import recorded_place
     from hanok.store.audit.place import AuditPlace, audit_place
@@ -251,7 +251,7 @@ def _place(audit_dir: Path | None, store: str | None, served: Path | None) -> Au
 
 
 def existing_place(audit_dir: Path | None, store: str | None, served: Path | None) -> AuditPlace:
-    place = _place(audit_dir, store, served)
+    place = place_of_audit(audit_dir, store, served)
     if not place.exists:
         raise InputError(f"there is no audit in {place.folder}", remedy="`hanok serve` begins one")
     return place
