@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -89,6 +90,7 @@ def compare(
         chosen = layers or (depth // 2 - 1, -1)
         found, per_row = _timed(lambda: read_vectors(read, vectors, chosen), len(read))
     stages = both_stages(read, found, layers=chosen, seed=seed, penalty=penalty, folds=folds)
+    print(f"layers {', '.join(map(str, chosen))}: {1000 * per_row:.1f} ms a row", file=sys.stderr)
     result: dict[str, Any] = {"layers": list(chosen), "seconds_a_row": per_row, "rates": {}}
     for rate in false_alarms:
         lines = list(_by_style(stages, styles, rate))

@@ -43,13 +43,8 @@ class SecondLook:
         self, probe: Probe, first: LinearDetector, vectors: Vectors | None, origins: frozenset[str], *, name: str = "probe",
         action: Action = "flag", band: tuple[float, float] | None = None, threshold: float | None = None, most: int = 32,
     ) -> None:  # fmt: skip
-        self.name, self._probe, self._first, self._vectors, self._origins = (
-            name,
-            probe,
-            first,
-            vectors,
-            origins,
-        )
+        self.name, self._probe, self._first = name, probe, first
+        self._vectors, self._origins = vectors, origins
         self._action: Action = action
         self._low, self._high = probe.band if band is None else band
         self._threshold, self._most = probe.threshold if threshold is None else threshold, most
@@ -83,11 +78,10 @@ class SecondLook:
             if part.origin not in self._origins:
                 continue
             for start, end in pieces(part.text, lines=self._first.lines or not part.trusted):
-                score, reading = max(
-                    (self._first.score(view.text), view.text) for view in views(part.text[start:end])
-                )
-                if math.isnan(score):
+                scores = [(self._first.score(view.text), view.text) for view in views(part.text[start:end])]
+                if any(math.isnan(score) for score, _ in scores):
                     raise ValueError("the score is no number")
+                score, reading = max(scores)
                 yield _Doubt(score, number, start, end, reading)
                 clock.check()
 
