@@ -9,10 +9,12 @@
     ├── ArtefactError          a directory that is missing, damaged, of another kind or of a newer format
     │   └── CheckpointError    weights: a tensor missing, mis-shaped or cut short
     ├── ChatError              a chat model that gave no reply
+    ├── FetchError             an address that may not be asked for, or gave nothing
     ├── ContextLengthError     a prompt longer than the model's context
     ├── CapacityError          no room at the moment
     │   └── QueueFullError     so many requests wait already that this one is not taken
     ├── AuditError             exit code 1: the audit, or a proof from it, is not what it says it is
+    ├── RegressionError        exit code 1: attacks on a server work more often than in the run before
     └── EngineError            exit code 1: what ran a model has stopped, through no fault of the request
         └── TeamError          one of several processes that run a model together has ended
     Interrupted                exit code 75: stopped on request, state saved, run the same command to resume
@@ -99,6 +101,10 @@ class ChatError(HanokError):
         self.detail = detail
 
 
+class FetchError(HanokError):
+    """An address that may not be asked for, or gave nothing: which of the two, and why, only the log says."""
+
+
 class CapacityError(HanokError):
     """There is no room for more at the moment."""
 
@@ -121,6 +127,12 @@ class AuditError(HanokError):
     def __init__(self, message: str, *, remedy: str = "", report: Mapping[str, Any] | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.report = dict(report or {})
+
+
+class RegressionError(HanokError):
+    """Attacks on a server work more often than in the run before, or it answers none."""
+
+    exit_code = 1
 
 
 class EngineError(HanokError):

@@ -81,6 +81,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "documents remove": ("documents", "remove", "files out of a collection, or the whole collection"),
     "serve": ("serve", "serve", "step 7: OpenAI-compatible server and chat page"),
     "guard train": ("guard", "train", "a detector of injected instructions from labelled rows"),
+    "guard train-probe": ("probe", "train", "a second look by a model's own hidden vectors"),
+    "guard test-probe": ("probe", "compare", "what that adds, on styles of attack that were not trained on"),
     "guard test": ("guard", "cross_test", "what it would catch: by set, language, register and disguise"),
     "guard train-harm": ("guard", "train_harm", "a classifier of kinds of harm from rows with categories"),
     "guard test-harm": (
@@ -95,6 +97,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "guard watermark keys": ("watermark", "keys", "the keys that have marked"),
     "guard watermark rotate": ("watermark", "rotate", "mark with a new key"),
     "guard watermark export": ("watermark", "export", "a key for another machine's detector"),
+    "guard attack": (
+        "attack",
+        "attack",
+        "attack one's own server, compare with the run before, write it into the audit",
+    ),
     "keys create": ("keys", "create_key", "make a key for the API; it is shown once"),
     "keys list": ("keys", "list_keys", "keys, their roles, limits and last use"),
     "keys rotate": ("keys", "rotate_key", "a new key in the place of an old one"),
@@ -116,6 +123,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "audit prove": ("audit", "prove", "a proof that an entry is in the log, for others to check"),
     "audit export": ("audit", "export", "entries as JSON lines"),
     "audit checkpoint": ("audit", "checkpoint", "sign what is in the log now"),
+    "audit report": ("assurance", "report", "what AISVS and OWASP ask for, and what answers for it here"),
     "audit forget": ("audit", "forget", "destroy the keys of what was kept of somebody who was deleted"),
     "audit privacy": ("privacy", "privacy", "what a model gives away of its training texts, with a control"),
     "audit keys": ("audit", "keys", "the keys of the log, and what others need to check it"),

@@ -40,11 +40,11 @@ def verify(
     from hanok.store.audit.verify import verify as look
 
     if proof is not None:
-        known = load_verifier(key or _place(audit_dir, store, served).folder)
+        known = load_verifier(key or place_of_audit(audit_dir, store, served).folder)
         shown = check_proof(_json(proof), known)
         table(f"{proof} holds", ("", ""), [[name, str(value)] for name, value in shown.items()])
         return shown
-    place = _place(audit_dir, store, served)
+    place = place_of_audit(audit_dir, store, served)
     outside = [path for path in (place.notes, *_mirrors(checkpoint)) if path.exists() or path in checkpoint]
     with Reader(place) as reader:
         report = look(reader, load_verifier(key or place.folder), outside=outside).plain()
@@ -84,7 +84,7 @@ def prove(
     from hanok.store.audit.proofs import prove_entry, prove_growth
     from hanok.store.audit.reader import Reader
 
-    place = _place(audit_dir, store, served)
+    place = place_of_audit(audit_dir, store, served)
     if (entry is None) == (since is None):
         raise InputError("what is to be proved?", remedy="give --entry or --since")
     with Reader(place) as reader:
@@ -125,14 +125,14 @@ def export(
     from hanok.store.audit.reader import Reader
     from hanok.store.audit.sealing import Vault
 
-    place = _place(audit_dir, store, served)
+    place = place_of_audit(audit_dir, store, served)
     with Reader(place) as reader:
         vault = None
         if content:
             vault = Vault(load_master(place.folder), _own(place).name)
             with AuditLog(place) as log:
                 log.append(
-                    Entry(kind="audit.exported", actor=_me(), facts={"content": True, "start": start})
+                    Entry(kind="audit.exported", actor=me(), facts={"content": True, "start": start})
                 ).result()
         if out is None:
             return {"entries": write(reader, sys.stdout, vault=vault, start=start)}
@@ -161,7 +161,7 @@ def checkpoint(
 
     from hanok.store.audit.log import AuditLog
 
-    place = _existing(audit_dir, store, served)
+    place = existing_place(audit_dir, store, served)
     with AuditLog(replace(place, mirror=mirror or place.mirror)) as log:
         note = log.checkpoint().result()
     print(note, end="")
@@ -191,7 +191,7 @@ def forget(
         )
     if not yes:
         raise ConfigError(f'forgetting "{subject or tenant}" cannot be undone', remedy="add --yes")
-    found = Trail(_existing(audit_dir, store, served)).forget(tenant, subject or None)
+    found = Trail(existing_place(audit_dir, store, served)).forget(tenant, subject or None)
     print(f"{found['audit_keys']} keys are destroyed", file=sys.stderr)
     return {"tenant": tenant, "subject": subject or None, **found}
 
@@ -210,7 +210,7 @@ def keys(
     from hanok.store.audit.reader import Reader
     from hanok.store.audit.writer import live_subjects
 
-    place = _existing(audit_dir, store, served)
+    place = existing_place(audit_dir, store, served)
     verifier = _own(place)
     with Reader(place) as reader, reader.connection() as connection:
         living, destroyed = live_subjects(connection)
@@ -229,7 +229,7 @@ def keys(
 # ---- where --------------------------------------------------------------------------------------------------------------
 
 
-def _place(audit_dir: Path | None, store: str | None, served: Path | None) -> AuditPlace:
+def place_of_audit(audit_dir: Path | None, store: str | None, served: Path | None) -> AuditPlace:
     from hanok.cli.places import store_place
     from hanok.store.audit.known import recorded_place
     from hanok.store.audit.place import AuditPlace, audit_place
@@ -250,8 +250,8 @@ def _place(audit_dir: Path | None, store: str | None, served: Path | None) -> Au
     return audit_place(found, folder=audit_dir)
 
 
-def _existing(audit_dir: Path | None, store: str | None, served: Path | None) -> AuditPlace:
-    place = _place(audit_dir, store, served)
+def existing_place(audit_dir: Path | None, store: str | None, served: Path | None) -> AuditPlace:
+    place = place_of_audit(audit_dir, store, served)
     if not place.exists:
         raise InputError(f"there is no audit in {place.folder}", remedy="`hanok serve` begins one")
     return place
@@ -269,7 +269,7 @@ def _mirrors(given: tuple[Path, ...]) -> tuple[Path, ...]:
     return (*given, Path(own)) if own and Path(own) not in given else given
 
 
-def _me() -> str:
+def me() -> str:
     import getpass
 
     return f"command line: {getpass.getuser()}"

@@ -200,15 +200,23 @@ class LocalEngine(Worker):
     def embed(self, ids: Sequence[int], layer: int, *, adapter: str | None = None) -> Tensor:
         """Hidden vectors [len(ids), D], float32, after block `layer` (from 0), or after the final norm (-1); of the weights
         as they are stored, whatever `weights` says."""
-        self._check_ids(ids, what="the sequence")
-        held, layers = self._adapters.find(adapter), self.config.num_layers
-        if not -1 <= layer < layers:
-            raise InputError(
-                f"layer = {layer} of a model with {layers} layers", remedy=f"choose -1 to {layers - 1}"
-            )
+        return self.embed_texts([ids], [layer], adapter=adapter)[0][0]
+
+    def embed_texts(
+        self, texts: Sequence[Sequence[int]], layers: Sequence[int], *, adapter: str | None = None
+    ) -> list[list[Tensor]]:
+        """`embed` of each text, for each layer: one pass of all together, between two steps of what else runs."""
+        for ids in texts:
+            self._check_ids(ids, what="the sequence")
+        held, most = self._adapters.find(adapter), self.config.num_layers
+        for layer in layers:
+            if not -1 <= layer < most:
+                raise InputError(
+                    f"layer = {layer} of a model with {most} layers", remedy=f"choose -1 to {most - 1}"
+                )
         with self._model, torch.inference_mode():
             self._check_awake()
-            return hidden_after(self.decoder, ids, lows_of(held), layer=layer)
+            return hidden_after(self.decoder, texts, lows_of(held), layers=layers)
 
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace named tensors in place, between two steps; running requests go on with the new weights. Adapters stay as

@@ -39,6 +39,17 @@ def wilson(right: int, count: int, confidence: float = 0.95) -> Share:
     return Share(right, count, low, high)
 
 
+def difference(before: Share, after: Share) -> tuple[float, float]:
+    """Of two independent shares, after minus before: the hybrid score interval of Newcombe (1998, method 10), at the confidence
+    that the two were made with. [-1, 1] when one of them counted nothing."""
+    if not before.count or not after.count:
+        return -1.0, 1.0
+    gap = after.value - before.value
+    low = gap - sqrt((after.value - after.low) ** 2 + (before.high - before.value) ** 2)
+    high = gap + sqrt((after.high - after.value) ** 2 + (before.value - before.low) ** 2)
+    return low, high
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """Of two groups of other people or requests, second minus first; None where one has nothing to compare."""

@@ -25,6 +25,10 @@ class OverBudget(Exception):  # noqa: N818 - a state, not an error
     """A rule took more processor time than it may."""
 
 
+class Unfit(Exception):  # noqa: N818 - a state, not an error
+    """A rule cannot do its work here; the words say why, and are told."""
+
+
 class _Collected(threading.local):
     """Processor time that this thread has spent on collecting everybody's garbage: up to a tenth of a second at once in a process
     that has loaded much, and no rule's doing."""
@@ -84,6 +88,9 @@ class Careful:
             done = work(clock)
         except OverBudget as error:
             self.failure = str(error)
+        except Unfit as error:
+            self.failure = str(error)
+            log.warning("guard: rule %s: %s", self.name, error)
         except Exception as error:  # whatever it is: the fail mode decides, not the rule
             self.failure = f"failed ({type(error).__name__})"
             log.warning("guard: rule %s failed", self.name, exc_info=error)

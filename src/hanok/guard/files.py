@@ -11,6 +11,7 @@ from hanok.errors import ConfigError, InputError, did_you_mean
 from hanok.guard.harm import HarmClassifier
 from hanok.guard.linear import LinearDetector
 from hanok.guard.policy import Rule
+from hanok.guard.probe import Probe
 
 T = TypeVar("T")
 
@@ -21,15 +22,20 @@ class Files:
 
     source: str
     _detectors: dict[Path, LinearDetector] = field(default_factory=dict)
+    _probes: dict[Path, Probe] = field(default_factory=dict)
     _harm: dict[Path, HarmClassifier] = field(default_factory=dict)
 
-    def detector(self, rule: Rule, file: Path) -> LinearDetector:
+    def detector(self, rule: Rule, key: str, file: Path) -> LinearDetector:
+        """Args: key: of the rule, that names the file. Raises ConfigError: it is none."""
+        return self._loaded(rule, key, file, self._detectors, LinearDetector.load)
+
+    def probe(self, rule: Rule, file: Path) -> Probe:
         """Raises ConfigError: it is none."""
-        return self._loaded(rule, file, self._detectors, LinearDetector.load)
+        return self._loaded(rule, "file", file, self._probes, Probe.load)
 
     def harm(self, rule: Rule, file: Path) -> HarmClassifier:
         """Raises ConfigError: it is none."""
-        return self._loaded(rule, file, self._harm, HarmClassifier.load)
+        return self._loaded(rule, "file", file, self._harm, HarmClassifier.load)
 
     def known(self, rule: Rule, key: str, names: Iterable[str], categories: tuple[str, ...]) -> None:
         """Raises ConfigError: one of the names is no category of the file."""
@@ -40,12 +46,12 @@ class Files:
                     remedy=did_you_mean(name, categories),
                 )
 
-    def _loaded(self, rule: Rule, file: Path, known: dict[Path, T], load: Callable[[Path], T]) -> T:
+    def _loaded(self, rule: Rule, key: str, file: Path, known: dict[Path, T], load: Callable[[Path], T]) -> T:
         try:
             if file not in known:
                 known[file] = load(file)
         except InputError as error:
             raise ConfigError(
-                f"{self.source}: {rule.name}.file: {error.message}", remedy=error.remedy
+                f"{self.source}: {rule.name}.{key}: {error.message}", remedy=error.remedy
             ) from error
         return known[file]

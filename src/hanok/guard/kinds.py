@@ -30,6 +30,7 @@ class Kind:
     fail: Fail = "flag"
     options: Mapping[str, Check] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    budget_ms: int | None = None  # another one than the policy's
 
 
 def whole(least: int, most: int) -> Check:
@@ -45,6 +46,16 @@ def number(value: Any, _folder: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise ValueError("a number")
     return float(value)
+
+
+def band(value: Any, folder: Path) -> tuple[float, float]:
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not number(value[0], folder) <= number(value[1], folder)
+    ):
+        raise ValueError("two numbers, the lower one first")
+    return float(value[0]), float(value[1])
 
 
 def words(value: Any, _folder: Path) -> tuple[str, ...]:
@@ -152,6 +163,16 @@ def each(check: Check) -> Check:
     return checked
 
 
+def ports(value: Any, _folder: Path) -> frozenset[int]:
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(type(one) is int and 0 < one < 1 << 16 for one in value)
+    ):
+        raise ValueError("a list of ports such as [80, 443]")
+    return frozenset(value)
+
+
 _READ = {"origins": some_of(ORIGINS)}
 _DONE = one_of(("allow", "flag", "redact", "block"))
 _BOTH: tuple[Direction, ...] = ("input", "output")
@@ -202,8 +223,19 @@ KINDS: Mapping[str, Kind] = {
         options={**_READ, "file": file, "actions": each(_DONE), "thresholds": each(number)}, needs=("file",),
     ),
     "spotlight": Kind(on=_IN, used_on=_IN, actions=("allow",)),
+    "fetch": Kind(
+        on=_OUT, used_on=_OUT, actions=("allow",),
+        options={
+            "hosts": hosts, "ports": ports, "seconds": whole(1, 600), "size": whole(1, 1 << 30), "redirects": whole(0, 10),
+        },
+    ),
     "detector": Kind(
         on=_IN, used_on=_IN, actions=("flag", "block"),
         options={**_READ, "file": file, "threshold": number}, needs=("file",),
+    ),
+    "probe": Kind(
+        on=_IN, used_on=_IN, actions=("flag", "block"), budget_ms=2000,
+        options={**_READ, "file": file, "first": file, "band": band, "threshold": number, "most": whole(1, 1000)},
+        needs=("file", "first"),
     ),
 }  # fmt: skip

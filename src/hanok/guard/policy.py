@@ -176,7 +176,7 @@ class _Reader:
         rule = Rule(
             name=name, kind=word, action=self._one(raw, "action", kind.actions, where), on=self._on(raw, kind, where),
             fail=self._one({"fail": kind.fail, **raw}, "fail", ("closed", "flag"), where),
-            budget=self._budget(raw, where), options=self._options(raw, kind, where),
+            budget=self._budget(raw, kind, where), options=self._options(raw, kind, where),
         )  # fmt: skip
         return rule, enabled
 
@@ -192,8 +192,8 @@ class _Reader:
             raise self.wrong(f"{where}.on", value, f"some of {list(kind.on)}")
         return tuple(value)
 
-    def _budget(self, raw: Mapping[str, Any], where: str) -> float:
-        value = raw.get("budget_ms", BUDGET_MS)
+    def _budget(self, raw: Mapping[str, Any], kind: Kind, where: str) -> float:
+        value = raw.get("budget_ms", kind.budget_ms or BUDGET_MS)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 10_000:
             raise self.wrong(f"{where}.budget_ms", value, "from 1 to 10000")
         return value / 1000

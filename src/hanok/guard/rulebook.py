@@ -11,6 +11,7 @@ from hanok.guard.careful import Careful
 from hanok.guard.carried import LEAST, Private
 from hanok.guard.egress import Egress
 from hanok.guard.external import External
+from hanok.guard.fetch import Fetcher
 from hanok.guard.files import Files
 from hanok.guard.filter import Following, Kept, OutputFilter, OutputRule
 from hanok.guard.harm import Harm
@@ -23,13 +24,16 @@ from hanok.guard.outside import external
 from hanok.guard.personal import PersonalData
 from hanok.guard.phrases import Phrases
 from hanok.guard.policy import Policy, Rule, read_policy
+from hanok.guard.probe import Vectors
 from hanok.guard.protection import Protection
-from hanok.guard.provenance import ORIGINS, Part
+from hanok.guard.provenance import ORIGINS, UNTRUSTED, Part
+from hanok.guard.second_look import SecondLook
 from hanok.guard.secrets import Secrets
 from hanok.guard.unseen import Unseen
 from hanok.guard.verdicts import Action, Finding
 
 Calls = Callable[[str, str, Sequence[Part]], Iterable[Finding]]
+_APART = frozenset({"egress", "spotlight", "fetch", "probe"})  # kinds that are no rules of text
 _EVERY = frozenset(ORIGINS)
 _STRANGE = frozenset({"user", "assistant", "tool", "document"})  # what a detector of orders reads unless told
 
@@ -51,6 +55,14 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Probing:
+    """One rule of input that is made for each request. `make` is given the hidden vectors of the model that will read it."""
+
+    rule: Rule
+    make: Callable[[Vectors | None], InputRule]
+
+
+@dataclass(frozen=True)
 class CallRule:
     """One rule of calls. `judge`: a tool, arguments as JSON, and what the model has read."""
 
@@ -60,18 +72,21 @@ class CallRule:
 
 @dataclass(frozen=True)
 class Rulebook:
-    """What one tenant is held to. `spotlight`: strangers' text is marked."""
+    """What one tenant is held to. `spotlight`: strangers' text is marked. `fetcher`: for addresses that models, documents and
+    users give; None: such addresses are not asked for."""
 
     readers: tuple[Reader, ...] = ()
     outputs: tuple[Output, ...] = ()
     calls: tuple[CallRule, ...] = ()
     spotlight: bool = False
+    fetcher: Fetcher | None = None
+    probes: tuple[Probing, ...] = ()
 
     @property
     def reads(self) -> bool:
         """Wants to know what the model reads."""
         remembers = any(one.rule.kind in ("markup", "external") for one in self.outputs)
-        return bool(self.readers or self.calls or self.spotlight or remembers)
+        return bool(self.readers or self.calls or self.spotlight or self.probes or remembers)
 
     @property
     def asks_before(self) -> bool:
@@ -88,9 +103,14 @@ class Rulebook:
         """Wants to know what the model writes."""
         return bool(self.outputs or self.calls)
 
-    def take_in(self, parts: Sequence[Part]) -> Intake:
-        """Work for a thread: at most the sum of the rules' budgets, in processor time."""
-        return take_in(parts, self.readers)
+    def take_in(self, parts: Sequence[Part], vectors: Vectors | None = None) -> Intake:
+        """Work for a thread: at most the sum of the rules' budgets, in processor time.
+
+        Args:
+            vectors: of the model that is to read it, for probes.
+        """
+        probes = (Reader(one.make(vectors), one.rule.fail, one.rule.budget) for one in self.probes)
+        return take_in(parts, [*self.readers, *probes])
 
     def watch(self, hidden: str = "", read: Sequence[Part] = ()) -> Callable[..., OutputFilter]:
         """Makes a filter for each channel of an answer. Args: hidden: text that must not come back out. read: by the model."""
@@ -142,7 +162,7 @@ def _made(policy: Policy) -> tuple[Rulebook, Mapping[str, Rulebook]]:
 
 
 def _rulebook(rules: Sequence[Rule], files: Files) -> Rulebook:
-    texts = [rule for rule in rules if rule.kind not in ("egress", "spotlight")]
+    texts = [rule for rule in rules if rule.kind not in _APART]
     shared = {rule.name: made for rule in texts if (made := _both_ways(rule, files)) is not None}
     readers = [
         Reader(shared.get(rule.name) or _reader(rule, files), rule.fail, rule.budget)
@@ -159,7 +179,10 @@ def _rulebook(rules: Sequence[Rule], files: Files) -> Rulebook:
         (one.rule, made.judge) for one in outputs if isinstance(made := shared.get(one.rule.name), External)
     ]
     spotlight = any(rule.kind == "spotlight" for rule in rules)
-    return Rulebook(tuple(readers), tuple(outputs), tuple(CallRule(*one) for one in judges), spotlight)
+    fetcher = next((Fetcher(**rule.options) for rule in rules if rule.kind == "fetch"), None)
+    probes = tuple(Probing(rule, _prober(rule, files)) for rule in rules if rule.kind == "probe")
+    calls = tuple(CallRule(*one) for one in judges)
+    return Rulebook(tuple(readers), tuple(outputs), calls, spotlight, fetcher, probes)
 
 
 def _both_ways(rule: Rule, files: Files) -> External | Harm | None:
@@ -184,9 +207,19 @@ def _reader(rule: Rule, files: Files) -> InputRule:
     if rule.kind == "many-shot":
         return ManyShot(rule.name, rule.action, **options)
     if rule.kind == "detector":
-        loaded = files.detector(rule, options.pop("file"))
+        loaded = files.detector(rule, "file", options.pop("file"))
         return Detect(loaded, origins or _STRANGE, name=rule.name, action=rule.action, **options)
     return Scan(_text_rule(rule, Context()), origins or _EVERY)
+
+
+def _prober(rule: Rule, files: Files) -> Callable[[Vectors | None], InputRule]:
+    options = dict(rule.options)
+    origins = options.pop("origins", UNTRUSTED)
+    probe = files.probe(rule, options.pop("file"))
+    first = files.detector(rule, "first", options.pop("first"))
+    return lambda vectors: SecondLook(
+        probe, first, vectors, origins, name=rule.name, action=rule.action, **options
+    )
 
 
 def _maker(rule: Rule, shared: Mapping[str, External | Harm]) -> Callable[[Context], OutputRule | Following]:

@@ -32,6 +32,7 @@ class Row:
     set: str = ""
     language: str = ""
     register: str = ""
+    style: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,14 @@ class Judged:
     disguise: str = "none"
 
 
-def read_rows(path: Path, *, sets: Set[str] = frozenset(), task: str | None = None) -> list[Row]:
-    """Those of the sets and the task, or all. Raises InputError for a row that is none."""
+def read_rows(
+    path: Path, *, sets: Set[str] = frozenset(), task: str | None = None, style: str = "style"
+) -> list[Row]:
+    """Those of the sets and the task, or all. Raises InputError for a row that is none.
+
+    Args:
+        style: the field that names the style of an attack.
+    """
     rows: list[Row] = []
     for number, raw in enumerate(read_jsonl(path), start=1):
         if (sets and raw.get("set") not in sets) or (task is not None and raw.get("task") != task):
@@ -54,7 +61,7 @@ def read_rows(path: Path, *, sets: Set[str] = frozenset(), task: str | None = No
                 f'{path}, row {number}: needs "text" and "label" 0 or 1',
                 remedy="mend the row or leave it out",
             )
-        rows.append(_row(raw))
+        rows.append(_row(raw, style))
     if not rows:
         raise InputError(f"{path} has no rows of that kind", remedy="check --task and --sets")
     return rows
@@ -93,16 +100,18 @@ def fold_of(group: str, folds: int) -> int:
 
 
 def cross_validate(
-    rows: Sequence[Row], *, folds: int = 5, seed: int = 0, lines: bool = False, untrained: Set[str] = frozenset(),
+    rows: Sequence[Row], *, folds: int | Sequence[int] = 5, seed: int = 0, lines: bool = False, untrained: Set[str] = frozenset(),
     disguises: Sequence[str] = (),
 ) -> Iterator[Judged]:  # fmt: skip
     """Every row's score from a detector that saw no row of its group.
 
     Args:
+        folds: how many, by group; or each row's own.
         untrained: sets that are judged and never trained on. disguises: to judge each row in besides.
     """
-    placed = [(row, fold_of(f"{row.set}{row.group}", folds)) for row in rows]
-    for fold in range(folds):
+    places = [fold_of(f"{row.set}{row.group}", folds) for row in rows] if isinstance(folds, int) else folds
+    placed = list(zip(rows, places, strict=True))
+    for fold in sorted(set(places)):
         known = [row for row, place in placed if place != fold and row.set not in untrained]
         detector = fit("fold", known, seed=seed, lines=lines)
         rng = random.Random(f"{seed} {fold}")
@@ -144,9 +153,9 @@ def _seen_through(readings: Sequence[View]) -> str:
     return readings[0].text
 
 
-def _row(raw: dict[str, Any]) -> Row:
+def _row(raw: dict[str, Any], style: str) -> Row:
     return Row(
         text=raw["text"], label=raw["label"], group=str(raw.get("group", raw.get("id", raw["text"]))),
         set=str(raw.get("set") or ""), language=str(raw.get("language") or raw.get("lang") or ""),
-        register=str(raw.get("register") or ""),
+        register=str(raw.get("register") or ""), style=str(raw.get(style) or ""),
     )  # fmt: skip

@@ -55,7 +55,7 @@ async def ask(
     """
     told_by = conversation if conversation is not None else conversation_of(body, principal)
     served = await services.models.take(body.model, principal, conversation=told_by)
-    watch = Watch(services, principal, model=served.name, request_id=name)
+    watch = Watch(services, principal, served=served, request_id=name)
     try:
         params = body.sampling()
         structure = params.structure  # calls that must be made have the form of the tools, which are read

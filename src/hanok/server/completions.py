@@ -59,7 +59,7 @@ class Completions:
         async with services.models.use(body.model, principal, conversation=principal.id) as served:
             tokenizer, special = served.engine.tokenizer, body.add_special_tokens
             ids = await asyncio.to_thread(prompt_ids, tokenizer, body.prompt, special=special)
-            watch = Watch(services, principal, model=served.name, request_id=name)
+            watch = Watch(services, principal, served=served, request_id=name)
             if watch.reads:
                 most = served.engine.max_context
                 texts = await asyncio.to_thread(texts_of, tokenizer, ids, most=most)

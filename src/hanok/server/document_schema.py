@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, Field, field_validator
 
 from hanok.documents.library import MOST_HITS
 from hanok.documents.records import Collection, File, Found, Hit, Member, Results
+from hanok.guard.fetch import Fetched
 from hanok.server.errors import ApiError
 
 Attributes = dict[str, str | float | bool]
@@ -34,6 +36,14 @@ class _Store(BaseModel):
     def _stays(cls, value: Any) -> None:
         if value is not None:
             raise ValueError("collections do not expire here; delete them")
+
+
+class FetchFile(BaseModel):
+    """Body of POST /v1/files/fetch. `name`: what it is called here; by default as the address ends."""
+
+    url: Annotated[str, Field(max_length=2048)]
+    name: Annotated[str, Field(max_length=200)] | None = None
+    purpose: Literal["assistants", "user_data"] = "assistants"
 
 
 class CreateStore(_Store):
@@ -100,6 +110,14 @@ class ChatDocuments(BaseModel):
     filters: dict[str, Any] | None = None
     least_support: Annotated[float, Field(ge=0, le=1)] | None = None
     """Below it the answer is "I don't know", without the model; 0 always asks the model."""
+
+
+def name_of(fetched: Fetched) -> str:
+    """A file's name for what an address gave, with an ending that its reader goes by."""
+    parts = urlsplit(fetched.url)
+    name = unquote(parts.path).rstrip("/").rpartition("/")[2] or (parts.hostname or "page")
+    page = "html" in fetched.type and not name.lower().endswith((".html", ".htm"))
+    return f"{name}.html" if page else name
 
 
 def file_object(file: File) -> dict[str, Any]:

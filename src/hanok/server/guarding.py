@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from hanok.guard.intake import Intake
+from hanok.guard.probe import Vectors
 from hanok.guard.provenance import Origin, Part
 from hanok.guard.rulebook import Rulebook
 from hanok.guard.spotlight import new_word, spotlit
@@ -22,6 +23,8 @@ from hanok.reporting import log
 from hanok.server.definitions import as_text, reworded
 from hanok.server.errors import CONTENT_BLOCKED, ApiError
 from hanok.server.guarded import Guarded, LastFilter, Reader, Tell, Written
+from hanok.server.hidden_vectors import ServedVectors
+from hanok.server.models import Served
 from hanok.server.principal import Principal
 from hanok.server.services import Services
 from hanok.server.tally import Tally, Told, together
@@ -49,9 +52,10 @@ class Stretch:
 class Watch:
     """The guard of one request. It costs nothing where no rule is active."""
 
-    def __init__(self, services: Services, principal: Principal, *, model: str, request_id: str) -> None:
+    def __init__(self, services: Services, principal: Principal, *, served: Served, request_id: str) -> None:
         self.book: Rulebook = services.guard.of(principal.tenant)
-        self._services, self._principal, self._model, self._id = services, principal, model, request_id
+        self._services, self._principal, self._model, self._id = services, principal, served.name, request_id
+        self._vectors = ServedVectors(served) if self.book.probes else None
         self._tally = Tally()
         self._read: tuple[Part, ...] = ()  # what the model has read
 
@@ -162,7 +166,7 @@ class Watch:
 
     async def _take_in(self, parts: Sequence[Part]) -> Intake:
         run = self._services.waiting.run if self.book.asks_before else asyncio.to_thread
-        taken, told = await run(_taken_in, self.book, parts)
+        taken, told = await run(_taken_in, self.book, parts, self._vectors)
         self._tell(told, "input")
         stop = next((one for one in taken.found if one.finding.action == "block"), None)
         if stop is not None:
@@ -174,9 +178,9 @@ class Watch:
         return taken
 
 
-def _taken_in(book: Rulebook, parts: Sequence[Part]) -> tuple[Intake, list[Told]]:
+def _taken_in(book: Rulebook, parts: Sequence[Part], vectors: Vectors | None) -> tuple[Intake, list[Told]]:
     """Work for a thread."""
-    taken = book.take_in(parts)
+    taken = book.take_in(parts, vectors)
     return taken, together(
         (one.finding, "")
         if one.part is None

@@ -22,7 +22,8 @@ from hanok.server.principal import Principal
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What answers under a name: an engine, and the adapter of it if it is one. `hash`: of the weights that answer.
+    """What answers under a name: an engine, and the adapter of it if it is one. `hash`: of the weights that answer; `base`: of
+    the engine's alone, where an adapter is added.
 
     One that `Models.take` gave stays loaded until it is given back.
     """
@@ -32,6 +33,7 @@ class Served:
     hash: str
     adapter: Adapter | None = None
     hold: Hold | None = field(default=None, compare=False)
+    base: str = ""
 
     @property
     def adapter_name(self) -> str | None:
@@ -282,7 +284,7 @@ class Models:
         adapter = opened.engine.adapters.get(name)
         if adapter is None:  # taken away while the model was loading
             raise ApiError(404, f'no model "{name}" here', param="model", code="model_not_found")
-        return Served(name, opened.engine, answerer_hash(opened.hash, adapter), adapter)
+        return Served(name, opened.engine, answerer_hash(opened.hash, adapter), adapter, base=opened.hash)
 
     async def _loaded(self, host: Hosted) -> None:
         """Once it is; it stays so until the caller awaits something else. Raises what loading raises."""

@@ -29,6 +29,7 @@ from hanok.tokens.model import content_encoders, read_vocabulary
 from hanok.tokens.pieces import StreamDecoder
 from hanok.tokens.template import ChatTemplate, Message, Run
 
+MOST_BYTES = 128 << 20  # of one file; the largest public ones have 35 MB, and reading takes ten times as much
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 _SENTENCEPIECE = "tokenizer.model"  # read where there is no tokenizer.json
 _OPTIONAL = ("special_tokens_map.json", "chat_template.jinja", "config.json")
@@ -101,11 +102,13 @@ class Tokenizer:
         for name in (*FILES, *_OPTIONAL):
             path = directory / name
             if path.is_file():
+                _check_size(path)
                 try:
                     files[name] = path.read_text(encoding="utf-8")
                 except UnicodeDecodeError as error:
                     raise ArtefactError(f"{path} is not UTF-8 ({error})", remedy=_REMAKE) from error
         if "tokenizer.json" not in files and (directory / _SENTENCEPIECE).is_file():
+            _check_size(directory / _SENTENCEPIECE)
             made = spm.tokenizer_files(
                 (directory / _SENTENCEPIECE).read_bytes(), name=str(directory / _SENTENCEPIECE)
             )
@@ -294,6 +297,12 @@ class Tokenizer:
 
 
 _REMAKE = "copy it again, or train the tokeniser anew"
+
+
+def _check_size(path: Path) -> None:
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ArtefactError(f"{path} has {size:,} bytes, more than {MOST_BYTES:,}", remedy=_REMAKE)
 
 
 def _role_names(config: Mapping[str, Any], mapped: Mapping[str, Any]) -> dict[str, str]:

@@ -12,16 +12,20 @@ from starlette.datastructures import UploadFile
 
 from hanok.documents.index import BLEND
 from hanok.documents.records import File
+from hanok.errors import FetchError
+from hanok.guard.fetch import NOT_FETCHED
 from hanok.server.document_schema import (
     PURPOSES,
     Attach,
     ChangeAttributes,
     ChangeStore,
     CreateStore,
+    FetchFile,
     Ranking,
     Search,
     file_object,
     member_object,
+    name_of,
     page_of,
     passage_object,
     results_object,
@@ -32,6 +36,7 @@ from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
 from hanok.server.services import Services
 
+FETCHES = 4  # addresses at a time
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 ShortLimit = Annotated[int, Query(ge=1, le=100)]
 Order = Literal["asc", "desc"]
@@ -77,6 +82,30 @@ def _add_files(routes: APIRouter, services: Services) -> None:
                 )
             content, name = await upload.read(), upload.filename or ""
         return file_object(await asyncio.to_thread(_keep, services, request, name, content, str(purpose)))
+
+    turns = asyncio.Semaphore(FETCHES)
+
+    @routes.post("/v1/files/fetch")
+    @needs("documents:write")
+    async def fetch(body: FetchFile, request: Request) -> dict[str, Any]:
+        """Keep what is at an address, where the guard's policy has a rule "fetch"; by its fetcher alone."""
+        fetcher = services.guard.of(principal_of(request).tenant).fetcher
+        if fetcher is None:
+            raise ApiError(
+                403, "addresses are not fetched here: the guard's policy has no rule for it", param="url"
+            )
+        if turns.locked():
+            raise ApiError(
+                503, f"{FETCHES} addresses are being fetched; try again", headers={"Retry-After": "5"}
+            )
+        async with turns:
+            fetched = await fetcher.fetch_async(body.url)
+        if fetched.status != 200:
+            raise FetchError(NOT_FETCHED)
+        name = body.name or name_of(fetched)
+        return file_object(
+            await asyncio.to_thread(_keep, services, request, name, fetched.body, body.purpose)
+        )
 
     @routes.get("/v1/files")
     @needs("documents:read")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, inspect, select
+from sqlalchemy import Engine, create_engine, func, inspect, select
 from sqlalchemy.exc import DatabaseError
 
 from hanok.errors import InputError, NotFoundError
@@ -96,6 +96,12 @@ class Reader:
             chosen = chosen.where(entries.c.sequence < wanted.before)
         with self._engine.begin() as connection:
             return [json.loads(row) for row in connection.execute(chosen).scalars()]
+
+    def count_kinds(self) -> dict[str, int]:
+        """How many entries there are of each kind."""
+        counted = select(entries.c.kind, func.count()).group_by(entries.c.kind).order_by(entries.c.kind)
+        with self._engine.begin() as connection:
+            return {row[0]: row[1] for row in connection.execute(counted)}
 
     def find(self, sequence: int) -> dict[str, Any]:
         """Raises NotFoundError."""

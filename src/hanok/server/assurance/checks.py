@@ -1,0 +1,162 @@
+"""How the state of a requirement is read: from the settings of a server, its policy, its audit; or from how the product is built,
+which its tests hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hanok.guard.policy import Policy
+from hanok.server.operations.config import ServeSettings
+
+State = Literal["met", "not met", "not applicable", "for the operator"]
+STATES: tuple[State, ...] = ("met", "not met", "not applicable", "for the operator")
+_RECENT = 35 * 86_400.0  # seconds: an attack run older than this says nothing of today
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a report is made from.
+
+    Args:
+        settings: of `hanok serve`. policy: of its guard. tenant: whose rules.
+        audit: whether the log is whole; None: there is none. entries: how many there are of each kind.
+        attacked: the newest run of `hanok guard attack`, with its time.
+        now: seconds of the Unix epoch.
+    """
+
+    settings: ServeSettings
+    policy: Policy
+    tenant: str = "default"
+    audit: bool | None = None
+    entries: Mapping[str, int] = field(default_factory=dict)
+    attacked: Mapping[str, Any] | None = None
+    now: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    state: State
+    why: str
+
+
+Check = Callable[[Facts], Judged]
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A requirement: its id, its level, what it asks in our words, and what answers for it (tests, faults, commands)."""
+
+    id: str
+    level: int
+    asks: str
+    answers: str
+    check: Check
+
+
+def built(why: str) -> Check:
+    """So by construction, whatever the settings are; the tests that are named hold it."""
+    return lambda _facts: Judged("met", why)
+
+
+def missing(why: str) -> Check:
+    return lambda _facts: Judged("not met", why)
+
+
+def outside(why: str) -> Check:
+    return lambda _facts: Judged("not applicable", why)
+
+
+def operators(why: str) -> Check:
+    """A matter of the operator's organisation, which this program cannot see."""
+    return lambda _facts: Judged("for the operator", why)
+
+
+def rule(*kinds: str, on: str = "", stops: bool = False) -> Check:
+    """The policy has a rule of one of these kinds. Args: on: "input" or "output". stops: it must do more than flag."""
+
+    def check(facts: Facts) -> Judged:
+        among = [
+            one
+            for one in facts.policy.of(facts.tenant)
+            if one.kind in kinds and (not on or on in one.on)
+        ]  # fmt: skip
+        strong = [one for one in among if not stops or one.action not in ("flag", "allow")]
+        if strong:
+            return Judged("met", ", ".join(f"rule {one.name}: {one.action}" for one in strong))
+        wanted = " or ".join(kinds)
+        if among:
+            return Judged("not met", f"rule {among[0].name} only flags")
+        where = f" on {on}" if on else ""
+        return Judged("not met", f"the policy has no rule of kind {wanted}{where}")
+
+    return check
+
+
+def setting(name: str, holds: Callable[[Any], bool], *, wants: str) -> Check:
+    def check(facts: Facts) -> Judged:
+        value = getattr(facts.settings, name)
+        met = holds(value)
+        return Judged(
+            "met" if met else "not met", f"{name} = {_shown(value)}" + ("" if met else f", should be {wants}")
+        )
+
+    return check
+
+
+def audited(*kinds: str) -> Check:
+    """The audit is kept and whole, and holds such entries once there are any to hold."""
+
+    def check(facts: Facts) -> Judged:
+        if not facts.settings.audit:
+            return Judged("not met", "audit = false")
+        if facts.audit is None:
+            return Judged("not met", "there is no audit yet")
+        if not facts.audit:
+            return Judged("not met", "the audit is damaged: hanok audit verify")
+        counted = {
+            kind: sum(_of(kind, one) * count for one, count in facts.entries.items()) for kind in kinds
+        }
+        return Judged(
+            "met", "audit whole; entries: " + ", ".join(f"{kind} {count}" for kind, count in counted.items())
+        )
+
+    return check
+
+
+def attacked(facts: Facts) -> Judged:
+    """A run of attacks within the last weeks, in which nothing was worse than before."""
+    if facts.attacked is None:
+        return Judged("not met", "no run of hanok guard attack in the audit")
+    age = facts.now - facts.attacked["time"]
+    if age > _RECENT:
+        return Judged("not met", f"the last run of hanok guard attack is {age / 86_400:.0f} days old")
+    worse = facts.attacked["facts"].get("worse", [])
+    if worse:
+        return Judged("not met", f"worse than the run before: {', '.join(worse)}")
+    wrong = ", ".join(
+        f"{name} {one['wrong']} of {one['tried']}"
+        for name, one in facts.attacked["facts"]["families"].items()
+    )
+    return Judged("met", f"went wrong in the last run: {wrong}")
+
+
+def all_of(*checks: Check) -> Check:
+    """The first that is not met, or all of them."""
+
+    def check(facts: Facts) -> Judged:
+        judged = [one(facts) for one in checks]
+        short = next((one for one in judged if one.state != "met"), None)
+        return short or Judged("met", "; ".join(one.why for one in judged))
+
+    return check
+
+
+def _of(kind: str, one: str) -> bool:
+    return one == kind or one.startswith(f"{kind}.")
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

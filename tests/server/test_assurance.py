@@ -1,0 +1,165 @@
+"""The report on standards: it covers all of them, cites tests that exist, and its states follow settings, policy and audit."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hanok.cli import COMMANDS, _run
+from hanok.guard.policy import parse_policy
+from hanok.server.assurance.checks import STATES, Facts
+from hanok.server.assurance.report import STANDARDS, judged, write
+from hanok.server.operations.config import ServeSettings
+from hanok.store.audit.entry import Entry
+from hanok.store.audit.log import AuditLog
+from hanok.store.audit.place import audit_place
+
+ROOT = Path(__file__).resolve().parents[2]
+STRICT = """format = 1
+[rules.secrets]
+on = ["input", "output"]
+[rules.personal-data]
+[rules.unseen]
+[rules.many-shot]
+[rules.hidden-text]
+[rules.egress]
+[rules.spotlight]
+[rules.fetch]
+"""
+
+
+def facts(policy: str = "format = 1\n", **changes: Any) -> Facts:
+    settings = ServeSettings(**changes.pop("settings", {}))
+    return Facts(settings=settings, policy=parse_policy(policy), now=1e9, **changes)
+
+
+def states(given: Facts) -> dict[str, str]:
+    return {row.id: row.state for row in judged(given)}
+
+
+def test_every_requirement_once() -> None:
+    """The numbers of AISVS 1.0: 191 requirements, 51 of level 1, 95 of level 2, 45 of level 3."""
+    rows = STANDARDS["OWASP AISVS 1.0"]
+    assert Counter(row.level for row in rows) == {1: 51, 2: 95, 3: 45}
+    assert len({row.id for row in rows}) == 191
+    chapters = Counter(row.id.split(".")[0] for row in rows)
+    assert [chapters[f"C{n}"] for n in range(1, 13)] == [13, 12, 15, 14, 11, 7, 13, 11, 34, 23, 17, 21]
+    numbers = [tuple(map(int, row.id[1:].split("."))) for row in rows]
+    assert numbers == sorted(numbers)
+    for before, after in itertools.pairwise(numbers):  # none is left out within a section
+        assert after[2] == 1 or after == (*before[:2], before[2] + 1)
+    assert [row.id for row in STANDARDS["OWASP Top 10 for LLM applications 2026"]] == [
+        f"LLM{n:02}" for n in range(1, 11)
+    ]
+
+
+def test_what_is_cited_exists() -> None:
+    known = set(re.findall(r"\bF\d\d\b", (ROOT / "docs" / "reliability.md").read_text()))
+    for standard in STANDARDS.values():
+        for row in standard:
+            for path in re.findall(r"(?:tests|docs|deploy)/[\w./-]+", row.answers):
+                assert (ROOT / path.rstrip("/.")).exists(), f"{row.id}: {path}"
+            for first, last in re.findall(r"\bF(\d\d)(?: to F(\d\d))?\b", row.answers):
+                numbers = range(int(first), int(last or first) + 1)
+                assert any(f"F{number:02}" in known for number in numbers) or int(first) < 10, row.id
+            for command in re.findall(r"hanok ([a-z]+(?: [a-z-]+)?)", row.answers):
+                assert any(name.startswith(command.split(" ")[0]) for name in COMMANDS), (
+                    f"{row.id}: {command}"
+                )
+
+
+def test_a_requirement_that_nothing_answers_for_is_not_met() -> None:
+    for row in judged(facts(STRICT)):
+        if row.state == "met" and row.why and not row.control.answers:
+            assert row.id in ("v1.0-C6.1.2", "v1.0-C11.2.5"), row.id
+        assert row.why
+
+
+def test_states_follow_the_policy() -> None:
+    none, strict = states(facts()), states(facts(STRICT))
+    for one in (
+        "v1.0-C2.1.1",
+        "v1.0-C2.1.8",
+        "v1.0-C5.2.4",
+        "v1.0-C7.3.2",
+        "v1.0-C9.2.1",
+        "v1.0-C9.3.7",
+        "v1.0-C11.2.1",
+    ):
+        assert (none[one], strict[one]) == ("not met", "met"), one
+    weak = states(facts(STRICT.replace("[rules.hidden-text]", '[rules.hidden-text]\naction = "flag"')))
+    assert weak["v1.0-C7.3.2"] == "not met"  # it only flags
+    for one in ("v1.0-C2.1.7", "v1.0-C4.1.2"):
+        assert none[one] == "met"
+    tenant = "format = 1\n[tenants.acme.rules.many-shot]\n"
+    assert states(facts(tenant))["v1.0-C2.1.8"] == "not met"
+    assert states(facts(tenant, tenant="acme"))["v1.0-C2.1.8"] == "met"
+
+
+def test_states_follow_settings_and_audit() -> None:
+    whole = facts(audit=True, entries={"request": 3, "request.counted": 1, "verdict": 2})
+    assert states(whole)["v1.0-C12.1.1"] == "met"
+    (why,) = [row.why for row in judged(whole) if row.id == "v1.0-C12.1.1"]
+    assert why == "audit whole; entries: request 4"
+    for other in (facts(), facts(audit=False), facts(audit=True, settings={"audit": False})):
+        assert states(other)["v1.0-C12.1.1"] == "not met"
+    assert states(whole)["v1.0-C12.5.3"] == "not met"  # without a mirror
+    mirrored = facts(audit=True, settings={"audit_mirror": Path("elsewhere")})
+    assert states(mirrored)["v1.0-C12.5.3"] == "met"
+    assert states(facts(settings={"trust_loopback": True}))["v1.0-C5.2.1"] == "not met"
+
+
+@pytest.mark.parametrize(
+    ("days", "worse", "state"), [(1, [], "met"), (40, [], "not met"), (1, ["leak"], "not met")]
+)
+def test_states_follow_the_nightly_attacks(days: int, worse: list[str], state: str) -> None:
+    families = {"leak": {"tried": 40, "wrong": 1, "blocked": 0, "errors": 0}}
+    run = {"time": 1e9 - days * 86_400, "facts": {"worse": worse, "families": families}}
+    assert states(facts(attacked=run))["v1.0-C11.1.2"] == state
+    assert states(facts())["v1.0-C11.1.2"] == "not met"
+
+
+def test_page_and_json(tmp_path: Path) -> None:
+    given = facts(STRICT)
+    write(judged(given), given, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "v1.0-C2.1.7" in page
+    assert "2026-LLM08" in page
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert len(found["OWASP AISVS 1.0"]) == 191
+    assert {row["state"] for row in found["OWASP AISVS 1.0"]} == set(STATES)
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = audit_place(tmp_path / "store.db")
+    with AuditLog(place) as log:
+        log.append(Entry(kind="model.load", actor="server")).result()
+    policy = tmp_path / "policy.toml"
+    policy.write_text(STRICT)
+    words = [
+        "audit",
+        "report",
+        "--guard",
+        str(policy),
+        "--store",
+        str(tmp_path / "store.db"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert _run([*words, "--json"]) == 0
+    said = {one["id"]: one for one in json.loads(capsys.readouterr().out)["controls"]}
+    assert said["v1.0-C12.4.3"]["state"] == "met"
+    assert "model 1" in said["v1.0-C12.4.3"]["why"]
+    data = place.folder / "log.sqlite"
+    raw = data.read_bytes()
+    data.write_bytes(raw.replace(b"model.load", b"model.lost"))  # somebody changes the log
+    assert _run([*words, "--json"]) == 0
+    said = {one["id"]: one for one in json.loads(capsys.readouterr().out)["controls"]}
+    assert said["v1.0-C12.4.3"]["state"] == "not met"
+    assert _run(["audit", "report", "--guard", str(tmp_path / "none.toml")]) == 2
