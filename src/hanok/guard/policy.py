@@ -30,6 +30,7 @@ from hanok.guard.kinds import KINDS, Kind
 from hanok.guard.verdicts import Action, Direction
 
 FORMAT = 1
+BUDGET_MS = 50  # processor time for one look
 _COMMON = ("kind", "enabled", "action", "on", "fail", "budget_ms")
 
 
@@ -178,7 +179,7 @@ class _Reader:
         return tuple(value)
 
     def _budget(self, raw: Mapping[str, Any], where: str) -> float:
-        value = raw.get("budget_ms", 50)
+        value = raw.get("budget_ms", BUDGET_MS)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 10_000:
             raise self.wrong(f"{where}.budget_ms", value, "from 1 to 10000")
         return value / 1000
