@@ -1,5 +1,5 @@
-"""The loop closed through HTTP, with a real server process: feedback, review, export, improve, canary, promote; and, with a server
-in this process, a batch of planted feedback that is stopped before anything is learnt from it."""
+"""The loop closed through HTTP, with a real server process: feedback, review, export, improve, canary, promote. And planted
+feedback, which is stopped before anything is learnt from it."""
 
 from __future__ import annotations
 
