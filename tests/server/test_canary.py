@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from serving import Service, until
 
 from hanok.artefacts import create_artefact, open_artefact
 from hanok.artefacts.withdrawn import is_withdrawn
+from hanok.cli import _run
 from hanok.server.canary.arms import Arms, compare
 from hanok.server.canary.trial import standing
 from hanok.server.exchange import Exchange, Outcome
@@ -227,3 +229,19 @@ def test_failures_take_it_back_and_chance_does_not() -> None:
     assert shown["differences"]["liked"]["clear"] is True
     assert shown["differences"]["errors"]["clear"] is False
     assert shown["differences"]["milliseconds"]["value"] == pytest.approx(0.0)
+
+
+def test_on_the_command_line(
+    house: Service, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(["canary", "show", "--url", house.url]) == 2
+    assert "had no canary" in capsys.readouterr().err
+    assert _run(["canary", "start", str(models[1]), "--share", "2", "--url", house.url]) == 2
+    assert "share" in capsys.readouterr().err
+    assert _run(["canary", "start", str(models[1]), "--share", "0.5", "--url", house.url]) == 0
+    assert _run(["canary", "share", "0.7", "--url", house.url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["share"] == 0.7
+    assert _run(["canary", "rollback", "--reason", "enough", "--url", house.url]) == 0
+    assert _run(["canary", "promote", "--url", house.url]) == 2
+    assert _run(["canary", "show", "--url", "http://127.0.0.1:9"]) == 2
+    assert "no server answers" in capsys.readouterr().err
