@@ -26,6 +26,7 @@ from hanok.server.routes import (
     responses,
     session,
     tokens,
+    transparency,
     usage,
     watermark,
 )
@@ -50,6 +51,7 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     admin_keys.router,
     admin_people.router,
     usage.router,
+    transparency.router,  # before the audit, whose paths end in a number
     audit.router,
     watermark.router,
     extraction.router,
