@@ -34,11 +34,10 @@ def _mark(row: Saved) -> dict[str, Any]:
 
 def _visible(mark: dict[str, Any]) -> str:
     """The same for people."""
-    models = ", ".join(mark["models"])
-    return (
-        f"> 🤖 {mark['label']['ko']}: 이 대화의 답변은 생성형 인공지능이 만들었습니다 ({models}).\\\n> {mark['label']['en']}: "
-        + (f"the answers in this conversation were made by generative AI ({models}).")
-    )
+    models, label = ", ".join(mark["models"]), mark["label"]
+    korean = f"> 🤖 {label['ko']}: 이 대화의 답변은 생성형 인공지능이 만들었습니다 ({models})."
+    english = f"> {label['en']}: the answers in this conversation were made by generative AI ({models})."
+    return f"{korean}\\\n{english}"
 
 
 def _comment(mark: dict[str, Any]) -> str:

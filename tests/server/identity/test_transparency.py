@@ -1,4 +1,4 @@
-"""What users are told: a notice before anything else, a label on every answer, a mark on what they carry away, cards, decisions."""
+"""What users are told: a notice before anything else, a label on answers, a mark on what they carry away, cards, decisions."""
 
 from __future__ import annotations
 
