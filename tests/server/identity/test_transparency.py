@@ -27,6 +27,8 @@ kind = "phrases"
 on = ["input"]
 action = "block"
 phrases = ["open sesame"]
+[logprobs]
+most = 1
 [transparency]
 notice_ko = "우리 도서관의 안내는 인공지능이 합니다."
 contact = "ai@example.org"
@@ -98,6 +100,8 @@ def test_every_answer_is_labelled_on_every_route(open_house: Open, stream: bool)
         answer = open_house.ask("POST", path, key, json={**ask, **body})
         assert answer.status_code == 200, answer.text
         assert answer.headers[HEADER] == open_house.model, path
+    assert open_house.chat(key, "hi", logprobs=True, top_logprobs=2).status_code == 400
+    assert [one["facts"] for one in open_house.entries("logprobs.refused")] == [{"asked": 2, "most": 1}]
     refused = open_house.chat(key, "hi", max_tokens=-1)
     assert refused.status_code == 400
     assert HEADER not in refused.headers  # nobody wrote it
