@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipes": {"data", "models", "training", "evaluation", "improvement", "tokens", "kernels", "engine"},
     "bench": {
         "kernels", "models", "training", "engine", "evaluation", "data", "tokens", "recipes", "store", "documents",
-        "compression",
+        "compression", "guard",
     },
     "cli": {
         "recipes", "data", "models", "training", "evaluation", "engine", "server", "store", "improvement",

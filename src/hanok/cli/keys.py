@@ -40,7 +40,8 @@ def create_key(
         name: for people to know it by.
         role: viewer, user, reviewer or administrator.
         tenant: whose documents, cache, limits and logs.
-        scope: part of what the role may: chat, embeddings, documents, feedback, usage, reports, metrics, admin; default all.
+        scope: part of what the role may: chat, embeddings, documents, feedback, usage, reports, metrics, watermark, audit,
+            admin; default all.
         model: a name that it may ask for; default all.
         origin: of web pages that may use it, as https://app.example.org.
         network: that it may come from, as 192.0.2.0/24; default any.

@@ -1,4 +1,4 @@
-"""What a policy says against theft: the watermark on answers, caps on log-probabilities, the monitor of extraction.
+"""What a policy says beside its rules: the watermark, caps on log-probabilities, the monitor of extraction, what users are told.
 
 [watermark]                     # all off unless they are named
 enabled = true
@@ -19,6 +19,11 @@ no_logprobs = 500.0
 review = 1000.0
 quota_share = 0.5
 
+[transparency]                  # the notice is there without it too
+notice_ko = "..."               # the operator's own words
+notice_en = "..."
+contact = "ai@example.org"
+
 [tenants.acme.watermark]        # only what differs; gamma and width are the house's alone, as one key has one of each
 enabled = false
 """
@@ -35,7 +40,7 @@ from typing import Any, Protocol, TypeVar
 from hanok.errors import ConfigError
 from hanok.guard.kinds import Check, number, truth, whole
 
-TABLES = ("watermark", "logprobs", "extraction")
+TABLES = ("watermark", "logprobs", "extraction", "transparency")
 _HOUSE_ALONE = {"watermark": ("gamma", "width")}
 
 
@@ -72,12 +77,22 @@ class ExtractionPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransparencyPolicy:
+    """Args: notice_ko, notice_en: words of the operator's own in place of ours. contact: who answers questions about it."""
+
+    notice_ko: str = ""
+    notice_en: str = ""
+    contact: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Protection:
     """Of a tenant, or the house."""
 
     watermark: WatermarkPolicy = field(default_factory=WatermarkPolicy)
     logprobs: LogprobCaps = field(default_factory=LogprobCaps)
     extraction: ExtractionPolicy = field(default_factory=ExtractionPolicy)
+    transparency: TransparencyPolicy = field(default_factory=TransparencyPolicy)
 
 
 class TableReader(Protocol):
@@ -106,7 +121,7 @@ def read_protection(
     return replace(base, **read)
 
 
-Table = TypeVar("Table", WatermarkPolicy, LogprobCaps, ExtractionPolicy)
+Table = TypeVar("Table", WatermarkPolicy, LogprobCaps, ExtractionPolicy, TransparencyPolicy)
 
 
 def _read(
@@ -155,11 +170,18 @@ def _sixteenths(value: Any, folder: Path) -> float:
     return read
 
 
+def _words(value: Any, _folder: Path) -> str:
+    if not isinstance(value, str) or not 0 < len(value.strip()) <= 1000:
+        raise ValueError("a text of at most 1000 characters")
+    return value.strip()
+
+
 _SCORE = _between(0.0, 1e6, above=True)
 _CHECKS: Mapping[tuple[str, str], Callable[[Any, Path], Any]] = {
     ("watermark", "enabled"): truth, ("watermark", "gamma"): _sixteenths,
     ("watermark", "delta"): _between(0.0, 20.0, above=True), ("watermark", "width"): whole(1, 8),
     ("logprobs", "most"): whole(0, 256), ("logprobs", "decimals"): whole(0, 12), ("logprobs", "with_logit_bias"): truth,
     ("extraction", "enabled"): truth, ("extraction", "quota_share"): _between(0.0, 1.0, above=True),
+    **{("transparency", name): _words for name in ("notice_ko", "notice_en", "contact")},
     **{("extraction", step): _SCORE for step in ("log", "quota", "no_logprobs", "review")},
 }  # fmt: skip

@@ -215,8 +215,8 @@ def _reader(rule: Rule, files: Files) -> InputRule:
 def _prober(rule: Rule, files: Files) -> Callable[[Vectors | None], InputRule]:
     options = dict(rule.options)
     origins = options.pop("origins", UNTRUSTED)
-    probe = files.probe(rule, options.pop("file"))
     first = files.detector(rule, "first", options.pop("first"))
+    probe = files.probe(rule, options.pop("file"))
     return lambda vectors: SecondLook(
         probe, first, vectors, origins, name=rule.name, action=rule.action, **options
     )

@@ -194,7 +194,9 @@ def services_of(
         operations=operations,
         guard=guard,
         watermarks=watermarks,
-        caps=Caps(guard.protection_of),
+        caps=Caps(
+            guard.protection_of, lambda facts: people.directory.trail.tell("logprobs.refused", facts=facts)
+        ),
         monitor=Monitor(store, guard, people.directory.trail),
     )
 

@@ -12,7 +12,8 @@ from hanok.server.principal import Principal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exchange:
-    """What is known when it begins. `started`: seconds of the monotonic clock; `max_tokens` of all samples together."""
+    """What is known when it begins. `started`: seconds of the monotonic clock; `max_tokens` of all samples together;
+    `watermark`: the key that marks the answer, where it may be marked."""
 
     id: str
     route: str
@@ -22,6 +23,7 @@ class Exchange:
     prompt_tokens: int
     max_tokens: int
     streamed: bool = False
+    watermark: str = ""
     started: float = field(default_factory=time.monotonic)
 
 

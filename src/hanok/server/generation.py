@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Literal
+from urllib.parse import quote
 
 from hanok.engine.api import Delta, Request, Usage
 from hanok.engine.samples import expand
@@ -14,6 +15,7 @@ from hanok.server.errors import ApiError
 from hanok.server.exchange import Exchange, Lease, Outcome
 from hanok.server.models import Served
 from hanok.server.principal import Principal
+from hanok.server.protection.transparency import HEADER
 from hanok.server.services import Services
 
 BLOCKED: Literal["content_filter"] = "content_filter"  # the reason of an answer that the guard ended
@@ -63,13 +65,14 @@ class Generation:
                 request = replace(
                     request, params=services.watermarks.marked(request.params, principal.tenant)
                 )
+            mark = request.params.watermark
             engine, requests = served.engine, expand(request)
             await asyncio.to_thread(engine.check, requests[0])  # a grammar takes a while to read
             engine.check_room(len(requests))
             room = engine.max_context - len(request.prompt_ids)
             exchange = Exchange(
                 id=request.id, route=route, principal=principal, model=served.name, model_hash=served.hash,
-                prompt_tokens=len(request.prompt_ids), streamed=streamed,
+                prompt_tokens=len(request.prompt_ids), streamed=streamed, watermark="" if mark is None else mark.key_id,
                 max_tokens=len(requests) * min(request.params.max_tokens or room, room),
             )  # fmt: skip
             services.queue.enter(exchange.prompt_tokens)
@@ -81,6 +84,7 @@ class Generation:
         except BaseException:
             services.models.give_back(served)
             raise
+        principal.reply[HEADER] = quote(served.name)
         for observer in services.observers:
             observer.begun(exchange)
         return cls(services, served, exchange, requests, lease)

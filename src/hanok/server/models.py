@@ -235,6 +235,10 @@ class Models:
             if host.engine is not None:
                 host.engine.close()
 
+    def directory_of(self, name: str) -> Path:
+        """Of a model, or of the one that an adapter belongs to. Raises ApiError 404."""
+        return self._host_of(name).spec.directory
+
     def names(self, principal: Principal) -> list[str]:
         return [one for one in self._names() if principal.models is None or one in principal.models]
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from hanok.server.protection.transparency import mark_of
 from hanok.store.conversations import Saved
 
 
@@ -14,13 +15,34 @@ def as_jsonl(row: Saved) -> str:
     messages = [_plain(message) for message in shown_path(row)]
     if row.body.get("system"):
         messages.insert(0, {"role": "system", "content": row.body["system"]})
-    line = {"id": row.id, "title": row.title, "created": row.created, "messages": messages}
+    line = {"id": row.id, "title": row.title, "created": row.created, "messages": messages, **_mark(row)}
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def as_markdown(row: Saved) -> str:
     """To read."""
-    return "\n\n".join([f"# {row.title}", *_paragraphs(row)]) + "\n\n"
+    mark = _mark(row)
+    head = [f"# {row.title}", *([_visible(mark), f"<!-- {_comment(mark)} -->"] if mark else [])]
+    return "\n\n".join([*head, *_paragraphs(row)]) + "\n\n"
+
+
+def _mark(row: Saved) -> dict[str, Any]:
+    """That a generative AI wrote a part of it, for programs; nothing if none did."""
+    written = [one for one in shown_path(row) if one["role"] == "assistant"]
+    return mark_of(str(one.get("model") or "?") for one in written) if written else {}
+
+
+def _visible(mark: dict[str, Any]) -> str:
+    """The same for people."""
+    models, label = ", ".join(mark["models"]), mark["label"]
+    korean = f"> 🤖 {label['ko']}: 이 대화의 답변은 생성형 인공지능이 만들었습니다 ({models})."
+    english = f"> {label['en']}: the answers in this conversation were made by generative AI ({models})."
+    return f"{korean}\\\n{english}"
+
+
+def _comment(mark: dict[str, Any]) -> str:
+    """No name of a model can end a comment of Markdown."""
+    return json.dumps(mark, ensure_ascii=True).replace("-", "\\u002d")
 
 
 def _paragraphs(row: Saved) -> Iterator[str]:

@@ -10,7 +10,7 @@ import secrets
 import time
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Column, Double, Integer, String, Table, insert, select, update
+from sqlalchemy import Column, Connection, Double, Integer, String, Table, insert, select, update
 
 from hanok.errors import InputError
 from hanok.store.database import Store
@@ -48,30 +48,24 @@ class WatermarkKeys:
 
     def all(self) -> list[WatermarkKey]:
         """The oldest first."""
-        wanted = select(watermark_keys).order_by(watermark_keys.c.created, watermark_keys.c.id)
         with self._store.read() as connection:
-            return [WatermarkKey(**row) for row in connection.execute(wanted).mappings()]
+            return _all(connection)
 
     def current(self) -> WatermarkKey | None:
         return next((key for key in reversed(self.all()) if key.retired is None), None)
 
     def create(self, *, gamma: float, width: int) -> WatermarkKey:
         """A new one, which marks from now on; those before are retired."""
-        key = WatermarkKey(
-            id=f"wm_{secrets.token_hex(6)}", nonce=secrets.token_hex(32), gamma=gamma, width=width, created=time.time()
-        )  # fmt: skip
         with self._store.write() as connection:
-            still = watermark_keys.c.retired.is_(None)
-            connection.execute(update(watermark_keys).where(still).values(retired=key.created))
-            connection.execute(insert(watermark_keys), asdict(key))
-        return key
+            return _create(connection, gamma, width)
 
     def ensure(self, *, gamma: float, width: int) -> tuple[WatermarkKey, bool]:
         """The current key, or a new one where there is none that was made so; and whether it is new."""
-        now = self.current()
-        if now is not None and (now.gamma, now.width) == (gamma, width):
-            return now, False
-        return self.create(gamma=gamma, width=width), True
+        with self._store.write() as connection:  # of two servers that start together one makes it
+            now = next((key for key in reversed(_all(connection)) if key.retired is None), None)
+            if now is not None and (now.gamma, now.width) == (gamma, width):
+                return now, False
+            return _create(connection, gamma, width), True
 
     def find(self, identifier: str) -> WatermarkKey:
         """Raises InputError: there is none."""
@@ -79,3 +73,19 @@ class WatermarkKeys:
             if key.id == identifier:
                 return key
         raise InputError(f'no watermark key "{identifier}"', remedy="`hanok guard watermark keys` shows them")
+
+
+def _all(connection: Connection) -> list[WatermarkKey]:
+    wanted = select(watermark_keys).order_by(watermark_keys.c.created, watermark_keys.c.id)
+    return [WatermarkKey(**row) for row in connection.execute(wanted).mappings()]
+
+
+def _create(connection: Connection, gamma: float, width: int) -> WatermarkKey:
+    key = WatermarkKey(
+        id=f"wm_{secrets.token_hex(6)}", nonce=secrets.token_hex(32), gamma=gamma, width=width, created=time.time()
+    )  # fmt: skip
+    connection.execute(
+        update(watermark_keys).where(watermark_keys.c.retired.is_(None)).values(retired=key.created)
+    )
+    connection.execute(insert(watermark_keys), asdict(key))
+    return key

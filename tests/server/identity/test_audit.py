@@ -415,7 +415,7 @@ def test_taking_the_guard_away_leaves_a_trace(make: Callable[..., Audited], tmp_
     house.services.operations.reload_if_possible()  # as SIGHUP does
     first = house.rows("settings.reload")[-1]
     assert first["actor"] == "server"
-    assert first["facts"]["before"] == {"policy": begun}
+    assert first["facts"]["before"]["policy"] == begun
     weaker = first["facts"]["now"]["policy"]
     assert weaker["source"] == "policy.toml"
     assert weaker["hash"] == guard.policy.hash != begun["hash"]
@@ -423,7 +423,7 @@ def test_taking_the_guard_away_leaves_a_trace(make: Callable[..., Audited], tmp_
     assert house.http.post("/admin/reload").status_code == 200
     second = house.rows("settings.reload")[-1]
     assert (second["actor"], second["facts"]["changed"]) == ("local", ["guard"])
-    assert second["facts"]["before"] == {"policy": weaker}
+    assert second["facts"]["before"]["policy"] == weaker
     assert second["facts"]["now"]["policy"]["source"] == "off"
 
 

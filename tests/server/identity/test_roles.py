@@ -12,7 +12,7 @@ from starlette.routing import Mount, Route
 from hanok.server.identity.roles import EVERYTHING, PERMISSIONS, PUBLIC, ROLES, SCOPES, needed, permissions
 from hanok.server.routes import ROUTERS
 
-OWN = {"models:read", "usage:own", "session:own"}
+OWN = {"models:read", "usage:own", "session:own", "audit:own"}
 
 
 def endpoints(services: Any) -> Iterator[APIRoute]:
@@ -41,7 +41,7 @@ def test_public_routes_are_few(house: Any) -> None:
     public = {route.path for route in endpoints(house.services) if needed(route.endpoint) == PUBLIC}
     assert public <= {
         "/health", "/healthz", "/readyz", "/examples.json", "/console.json", "/session", "/session/setup", "/session/oidc",
-        "/session/oidc/callback",
+        "/session/oidc/callback", "/v1/transparency",
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from hanok.server.auditing.trail import Trail
 from hanok.server.auditing.verdicts import verdict_writer
 from hanok.server.operations.config import ServeSettings
 from hanok.server.operations.requests import CURRENT, Watcher
+from hanok.server.protection.transparency import notice_hash
 from hanok.server.services import Services
 from hanok.store.audit.log import AuditLog, LogSettings
 from hanok.store.audit.place import audit_place
@@ -68,8 +69,9 @@ def _tell_reload(trail: Trail, facts: Mapping[str, Any]) -> None:
 
 
 def policy_facts(guard: Guard) -> dict[str, Any]:
-    """Which rules are in force, without places of the machine."""
-    return {"policy": {"source": Path(guard.policy.source).name, "hash": guard.policy.hash}}
+    """Which rules are in force, without places of the machine; which words users are told."""
+    notice = notice_hash(guard.policy.protection.transparency)
+    return {"policy": {"source": Path(guard.policy.source).name, "hash": guard.policy.hash}, "notice": notice}
 
 
 def settings_facts(settings: ServeSettings, model: Path, model_hash: str, guard: Guard) -> dict[str, Any]:

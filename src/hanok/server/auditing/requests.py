@@ -74,4 +74,5 @@ def _work(exchange: Exchange, outcome: Outcome) -> dict[str, Any]:
         "prompt_tokens": exchange.prompt_tokens, "cached_tokens": outcome.cached_tokens,
         "completion_tokens": outcome.completion_tokens, "ms": round(1000 * outcome.seconds, 1),
         "first_token_ms": None if first is None else round(1000 * first, 1),
+        "labelled": True, **({"watermark": exchange.watermark} if exchange.watermark else {}),
     }  # fmt: skip

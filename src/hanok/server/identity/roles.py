@@ -13,7 +13,7 @@ from hanok.errors import ConfigError, did_you_mean
 
 PUBLIC = "public"  # of a route that anybody may call
 
-_VIEWER = {"models:read", "reports:read", "usage:own", "session:own"}
+_VIEWER = {"models:read", "reports:read", "usage:own", "session:own", "audit:own"}
 _USER = _VIEWER | {
     "chat:create", "embeddings:create", "documents:read", "documents:write", "feedback:create", "conversations:own",
     "watermark:detect",
@@ -44,7 +44,7 @@ SCOPES: Mapping[str, frozenset[str]] = {
     "audit": frozenset({"audit"}),
     "admin": frozenset({"keys", "users", "tenants", "models", "service", "usage"}),
 }
-_ALWAYS = frozenset({"models:read", "usage:own", "session:own"})  # whatever the scopes
+_ALWAYS = frozenset({"models:read", "usage:own", "session:own", "audit:own"})  # whatever the scopes
 
 
 def permissions(role: str, *, house: bool, scopes: frozenset[str] | None = None) -> frozenset[str]:

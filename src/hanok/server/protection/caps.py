@@ -17,21 +17,26 @@ _TOPS = ("top_logprobs", "prompt_top_logprobs")
 
 
 class Caps:
-    """Args: protection_of: of a tenant; by default nothing is capped."""
+    """Args: protection_of: of a tenant; by default nothing is capped. told: of each refusal, with what was asked for."""
 
-    def __init__(self, protection_of: Callable[[str], Protection] = lambda _tenant: Protection()) -> None:
-        self._protection_of = protection_of
+    def __init__(
+        self, protection_of: Callable[[str], Protection] = lambda _tenant: Protection(),
+        told: Callable[[Mapping[str, Any]], None] = lambda _facts: None,
+    ) -> None:  # fmt: skip
+        self._protection_of, self._told = protection_of, told
 
     def check(self, params: SamplingParams, tenant: str) -> None:
         """Raises ApiError 400: it asks for more than the policy allows."""
         caps = self._protection_of(tenant).logprobs
         asked = [number for number in (params.logprobs, params.prompt_logprobs) if number is not None]
         if caps.most is not None and asked and max(asked) > caps.most:
+            self._told({"asked": max(asked), "most": caps.most})
             raise ApiError(
                 400, f"{max(asked)} alternatives of a token: this service tells {caps.most} at most", param="top_logprobs",
                 code="logprobs_capped",
             )  # fmt: skip
         if not caps.with_logit_bias and asked and params.logit_bias:
+            self._told({"asked": max(asked), "logit_bias": len(params.logit_bias)})
             raise ApiError(
                 400, "log-probabilities together with logit_bias: ask for one of them", param="logit_bias", code="logprobs_capped"
             )  # fmt: skip

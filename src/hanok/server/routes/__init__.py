@@ -28,6 +28,7 @@ from hanok.server.routes import (
     reviews,
     session,
     tokens,
+    transparency,
     usage,
     watermark,
 )
@@ -54,6 +55,7 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     admin_keys.router,
     admin_people.router,
     usage.router,
+    transparency.router,  # before the audit, whose paths end in a number
     audit.router,
     watermark.router,
     extraction.router,

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, model_validator
 
+from hanok.server.auditing.trail import Trail
 from hanok.server.errors import ApiError
 from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
@@ -120,7 +121,7 @@ class Preset(BaseModel):
 def router(services: Services) -> APIRouter:
     routes = APIRouter(prefix="/console")
     talks, kept = Shelf(services.store.engine, conversations), Shelf(services.store.engine, presets)
-    _add_export(routes, talks)
+    _add_export(routes, talks, services.directory.trail)
     _add_shelf(routes, talks, "conversation")
     _add_shelf(routes, kept, "preset")
 
@@ -191,7 +192,7 @@ async def _put(
     return _head(row, kind)
 
 
-def _add_export(routes: APIRouter, shelf: Shelf) -> None:
+def _add_export(routes: APIRouter, shelf: Shelf, trail: Trail) -> None:
     @routes.get("/conversations/export", response_model=None)
     @needs("conversations:own")
     async def export(
@@ -199,6 +200,7 @@ def _add_export(routes: APIRouter, shelf: Shelf) -> None:
     ) -> Response:
         owner = _owner(request)
         rows = shelf.every(owner) if id is None else [await asyncio.to_thread(_known, shelf, owner, id)]
+        trail.tell("conversation.exported", target=id or "", facts={"format": format, "labelled": True})
         write = as_jsonl if format == "jsonl" else as_markdown
         ending, kind = ("jsonl", "application/x-ndjson") if format == "jsonl" else ("md", "text/markdown")
         return StreamingResponse(
