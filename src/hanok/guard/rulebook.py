@@ -48,12 +48,13 @@ class CallRule:
 
 @dataclass(frozen=True)
 class Rulebook:
-    """What one tenant is held to. `spotlight`: strangers' text is marked."""
+    """What one tenant is held to. `spotlight`: strangers' text is marked. `silent`: rules that do not say what they only flag."""
 
     readers: tuple[Reader, ...] = ()
     outputs: tuple[Output, ...] = ()
     calls: tuple[CallRule, ...] = ()
     spotlight: bool = False
+    silent: frozenset[str] = frozenset()
 
     @property
     def reads(self) -> bool:
@@ -128,7 +129,8 @@ def _rulebook(rules: Sequence[Rule], source: str, detectors: Detectors) -> Ruleb
         if rule.kind == "egress"
     ]
     spotlight = any(rule.kind == "spotlight" for rule in rules)
-    return Rulebook(tuple(readers), tuple(outputs), tuple(calls), spotlight)
+    silent = frozenset(rule.name for rule in rules if not rule.tell)
+    return Rulebook(tuple(readers), tuple(outputs), tuple(calls), spotlight, silent)
 
 
 def _reader(rule: Rule, source: str, detectors: Detectors) -> InputRule:

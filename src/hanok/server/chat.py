@@ -39,7 +39,11 @@ class Chat:
         self.id, self.created = asked.generation.exchange.id, int(time.time())
         self.body, self.messages, self.tools = body, asked.messages, asked.tools
         self.served, self._generation, self._answers = asked.served, asked.generation, asked.answers
-        self._keep, self.tenant = keep, asked.generation.exchange.principal.tenant
+        self._report, self._keep, self.tenant = (
+            asked.watch.report,
+            keep,
+            asked.generation.exchange.principal.tenant,
+        )
         self._calls: list[list[dict[str, Any]]] = [[] for _ in self._answers]
         # an answer that must have a form keeps its brackets
         self._grounded = None if body.structure_field else grounded
@@ -109,7 +113,7 @@ class Chat:
             for index, message in enumerate(messages)
         ]
         usage = _usage([last[index].usage for index in range(len(choices))], self._answers)
-        return {**self._head("chat.completion"), "choices": choices, "usage": usage, **self._documents()}
+        return {**self._head("chat.completion"), "choices": choices, "usage": usage, **self._beside()}
 
     async def events(self) -> AsyncGenerator[str, None]:
         """The data of each server-sent event."""
@@ -145,7 +149,7 @@ class Chat:
         for (index, delta), message in zip(sorted(last.items()), messages, strict=True):
             yield {
                 **self._chunk(index, self._annotations(index), reason=self._reason(index, delta, message)),
-                **self._documents(),
+                **self._beside(),
             }
         if self.body.stream_options is not None and self.body.stream_options.include_usage:
             usage = _usage([delta.usage for _, delta in sorted(last.items())], self._answers)
@@ -174,9 +178,11 @@ class Chat:
     def _annotations(self, index: int) -> dict[str, Any]:
         return {"annotations": self._cited[index].annotations} if self._cited else {}
 
-    def _documents(self) -> dict[str, Any]:
+    def _beside(self) -> dict[str, Any]:
+        """What the answer rests on, and what the guard found."""
         removed = sum(stream.removed for stream in self._cited)
-        return {} if self._grounded is None else {"documents": about(self._grounded, removed)}
+        documents = {} if self._grounded is None else {"documents": about(self._grounded, removed)}
+        return {**documents, **self._report()}
 
     def _pieces(self, index: int) -> list[dict[str, Any]]:
         """Deltas of what is new beside the content. A call is sent once it is whole, so that its arguments always parse: first

@@ -18,8 +18,8 @@ _USER = _VIEWER | {
     "chat:create", "embeddings:create", "documents:read", "documents:write", "feedback:create", "conversations:own",
 }  # fmt: skip
 _REVIEWER = _USER | {"feedback:read", "feedback:review", "audit:read"}
-_ADMINISTRATOR = _REVIEWER | {"keys:manage", "users:manage", "usage:read", "tenants:read"}
-_HOUSE = {"tenants:manage", "models:manage", "metrics:read", "service:manage"}
+_ADMINISTRATOR = _REVIEWER | {"keys:manage", "users:manage", "usage:read", "tenants:read", "policy:read"}
+_HOUSE = {"tenants:manage", "models:manage", "metrics:read", "service:manage", "policy:manage"}
 
 PERMISSIONS: Mapping[str, frozenset[str]] = {
     "viewer": frozenset(_VIEWER),
@@ -40,7 +40,7 @@ SCOPES: Mapping[str, frozenset[str]] = {
     "reports": frozenset({"reports"}),
     "metrics": frozenset({"metrics"}),
     "audit": frozenset({"audit"}),
-    "admin": frozenset({"keys", "users", "tenants", "models", "service", "usage"}),
+    "admin": frozenset({"keys", "users", "tenants", "models", "service", "usage", "policy"}),
 }
 _ALWAYS = frozenset({"models:read", "usage:own", "session:own"})  # whatever the scopes
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from hanok.server.routes import (
     admin_keys,
     admin_people,
+    approvals,
     audit,
     chat,
     completions,
@@ -21,6 +22,7 @@ from hanok.server.routes import (
     models,
     operations,
     page,
+    policy,
     reports,
     responses,
     session,
@@ -49,4 +51,6 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     admin_people.router,
     usage.router,
     audit.router,
+    policy.router,
+    approvals.router,
 )
