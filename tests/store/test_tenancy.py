@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import Connection, text
+from tenant_content import TABLES, rows_of
 
 from hanok.documents.library import Library
 from hanok.errors import InputError
@@ -26,15 +27,6 @@ from hanok.store.database import Answered, Feedback, Store
 from hanok.store.responses import KeptResponse, ResponseTable
 
 MESSAGES = [{"role": "user", "content": "언제?"}, {"role": "assistant", "content": "아홉 시요."}]
-CONTENT = (
-    "requests",
-    "feedback",
-    "conversations",
-    "presets",
-    "responses",
-    "document_files",
-    "document_collections",
-)
 
 
 @pytest.fixture
@@ -75,14 +67,6 @@ def writers(store: Store, tenant: str, owner: str = "k1") -> Mapping[str, Callab
     }
 
 
-def left(store: Store, tenant: str) -> int:
-    with store.read() as connection:
-        return sum(
-            connection.execute(text(f"SELECT count(*) FROM {table} WHERE tenant = :tenant"), {"tenant": tenant}).scalar_one()
-            for table in CONTENT
-        )  # fmt: skip
-
-
 def test_nothing_is_written_behind_a_deletion(store: Store, management: Management) -> None:
     management.create_tenant("acme")
     answered = Answered(
@@ -91,14 +75,14 @@ def test_nothing_is_written_behind_a_deletion(store: Store, management: Manageme
     store.record_request(answered)
     for write in writers(store, "acme").values():
         write()
-    assert left(store, "acme") == len(CONTENT)
+    assert rows_of(store, "acme") == len(TABLES)
     removed = management.delete_tenant("acme")
-    assert all(removed[table] == 1 for table in CONTENT)
+    assert all(removed[table] == 1 for table in TABLES)
     store.record_request(answered)  # nobody waits for it: it is left out
     for name, write in writers(store, "acme").items():
         with pytest.raises(InputError, match="gone"):
             write()
-        assert left(store, "acme") == 0, name
+        assert rows_of(store, "acme") == 0, name
     writers(store, "default")["conversations"]()  # control: others may
 
 
@@ -176,7 +160,7 @@ def test_a_deletion_waits_for_what_is_being_written_and_takes_it_along(
     monkeypatch.setattr(tenancy, "tenant_exists", slowly)
     _, deleted = side_by_side(pause, writers(store, "acme")[kind], lambda: management.delete_tenant("acme"))
     assert deleted.result()[kind] == 1
-    assert left(store, "acme") == 0
+    assert rows_of(store, "acme") == 0
 
 
 def test_what_is_written_during_a_deletion_waits_and_is_refused(
@@ -196,7 +180,7 @@ def test_what_is_written_during_a_deletion_waits_and_is_refused(
     deleted.result()
     with pytest.raises(InputError, match="gone"):
         written.result()
-    assert left(store, "acme") == 0
+    assert rows_of(store, "acme") == 0
 
 
 def test_two_administrators_cannot_shut_each_other_out(management: Management) -> None:

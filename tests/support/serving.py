@@ -15,6 +15,7 @@ from typing import Any
 import adapted_models
 import httpx
 import tiny_models
+import uvicorn
 from fastapi import FastAPI
 
 from hanok.engine.generator import LocalEngine
@@ -41,6 +42,21 @@ def make_adapters(model_dir: Path, folder: Path) -> dict[str, Path]:
         name: adapted_models.random_adapter(model, folder / name, seed=seed)
         for seed, name in enumerate(("red", "blue"))
     }
+
+
+@contextlib.contextmanager
+def on_a_port(house: Any) -> Iterator[httpx.Client]:
+    """A house of `tests/server/identity` behind a real socket."""
+    with listen("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(house.app, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @dataclass

@@ -3,6 +3,9 @@
 The filter looks whenever a word has ended, and lets go of what no rule can still change: a match that has begun, or whose meaning
 the next words may tell, is held back. When it looks depends on the text alone, never on how it was cut into pieces, so a streamed
 answer and a whole one get the same verdict by construction.
+
+An answer's first letters need not wait for that, so that people see at once that it begins: as many as every rule says tell it
+nothing (`opening`).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hanok.guard.careful import Careful, Fail
+from hanok.guard.characters import COVERT
 from hanok.guard.unseen import Bare, bare
 from hanok.guard.verdicts import Finding
 
@@ -25,7 +29,8 @@ _END_OF_WORD = re.compile(
 
 
 class OutputRule(Protocol):
-    """`raw`, where it has that and it is true: it wants the text with its unseen characters (`hanok.guard.unseen`)."""
+    """What a rule may have besides. `raw`, true: it wants the text with its unseen characters (`hanok.guard.unseen`). `opening`:
+    so many letters may an answer begin with before it has read them; none without it."""
 
     name: str
 
@@ -69,6 +74,8 @@ class OutputFilter:
         kept = [one if isinstance(one, Kept) else Kept(one) for one in rules]
         self._rules = [(one.rule, Careful(one.rule.name, one.fail, one.budget)) for one in kept]
         self._before = before[-CONTEXT:]  # let go, as it was written
+        self._opening = 0 if before else min((getattr(one.rule, "opening", 0) for one in kept), default=0)
+        self._lettered = False  # a letter has gone out early
         self._held = ""
         self._sought = 0  # characters of `_held` up to which no word ends
         self._looked = 0  # characters of `_held` that a look has seen
@@ -101,7 +108,7 @@ class OutputFilter:
             self._place, self.released = self.scanned, self.scanned
             return Released(text)
         self._held += text
-        parts: list[Released] = []
+        parts = [Released(self._open())] if self._opening else []
         while not self._blocked and (end := self._next_end()) is not None:
             parts.append(self._look(end, last=False))
         return self._joined(parts)
@@ -127,6 +134,23 @@ class OutputFilter:
             if found is not False:
                 return False
         return True
+
+    def _open(self) -> str:
+        """Blanks and the first letters, as long as there is nothing else."""
+        free = 0
+        for character in self._held:
+            letter = character.isalpha() and character not in COVERT
+            if not self._opening or not (letter or (character.isspace() and not self._lettered)):
+                self._opening = 0
+                break
+            free += 1
+            self._lettered |= letter
+            self._opening -= letter
+        out, self._held = self._held[:free], self._held[free:]
+        self._before = (self._before + out)[-CONTEXT:]
+        self._place += free
+        self.released += free
+        return out
 
     def _next_end(self) -> int | None:
         """Where the next word ends. The character behind it must be known, except for a blank."""

@@ -33,6 +33,8 @@ def new_canary() -> str:
 class HiddenText:
     """A rule. Texts shorter than `run` words are no secret. `canaries`: words that nobody is to read."""
 
+    opening = 4
+
     def __init__(
         self, hidden: str, *, canaries: Sequence[str] = (), action: Action = "block", run: int = RUN, name: str = "hidden-text"
     ) -> None:  # fmt: skip

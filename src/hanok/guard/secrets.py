@@ -68,6 +68,8 @@ _HINT = re.compile(
 class Secrets:
     """A rule."""
 
+    opening = 4
+
     def __init__(self, action: Action = "redact", *, name: str = "secrets") -> None:
         self.name = name
         self.action: Action = action

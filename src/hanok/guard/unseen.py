@@ -43,6 +43,7 @@ class Unseen:
     do the flags of England and its like."""
 
     raw = True
+    opening = 64  # letters are seen
 
     def __init__(self, name: str = "unseen", action: Action = "redact") -> None:
         self.name = name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -104,6 +105,7 @@ def serve(
         url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
         def start() -> FastAPI:
+            gc.freeze()  # what was imported stays: no collection during an answer looks through it again
             options = {
                 "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
                 "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,

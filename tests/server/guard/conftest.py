@@ -14,6 +14,7 @@ import pytest
 
 from hanok.engine.api import Delta, Request, Usage
 from hanok.engine.generator import LocalEngine
+from hanok.guard import policy
 from hanok.guard.policy import parse_policy
 from hanok.guard.rulebook import Guard
 from hanok.guard.verdicts import VerdictEvent
@@ -81,6 +82,12 @@ class Scripted:
             )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still for a moment makes no rule fail here: what a budget does is tested where rules are."""
+    monkeypatch.setattr(policy, "BUDGET_MS", 10_000)
+
+
 @pytest.fixture(scope="session")
 def scripted_engine(random_run: Path) -> Iterator[LocalEngine]:
     engine = LocalEngine(random_run / "model")
@@ -96,9 +103,9 @@ def scripted(
     loop = asyncio.new_event_loop()
     opened: list[tuple[httpx.AsyncClient, Store]] = []
 
-    def start(policy: str | Guard) -> Scripted:
+    def start(rules: str | Guard) -> Scripted:
         store = Store(tmp_path / f"{len(opened)}.db")
-        guard = policy if isinstance(policy, Guard) else Guard(parse_policy(policy, folder=tmp_path))
+        guard = rules if isinstance(rules, Guard) else Guard(parse_policy(rules, folder=tmp_path))
         services = services_of(scripted_engine, random_run / "model", store, name="m", guard=guard)
         transport = httpx.ASGITransport(app=create_app(services), client=("127.0.0.1", 1))
         client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")

@@ -1,4 +1,4 @@
-"""Faults F30 to F33 of identity and limits, each with what shows that the test can fail; F27 and F29 are in `tests/store`."""
+"""Faults F30 to F32 of identity and limits, each with what shows that the test can fail; F27 and F29 are in `tests/store`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ import logging
 import random
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from http.client import HTTPConnection
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
+from serving import on_a_port
+from tenant_content import TABLES, rows_of
 
 from hanok.errors import InputError
-from hanok.server.app import listen
 from hanok.server.identity.directory import Directory
-from hanok.server.identity.people import user_of_provider
 from hanok.server.identity.secrets import public_id
 from hanok.store.access import Key
 from hanok.store.database import Store
@@ -87,20 +83,6 @@ def test_f30_control_servers_without_a_common_store_admit_too_much(tmp_path: Pat
 # ---- F31: rights are taken away while an answer streams -------------------------------------------------------------------
 
 
-@contextmanager
-def on_a_port(house: Any) -> Iterator[httpx.Client]:
-    with listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(house.app, log_level="warning", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
-                yield client
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 @pytest.fixture
 def slow(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     step = server.engine._scheduler.step
@@ -128,26 +110,8 @@ def suspend_the_tenant(house: Any, _key: str) -> None:
     house.management.change_tenant("acme", suspended=True)
 
 
-CONTENT = (
-    "requests",
-    "feedback",
-    "conversations",
-    "presets",
-    "responses",
-    "document_files",
-    "document_collections",
-    "users",
-)
+HELD = (*TABLES, "users")
 Seconds = float | None
-
-
-def content_of(house: Any, tenant: str) -> int:
-    """Rows of what somebody of a tenant said or brought."""
-    with house.services.store.read() as connection:
-        return sum(
-            connection.exec_driver_sql(f"SELECT count(*) FROM {table} WHERE tenant = '{tenant}'").scalar()
-            for table in CONTENT
-        )
 
 
 def bring(house: Any, key: str) -> None:
@@ -206,7 +170,7 @@ def test_f31_open_streams_are_cut(house: Any, act: Callable[[Any, str], None]) -
     key = house.make_key(tenant="acme")
     if act is delete_the_tenant:
         bring(house, key)
-        assert content_of(house, "acme") >= len(CONTENT)
+        assert rows_of(house.services.store, "acme", HELD) >= len(HELD)
     with on_a_port(house) as client:
         refused, ended = cut_after(house, client, key, act, wait=10)
     assert refused is not None
@@ -216,7 +180,7 @@ def test_f31_open_streams_are_cut(house: Any, act: Callable[[Any, str], None]) -
     house.services.admission.ledger.flush()
     if act is delete_the_tenant:  # what stays says how much was used, and nothing else
         assert read_usage(house.services.store, tenant="acme")[0]["requests"] >= 1
-        assert content_of(house, "acme") == 0
+        assert rows_of(house.services.store, "acme", HELD) == 0
         with pytest.raises(InputError, match="there was a tenant"):
             house.management.create_tenant("acme")
 
@@ -380,80 +344,3 @@ def test_f32_no_error_log_or_number_names_another_tenants_things(
     assert not [word for word in SECRETS if word in numbers + caplog.text]
     assert tenant in house.ask(boss, path="/admin/keys").text  # control: who may, sees it
     assert house.ask(theirs, path=f"/v1/files/{kept}").json()["filename"] == f"{file}.txt"
-
-
-# ---- F33: what got past other gateways ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        "hk_' OR 1=1 --_x", "hk_0123456789abcdef' UNION SELECT 1_x", "hk_%_x", "hk_0123456789abcdef_", "' OR ''='",
-        "{{7*7}}", "hk_0123456789abcdef_\u00e9", "Bearer", "null", "x" * 100_000,
-    ],
-)  # fmt: skip
-def test_f33_no_trick_is_a_key(house: Any, key: str) -> None:
-    house.make_key(role="administrator")
-    answer = house.ask(path="/admin/keys", headers={"x-api-key": key.encode()})
-    assert answer.status_code == 401
-    assert "49" not in answer.text
-
-
-PATHS = (
-    "//admin/keys", "/%61dmin/keys", "/admin/keys/", "/admin/./keys", "/health/../admin/keys", "/health%2f..%2fadmin/keys",
-    "/admin/%2e/keys", "/ADMIN/keys", "/admin/keys;.css", "/admin/keys?x=/health", "/admin/keys%00", "/admin\\keys",
-    "/v1//models", "/session/../admin/keys", "http://127.0.0.1/admin/keys", "*",
-)  # fmt: skip
-
-
-def test_f33_no_spelling_of_a_path_goes_around(house: Any) -> None:
-    """As they stand, without a client that tidies them up."""
-    key = house.make_key(role="administrator", name="SECRET-NAME")
-    with on_a_port(house) as client:
-        assert client.base_url.port is not None
-
-        def answer(path: str, **headers: str) -> tuple[int, str]:
-            connection = HTTPConnection("127.0.0.1", client.base_url.port, timeout=30)
-            with contextlib.closing(connection):
-                connection.request("GET", path, headers=headers)
-                response = connection.getresponse()
-                return response.status, response.read().decode()
-
-        assert (
-            "SECRET-NAME" in answer("/admin/keys", Authorization=f"Bearer {key}")[1]
-        )  # control: who may, sees it
-        for path in PATHS:
-            status, text = answer(path)
-            assert status in (307, 400, 401, 404, 405), path
-            assert "SECRET-NAME" not in text
-
-
-@pytest.mark.parametrize(
-    "host", ["x/#@y", "127.0.0.1:8080/admin", "127.0.0.1@evil.example", "evil.example", "127.0.0.1:99999999"]
-)
-def test_f33_no_host_header_goes_around(house: Any, host: str) -> None:
-    key = house.make_key()
-    assert house.ask(key, headers={"Host": host}).status_code == 403
-    assert house.ask(key).status_code == 200
-
-
-def test_f33_a_provider_says_nothing_about_another_ones_people(house: Any) -> None:
-    """The same subject, and the same name, of two providers are two people."""
-    people = house.people
-    first, other, again = (
-        user_of_provider(people, issuer=issuer, subject="1234", name="yuna@example.org", role="user")
-        for issuer in ("https://a.example", "https://b.example", "https://a.example")
-    )
-    assert first.id == again.id
-    assert first.id != other.id
-    assert first.name != other.name
-
-
-@pytest.mark.parametrize("name", ["{{7*7}}", "${7*7}", "<%= 7*7 %>", "{% for x in y %}"])
-def test_f33_no_name_is_a_template(house: Any, name: str) -> None:
-    made = house.ask(method="POST", path="/admin/keys", json={"name": name, "role": "administrator"}).json()
-    assert made["name"] == name
-    answer = house.chat(made["secret"], json={"messages": [{"role": "user", "content": name}]})
-    assert answer.status_code == 200
-    refused = house.ask(made["secret"], path=f"/admin/keys/{name.replace('%', '%25')}")
-    assert "49" not in refused.text
