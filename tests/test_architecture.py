@@ -32,9 +32,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "documents": {"data", "tokens", "store"},
     "guard": {"store", "data"},
     "improvement": {
-        "training", "evaluation", "data", "engine", "models", "kernels", "tokens", "store", "chat",
+        "training", "evaluation", "data", "engine", "models", "kernels", "tokens", "store", "chat", "guard",
     },
-    "server": {"engine", "tokens", "store", "documents", "guard"},
+    "server": {"engine", "tokens", "store", "documents", "guard", "evaluation"},
     "recipes": {"data", "models", "training", "evaluation", "improvement", "tokens", "kernels", "engine"},
     "bench": {
         "kernels", "models", "training", "engine", "evaluation", "data", "tokens", "recipes", "store", "documents",

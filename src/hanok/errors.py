@@ -4,6 +4,7 @@
     ├── ConfigError            a recipe, an option or a model configuration
     ├── InputError             documents, feedback, questions: what the user gave us to read
     │   ├── NotFoundError      an id or a name that nothing here has
+    │   ├── ReviewError        a step of a review that its rules forbid
     │   └── StructureError     a schema, regular expression or grammar that an answer cannot be held to
     ├── ArtefactError          a directory that is missing, damaged, of another kind or of a newer format
     │   └── CheckpointError    weights: a tensor missing, mis-shaped or cut short
@@ -56,6 +57,14 @@ class StructureError(InputError):
 
 class NotFoundError(InputError):
     """An id or a name that nothing here has, or nothing of whoever asks."""
+
+
+class ReviewError(InputError):
+    """A step of a review that its rules forbid; `code` is one of few words (`hanok.store.review.rules`)."""
+
+    def __init__(self, code: str, message: str, *, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.code = code
 
 
 class ArtefactError(HanokError):

@@ -24,11 +24,12 @@ def improve(
         run: the run whose model was served.
         feedback: a JSONL file, or a feedback database; default: what the chat page stored for this run.
         out: directory to make; default: the run's next improve-NNN.
-        config: rounds, learning rates, replay, tolerances.
+        config: rounds, learning rates, replay, tolerances; what must be reviewed.
     """
+    from hanok.cli.review import audited_queue
     from hanok.improvement.improve import improve as improve_run
 
-    model = improve_run(run, feedback=feedback, out=out, config=config)
+    model = improve_run(run, feedback=feedback, out=out, config=config, queue=audited_queue)
     scalars = [(name, value) for name, value in model.metrics.items() if isinstance(value, (int, float))]
     table(f"{model.path.parent}", ("measure", "value"), scalars)
     accepted = model.metrics["accepted"]

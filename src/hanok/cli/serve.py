@@ -68,6 +68,10 @@ def serve(
     audit_mirror: Path | None = None,
     audit_content: bool = False,
     audit_content_days: float | None = None,
+    reviewers: int | None = None,
+    review_flags: Annotated[
+        tuple[Literal["flag", "redact", "ask", "block"], ...], tyro.conf.UseAppendAction
+    ] = (),
     config: Path | None = None,
     check_config: bool = False,
 ) -> dict[str, Any] | None:
@@ -134,6 +138,9 @@ def serve(
         audit_mirror: a file on another disk that its checkpoints are written to as well.
         audit_content: keep what was asked and answered too, sealed for each person.
         audit_content_days: after so many days content is deleted; default: never.
+        reviewers: people who must agree on each row of the review queue: 1 (the default) or 2.
+        review_flags: what the guard did to a request that puts it into the review queue: flag, redact, ask, block; several times
+            for several; default flag, ask and block.
         config: TOML file with these settings by the names of the flags (max_body_mib = 16).
         check_config: say what the settings are, and end.
     """
@@ -168,6 +175,7 @@ FLAGS = (
     "tls_cert", "tls_key", "log_format", "log_level", "traces", "trace_share", "grace", "max_connections", "header_seconds",
     "body_seconds", "write_seconds", "keep_alive_seconds", "max_body_mib", "max_upload_mib",
     "document_vectors", "audit", "audit_dir", "audit_mirror", "audit_content", "audit_content_days",
+    "reviewers", "review_flags",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb, sqrt
@@ -36,6 +37,74 @@ def wilson(right: int, count: int, confidence: float = 0.95) -> Share:
     low = 0.0 if right == 0 else max(0.0, centre - half)
     high = 1.0 if right == count else min(1.0, centre + half)
     return Share(right, count, low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Of two groups of other people or requests, second minus first; None where one has nothing to compare."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def clear(self) -> bool:
+        """Whether 0 lies outside the interval."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+NO_DIFFERENCE = Difference(None, None, None)
+
+
+def newcombe(first: Share, second: Share) -> Difference:
+    """Of two independent shares: Newcombe (1998), method 10, from the Wilson limits of each."""
+    if not first.count or not second.count:
+        return NO_DIFFERENCE
+    value = second.value - first.value
+    low = value - sqrt((second.value - second.low) ** 2 + (first.high - first.value) ** 2)
+    high = value + sqrt((second.high - second.value) ** 2 + (first.value - first.low) ** 2)
+    return Difference(value, low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class Median:
+    """With a percentile bootstrap interval; None of nothing."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    count: int
+
+
+def median(
+    values: Sequence[float], *, confidence: float = 0.95, resamples: int = 500, seed: int = 1
+) -> Median:
+    if not values:
+        return Median(None, None, None, 0)
+    drawn = _medians(values, resamples, seed)
+    low, high = _tails(drawn, confidence)
+    return Median(statistics.median(values), low, high, len(values))
+
+
+def median_difference(
+    first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95, resamples: int = 500, seed: int = 1
+) -> Difference:  # fmt: skip
+    """Of two independent groups, each drawn anew by itself."""
+    if not first or not second:
+        return NO_DIFFERENCE
+    pairs = zip(_medians(first, resamples, seed), _medians(second, resamples, seed + 1), strict=True)
+    low, high = _tails([b - a for a, b in pairs], confidence)
+    return Difference(statistics.median(second) - statistics.median(first), low, high)
+
+
+def _medians(values: Sequence[float], resamples: int, seed: int) -> list[float]:
+    rng, count = random.Random(seed), len(values)
+    return [statistics.median(rng.choices(values, k=count)) for _ in range(resamples)]
+
+
+def _tails(drawn: Sequence[float], confidence: float) -> tuple[float, float]:
+    ordered, tail = sorted(drawn), (1 - confidence) / 2
+    return ordered[round(tail * (len(ordered) - 1))], ordered[round((1 - tail) * (len(ordered) - 1))]
 
 
 @dataclass(frozen=True, slots=True)

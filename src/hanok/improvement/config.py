@@ -26,6 +26,8 @@ class ImproveConfig:
         questions: of the village's examination asked before and after, evenly drawn; 0 = all.
         max_new_tokens: of an answer.
         bits_tokens: of each validation split, for bits per byte.
+        review: required takes only feedback that a reviewer has accepted or corrected; optional takes what none has rejected.
+        poisoning: stop refuses to learn while rows look planted and no reviewer has decided them; off looks at nothing.
         tolerance: other answers may lose this share at most (0.02: two of a hundred).
         bits_tolerance, bits_slack: bits per byte may rise by this share and this amount together.
         threads: 0 = as many as torch takes by itself.
@@ -46,6 +48,8 @@ class ImproveConfig:
     questions: int = 600
     max_new_tokens: int = 160
     bits_tokens: int = 60_000
+    review: Literal["optional", "required"] = "optional"
+    poisoning: Literal["stop", "off"] = "stop"
     tolerance: float = 0.02
     bits_tolerance: float = 0.02
     bits_slack: float = 0.005
@@ -54,6 +58,8 @@ class ImproveConfig:
 
     def __post_init__(self) -> None:
         self._require("objective", self.objective in ("sft", "dpo", "sft+dpo"), "sft, dpo or sft+dpo")
+        self._require("review", self.review in ("optional", "required"), "optional or required")
+        self._require("poisoning", self.poisoning in ("stop", "off"), "stop or off")
         for name in ("beta", "preference_lr"):
             self._require(name, getattr(self, name) > 0, "above 0")
         self._require("nll_weight", self.nll_weight >= 0, "0 or more")

@@ -27,6 +27,7 @@ class Judgement:
     Args:
         prompt: the conversation before the answer. answer: the assistant's message that was judged.
         correction: what it should have said; None where only the rating was given.
+        tenant, owner: whose it is, where it comes from a server's database.
     """
 
     id: str
@@ -39,12 +40,20 @@ class Judgement:
     model_hash: str = ""
     reason: str = ""
     user: str = ""
+    tenant: str = "default"
+    owner: str = ""
 
     @property
     def key(self) -> str:
         """Equal for judgements of answers to the same question."""
         content = [[_spoken(message) for message in self.prompt], self.tools or None]
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """Of the row as it stands, word for word: what a release of it by a reviewer holds for."""
+        content = [self.id, self.key, dict(self.answer), self.rating, self.correction, self.tenant]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,7 @@ def read_feedback(source: Path) -> tuple[list[Judgement], list[Refused]]:
             f"no feedback at {source}",
             remedy="judge or correct some answers on the chat page, or give a JSONL file with --feedback",
         )
-    rows = _read_database(source) if _is_sqlite(source) else _read_lines(source)
+    rows = _read_database(source) if is_sqlite(source) else _read_lines(source)
     judgements: list[Judgement] = []
     refused: list[Refused] = []
     for item in rows:
@@ -82,7 +91,8 @@ def digest(judgements: Sequence[Judgement]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _is_sqlite(source: Path) -> bool:
+def is_sqlite(source: Path) -> bool:
+    """Whether a file is a store rather than lines."""
     with source.open("rb") as file:
         return file.read(16) == b"SQLite format 3\0"
 
@@ -137,7 +147,10 @@ def _parse(name: str, row: Mapping[str, Any]) -> Judgement:
     tools = row.get("tools")
     if tools is not None and not isinstance(tools, list):
         raise InputError(f"tools is {type(tools).__name__}, not a list")
-    texts = {field: str(row.get(field) or "") for field in ("request_id", "model_hash", "reason", "user")}
+    texts = {
+        field: str(row.get(field) or "") for field in ("request_id", "model_hash", "reason", "user", "owner")
+    }
+    texts["tenant"] = str(row.get("tenant") or "default")
     return Judgement(
         id=name, prompt=messages[:-1], answer=messages[-1], rating=rating, correction=correction, tools=tools, **texts,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Step 8: feedback becomes data, data become a better model, or the old one stays.
 
-run/improve-001/feedback/     corpus of the lessons, preferences.jsonl, judgements.jsonl (the snapshot), refused.jsonl
+run/improve-001/review/       what reviewers decided, and the report of the poisoning checks
+                feedback/     corpus of the lessons, preferences.jsonl, judgements.jsonl (the snapshot), refused.jsonl
                 shards/       lessons, replay, validation
                 rounds.json   what each round came to; round-NN/ holds its training log and report
                 model/        the new model; improvement.json says whether it is served, and why
@@ -31,15 +32,18 @@ from hanok.errors import ConfigError, InputError
 from hanok.improvement.accepted import PATTERN, RESULT, Improvement, current_model, improvements, model_hash
 from hanok.improvement.config import ImproveConfig
 from hanok.improvement.examine import compare_examinations, examine, open_village
+from hanok.improvement.export import export_lessons
 from hanok.improvement.feedback import Judgement, Refused, digest, read_feedback
-from hanok.improvement.lessons import Lesson, Lessons, draw_lessons, write_corpus
+from hanok.improvement.lessons import Lesson, Lessons, draw_lessons
 from hanok.improvement.page import write_page
+from hanok.improvement.reviewed import Queue, Reviewed, review
 from hanok.improvement.rounds import clear_rounds, learn
 from hanok.improvement.shards import fitting, write_lesson_shards
 from hanok.improvement.verdict import Findings, judge
 from hanok.models.checkpoint import load_config
 from hanok.reporting import log
 from hanok.store.database import feedback_file
+from hanok.store.review.queue import Reviews
 from hanok.tokens.tokenizer import Tokenizer
 
 
@@ -49,6 +53,7 @@ def improve(
     feedback: Path | None = None,
     out: Path | None = None,
     config: ImproveConfig = ImproveConfig(),
+    queue: Queue = Reviews,
 ) -> Artefact:
     """Learn from feedback on a run's model. Returns the new model, accepted or not (`metrics["accepted"]`).
 
@@ -57,9 +62,10 @@ def improve(
     Args:
         feedback: a database or a JSONL file; default: what the run's own server kept.
         out: the directory to make; default: the run's next `improve-NNN`. Only those are served with the run.
+        queue: makes the review queue of a store.
 
     Raises:
-        InputError: no run, no feedback, or none that teaches anything.
+        InputError: no run, no feedback, none that teaches anything, or some that looks planted and waits for a reviewer.
         ArtefactError: damaged inputs. Interrupted: by a signal, resumable.
     """
     if not (run / "run.json").is_file() or not (run / "shards").is_dir():
@@ -67,8 +73,9 @@ def improve(
     source = feedback or feedback_file(run / "model")
     base = open_artefact(current_model(run))
     root = model_hash(run / "model")
-    judgements, unreadable = read_feedback(source)
-    same = _same_as_before(run, base.hash, digest(judgements), config)
+    read, unreadable = read_feedback(source)
+    reviewed = review(read, config, source=source, beside=feedback_file(run / "model"), queue=queue)
+    same = _same_as_before(run, base.hash, digest(reviewed.judgements), config)
     if same is not None and out is None:
         log.info("nothing new to learn since %s", same.path.name)
         return open_artefact(same.model)
@@ -83,15 +90,16 @@ def improve(
             out=out,
             base=base,
             identity=identity,
-            judgements=judgements,
+            reviewed=reviewed,
             unreadable=unreadable,
         )
 
 
 def _improve(
     config: ImproveConfig, *, run: Path, out: Path, base: Artefact, identity: dict[str, Any],
-    judgements: Sequence[Judgement], unreadable: Sequence[Refused],
+    reviewed: Reviewed, unreadable: Sequence[Refused],
 ) -> Artefact:  # fmt: skip
+    judgements = reviewed.judgements
     tokenizer = Tokenizer.load(base.path)
     context = load_config(base.path).max_context
     max_seq_len = min(config.max_seq_len or context, context)
@@ -99,11 +107,11 @@ def _improve(
         judgements, _ = read_feedback(out / "feedback" / "judgements.jsonl")
     drawn = draw_lessons(judgements)
     lessons, unfit = fitting(drawn.lessons, tokenizer, max_seq_len=max_seq_len)
-    refused = [*unreadable, *drawn.refused, *unfit]
+    refused = [*unreadable, *reviewed.refused, *drawn.refused, *unfit]
     if not lessons:
         reasons = "; ".join(f"{one.row}: {one.reason}" for one in refused[:5]) or "it is empty"
         raise InputError(
-            f"nothing to learn from {len(judgements) + len(unreadable)} rows of feedback ({reasons})",
+            f"nothing to learn from {len(judgements) + len(unreadable) + len(reviewed.refused)} rows of feedback ({reasons})",
             remedy="correct an answer, or like one",
         )
     preferences = _between(drawn.preferences, lessons)
@@ -112,8 +120,13 @@ def _improve(
             f"objective = {config.objective}: no disliked or corrected answer stands against one to prefer",
             remedy='correct an answer, or use objective = "sft"',
         )
-    corpus = _write_feedback(
-        out / "feedback", judgements, Lessons(lessons, preferences, refused), base, identity
+    corpus = export_lessons(
+        Lessons(lessons, preferences, refused),
+        reviewed,
+        config,
+        out=out,
+        parents={"model": base},
+        step=identity,
     )
     log.info("%d lessons, %d preference pairs, %d rows refused", len(lessons), len(preferences), len(refused))
     shards = _write_shards(
@@ -158,34 +171,6 @@ def _between(preferences: Sequence[dict[str, Any]], lessons: Sequence[Lesson]) -
     """The pairs of these lessons: one that was refused teaches nothing by a pair either."""
     kept = {lesson.id for lesson in lessons}
     return [pair for pair in preferences if pair["lesson"] in kept]
-
-
-def _write_feedback(
-    out: Path, judgements: Sequence[Judgement], drawn: Lessons, base: Artefact, identity: dict[str, Any]
-) -> Artefact:
-    if not out.is_dir():
-        with create_artefact(out, kind="corpus", parents={"model": base}, step=identity) as draft:
-            write_corpus(drawn.lessons, draft.path)
-            rows = {
-                "preferences": drawn.preferences,
-                "judgements": [_row(judgement) for judgement in judgements],
-                "refused": [{"row": one.row, "reason": one.reason} for one in drawn.refused],
-            }
-            for name, content in rows.items():
-                (draft.path / f"{name}.jsonl").touch()
-                for row in content:
-                    append_jsonl(draft.path / f"{name}.jsonl", row)
-            draft.metrics |= {"lessons": len(drawn.lessons)} | {
-                name: len(content) for name, content in rows.items()
-            }
-    return open_artefact(out, kind="corpus")
-
-
-def _row(judgement: Judgement) -> dict[str, Any]:
-    """A judgement as a row that `read_feedback` reads."""
-    row = asdict(judgement)
-    prompt, answer = row.pop("prompt"), row.pop("answer")
-    return {**row, "messages": [*prompt, answer]}
 
 
 def _write_shards(

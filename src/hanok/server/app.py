@@ -52,6 +52,7 @@ from hanok.server.operations.server import FLUSH_SECONDS, Gate, Server, allow_de
 from hanok.server.operations.service import Operations
 from hanok.server.operations.timeouts import SEND_BYTES
 from hanok.server.operations.traces import open_traces
+from hanok.server.reviewing.flags import FlagQueue
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.store.audit.known import record_place
@@ -160,7 +161,10 @@ def services_of(
         [first, *map(Hosted, more)], most_loaded=settings.most_loaded,
         memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
     )  # fmt: skip
+    flags = FlagQueue(store, lambda: operations.settings.review_flags, lambda: operations.settings.reviewers)
+    operations.at_end.append(flags.flush)
     return Services(
+        verdicts=[flags.tell],
         models=models,
         store=store,
         documents=Library(

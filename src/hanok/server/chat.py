@@ -39,11 +39,9 @@ class Chat:
         self.id, self.created = asked.generation.exchange.id, int(time.time())
         self.body, self.messages, self.tools = body, asked.messages, asked.tools
         self.served, self._generation, self._answers = asked.served, asked.generation, asked.answers
-        self._report, self._keep, self.tenant = (
-            asked.watch.report,
-            keep,
-            asked.generation.exchange.principal.tenant,
-        )
+        principal = asked.generation.exchange.principal
+        self._keep, self.tenant, self.owner = keep, principal.tenant, principal.id
+        self._report = asked.watch.report
         self._calls: list[list[dict[str, Any]]] = [[] for _ in self._answers]
         # an answer that must have a form keeps its brackets
         self._grounded = None if body.structure_field else grounded

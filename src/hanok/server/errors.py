@@ -19,6 +19,7 @@ from hanok.errors import (
     HanokError,
     NotFoundError,
     QueueFullError,
+    ReviewError,
 )
 from hanok.reporting import log
 
@@ -29,6 +30,8 @@ _ANTHROPIC_KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
     429: "rate_limit_error", 503: "overloaded_error",
 }  # fmt: skip
+
+_OF_REVIEWS = {"own_item": 403, "correction_missing": 400, "correction_unwanted": 400}
 
 
 class ApiError(Exception):
@@ -135,6 +138,11 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(NotFoundError)
     async def not_found(_request: Request, error: NotFoundError) -> JSONResponse:
         return error_response(404, str(error), code="not_found")
+
+    @app.exception_handler(ReviewError)
+    async def forbidden(_request: Request, error: ReviewError) -> JSONResponse:
+        param = "correction" if error.code.startswith("correction") else None
+        return error_response(_OF_REVIEWS.get(error.code, 409), str(error), param=param, code=error.code)
 
     @app.exception_handler(HanokError)
     async def bad_input(_request: Request, error: HanokError) -> JSONResponse:

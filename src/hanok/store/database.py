@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Connection, Engine, case, func, insert, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from hanok.errors import HanokError, InputError
 from hanok.store.connection import Place, connect, is_url, reading, writing
 from hanok.store.migrate import migrate
+from hanok.store.review.items import Item, add_items, question_in
 from hanok.store.schema import DEFAULT_TENANT, feedback, requests
 from hanok.store.tenancy import check_may_write, may_write
 
@@ -37,11 +38,13 @@ class Answered:
     answers: Sequence[Message]
     tools: Sequence[Any] | None = None
     tenant: str = DEFAULT_TENANT
+    owner: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Feedback:
-    """A judgement. `messages` ends with the answer that was judged; `correction` is what it should have been."""
+    """A judgement. `messages` ends with the answer that was judged; `correction` is what it should have been; `owner`: id of
+    the person or key that gave it, with whom it is deleted."""
 
     request_id: str
     model_hash: str
@@ -54,6 +57,7 @@ class Feedback:
     id: str = ""
     created: float = 0.0
     tenant: str = DEFAULT_TENANT
+    owner: str = ""
 
     def __post_init__(self) -> None:
         if self.rating not in (1, -1):
@@ -114,14 +118,15 @@ class Store:
         self.close()
 
     def record_request(self, answered: Answered) -> None:
-        """Keep a request so that feedback can refer to it by its id; nothing if its tenant was deleted meanwhile."""
+        """Keep a request so that feedback can refer to it by its id; nothing if its tenant or person was deleted meanwhile."""
         row = {
             "request_id": answered.request_id, "created": time.time(), "model_hash": answered.model_hash,
             "messages": list(answered.messages), "tools": answered.tools and list(answered.tools),
             "answer": list(answered.answers), "tenant": answered.tenant,
+            "owner": answered.owner,
         }  # fmt: skip
         with self.write() as connection:
-            if may_write(connection, answered.tenant):
+            if may_write(connection, answered.tenant, answered.owner):
                 connection.execute(insert(requests), row)
 
     def find_request(self, request_id: str, *, tenant: str | None = None) -> Answered | None:
@@ -135,21 +140,44 @@ class Store:
             return None
         return Answered(
             request_id=row["request_id"], model_hash=row["model_hash"], messages=row["messages"],
-            answers=row["answer"], tools=row["tools"], tenant=row["tenant"],
+            answers=row["answer"], tools=row["tools"], tenant=row["tenant"], owner=row["owner"],
         )  # fmt: skip
 
-    def add_feedback(self, given: Feedback) -> str:
-        """Returns the id of the row, once it is durable. Raises InputError if the tenant was deleted."""
+    def add_feedback(self, given: Feedback, *, reviewers: int = 1) -> str:
+        """Returns the id of the row, once it is durable, and in the queue for so many reviewers to agree on.
+
+        Raises:
+            InputError: the tenant or the person was deleted.
+        """
         row = {
             "id": given.id or f"fb-{uuid.uuid4().hex}", "created": given.created or time.time(),
             "request_id": given.request_id, "model_hash": given.model_hash, "messages": list(given.messages),
             "tools": given.tools and list(given.tools), "rating": given.rating, "correction": given.correction,
-            "reason": given.reason, "user": given.user, "tenant": given.tenant,
+            "reason": given.reason, "user": given.user, "tenant": given.tenant, "owner": given.owner,
         }  # fmt: skip
+        item = Item(
+            kind="feedback", source=row["id"], created=row["created"], tenant=given.tenant, owner=given.owner,
+            request_id=given.request_id, model_hash=given.model_hash, title=question_in(given.messages), required=reviewers,
+        )  # fmt: skip
         with self.write() as connection:
-            check_may_write(connection, given.tenant)
+            check_may_write(connection, given.tenant, given.owner)
             connection.execute(insert(feedback), row)
+            add_items(connection, [item])
         return row["id"]
+
+    def find_feedback(self, identifier: str) -> Feedback | None:
+        with self.read() as connection:
+            row = connection.execute(select(feedback).where(feedback.c.id == identifier)).mappings().first()
+        return None if row is None else Feedback(**row)
+
+    def count_ratings(self, model_hash: str, *, since: float) -> tuple[int, int]:
+        """Likes, and all ratings, of one model's answers."""
+        c = feedback.c
+        liked = func.coalesce(func.sum(case((c.rating == 1, 1), else_=0)), 0)
+        wanted = select(liked, func.count()).where(c.model_hash == model_hash, c.created >= since)
+        with self.read() as connection:
+            row = connection.execute(wanted).one()
+        return int(row[0]), int(row[1])
 
     def read_feedback(self, *, tenant: str | None = None) -> Iterator[Feedback]:
         """All of it, or one tenant's; oldest first."""

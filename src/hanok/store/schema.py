@@ -10,10 +10,12 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Double,
     Float,
+    ForeignKey,
     Index,
     Integer,
     MetaData,
@@ -23,7 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )  # fmt: skip
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 DEFAULT_TENANT = "default"
 metadata = MetaData()
 
@@ -41,6 +43,7 @@ requests = Table(
     Column("tools", JSON),
     Column("answer", JSON, nullable=False),  # one assistant message a sample
     Column("tenant", String(64), nullable=False, server_default=DEFAULT_TENANT),
+    Column("owner", String(64), nullable=False, server_default=""),  # the person or key that asked
     Index("ix_requests_tenant", "tenant"),
 )
 
@@ -58,7 +61,90 @@ feedback = Table(
     Column("reason", Text),
     Column("user", String(200), nullable=False, default=""),
     Column("tenant", String(64), nullable=False, server_default=DEFAULT_TENANT),
+    Column("owner", String(64), nullable=False, server_default=""),  # the person or key that gave it
     Index("ix_feedback_tenant", "tenant"),
+)
+
+# ---- what reviewers make of it (`hanok.store.review`) ---------------------------------------------------------------
+
+review_items = Table(
+    "review_items",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("created", Double, nullable=False),
+    Column("updated", Double, nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column(
+        "owner", String(64), nullable=False
+    ),  # the person or key whose feedback or request it is; goes with them
+    Column("kind", String(16), nullable=False),
+    Column("source", String(64), nullable=False),  # id of the feedback or the request, or the digest of a row
+    Column("request_id", String(64), nullable=False),
+    Column(
+        "http_id", String(64), nullable=False
+    ),  # of the HTTP request, where a refused one has no answer's id
+    Column("model_hash", String(64), nullable=False),
+    Column("batch", String(64), nullable=False, index=True),  # of a poisoning check
+    Column("title", String(200), nullable=False),
+    Column("body", JSON, nullable=False),  # findings; of a stopped row the row itself
+    Column("required", Integer, nullable=False),  # people who must agree
+    Column("state", String(16), nullable=False),  # open, appealed or decided; assigned while `lease` runs
+    Column("round", Integer, nullable=False),  # one more with each appeal
+    Column("disputed", Boolean, nullable=False),
+    Column("reviewer", String(64)),
+    Column("lease", Double),
+    Column("outcome", String(16)),
+    Column("correction", Text),
+    UniqueConstraint("tenant", "kind", "source", name="uq_review_items_source"),
+    Index("ix_review_items_queue", "tenant", "state", "created", "id"),
+    Index("ix_review_items_owner", "owner"),
+)
+
+review_decisions = Table(
+    "review_decisions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("item", String(64), ForeignKey("review_items.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created", Double, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("reviewer", String(64), nullable=False),
+    Column("senior", Boolean, nullable=False),  # an administrator
+    Column("verdict", String(16), nullable=False),
+    Column("correction", Text),
+    Column("reason", Text, nullable=False),
+    UniqueConstraint("item", "round", "reviewer", name="uq_review_decisions_reviewer"),
+)
+
+review_appeals = Table(
+    "review_appeals",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("item", String(64), ForeignKey("review_items.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created", Double, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("statement", Text, nullable=False),
+)
+
+# ---- models on trial beside another (`hanok.store.canaries`) --------------------------------------------------------
+
+canaries = Table(
+    "canaries",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("created", Double, nullable=False, index=True),
+    Column("model", String(200), nullable=False),  # name in the API
+    *(
+        Column(f"{arm}_{what}", Text, nullable=False)
+        for arm in ("current", "canary")
+        for what in ("directory", "hash")
+    ),
+    Column("share", Double, nullable=False),
+    Column("auto_rollback", Boolean, nullable=False),
+    Column("state", String(16), nullable=False),  # running, promoted or rolled_back
+    Column("ended", Double),
+    Column("ended_by", String(64)),
+    Column("why", Text),
+    Column("counts", JSON, nullable=False),  # what both models' answers came to
 )
 
 # ---- who may use it -----------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from hanok.artefacts import open_artefact
 from hanok.engine.generator import LocalEngine
 from hanok.engine.text import chat_prompt
 from hanok.errors import ConfigError
-from hanok.improvement.judging.agreement import cohen_kappa, position_bias
+from hanok.evaluation.agreement import cohen_kappa
+from hanok.improvement.judging.agreement import position_bias
 from hanok.improvement.judging.config import JudgeConfig
 from hanok.improvement.judging.label import judge_pairs
 from hanok.improvement.judging.scores import score_judge

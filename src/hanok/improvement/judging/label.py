@@ -20,8 +20,9 @@ from typing import Any
 from hanok.artefacts import Artefact, create_artefact, open_artefact, sha256_file, write_jsonl
 from hanok.chat import ChatModel, Message, Sampling
 from hanok.errors import ArtefactError, ChatError
+from hanok.evaluation.agreement import cohen_kappa
 from hanok.evaluation.statistics import wilson
-from hanok.improvement.judging.agreement import cohen_kappa, position_bias
+from hanok.improvement.judging.agreement import position_bias
 from hanok.improvement.judging.config import JudgeConfig
 from hanok.improvement.judging.judge import PairJudge
 from hanok.improvement.judging.page import write_page

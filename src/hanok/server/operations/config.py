@@ -75,6 +75,10 @@ class ServeSettings:
     audit_mirror: Path | None = None
     audit_content: bool = False
     audit_content_days: float | None = None
+    reviewers: int = field(default=1, metadata=_LIVE)
+    review_flags: tuple[Literal["flag", "redact", "ask", "block"], ...] = field(
+        default=("flag", "ask", "block"), metadata=_LIVE
+    )
 
     def __post_init__(self) -> None:
         for name in (
@@ -91,6 +95,8 @@ class ServeSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} = {value}", remedy="it must be above 0")
+        if self.reviewers not in (1, 2):
+            raise ConfigError(f"reviewers = {self.reviewers}", remedy="1, or 2 who must agree")
         if self.grace < 0:
             raise ConfigError(f"grace = {self.grace}", remedy="it must be 0 or more")
         if not 0 <= self.trace_share <= 1:
@@ -158,7 +164,7 @@ def _checked(values: Mapping[str, Any], where: str, *, prefix: str = "") -> dict
                 else (name, [*types])
             )
             raise ConfigError(f'{where}: unknown key "{shown}"', remedy=did_you_mean(shown, known))
-        if prefix and name in ("adapter", "more", "allowed_host", "trusted_proxy"):
+        if prefix and name in ("adapter", "more", "allowed_host", "trusted_proxy", "review_flags"):
             value = [part for part in value.split(",") if part]
         try:
             checked[name] = TypeAdapter(types[name]).validate_python(value)

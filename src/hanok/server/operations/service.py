@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -66,6 +66,7 @@ class Operations:
             lambda name, why: self._fault("model taken back", "model.taken_back", name, why)
         )
         self.observers: tuple[Observer, ...] = (Attach(), self.status, self.metrics, self.replacing)
+        self.at_end: list[Callable[[], Awaitable[None]]] = []  # while the loop still runs
         self._traces, self._source = traces, source
         self.watchers: tuple[Watcher, ...] = (
             self.status, self.metrics, AccessLog(), *(() if traces is None else (traces,))
@@ -101,6 +102,8 @@ class Operations:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await self.replacing.close()
+            for finish in self.at_end:
+                await finish()
             if self._traces is not None:
                 await asyncio.to_thread(self._traces.close)
 

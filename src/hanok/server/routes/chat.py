@@ -30,6 +30,7 @@ def router(services: Services) -> APIRouter:
                 answers=answers,
                 tools=chat.tools,
                 tenant=chat.tenant,
+                owner=chat.owner,
             )
             await asyncio.to_thread(services.store.record_request, answered)
 

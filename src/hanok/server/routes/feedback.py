@@ -20,7 +20,10 @@ def router(services: Services) -> APIRouter:
     @routes.post("/v1/feedback", status_code=201)
     @needs("feedback:create")
     async def feedback(body: FeedbackRequest, request: Request) -> dict[str, str]:
-        identifier = await asyncio.to_thread(_add_feedback, services.store, body, principal_of(request))
+        reviewers = services.operations.settings.reviewers
+        identifier = await asyncio.to_thread(
+            _add_feedback, services.store, body, principal_of(request), reviewers
+        )
         facts = {"of": body.request_id, "rating": body.rating, "corrected": body.correction is not None}
         services.directory.trail.tell("feedback.create", target=identifier, facts=facts)
         return {"id": identifier, "object": "feedback"}
@@ -28,7 +31,7 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _add_feedback(store: Store, body: FeedbackRequest, principal: Principal) -> str:
+def _add_feedback(store: Store, body: FeedbackRequest, principal: Principal, reviewers: int) -> str:
     answered = store.find_request(body.request_id, tenant=principal.tenant)
     if answered is None:
         raise ApiError(
@@ -41,8 +44,9 @@ def _add_feedback(store: Store, body: FeedbackRequest, principal: Principal) -> 
             request_id=answered.request_id, model_hash=answered.model_hash, tools=answered.tools,
             messages=[*answered.messages, answered.answers[body.choice]],
             rating=body.rating, correction=body.correction, reason=body.reason, user=body.user or _name(principal),
-            tenant=principal.tenant,
-        )
+            tenant=principal.tenant, owner=principal.id,
+        ),
+        reviewers=reviewers,
     )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""What the server puts into the review queue, and how it shows it."""
