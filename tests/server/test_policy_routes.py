@@ -87,6 +87,7 @@ WRONG = [
     ("format = 1\n[rules.secrets\n", 2, ""),
     ("format = 1\n[rules.secrets]\n[tenants.acme.rules.secrets]\nbudget_ms = 0\n", 4, "tenants.acme.rules.secrets.budget_ms"),
     ("format = 1\n[rules.a]\nkind='size'\ncharacters = 9\n[tenants.b.rules.a]\ncharacters = 0\n", 6, "tenants.b.rules.a.characters"),
+    ("format = 1\n[rules.a]\nkind='size'\ndepth = 0\n[tenants.b.rules.a]\nfail = 'flag'\n", 4, "rules.a.depth"),
     ("format = 1\nnotes = 1\n", 2, "notes"),
     ('format = 1\n[rules.phrases]\nphrases = ["""\nkind = 1\n"""]\non = ["up"]\n', 6, "rules.phrases.on"),
 ]  # fmt: skip
@@ -109,6 +110,7 @@ def test_a_line_is_sought_where_the_value_stands() -> None:
     text = "format = 1\n[rules.x]\nkind = 'size'\n[tenants.b.rules.y]\nkind = 'size'\n"
     assert line_of(text, "tenants.b.rules.x.kind") == 3  # what the house says, and the tenant inherits
     assert line_of(text, "tenants.b.rules.y.depth") == 4
+    assert line_of("format = 1\n[rules.x]\nfail = 0\n[tenants.b.rules.x]\n", "tenants.b.rules.x.fail") == 3
     assert line_of(text, "rules.z.kind") is None
     with pytest.raises(PolicyError) as wrong:
         parse_policy("[rules]\n")

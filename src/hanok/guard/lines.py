@@ -17,15 +17,10 @@ def line_of(text: str, key: str) -> int | None:
 
     A key of a tenant's rule may be inherited: it is then sought in the house's rule.
     """
-    lines = list(_keys(text))
-    for wanted in (key, _inherited(key)):
-        while wanted:
-            if (found := next((line for line, one in lines if one == wanted), None)) is not None:
-                return found
-            wanted, _, _ = wanted.rpartition(".")
-            if wanted.count(".") < 1:  # "rules" and "tenants" by themselves say nothing
-                break
-    return None
+    lines = {one: line for line, one in reversed(_keys(text))}
+    whole = [key, _inherited(key)]
+    tables = [".".join(parts[:count]) for parts in (one.split(".") for one in whole) for count in range(len(parts) - 1, 1, -1)]
+    return next((lines[one] for one in (*whole, *tables) if one in lines), None)
 
 
 def line_told(message: str, text: str) -> int:

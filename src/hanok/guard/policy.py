@@ -128,6 +128,7 @@ def _parsed(text: str, source: str, folder: Path) -> Policy:
             f"{source}: format = {raw.get('format')!r}", remedy=f"this version reads format = {FORMAT}", key="format"
         )  # fmt: skip
     house = reader.table(raw, "rules", "")
+    rules = reader.rules(house, "rules.")  # before the tenants, who inherit what is wrong in them
     tenants = reader.table(raw, "tenants", "")
     found: dict[str, tuple[Rule, ...]] = {}
     for name, own in tenants.items():
@@ -140,7 +141,6 @@ def _parsed(text: str, source: str, folder: Path) -> Policy:
             for rule in [*house, *(one for one in changed if one not in house)]
         }
         found[name] = reader.rules(merged, f"{where}.rules.")
-    rules = reader.rules(house, "rules.")
     return Policy(rules=rules, tenants=found, source=source, text=text, hash=hash_of(text))
 
 

@@ -20,6 +20,7 @@ export function proseOf(text, message, where, options = {}) {
 export function verdictList(message) {
   const groups = new Map();
   for (const one of message.found ?? []) {
+    if (one.action === "ask") continue; // the call itself says so
     const key = `${one.rule} ${one.action} ${place(one)}`;
     groups.set(key, [...(groups.get(key) ?? []), one]);
   }
@@ -35,15 +36,17 @@ function words(list) {
   const [{ rule, action, direction }] = list;
   const reasons = [...new Set(list.map(({ reason }) => reason).filter(Boolean))].slice(0, 4).join(", ");
   const where = place(list[0]);
-  const named = { reasoning: t("reasoning"), "calls.": t("tool"), tools: t("tools"), documents: t("documents") }[where];
+  const named = { reasoning: t("reasoning"), "calls.": t("tool"), system: t("system"), tools: t("tools"), documents: t("documents") }[where];
   return [h("b", {}, rule), `: ${t(`found_${direction}_${action}`)}`, named ? ` · ${named}` : "", reasons ? ` · ${reasons}` : "", list.length > 1 ? ` · × ${list.length}` : ""];
 }
 
 // In place of the answer to a question that the guard refused.
 export function refusal(message) {
   const { error } = message;
-  const rules = [...new Set((error.guard ?? []).filter(({ action }) => action === "block").map(({ rule }) => rule))].join(", ");
-  return [h("p", {}, t("blocked_question", { rule: rules || "–" })), h("p", {}, error.message), h("div", { class: "row" }, appeal(message))];
+  const blocking = (error.guard ?? []).filter(({ action }) => action === "block");
+  const joined = (name) => [...new Set(blocking.map((one) => one[name]))].filter(Boolean).join(", ");
+  const why = blocking.length ? `${t("blocked_question", { rule: joined("rule") })} ${joined("reason")}` : error.message;
+  return [h("p", {}, why), h("div", { class: "row" }, appeal(message))];
 }
 
 // ---- appeals ---------------------------------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ export function asMessages(talk, leaf = talk.leaf) {
 // Those messages in the order in which they go out; null for the system prompt.
 const sent = (talk, leaf) => [...(talk.system.trim() ? [null] : []), ...path(talk, leaf).filter((one) => !one.error)];
 
-// What the guard found of a question and its answer goes to the messages that it was found in; what it found elsewhere to the question.
+// What the guard found of a question and its answer goes to the messages that it was found in; what it found elsewhere to the
+// question. Earlier answers have what was found in them since they were given.
 export function place(talk, answer, found) {
   const messages = sent(talk, answer.parent);
   const question = find(talk, answer.parent);
@@ -48,6 +49,7 @@ export function place(talk, answer, found) {
   for (const { direction, where, rule, action, reason, span } of found) {
     const number = /^messages\.(\d+)$/.exec(where)?.[1];
     const of = direction === "output" ? answer : (messages[number] ?? question);
+    if (of.role === "assistant" && of !== answer) continue;
     const words = direction === "input" && messages[number] === null ? "system" : where;
     lists.set(of, [...(lists.get(of) ?? []), { direction, where: words, rule, action, reason, span: of === question && words !== where ? null : span }]);
   }

@@ -16,7 +16,7 @@ export async function openEntry(sequence) {
   const back = h("a", { href: "#/audit", class: "back" }, icon("left"), t("audit_back"));
   return page("audit", [back], notice,
     section(`${t("entry")} ${number(sequence)}`, facts(entry)),
-    section(t("details"), h("pre", { class: "json", tabIndex: 0 }, JSON.stringify(entry.facts, null, 2))),
+    section(t("details"), text(entry.facts)),
     section(t("sealed_content"), ...sealed(entry, content, notice)),
     section(t("audit_proof"), h("p", { class: "soft" }, t("audit_proof_text")), prove, proof),
     h("nav", { class: "row", "aria-label": t("entries") }, sequence ? button(t("before"), () => go(sequence - 1), { class: "plain", icon: "left" }) : null, button(t("after"), () => go(sequence + 1), { class: "plain", icon: "right" })));
@@ -40,12 +40,14 @@ function sealed(entry, holder, notice) {
     const opened = await attempt(() => get(`/v1/audit/${entry.sequence}?content=true`), notice);
     if (!opened) return;
     const gone = opened.content === null || opened.content === undefined;
-    holder.replaceChildren(gone ? h("p", { class: "soft" }, t("sealed_gone")) : h("pre", { class: "json", tabIndex: 0 }, JSON.stringify(opened.content, null, 2)));
+    holder.replaceChildren(gone ? h("p", { class: "soft" }, t("sealed_gone")) : h("dl", { class: "opened" }, Object.entries(opened.content).map(([name, value]) => [h("dt", {}, name), h("dd", {}, text(value))])));
     announce(t(gone ? "sealed_gone" : "sealed_opened"));
   };
   const who = server.runsHouse ? t("sealed_who_house") : t("sealed_who", { tenant: server.me?.tenant ?? "" });
   return [h("p", {}, badge(t("sealed")), " ", h("code", {}, entry.sealed.slice(0, 16)), "…"), h("p", { class: "soft" }, who), button(t("sealed_open"), show, { class: "plain", icon: "lock", id: "unseal" }), holder];
 }
+
+const text = (value) => h("pre", { class: "json", tabIndex: 0, dir: "auto" }, typeof value === "string" ? value : JSON.stringify(value, null, 2));
 
 async function showProof(entry, holder) {
   const proof = await get(`/v1/audit/${entry.sequence}/proof`);

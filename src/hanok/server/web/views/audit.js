@@ -2,7 +2,7 @@
 import { get, request } from "/lib/api.js";
 import { announce, button, download, field, h, icon } from "/lib/dom.js";
 import { inUnit, number, t, when } from "/lib/i18n.js";
-import { told } from "/lib/dialogs.js";
+import { dialog } from "/lib/dialogs.js";
 import { server } from "/lib/state.js";
 import { openEntry } from "/views/audit-entry.js";
 import { attempt, badge, noticeBox, page, table } from "/views/parts.js";
@@ -19,7 +19,7 @@ export async function open(chosen) {
   const draw = () => attempt(async () => list.replaceChildren(...rows(await get(`/v1/audit?${query({ limit: PAGE })}`), list, notice)), notice);
   await draw();
   const check = button(t("audit_verify"), () => verify(check, verdict, notice), { class: "primary", id: "verify", icon: "check" });
-  const controls = [button(t("checkpoints"), () => attempt(checkpoints, notice), { class: "plain" }), button(t("export"), () => attempt(exportAll, notice), { class: "plain", icon: "save" }), check];
+  const controls = [button(t("checkpoints"), () => attempt(checkpoints, notice), { class: "plain", icon: "key" }), button(t("export"), () => attempt(exportAll, notice), { class: "plain", icon: "save" }), check];
   return page("audit", controls, verdict, filters(draw), notice, list);
 }
 
@@ -116,14 +116,14 @@ function told_of(report) {
 async function checkpoints() {
   const [{ data }, { public_key: key }] = await Promise.all([get("/v1/audit/checkpoints?limit=100"), get("/v1/audit/checkpoint")]);
   const save = (one) => download(`checkpoint-${one.size}.txt`, one.note, "text/plain");
-  await told(t("checkpoints"), h("p", {}, t("checkpoints_text")), h("p", { class: "address" }, key),
-    table(t("checkpoints"), [
-      { label: t("entries"), right: true, of: (one) => number(one.size) },
-      { label: t("time"), of: (one) => (one.time ? when(one.time, { exact: true }) : null) },
-      { label: t("signature"), of: (one) => (one.signed ? badge(t("signature_good"), "ready") : badge(t("signature_bad"), "broken")) },
-      { label: t("audit_root"), of: (one) => (one.root ? h("code", { title: one.root }, `${one.root.slice(0, 12)}…`) : one.problem) },
-      { label: t("manage"), hidden: true, right: true, of: (one) => button(t("save"), () => save(one), { class: "quiet", "aria-label": `${t("save")}: ${one.size}` }) },
-    ], data));
+  const list = table(t("checkpoints"), [
+    { label: t("entries"), right: true, of: (one) => number(one.size) },
+    { label: t("time"), of: (one) => (one.time ? when(one.time, { exact: true }) : null) },
+    { label: t("signature"), of: (one) => (one.signed ? badge(t("signature_good"), "ready") : badge(t("signature_bad"), "broken")) },
+    { label: t("audit_root"), of: (one) => (one.root ? h("code", { title: one.root }, `${one.root.slice(0, 12)}…`) : one.problem) },
+    { label: t("manage"), hidden: true, right: true, of: (one) => button(t("save"), () => save(one), { class: "quiet", "aria-label": `${t("save")}: ${one.size}` }) },
+  ], data);
+  await dialog(t("checkpoints"), (finish) => [h("p", {}, t("checkpoints_text")), h("p", { class: "address" }, key), list, h("div", { class: "row" }, button(t("close"), () => finish(null), { class: "primary" }))], { wide: true });
 }
 
 async function exportAll() {

@@ -182,7 +182,7 @@ function diffTable(old, now) {
   const rows = shortened(diff(old, now));
   const signs = { same: " ", gone: "−", new: "+" };
   const line = (row) => row === null
-    ? h("tr", { class: "skip" }, h("td", { colSpan: 4 }, "⋯"))
+    ? h("tr", { class: "left-out" }, h("td", { colSpan: 4 }, "⋯"))
     : h("tr", { class: row.kind }, h("td", { class: "n" }, String(row.before ?? "")), h("td", { class: "n" }, String(row.after ?? "")), h("td", {}, h("span", { "aria-label": t(`diff_${row.kind}`), role: "img" }, signs[row.kind])), h("td", {}, row.text));
   const drawn = h("table", { class: "diff mono" }, h("caption", { class: "visually-hidden" }, t("policy_diff")), h("tbody", {}, rows.map(line)));
   return h("div", { class: "wide-table", tabIndex: 0, role: "region", "aria-label": t("policy_diff") }, drawn);
