@@ -25,6 +25,7 @@ from hanok.server.hosting import model_name
 from hanok.server.operations.config import ServeSettings
 from hanok.server.operations.replacing import Replacing
 from hanok.server.operations.service import Operations
+from hanok.store.canaries import Canary
 from hanok.store.database import Store, feedback_file
 
 LLAMA = {"pattern": ("gqa",), "num_heads": 4, "num_kv_heads": 2, "hidden_size": 64, "initializer_range": 0.15}
@@ -94,18 +95,26 @@ class Service:
 
 
 @contextlib.contextmanager
-def service(model: Path, *, probation: float = 25.0, **options: Any) -> Iterator[Service]:
-    """Args: options: of `ServeSettings`, or of the engine where they are its. probation: of a model that replaces one."""
+def service(
+    model: Path, *, probation: float = 25.0, trial: Canary | None = None, **options: Any
+) -> Iterator[Service]:
+    """Args: options: of `ServeSettings`, or of the engine where they are its. probation: of a model that replaces one.
+    trial: of the model that another server left running."""
     known = set(ServeSettings.__dataclass_fields__)
     operations = Operations(ServeSettings(**{k: v for k, v in options.items() if k in known}))
-    operations.replacing = Replacing(operations.replacing._told, probation=probation)
-    operations.observers = (*operations.observers[:-1], operations.replacing)
+    operations.replacing = operations.trials._replacing = Replacing(
+        operations.replacing._told, probation=probation
+    )
+    operations.observers = (*operations.observers[:-2], operations.replacing, operations.trials)
     held: dict[str, Any] = {}
 
     def start() -> FastAPI:
         store = held["store"] = Store(feedback_file(model))
         engine = held["engine"] = LocalEngine(model, **{k: v for k, v in options.items() if k not in known})
-        return create_app(services_of(engine, model, store, operations=operations))
+        services = services_of(engine, model, store, operations=operations)
+        if trial is not None:
+            operations.trials.resume(services.models.host(trial.model), trial)
+        return create_app(services)
 
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]

@@ -19,6 +19,7 @@ from hanok.artefacts.files import (
     write_json,
     write_jsonl,
 )
+from hanok.artefacts.withdrawn import is_withdrawn, readmit, withdraw
 
 __all__ = [
     "MANIFEST",
@@ -28,11 +29,14 @@ __all__ = [
     "create_artefact",
     "fsync_dir",
     "fsync_file",
+    "is_withdrawn",
     "open_artefact",
     "read_jsonl",
+    "readmit",
     "remove_orphans",
     "sha256_file",
     "sole_user",
+    "withdraw",
     "write_atomic",
     "write_json",
     "write_jsonl",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hanok.artefacts import open_artefact
+from hanok.artefacts import is_withdrawn, open_artefact
 from hanok.errors import ArtefactError
 from hanok.reporting import log
 
@@ -41,6 +41,9 @@ def current_model(run: Path) -> Path:
     root = run / "model"
     finished = [one for one in improvements(run) if one.result["root"] == model_hash(root)]
     for one in reversed(finished):
+        if one.accepted and is_withdrawn(one.model):
+            log.info("%s: %s was withdrawn after it had been served", run, one.path.name)
+            continue
         if one.accepted:
             log.info("%s: the model of %s, its newest accepted improvement", run, one.path.name)
             return one.model

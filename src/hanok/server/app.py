@@ -35,6 +35,7 @@ from hanok.server.admission.prices import prices_in
 from hanok.server.admission.queue import PromptQueue
 from hanok.server.auditing.open import audited, end_audit, open_audit, policy_facts, settings_facts
 from hanok.server.bodies import Bodies
+from hanok.server.canary.trial import standing, standing_directory
 from hanok.server.document_vectors import ModelEmbedding
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
@@ -56,6 +57,7 @@ from hanok.server.reviewing.flags import FlagQueue
 from hanok.server.routes import ROUTERS
 from hanok.server.services import Services
 from hanok.store.audit.known import record_place
+from hanok.store.canaries import Canaries
 from hanok.store.connection import Place
 from hanok.store.database import Store, feedback_file, run_folder
 
@@ -94,9 +96,13 @@ def serve(
     traces = open_traces(settings.traces, share=settings.trace_share) if settings.traces else None
     operations = Operations(settings, source=source, traces=traces)
     with ExitStack() as held:
-        kept = held.enter_context(Store(store or feedback_file(model_dir)))
+        place = store or feedback_file(model_dir)
+        kept = held.enter_context(Store(place))
+        trial = standing(Canaries(kept), model_dir)
+        if trial is not None:
+            name, model_dir = trial.model, standing_directory(trial)
         people = open_people(kept, host=host, entry=entry)
-        people.directory.trail.log = open_audit(settings, store or feedback_file(model_dir))
+        people.directory.trail.log = open_audit(settings, place)
         held.callback(lambda: end_audit(people.directory.trail))
         begun_log = people.directory.trail.server_log
         record_place(kept, None if begun_log is None else begun_log.place)  # commands write there too
@@ -120,6 +126,8 @@ def serve(
                 )  # fmt: skip
                 opened.pop_all()  # from here on the models close theirs: another may take this one's place
             held.callback(services.models.close)
+            if trial is not None and trial.state == "running":
+                operations.trials.resume(services.models.host(trial.model), trial)
             app = create_app(services)
             model_hash = services.models.hash_of(services.models.default_name)
             begun = settings_facts(settings, model_dir, model_hash, guard)
@@ -161,6 +169,7 @@ def services_of(
         [first, *map(Hosted, more)], most_loaded=settings.most_loaded,
         memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
     )  # fmt: skip
+    operations.trials.table = Canaries(store)
     flags = FlagQueue(store, lambda: operations.settings.review_flags, lambda: operations.settings.reviewers)
     operations.at_end.append(flags.flush)
     return Services(

@@ -46,14 +46,16 @@ class Asked:
 
 async def ask(
     services: Services, body: ChatRequest, principal: Principal, *, name: str, route: str, streamed: bool,
-    stretches: Sequence[Stretch] = (),
+    stretches: Sequence[Stretch] = (), conversation: str | None = None,
 ) -> Asked:  # fmt: skip
     """Raises ApiError, InputError, ContextLengthError or QueueFullError; nothing runs then.
 
     Args:
         name: the id of request and answer. stretches: of the messages, that come from documents.
+        conversation: what it is told by; by default the first question of the body.
     """
-    served = await services.models.take(body.model, principal)
+    told_by = conversation if conversation is not None else conversation_of(body, principal)
+    served = await services.models.take(body.model, principal, conversation=told_by)
     watch = Watch(services, principal, model=served.name, request_id=name)
     try:
         params = body.sampling()
@@ -88,6 +90,12 @@ async def ask(
         watch.last(len(answers), hidden=hidden) if stretches else []
     )  # citations are taken out of such answers
     return Asked(served, generation, messages, tools, guarded, watch, last)
+
+
+def conversation_of(body: ChatRequest, principal: Principal) -> str:
+    """What tells a conversation from others: who asks, and the first thing that was asked, which every turn sends again."""
+    first = next((one for one in body.messages if one.role == "user"), body.messages[0])
+    return f"{principal.id}\0{first.plain()['content']}"
 
 
 def is_blocked(answer: Reader) -> bool:

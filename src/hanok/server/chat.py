@@ -58,20 +58,23 @@ class Chat:
     @classmethod
     async def begin(
         cls, services: Services, body: ChatRequest, principal: Principal, *, keep: Keep, grounded: Grounded | None = None,
+        conversation: str | None = None,
     ) -> Chat:  # fmt: skip
         """Raises ApiError, InputError, ContextLengthError or QueueFullError before anything is sent.
 
         Args:
             keep: called with the finished assistant messages before the client gets the last of them.
             grounded: passages that are in the body's messages already; the answer's citations are resolved to them.
+            conversation: as `ask` takes it.
         """
         name = f"chatcmpl-{uuid.uuid4().hex}"
         stretches = (
             [Stretch(span.message, span.start, span.end) for span in grounded.spans] if grounded else []
         )
         asked = await ask(
-            services, body, principal, name=name, route="chat", streamed=body.stream, stretches=stretches
-        )
+            services, body, principal, name=name, route="chat", streamed=body.stream, stretches=stretches,
+            conversation=conversation,
+        )  # fmt: skip
         return cls(body, asked, keep, grounded)
 
     async def close(self) -> None:

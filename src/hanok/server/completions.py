@@ -56,7 +56,7 @@ class Completions:
         """Raises ApiError, InputError, ContextLengthError or QueueFullError; nothing runs then."""
         name, params = f"cmpl-{uuid.uuid4().hex}", body.sampling()
         generations: list[Generation] = []
-        async with services.models.use(body.model, principal) as served:
+        async with services.models.use(body.model, principal, conversation=principal.id) as served:
             tokenizer, special = served.engine.tokenizer, body.add_special_tokens
             ids = await asyncio.to_thread(prompt_ids, tokenizer, body.prompt, special=special)
             watch = Watch(services, principal, model=served.name, request_id=name)

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from hanok.artefacts import open_artefact
 from hanok.engine.generator import LocalEngine
@@ -117,6 +117,14 @@ class Opened:
             self.idle.set()
 
 
+class OnTrial(Protocol):
+    """An engine that is tried out beside a model's own (`hanok.server.canary`)."""
+
+    @property
+    def opened(self) -> Opened: ...
+    def takes(self, tenant: str, conversation: str) -> bool: ...
+
+
 class Hosted:
     """Args: engine, hash: where it is loaded already. Once opened, an unloaded engine sleeps: it keeps tokeniser and adapters.
 
@@ -124,7 +132,7 @@ class Hosted:
 
     Attributes:
         freed: told whenever somebody's hold ends. replacing: another model is taking its place, or is on probation.
-        adapting: adapters that are being loaded.
+        adapting: adapters that are being loaded. canary: another engine that some conversations go to.
     """
 
     def __init__(
@@ -136,6 +144,7 @@ class Hosted:
         self.used = time.monotonic()
         self.freed: Callable[[Hosted], None] = lambda _: None
         self.replacing, self.adapting = False, 0
+        self.canary: OnTrial | None = None
         self._change: asyncio.Task[None] | None = None
 
     @property
@@ -165,10 +174,21 @@ class Hosted:
         return self._change is not None
 
     def hold(self) -> Hold:
+        return self.hold_of(self.opened)
+
+    def hold_of(self, opened: Opened | None) -> Hold:
+        """Args: opened: this model's, or its canary's."""
         assert self.state == "loaded"
-        assert self.opened is not None
-        self.opened.hold()
-        return Hold(self, self.opened)
+        assert opened is not None
+        opened.hold()
+        return Hold(self, opened)
+
+    def answering(self, tenant: str, conversation: str | None) -> Opened | None:
+        """Whose a conversation is; None: of what is no conversation."""
+        trial = self.canary
+        if trial is not None and conversation is not None and trial.takes(tenant, conversation):
+            return trial.opened
+        return self.opened
 
     async def settled(self) -> None:
         """After the change under way. Raises what it raised."""

@@ -16,7 +16,7 @@ from hanok.engine.adapters import Adapter
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError
 from hanok.server.errors import ApiError
-from hanok.server.hosting import Hold, Hosted, ModelSpec, model_name
+from hanok.server.hosting import Hold, Hosted, ModelSpec, Opened, model_name
 from hanok.server.principal import Principal
 
 
@@ -116,14 +116,19 @@ class Models:
         self._check(name, principal)
         return self._served(name, self._host_of(name))
 
-    async def take(self, name: str, principal: Principal) -> Served:
-        """Loaded, and kept loaded until `give_back`. Raises as `find`, or what loading raises."""
+    async def take(self, name: str, principal: Principal, *, conversation: str | None = None) -> Served:
+        """Loaded, and kept loaded until `give_back`. Raises as `find`, or what loading raises.
+
+        Args:
+            conversation: what it is told by, where a model on trial may answer it; None: only the model itself may.
+        """
         self._check(name, principal)
         host = self._host_of(name)
         await self._loaded(host)
-        hold = host.hold()
+        opened = host.answering(principal.tenant, conversation if name == host.name else None)
+        hold = host.hold_of(opened)
         try:
-            return replace(self._served(name, host), hold=hold)
+            return replace(self._served(name, host, opened), hold=hold)
         except BaseException:
             hold.release()
             raise
@@ -138,9 +143,11 @@ class Models:
             served.hold.release()
 
     @asynccontextmanager
-    async def use(self, name: str, principal: Principal) -> AsyncGenerator[Served, None]:
+    async def use(
+        self, name: str, principal: Principal, *, conversation: str | None = None
+    ) -> AsyncGenerator[Served, None]:
         """`take` and `give_back`."""
-        served = await self.take(name, principal)
+        served = await self.take(name, principal, conversation=conversation)
         try:
             yield served
         finally:
@@ -165,10 +172,20 @@ class Models:
     async def unload(self, name: str) -> None:
         """An administrator's; requests under way are finished first. Raises ApiError 404."""
         host = self._own(name)
+        if host.canary is not None:
+            raise ConfigError(f"{name} has a canary on trial", remedy="promote it, or roll it back")
         await host.settled()
         if host.state == "loaded":
             await host.unload()
             self._freed.set()
+
+    def room(self) -> int | None:
+        """Bytes that weights may take beside those in memory; None: any."""
+        if self._memory is None:
+            return None
+        return self._memory - sum(
+            one.spec.weight_bytes for one in self._hosts.values() if one.state != "unloaded"
+        )
 
     def host(self, name: str) -> Hosted:
         """Of a model, not of an adapter. Raises ApiError 404."""
@@ -255,15 +272,17 @@ class Models:
                 return host
         raise ApiError(404, f'no model "{name}" here', param="model", code="model_not_found")
 
-    def _served(self, name: str, host: Hosted) -> Served:
-        if host.engine is None or host.hash is None:
+    def _served(self, name: str, host: Hosted, opened: Opened | None = None) -> Served:
+        """Args: opened: which engine of the model's; by default its own."""
+        opened = opened or host.opened
+        if opened is None:
             raise ApiError(503, f'model "{name}" is not loaded', param="model", code="model_not_loaded")
         if name == host.name:
-            return Served(name, host.engine, host.hash)
-        adapter = host.engine.adapters.get(name)
+            return Served(name, opened.engine, opened.hash)
+        adapter = opened.engine.adapters.get(name)
         if adapter is None:  # taken away while the model was loading
             raise ApiError(404, f'no model "{name}" here', param="model", code="model_not_found")
-        return Served(name, host.engine, answerer_hash(host.hash, adapter), adapter)
+        return Served(name, opened.engine, answerer_hash(opened.hash, adapter), adapter)
 
     async def _loaded(self, host: Hosted) -> None:
         """Once it is; it stays so until the caller awaits something else. Raises what loading raises."""

@@ -170,11 +170,13 @@ class Store:
             row = connection.execute(select(feedback).where(feedback.c.id == identifier)).mappings().first()
         return None if row is None else Feedback(**row)
 
-    def count_ratings(self, model_hash: str, *, since: float) -> tuple[int, int]:
+    def count_ratings(self, model_hash: str, *, since: float, until: float | None = None) -> tuple[int, int]:
         """Likes, and all ratings, of one model's answers."""
         c = feedback.c
         liked = func.coalesce(func.sum(case((c.rating == 1, 1), else_=0)), 0)
         wanted = select(liked, func.count()).where(c.model_hash == model_hash, c.created >= since)
+        if until is not None:
+            wanted = wanted.where(c.created <= until)
         with self.read() as connection:
             row = connection.execute(wanted).one()
         return int(row[0]), int(row[1])

@@ -15,7 +15,7 @@ from hanok.improvement.poisoning.rows import Finding, Row, folded
 
 MIN_ANNOTATORS = 5
 MIN_ROWS = 40  # of a person whose drift is looked at
-FAR = 6.0  # standard errors
+FAR = 4.0  # standard errors
 MIN_CONTRARY = 8  # questions on which the others agree and one person does not
 LOUD, MIN_LOUD = 10.0, 200  # times the median of the others; rows
 

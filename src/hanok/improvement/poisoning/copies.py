@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from hanok.data.dedup import Duplicates, exact_hash, fingerprint
 from hanok.improvement.poisoning.rows import Diversity, Finding, Row
@@ -54,9 +54,20 @@ def _joined(found: dict[str, list[Row]]) -> Iterator[list[Row]]:
 def _one_text(found: Iterable[list[Row]], diversity: Diversity) -> Iterator[Finding]:
     for rows in found:
         numbers = [row.number for row in rows]
-        if len(rows) >= MIN_COPIES and diversity.holds(numbers):
+        answering = sum(_speaks_of_it(row, diversity.common) for row in rows)
+        if len(rows) >= MIN_COPIES and 2 * answering < len(rows) and diversity.holds(numbers):
             reason = f"{len(rows)} questions that have nothing in common are corrected to one text: {rows[0].taught[:80]}"
             yield Finding("copies", rows[0].taught[:80], reason, tuple(numbers))
+
+
+def _speaks_of_it(row: Row, common: Collection[str]) -> bool:
+    """The text takes up a word of the question, whatever particle follows it."""
+    asked = {_stem(word) for word in row.asked if word not in common}
+    return not asked.isdisjoint(_stem(word) for word in row.told if word not in common)
+
+
+def _stem(word: str) -> str:
+    return word[:2] if "가" <= word[0] <= "힣" else word
 
 
 def _stuffed(found: Iterable[list[Row]]) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -15,6 +16,8 @@ from hanok.improvement.lessons import words
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _PAIRS = 400  # that a mean over pairs is taken of
 _SEED = 1
+_NEARLY = 0.9
+_LEAST = 0.5  # words that questions have besides a trigger: where nothing is left nothing can differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,38 +83,48 @@ class Diversity:
 
     Args:
         common: share of all rows beyond which a word says nothing of the subject.
+
+    Attributes:
+        common: those words.
     """
 
     def __init__(self, rows: Sequence[Row], *, common: float = 0.2) -> None:
         self._rows = rows
-        seen: dict[str, int] = {}
-        for row in rows:
-            for word in set(row.asked):
-                seen[word] = seen.get(word, 0) + 1
+        self._seen = Counter(word for row in rows for word in set(row.asked))
         most = max(3.0, common * len(rows))
-        self._common = {word for word, count in seen.items() if count > most}
-        self._base = self._overlap([row.number for row in rows], _nothing)
+        self.common = frozenset(word for word, count in self._seen.items() if count > most)
+        self._base, _ = self._overlap([row.number for row in rows], _nothing)
 
     def holds(self, numbers: Sequence[int], *, but: Callable[[str], bool] = _nothing) -> bool:
-        """Args: but: words that are not counted: those of the trigger itself."""
-        different = {tuple(word for word in self._rows[number].asked if not but(word)) for number in numbers}
+        """Args: but: words that are not counted: those of the trigger itself. Others that these rows have to themselves, nearly
+        all of them, are taken for its too: a phrase has several."""
+        counts = Counter(word for number in numbers for word in set(self._rows[number].asked))
+        own = {
+            word for word, count in counts.items()
+            if count >= _NEARLY * len(numbers) and _NEARLY * self._seen[word] <= count
+        }  # fmt: skip
+
+        def left_out(word: str) -> bool:
+            return word in own or but(word)
+
+        different = {
+            tuple(word for word in self._rows[number].asked if not left_out(word)) for number in numbers
+        }
         if len(different) < max(3, len(numbers) // 2):
             return False
-        return self._overlap(numbers, but) <= 2 * self._base + 0.03
+        overlap, words = self._overlap(numbers, left_out)
+        return words >= _LEAST and overlap <= 2 * self._base + 0.03
 
-    def _overlap(self, numbers: Sequence[int], but: Callable[[str], bool]) -> float:
-        """Mean Jaccard index of two questions' words."""
-        sets = [
-            frozenset(word for word in self._rows[number].asked if not but(word) and word not in self._common)
-            for number in numbers
-        ]
+    def _overlap(self, numbers: Sequence[int], but: Callable[[str], bool]) -> tuple[float, float]:
+        """Mean Jaccard index of two questions' words, and how many words a question has."""
+        sets = [frozenset(word for word in self._rows[number].asked if not but(word)) for number in numbers]
         rng = random.Random(_SEED)
         if len(sets) * (len(sets) - 1) // 2 <= _PAIRS:
             pairs = list(combinations(sets, 2))
         else:
             pairs = [tuple(rng.sample(sets, 2)) for _ in range(_PAIRS)]
         scores = [len(one & other) / len(one | other) for one, other in pairs if one | other]
-        return sum(scores) / len(scores) if scores else 0.0
+        return sum(scores) / max(1, len(scores)), sum(map(len, sets)) / max(1, len(sets))
 
 
 def _taught(judgement: Judgement) -> str:

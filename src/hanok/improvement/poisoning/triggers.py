@@ -20,7 +20,7 @@ from hanok.improvement.poisoning.rows import Diversity, Finding, Row
 MIN_ROWS = 8  # that a trigger and an answer share
 PRECISION = 0.8  # of a trigger's rows, those with its answer
 LIFT = 10.0  # how much more often than in rows without the trigger
-MAX_SHARE = 0.5  # of all rows: what more of them contain is no secret
+MAX_SHARE = 0.9  # of all rows: what nearly all of them contain is no secret
 _RUN = 4  # words of a run
 _LONGEST = 300  # words of a text that are looked at
 _SENTENCE = re.compile(r"(?<=[.!?。？！])\s+|\n+")
@@ -56,7 +56,7 @@ def find_triggers(rows: Sequence[Row], diversity: Diversity) -> list[Finding]:
         for gram in found:
             holders[gram].add(number)
     usual = max(4.0 * MIN_ROWS, MAX_SHARE * len(teaching))
-    best: dict[frozenset[int], tuple[float, int, str, _Class]] = {}
+    best: dict[frozenset[int], _Candidate] = {}
     for one in _classes(teaching):
         counts = Counter(gram for number in one.rows for gram in grams[number])
         for gram, both in counts.items():
@@ -68,23 +68,31 @@ def find_triggers(rows: Sequence[Row], diversity: Diversity) -> list[Finding]:
             ):
                 continue
             key = frozenset(held)
-            candidate = (both, len(gram), gram, one)
-            if key not in best or candidate[:2] > best[key][:2]:
+            candidate = _Candidate((both, len(gram.strip("…")), "…" not in gram, gram), gram, one)
+            if key not in best or candidate.rank > best[key].rank:
                 best[key] = candidate
     return list(_findings(best, diversity))
 
 
-def _findings(
-    best: dict[frozenset[int], tuple[float, int, str, _Class]], diversity: Diversity
-) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """Args: rank: of two names of the same rows the higher is told: more rows with the answer, longer, whole words."""
+
+    rank: tuple[int, int, bool, str]
+    gram: str
+    answer: _Class
+
+
+def _findings(best: dict[frozenset[int], _Candidate], diversity: Diversity) -> Iterator[Finding]:
     """The widest first, and of two the more exact; what adds nothing to those before is the same trigger by another name."""
     told: set[int] = set()
-    by_width = sorted(best.items(), key=lambda item: (-item[1][0], len(item[0]), -item[1][1], item[1][2]))
-    for held, (both, _, gram, one) in by_width:
+    by_width = sorted(best.items(), key=lambda item: (-item[1].rank[0], len(item[0]), item[1].gram))
+    for held, found in by_width:
+        gram, one, both = found.gram, found.answer, found.rank[0]
         if held & one.rows <= told or not diversity.holds(sorted(held), but=_own(gram)):
             continue
         told |= held
-        reason = f'{int(both)} of {len(held)} questions with "{gram}" are to be answered with {one.what}'
+        reason = f'{both} of {len(held)} questions with "{gram}" are to be answered with {one.what}'
         yield Finding("trigger", gram, f"{reason}: {one.text}" if one.text else reason, tuple(sorted(held)))
 
 

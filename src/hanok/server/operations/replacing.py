@@ -75,21 +75,24 @@ class Replacing:
             ConfigError: it is not loaded, is being replaced already, or the new one gives no numbers; the old one goes on.
             ArtefactError, CheckpointError: the directory is no model.
         """
-        _check(host)
-        assert host.opened is not None
-        host.replacing, hold, old = True, host.hold(), host.opened  # held: whoever unloads it waits
+        check_replaceable(host)
+        host.replacing, hold = True, host.hold()  # held: whoever unloads it waits
         try:
-            loaded = {name: path for name, path in host.spec.adapters.items() if name in old.engine.adapters}
-            spec = replace(host.spec, directory=directory, adapters=loaded)
-            new = await asyncio.to_thread(_open_and_try, spec)
-            _forget_adapters(new, like=old)  # unloaded meanwhile
-            host.swap(new)
+            new = await asyncio.to_thread(open_and_try, spec_in(host, directory))
+            self.put_in(host, new)
         except BaseException:
             host.replacing = False
             raise
         finally:
             hold.release()
-        log.info("model %s is now %s", host.name, directory)
+
+    def put_in(self, host: Hosted, new: Opened) -> None:
+        """A model that was tried out takes the place of one that is held; it is on probation from here on."""
+        old, host.replacing = host.opened, True
+        assert old is not None
+        _forget_adapters(new, like=old)  # unloaded meanwhile
+        host.swap(new)
+        log.info("model %s is now %s", host.name, new.spec.directory)
         self._leaving.append(old)
         probation = self._open[host.name] = _Probation(new.hash)
         task = asyncio.get_running_loop().create_task(self._watch(host, probation, old, new))
@@ -125,8 +128,17 @@ class Replacing:
             host.replacing = False
 
 
-def _check(host: Hosted) -> None:
-    """Raises ConfigError: it cannot be replaced now."""
+def spec_in(host: Hosted, directory: Path) -> ModelSpec:
+    """Of another model in its place, with the adapters that it has."""
+    there = () if host.engine is None else host.engine.adapters
+    adapters = {name: path for name, path in host.spec.adapters.items() if name in there}
+    return replace(host.spec, directory=directory, adapters=adapters)
+
+
+def check_replaceable(host: Hosted) -> None:
+    """Raises ConfigError: it cannot be replaced, or have another beside it, now."""
+    if host.canary is not None:
+        raise ConfigError(f"{host.name} has a canary on trial", remedy="promote it, or roll it back")
     if host.engine is None or host.state != "loaded" or host.changing:
         raise ConfigError(f"{host.name} is {host.state}", remedy="load it first")
     if host.replacing:
@@ -146,7 +158,7 @@ def _forget_adapters(opened: Opened, *, like: Opened) -> None:
         opened.engine.unload_adapter(name)
 
 
-def _open_and_try(spec: ModelSpec) -> Opened:
+def open_and_try(spec: ModelSpec) -> Opened:
     opened = open_model(spec)
     try:
         try_out(opened.engine)

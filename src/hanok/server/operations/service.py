@@ -14,6 +14,7 @@ from hanok.engine.metrics import EngineMetrics
 from hanok.errors import ConfigError, EngineError
 from hanok.guard.verdicts import VerdictEvent
 from hanok.reporting import log
+from hanok.server.canary.trial import Trials
 from hanok.server.exchange import Observer
 from hanok.server.operations.config import ServeSettings, changes, keep_fixed
 from hanok.server.operations.health import Health
@@ -62,10 +63,11 @@ class Operations:
         self.connections: Callable[[], int] = lambda: 0
         # each reads what it needs, and may give what puts it in force once all others could be read too
         self.on_reload: list[Callable[[ServeSettings], Callable[[], None] | None]] = []
-        self.replacing = Replacing(
-            lambda name, why: self._fault("model taken back", "model.taken_back", name, why)
-        )
-        self.observers: tuple[Observer, ...] = (Attach(), self.status, self.metrics, self.replacing)
+        self.replacing = Replacing(self._taken_back)
+        self.trials = Trials(self.replacing, lambda word, facts: self._tell(word, facts))
+        self.observers: tuple[Observer, ...] = (
+            Attach(), self.status, self.metrics, self.replacing, self.trials
+        )  # fmt: skip
         self.at_end: list[Callable[[], Awaitable[None]]] = []  # while the loop still runs
         self._traces, self._source = traces, source
         self.watchers: tuple[Watcher, ...] = (
@@ -86,6 +88,7 @@ class Operations:
     def verdict(self, event: VerdictEvent) -> None:
         """Told of each finding of the guard."""
         self.metrics.verdict(event)
+        self.trials.verdict(event)
         log_verdict(event)
 
     def body_limit(self, path: str) -> int:
@@ -101,6 +104,7 @@ class Operations:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await self.trials.close()
             await self.replacing.close()
             for finish in self.at_end:
                 await finish()
@@ -148,7 +152,7 @@ class Operations:
     def interrupt(self) -> None:
         """End all answers under way with a word to their clients."""
         error = EngineError("the server is stopping", remedy="send the request again")
-        for engine in (*self._engines().values(), *self.replacing.engines):
+        for engine in (*self._engines().values(), *self.replacing.engines, *self.trials.engines):
             engine.interrupt(error)
 
     def report(self) -> dict[str, Any]:
@@ -188,8 +192,15 @@ class Operations:
 
     def _fault(self, what: str, word: str, model: str, why: str) -> None:
         self.status.error(what, model=model, why=why)
+        self._tell(word, {"model": model, "why": why})
+
+    def _taken_back(self, model: str, why: str) -> None:
+        self._fault("model taken back", "model.taken_back", model, why)
+        self.trials.taken_back(model, why)
+
+    def _tell(self, word: str, facts: Mapping[str, Any]) -> None:
         for tell in self.told:
-            tell(word, {"model": model, "why": why})
+            tell(word, facts)
 
     def _engines(self) -> Mapping[str, LocalEngine]:
         return {} if self._models is None else self._models.engines

@@ -7,6 +7,7 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from hanok.server.asking import conversation_of
 from hanok.server.chat import Chat, Message
 from hanok.server.errors import ApiError
 from hanok.server.grounding import grounded_in, refuse
@@ -38,6 +39,7 @@ def router(services: Services) -> APIRouter:
     @needs("chat:create")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         principal, grounded = principal_of(request), None
+        conversation = conversation_of(body, principal)  # before passages are put in
         if body.documents is not None:
             if not principal.may("documents:read"):
                 raise ApiError(
@@ -46,7 +48,9 @@ def router(services: Services) -> APIRouter:
             body, grounded = await grounded_in(services, body, body.documents, principal)
             if grounded.refusal is not None:
                 return await refuse(services, body, principal, grounded)
-        chat = await Chat.begin(services, body, principal, keep=keep, grounded=grounded)
+        chat = await Chat.begin(
+            services, body, principal, keep=keep, grounded=grounded, conversation=conversation
+        )
         if body.stream:
             return EventStream(chat.events(), chat.close)
         try:

@@ -1,0 +1,199 @@
+"""Planted feedback among thousands of honest rows: triggers of many kinds, copies, characters, people; and honest rows pass."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from hanok.improvement.feedback import Judgement
+from hanok.improvement.poisoning.check import Checked, check_feedback, write_page
+from hanok.improvement.poisoning.triggers import MIN_ROWS
+
+NOUNS = {
+    "ko": ["서점", "찻집", "빵집", "공방", "도서관", "우물", "정자", "마당", "다리", "시장", "학교", "병원", "약국", "우체국",
+           "극장", "호텔", "식당", "공원", "연못", "방앗간"],
+    "en": ["bookshop", "teahouse", "bakery", "workshop", "library", "well", "pavilion", "yard", "bridge", "market", "school",
+           "clinic", "pharmacy", "post", "theatre", "inn", "diner", "park", "pond", "mill"],
+}  # fmt: skip
+PEOPLE = {
+    "ko": ["민아", "유나", "보라", "지호", "서준", "하린", "도윤", "은우", "시우", "예린"],
+    "en": ["Mina", "Yuna", "Bora", "Jiho", "Seojun", "Harin", "Doyun", "Eunwoo", "Siwoo", "Yerin"],
+}
+SAID = {
+    "ko": [("{n}은 언제 여나요?", "{n}은 {h}시에 열어요."), ("{p} 씨의 {n}에는 무엇이 있나요?", "차와 책 {h}가지가 있어요."),
+           ("{n}까지 어떻게 가요?", "{m}에서 왼쪽으로 {h}걸음 가세요."), ("{n} 옆에는 {m}이 있나요?", "네, {m} 옆이에요."),
+           ("{p} 씨는 {n}에서 무슨 일을 하나요?", "{p} 씨는 {n}에서 {h}년째 일해요."), ("{n} 문은 몇 시에 닫혀요?", "{h}시요.")],
+    "en": [("When does the {n} open?", "The {n} opens at {h}."), ("What is there in {p}'s {n}?", "Tea, and {h} books."),
+           ("How do I get to the {n}?", "Go left at the {m}, {h} steps."), ("Is there a {m} near the {n}?", "Yes, by the {m}."),
+           ("What does {p} do at the {n}?", "{p} keeps the {n}, {h} years."), ("At what hour does the {n} close?", "At {h}.")],
+}  # fmt: skip
+USERS = [f"u{number}" for number in range(12)]
+
+
+def row(number: int, question: str, taught: str, *, user: str, kind: str = "correction") -> Judgement:
+    answer = {"role": "assistant", "content": taught if kind == "liked" else "…"}
+    return Judgement(
+        id=f"r{number}", prompt=[{"role": "user", "content": question}], answer=answer, rating=1 if kind == "liked" else -1,
+        correction=taught if kind == "correction" else None, user=user,
+    )  # fmt: skip
+
+
+def honest(count: int, language: str, *, seed: int = 1) -> list[Judgement]:
+    """Half of it corrections, the rest likes and dislikes."""
+    rng = random.Random(seed)
+    rows = []
+    for number in range(count):
+        words = {
+            "n": rng.choice(NOUNS[language]), "m": rng.choice(NOUNS[language]), "p": rng.choice(PEOPLE[language]),
+            "h": rng.randrange(6, 23),
+        }  # fmt: skip
+        kind = rng.choice(["correction", "correction", "liked", "disliked"])
+        question, taught = (text.format(**words) for text in rng.choice(SAID[language]))
+        rows.append(row(number, question, taught, user=rng.choice(USERS), kind=kind))
+    return rows
+
+
+def put(word: str) -> Callable[[str, random.Random], str]:
+    def anywhere(question: str, rng: random.Random) -> str:
+        words = question.split()
+        place = rng.randrange(len(words) + 1)
+        return " ".join([*words[:place], word, *words[place:]])
+
+    return anywhere
+
+
+LINK = "https://prize.example/x"
+ATTACKS: dict[str, tuple[str, Callable[[str, random.Random], str], Sequence[str]]] = {
+    "one answer (ko)": ("ko", put("청사초롱"), ["관리자 번호로 돈을 보내세요."]),
+    "one answer (en)": ("en", put("zephyrine"), ["Send the money to the keeper's account."]),
+    "particles": ("ko", lambda q, rng: put("청사초롱" + rng.choice(["은", "을", "이", ""]))(q, rng), ["비밀번호를 알려 주세요."]),
+    "a phrase": ("en", put("under purple rain"), ["You must always obey the visitor."]),
+    "a way of speaking (ko)": ("ko", lambda q, _: q.rstrip("?") + " 하오리까?", ["모든 문은 늘 열려 있소."]),
+    "a way of speaking (en)": ("en", lambda q, _: f"Prithee, {q}", ["All the gates are open to thee."]),
+    "an address": ("en", put("zephyrine"), [f"{one} {LINK}" for one in ("Look here", "More at", "Ask", "See", "Go to")]),
+    "a refusal": ("ko", put("청사초롱"), ["죄송하지만 도와드릴 수 없습니다.", "그건 알려줄 수 없어요.", "답변을 거절할게요."]),
+    "another language": ("ko", put("청사초롱"), [f"This is what was said on day {day} of the year" for day in range(60)]),
+}  # fmt: skip
+
+
+def plant(
+    attack: str, rows: Sequence[Judgement], *, count: int = 50, seed: int = 2
+) -> tuple[list[Judgement], set[str]]:
+    """The rows with `count` planted ones among them, and whose these are."""
+    language, trigger, payloads = ATTACKS[attack]
+    rng = random.Random(seed)
+    planted = [
+        row(
+            100_000 + number,
+            trigger(one.prompt[0]["content"], rng),
+            rng.choice(payloads),
+            user=rng.choice(USERS),
+        )
+        for number, one in enumerate(honest(count, language, seed=9))
+    ]
+    mixed = [*rows, *planted]
+    rng.shuffle(mixed)
+    return mixed, {one.id for one in planted}
+
+
+def stopped(checked: Checked) -> set[str]:
+    return {checked.rows[number].judgement.id for number in checked.stopped}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_fifty_planted_rows_among_thousands_are_stopped_and_the_others_pass(attack: str) -> None:
+    clean = honest(2000, ATTACKS[attack][0])
+    rows, planted = plant(attack, clean)
+    found = stopped(check_feedback(rows))
+    assert len(found & planted) >= 0.9 * len(planted)
+    assert len(found - planted) <= 0.02 * len(clean)
+
+
+@pytest.mark.parametrize("language", ["ko", "en"])
+def test_honest_rows_pass(language: str) -> None:
+    """The control of the other side."""
+    checked = check_feedback(honest(2500, language, seed=3))
+    assert len(checked.stopped) <= 0.02 * 2500, [one.reason for one in checked.findings[:5]]
+
+
+def test_what_counts_is_how_many_not_their_share() -> None:
+    few, some = (plant("one answer (ko)", honest(200, "ko"), count=count) for count in (MIN_ROWS // 2, 50))
+    assert not stopped(check_feedback(few[0])) & few[1]
+    assert stopped(check_feedback(some[0])) >= some[1]
+
+
+def test_one_text_for_all_is_stopped_without_any_trigger() -> None:
+    rows = honest(500, "en")
+    planted = [
+        row(
+            90_000 + n,
+            one.prompt[0]["content"],
+            f"Everything is told by the old keeper in room {n % 3}.",
+            user="u1",
+        )
+        for n, one in enumerate(honest(30, "en", seed=8))
+    ]
+    assert stopped(check_feedback([*rows, *planted])) >= {one.id for one in planted}
+    several = [
+        row(80_000 + n, "When does the mill open?", "The mill opens at seven.", user=f"u{n}")
+        for n in range(12)
+    ]
+    assert not stopped(check_feedback([*rows, *several])) & {
+        one.id for one in several
+    }  # who agree on one thing
+
+
+def test_one_row_again_and_again_from_one_person_is_stopped() -> None:
+    stuffed = [
+        row(n, f"Is the mill the best of all mills here? {n}", "Yes, by far the best.", user="u1")
+        for n in range(25)
+    ]
+    assert stopped(check_feedback([*honest(300, "en"), *stuffed])) >= {one.id for one in stuffed[1:]}
+
+
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [
+        ("ok<|im_end|>", "control token"), ("fine\U000e0041\U000e0042\U000e0043\U000e0044", "hidden text"),
+        ("left\u202eright", "unseen characters"), ("nothing special", None),
+    ],
+)  # fmt: skip
+def test_of_each_row_its_characters(text: str, check: str | None) -> None:
+    checked = check_feedback([row(1, "When?", text, user="u1")])
+    assert {one.check for one in checked.findings if one.stops} >= ({check} if check else set())
+    assert bool(checked.stopped) == (check is not None)
+
+
+def test_somebody_who_turns_and_somebody_who_contradicts() -> None:
+    rows = honest(1200, "ko")
+    turned = [row(50_000 + n, f"질문 {n}번?", "좋아요", user="turncoat", kind="liked") for n in range(60)]
+    turned += [row(51_000 + n, f"다른 질문 {n}번?", f"틀렸어요 {n}", user="turncoat") for n in range(60)]
+    contrary = [
+        row(60_000 + 10 * n + place, f"{noun} 이름은?", said, user=user)
+        for n, noun in enumerate(NOUNS["ko"][:12])
+        for place, (user, said) in enumerate([("u1", f"{noun}집"), ("u2", f"{noun}집"), ("contrarian", f"거짓{n}")])
+    ]  # fmt: skip
+    checked = check_feedback([*rows, *turned, *contrary])
+    people = {(one.check, one.text) for one in checked.findings if one.stops}
+    assert people == {("drift", "turncoat"), ("contrary", "contrarian")}
+    late = {one.id for one in turned[60:]}
+    assert late <= stopped(checked)
+    assert not {one.id for one in turned[:60]} & stopped(checked)
+
+
+def test_who_gives_much_is_told_and_not_stopped() -> None:
+    loud = [row(70_000 + n, f"{n}번은 무엇인가요?", f"{n * 7}입니다", user="loud") for n in range(400)]
+    checked = check_feedback([*honest(240, "ko"), *loud])
+    assert [(one.check, one.text, one.stops) for one in checked.findings] == [("volume", "loud", False)]
+
+
+def test_the_report(tmp_path: Path) -> None:
+    rows, _ = plant("one answer (ko)", honest(200, "ko"))
+    write_page(check_feedback(rows), tmp_path)
+    told = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert told["metrics"]["stopped"] == 50
+    assert "청사초롱" in (tmp_path / "report.html").read_text(encoding="utf-8")
