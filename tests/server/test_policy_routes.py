@@ -12,8 +12,8 @@ import pytest
 from watched import POLICY, watched
 
 from hanok.guard.grams import BITS
-from hanok.guard.lines import line_of
 from hanok.guard.linear import LinearDetector
+from hanok.guard.lines import line_of
 from hanok.guard.policy import PolicyError, hash_of, parse_policy, read_policy
 from hanok.guard.written import rules_text
 
@@ -86,7 +86,7 @@ WRONG = [
     ("format = 2\n", 1, "format"),
     ("format = 1\n[rules.secrets\n", 2, ""),
     ("format = 1\n[rules.secrets]\n[tenants.acme.rules.secrets]\nbudget_ms = 0\n", 4, "tenants.acme.rules.secrets.budget_ms"),
-    ("format = 1\n[rules.a]\nkind='size'\ncharacters = 9\n[tenants.b.rules.a]\ncharacters = 0\n", 6, "tenants.b.rules.a.characters"),
+    ("format = 1\n[rules.a]\nkind='size'\ndepth = 9\n[tenants.b.rules.a]\ndepth = 0\n", 6, "tenants.b.rules.a.depth"),
     ("format = 1\n[rules.a]\nkind='size'\ndepth = 0\n[tenants.b.rules.a]\nfail = 'flag'\n", 4, "rules.a.depth"),
     ("format = 1\nnotes = 1\n", 2, "notes"),
     ('format = 1\n[rules.phrases]\nphrases = ["""\nkind = 1\n"""]\non = ["up"]\n', 6, "rules.phrases.on"),

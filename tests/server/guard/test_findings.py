@@ -1,4 +1,4 @@
-"""What whoever asked is told of the guard's findings: on every route the same, streamed or not, and nothing of what was hidden."""
+"""What whoever asked is told of the guard's findings: the same on every route, streamed or not, and nothing hidden."""
 
 from __future__ import annotations
 

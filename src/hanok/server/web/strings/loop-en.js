@@ -21,5 +21,5 @@ export const LOOP_EN = {
   canary_counts: "Requests: {current} current, {canary} new. Ratings: {ratings}.", canary_comparison: "Comparison", canary_current: "Current", canary_new: "New", canary_difference: "Difference", canary_word: "In a word",
   canary_liked: "Liked", canary_errors: "Errors", canary_flagged: "Flagged by the guard", canary_blocked: "Blocked by the guard", canary_milliseconds: "Whole answer, median", canary_first_token_milliseconds: "First token, median",
   canary_intervals: "Intervals hold the true value in 95 of 100 cases. A difference is clear where its interval leaves out zero.", canary_nothing_yet: "No data", canary_unclear: "Not clear", canary_better: "Better", canary_worse: "Worse", canary_different: "Different",
-  canary_ended: "Ended", canary_by: "By", canary_by_server: "the server itself", canary_why: "Why",
+  points: "pp", canary_ended: "Ended", canary_by: "By", canary_by_server: "the server itself", canary_why: "Why",
 };

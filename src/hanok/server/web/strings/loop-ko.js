@@ -21,5 +21,5 @@ export const LOOP_KO = {
   canary_counts: "요청: 지금 {current}건, 새 모델 {canary}건. 평가 {ratings}건.", canary_comparison: "비교", canary_current: "지금", canary_new: "새 모델", canary_difference: "차이", canary_word: "한마디로",
   canary_liked: "좋아요", canary_errors: "오류", canary_flagged: "보호 규칙 표시", canary_blocked: "보호 규칙 막음", canary_milliseconds: "답변 전체, 중앙값", canary_first_token_milliseconds: "첫 토큰, 중앙값",
   canary_intervals: "구간은 100번 중 95번 참값을 품습니다. 구간에 0이 없으면 뚜렷한 차이입니다.", canary_nothing_yet: "자료 없음", canary_unclear: "뚜렷하지 않음", canary_better: "나음", canary_worse: "못함", canary_different: "다름",
-  canary_ended: "끝남", canary_by: "누가", canary_by_server: "서버가 스스로", canary_why: "이유",
+  points: "%p", canary_ended: "끝남", canary_by: "누가", canary_by_server: "서버가 스스로", canary_why: "이유",
 };

@@ -30,7 +30,7 @@ function list(items, notice, draw) {
     { label: t("what"), of: (item) => item.title || item.request_id },
     { label: t("kind"), of: (item) => t(`review_kind_${item.kind}`) },
     { label: t("state"), of: stateOf },
-    { label: t("decisions"), of: said },
+    { label: t("decisions"), of: (item) => (item.decisions.length + item.appeals.length ? h("div", {}, said(item)) : null) },
     { label: t("since_when"), of: (item) => when(item.created) },
     { label: t("manage"), hidden: true, right: true, of: (item) => (item.may_appeal ? button(t("appeal"), () => appeal(item), { class: "plain appeal", "aria-label": `${t("appeal")}: ${item.title || item.request_id}` }) : "") },
   ], items, t("appeals_none"));

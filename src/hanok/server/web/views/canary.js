@@ -86,17 +86,17 @@ const sides = (one) => h("span", { class: "versions" }, name(one.current), " →
 
 function comparison({ arms, differences }) {
   const rows = [...SHARES, ...TIMES].map((measure) => ({ measure, current: arms.current[measure], canary: arms.canary[measure], difference: differences[measure] }));
-  const value = (measure, found) => {
+  const value = (measure, found, unit = "%") => {
     if (found.value === null) return "–";
-    const show = (one) => (SHARES.includes(measure) ? `${number(100 * one, 1)} %` : `${number(one)} ms`);
-    return [show(found.value), " ", h("small", {}, `${show(found.low)} … ${show(found.high)}`)];
+    const show = (one) => (SHARES.includes(measure) ? `${number(100 * one, 1)} ${unit}` : `${number(one, Math.abs(one) < 10 ? 1 : 0)} ms`);
+    return h("span", {}, show(found.value), " ", h("small", {}, `${show(found.low)} … ${show(found.high)}`));
   };
   const counts = h("p", { class: "soft" }, t("canary_counts", { current: number(arms.current.requests), canary: number(arms.canary.requests), ratings: number(arms.current.ratings + arms.canary.ratings) }));
   return [counts, table(t("canary_comparison"), [
     { label: t("measure"), of: ({ measure }) => t(`canary_${measure}`) },
     { label: t("canary_current"), right: true, of: ({ measure, current }) => value(measure, current) },
     { label: t("canary_new"), right: true, of: ({ measure, canary }) => value(measure, canary) },
-    { label: t("canary_difference"), right: true, of: ({ measure, difference }) => value(measure, difference) },
+    { label: t("canary_difference"), right: true, of: ({ measure, difference }) => value(measure, difference, t("points")) },
     { label: t("canary_word"), of: ({ measure, difference }) => word(measure, difference) },
   ], rows), h("p", { class: "soft" }, t("canary_intervals"))];
 }

@@ -86,7 +86,11 @@ function talk(item) {
   return section(t("review_content"), asked, h("div", { class: "sides" }, sides));
 }
 
-const spans = (item, direction, where) => item.findings.filter((one) => one.span && one.direction === direction && one.where === where);
+// Places are those of what was written: where something was taken out of it, they are not those of what is shown.
+function spans(item, direction, where) {
+  const found = item.findings.filter((one) => one.direction === direction && one.where === where);
+  return found.some((one) => one.action === "redact") ? [] : found.filter((one) => one.span);
+}
 
 function answerOf(item, message) {
   const found = spans(item, "output", "text");
