@@ -44,7 +44,7 @@ def test_an_item_is_taken_and_decided_by_keyboard(watched: Any, page: Any, given
     go(page, f"reviews/{given}", "#decide")
     sides = page.js("[...document.querySelectorAll('.side .prose')].map((n) => n.textContent)")
     assert sides == [WRONG, RIGHT]
-    assert "the hour" in text(page, ".facts")
+    assert text(page, ".user-reason") == "“the hour”"
     click(page, "#assign")
     page.until("!!document.querySelector('#give-back')")
     assert outcome(watched, given)["state"] == "assigned"
@@ -57,7 +57,7 @@ def test_an_item_is_taken_and_decided_by_keyboard(watched: Any, page: Any, given
     page.write("c is right, and so is the hour")  # letters are letters here
     check_fits(page, "decision")
     page.enter(modifiers=2)  # Ctrl
-    page.until("document.querySelector('.facts .badge')?.textContent === 'Decided'")
+    page.until("[...document.querySelectorAll('.state-line .badge')].some((n) => n.textContent === 'Decided')")
     decided = outcome(watched, given)
     assert (decided["outcome"], decided["correction"]) == ("correct", f"{RIGHT} Every day.")
     assert decided["decisions"][0]["reason"] == "c is right, and so is the hour"

@@ -4,7 +4,7 @@ export const LOOP_KO = {
   review_open: "열림", review_assigned: "맡음", review_appealed: "이의 있음", review_decided: "결정됨", review_disputed: "의견 갈림", review_waiting: "결정 전", review_mine: "내가 맡은 것", review_filters: "목록 거르기",
   review_kind_feedback: "의견", review_kind_flag: "보호 규칙 표시", review_kind_poison: "오염 검사", review_empty: "검토할 것이 없습니다.", review_none: "결정할 수 있는 것이 없습니다", review_next: "다음", review_back: "목록",
   review_content: "내용", review_no_content: "모델에 가기 전에 막혀 내용이 남아 있지 않습니다.", review_answer: "답변", review_correction: "제안한 답", review_decided_correction: "결정된 답",
-  review_no_correction: "제안한 답이 없습니다.", review_rating: "평가", review_user_reason: "적은 이유", review_assign: "내가 맡기", review_give_back: "내려놓기", review_yours: "{time}까지 맡고 있습니다.", review_held: "{name} 님이 보고 있습니다.",
+  review_no_correction: "제안한 답이 없습니다.", review_rating: "평가", review_assign: "내가 맡기", review_give_back: "내려놓기", review_yours: "{time}까지 맡고 있습니다.", review_held: "{name} 님이 보고 있습니다.",
   review_write: "대신 배울 답", review_reason: "이유", review_keys: "이 화면에서는 옆에 적힌 글쇠로 고르고, Ctrl+Enter로 결정합니다.", review_saved: "결정을 저장했습니다",
   review_two: "{required}명이 같은 결정을 해야 합니다. 지금까지 {made}명이 결정했고, 결정한 뒤에 볼 수 있습니다.", people_needed: "사람", people_n: "{required}명 중 {made}명", round_n: "{n}차",
   decision: "내 결정", decisions: "결정", decide: "결정하기", verdict: "판단", appeals: "이의", key_accept: "a", key_correct: "c", key_reject: "r",

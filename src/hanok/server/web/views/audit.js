@@ -123,7 +123,7 @@ async function checkpoints() {
     { label: t("audit_root"), of: (one) => (one.root ? h("code", { title: one.root }, `${one.root.slice(0, 12)}…`) : one.problem) },
     { label: t("manage"), hidden: true, right: true, of: (one) => button(t("save"), () => save(one), { class: "quiet", "aria-label": `${t("save")}: ${one.size}` }) },
   ], data);
-  await dialog(t("checkpoints"), (finish) => [h("p", {}, t("checkpoints_text")), h("p", { class: "address" }, key), list, h("div", { class: "row" }, button(t("close"), () => finish(null), { class: "primary" }))], { wide: true });
+  await dialog(t("checkpoints"), (finish) => [h("p", {}, t("checkpoints_text")), h("p", { class: "address", tabIndex: 0 }, key), list, h("div", { class: "row" }, button(t("close"), () => finish(null), { class: "primary" }))], { wide: true });
 }
 
 async function exportAll() {

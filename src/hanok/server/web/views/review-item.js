@@ -6,7 +6,7 @@ import { markdown } from "/lib/markdown.js";
 import { marked } from "/lib/spans.js";
 import { has } from "/lib/state.js";
 import { people, stateOf, takeNext } from "/views/reviews.js";
-import { attempt, noticeBox, page, section } from "/views/parts.js";
+import { attempt, badge, noticeBox, page, section } from "/views/parts.js";
 
 const VERDICTS = ["accept", "correct", "reject"];
 
@@ -41,22 +41,31 @@ function keys(event, view) {
 function content(view) {
   const { item } = view;
   return [
-    section(item.title || item.id, h("dl", { class: "facts" }, facts(item).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])), assignment(view)),
+    section(item.title || item.id, opinion(item), assignment(view)),
     item.content ? talk(item) : section(t("review_content"), h("p", { class: "soft" }, t("review_no_content"))),
     item.findings.length ? section(t("guard_found"), findings(item)) : null,
     item.appeals.length ? section(t("appeals"), h("ul", { class: "said" }, item.appeals.map((one) => h("li", {}, h("small", {}, when(one.created)), h("p", { dir: "auto" }, one.statement))))) : null,
     item.decisions.length ? section(t("decisions"), decisions(item)) : null,
     has("review") ? decisionForm(view) : null,
+    h("details", { class: "more" }, h("summary", {}, t("details")), facts(item)),
   ].filter(Boolean);
 }
 
+// Whose turn it is, and what the user thought.
+function opinion(item) {
+  const { rating, reason } = item.content ?? {};
+  const up = rating > 0;
+  return [
+    h("p", { class: "state-line" }, badge(t(`review_kind_${item.kind}`)), h("span", {}, stateOf(item)), h("span", {}, t("people_needed"), ": ", people(item))),
+    rating ? h("p", { class: "state-line" }, h("span", {}, t("review_rating"), ": "), icon(up ? "up" : "down"), h("span", {}, t(up ? "up" : "down")), reason ? h("span", { dir: "auto", class: "user-reason" }, `“${reason}”`) : null) : null,
+  ];
+}
+
 function facts(item) {
-  const rows = [[t("kind"), t(`review_kind_${item.kind}`)], [t("state"), stateOf(item)], [t("people_needed"), people(item)], [t("tenant"), item.tenant], [t("since_when"), when(item.created, { exact: true })],
-    [t("request_number"), item.request_id ? h("code", {}, item.request_id) : "–"], [t("model"), item.model_hash ? h("code", { title: item.model_hash }, item.model_hash.slice(0, 12)) : "–"]];
-  if (item.content?.rating) rows.push([t("review_rating"), h("span", {}, icon(item.content.rating > 0 ? "up" : "down"), ` ${t(item.content.rating > 0 ? "up" : "down")}`)]);
-  if (item.content?.reason) rows.push([t("review_user_reason"), h("span", { dir: "auto" }, item.content.reason)]);
+  const rows = [[t("tenant"), item.tenant], [t("since_when"), when(item.created, { exact: true })], [t("request_number"), item.request_id ? h("code", {}, item.request_id) : "–"],
+    [t("model"), item.model_hash ? h("code", { title: item.model_hash }, item.model_hash.slice(0, 12)) : "–"]];
   if (item.batch) rows.push([t("batch"), item.batch]);
-  return rows;
+  return h("dl", { class: "facts" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 }
 
 function assignment(view) {
