@@ -57,7 +57,9 @@ def test_an_item_is_taken_and_decided_by_keyboard(watched: Any, page: Any, given
     page.write("c is right, and so is the hour")  # letters are letters here
     check_fits(page, "decision")
     page.enter(modifiers=2)  # Ctrl
-    page.until("[...document.querySelectorAll('.state-line .badge')].some((n) => n.textContent === 'Decided')")
+    page.until(
+        "[...document.querySelectorAll('.state-line .badge')].some((n) => n.textContent === 'Decided')"
+    )
     decided = outcome(watched, given)
     assert (decided["outcome"], decided["correction"]) == ("correct", f"{RIGHT} Every day.")
     assert decided["decisions"][0]["reason"] == "c is right, and so is the hour"

@@ -178,10 +178,11 @@ def test_a_tenant_reaches_no_other_files(watched: Any, tmp_path: Path) -> None:
         assert 'file = "own.safetensors"' in own
         assert str(folder) not in own
         assert http.post(TRY, json={"policy": own, "text": "x"}).json()["problem"] is None
+        line = own[: own.index("file =")].count("\n") + 1
         for name in ("other.safetensors", "../policy.toml", "/etc/passwd", "none.safetensors"):
             elsewhere = own.replace('"own.safetensors"', f'"{name}"')
             problem = http.post(TRY, json={"policy": elsewhere, "text": "x"}).json()["problem"]
-            assert problem["remedy"] == "only the house chooses files", name
+            assert (problem["remedy"], problem["line"]) == ("the house chooses what rules reach", line), name
         others = http.post(TRY, json={"policy": own + "\n[tenants.x.rules.secrets]\n"}).json()["problem"]
         assert others["key"] == "tenants"
     with watched.as_("boss") as http:

@@ -19,7 +19,11 @@ def line_of(text: str, key: str) -> int | None:
     """
     lines = {one: line for line, one in reversed(_keys(text))}
     whole = [key, _inherited(key)]
-    tables = [".".join(parts[:count]) for parts in (one.split(".") for one in whole) for count in range(len(parts) - 1, 1, -1)]
+    tables = [
+        ".".join(parts[:count])
+        for parts in (one.split(".") for one in whole)
+        for count in range(len(parts) - 1, 1, -1)
+    ]
     return next((lines[one] for one in (*whole, *tables) if one in lines), None)
 
 

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hanok.artefacts import write_atomic
-from hanok.guard.kinds import KINDS
-from hanok.guard.kinds import file as names_file
 from hanok.guard.policy import Policy, PolicyError, Rule, hash_of, parse_policy
 from hanok.guard.rulebook import Guard
 from hanok.guard.written import rules_text
 from hanok.server.errors import ApiError
 
 _NO_FILE = "this server was started without a policy file: give it one with --guard policy.toml"
-_OUTSIDE = (names_file,)  # checks of options that name what lies outside of a policy
+OUTSIDE = ("file", "url", "key_variable", "model")  # options of rules that name what lies outside of a policy
 
 
 @dataclass(frozen=True)
@@ -109,15 +107,20 @@ def own_text(policy: Policy, tenant: str) -> str:
 
 
 def within(text: str, own: str) -> None:
-    """Raises PolicyError where a text reaches for files that the tenant's own rules do not, or speaks of other tenants."""
-    known = [value for _, value in _reached(own)]
-    for key, value in _reached(text):
-        if value not in known:
-            raise PolicyError(f"policy: {key} = {value!r}", remedy="only the house chooses files", key=key)
+    """Raises PolicyError where a text reaches for what the tenant's own rules do not (a file, another server, a key), or speaks of
+    other tenants."""
+    known = [reached for _, reached in _reached(own)]
+    for name, reached in _reached(text):
+        if reached not in known:
+            key = f"rules.{name}.{next(iter(reached))}"
+            raise PolicyError(
+                f"policy: {key} is not one of yours", remedy="the house chooses what rules reach", key=key
+            )
 
 
-def _reached(text: str) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of each option that names something outside. What is no TOML says nothing here."""
+def _reached(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of each rule that reaches for something outside of the policy: its name and what it reaches for. What is no TOML says
+    nothing here."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
@@ -128,12 +131,9 @@ def _reached(text: str) -> Iterator[tuple[str, Any]]:
         )
     rules = raw.get("rules")
     for name, table in rules.items() if isinstance(rules, dict) else ():
-        if not isinstance(table, Mapping):
-            continue
-        kind = KINDS.get(str(table.get("kind", name)))
-        for option, check in kind.options.items() if kind is not None else ():
-            if check in _OUTSIDE and option in table:
-                yield f"rules.{name}.{option}", table[option]
+        reached = {one: table[one] for one in OUTSIDE if one in table} if isinstance(table, Mapping) else {}
+        if reached:
+            yield name, reached
 
 
 def _rule(rule: Rule, policy: Policy) -> dict[str, Any]:
