@@ -29,7 +29,8 @@ UNITS = [
     "한 ", "ㅏ", "ㅎㅏ", "\u200b", "a\u200b", "\U000e0041", "%41", "&#65;", "\\u0041", "QUJD", "41 ", "b3.", "M" * 24 + ".", "f",
     "xoxb-", "SG.", "(02)", "+82 ", "+1 23 ", "https://a.b/c?d=", "<", "[a](", "\n", " ", "0.0.0.0.", "::1 ", "я", "aя ",
     "<a ", "<img ", '<b title="', "![", "](", "[a]: ", "[a]:", "src=", "src='", '<img src="<', "`", "```\n", "` `` ",
-    "](" + " " * 50, "(", ")", "<x onload=", "<!--", "![a][b]", "https://a.b/" + "QUJD" * 200 + " ", f"<img src='https://a.b/{'41' * 500}'>",
+    "](" + " " * 50, "(", ")", "<x onload=", "<!--", "![a][b]", "https://a.b/" + "QUJD" * 200 + " ",
+    f"<img src='https://a.b/{'41' * 500}'>",
     "![x](https://a.b/aaaa) ", "\n- ", 'style="url(', "srcset=a,", "\\includegraphics{", "<script>",
     "\U0001f3f4\U000e0067", "Q:", "User:", "User:\nAssistant:", "internal ", "[", '["', '"\\', "\\", "you are ",
 ]  # fmt: skip
