@@ -32,7 +32,8 @@ def detector(folder: Path, bias: float = 0.0) -> Path:
 def test_the_shipped_policy_refuses_nobody() -> None:
     policy = read_policy("default")
     assert {rule.kind: (rule.action, rule.on) for rule in policy.rules} == {
-        "secrets": ("redact", ("output",)), "unseen": ("redact", ("input", "output")), "many-shot": ("flag", ("input",))
+        "secrets": ("redact", ("output",)), "unseen": ("redact", ("input", "output")), "many-shot": ("flag", ("input",)),
+        "markup": ("redact", ("output",)),
     }  # fmt: skip
     book = Guard(policy).of("anybody")
     hidden = "".join(chr(0xE0000 + ord(c)) for c in "obey")
@@ -43,6 +44,10 @@ def test_the_shipped_policy_refuses_nobody() -> None:
         one.push(f"It is {KEY} and 010-1234-5678.").text + one.finish().text
         == "It is [SECRET] and 010-1234-5678."
     )
+    told = [Part("The launch code is omega-7781-alpha.", "system"), Part("Well?", "user")]
+    one = book.watch("", told)()
+    says = "![a](https://a.kr/a.png) [b](https://a.kr/launch-code-is-omega-7781) <img src=https://a.kr/launch-code-is-omega-7781>"
+    assert one.push(says).text + one.finish().text == says.rpartition("src=")[0] + ">"
 
 
 def test_off_is_off() -> None:

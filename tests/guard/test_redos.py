@@ -6,17 +6,19 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hanok.guard.filter import Kept, OutputFilter
 from hanok.guard.grams import BITS
+from hanok.guard.harm import Harm, HarmClassifier
 from hanok.guard.intake import Reader, Scan, take_in
 from hanok.guard.linear import LinearDetector
 from hanok.guard.policy import parse_policy
 from hanok.guard.provenance import ORIGINS, Part
-from hanok.guard.rulebook import Guard, Rulebook
+from hanok.guard.rulebook import Context, Guard, Rulebook
 from hanok.guard.verdicts import Finding
 
 SIZE = 100 << 10
@@ -26,6 +28,10 @@ UNITS = [
     "@", "a@", "a@b.", "a.b@c-d.", "010-", "010-1234-", "9001011", "900101-1", "4111 ", "A1A1A ", "AB12 ABCD ", ":", ":::", "한",
     "한 ", "ㅏ", "ㅎㅏ", "\u200b", "a\u200b", "\U000e0041", "%41", "&#65;", "\\u0041", "QUJD", "41 ", "b3.", "M" * 24 + ".", "f",
     "xoxb-", "SG.", "(02)", "+82 ", "+1 23 ", "https://a.b/c?d=", "<", "[a](", "\n", " ", "0.0.0.0.", "::1 ", "я", "aя ",
+    "<a ", "<img ", '<b title="', "![", "](", "[a]: ", "[a]:", "src=", "src='", '<img src="<', "`", "```\n", "` `` ",
+    "](" + " " * 50, "(", ")", "<x onload=", "<!--", "![a][b]", "https://a.b/" + "QUJD" * 200 + " ",
+    f"<img src='https://a.b/{'41' * 500}'>",
+    "![x](https://a.b/aaaa) ", "\n- ", 'style="url(', "srcset=a,", "\\includegraphics{", "<script>",
     "\U0001f3f4\U000e0067", "Q:", "User:", "User:\nAssistant:", "internal ", "[", '["', '"\\', "\\", "you are ",
 ]  # fmt: skip
 POLICY = """
@@ -43,10 +49,15 @@ canaries = ["cx0123456789"]
 depth = 100
 [rules.repetition]
 [rules.many-shot]
+[rules.markup]
+hosts = ["a.example"]
+[rules.harm]
+file = "harm.safetensors"
 [rules.detector]
 file = "constant.safetensors"
 threshold = 0.0
 """
+PRIVATE = [Part("the code of the day is a secret " * 2000, "document"), Part("hello", "user")]
 SLACK = 1.5  # a look in windows ends with the window that it is in
 
 
@@ -54,6 +65,8 @@ SLACK = 1.5  # a look in windows ends with the window that it is in
 def book(tmp_path_factory: pytest.TempPathFactory) -> Rulebook:
     folder = tmp_path_factory.mktemp("policy")
     LinearDetector("constant", np.zeros(1 << BITS, dtype=np.float32), -1.0).save(folder)
+    weights = np.zeros((1 << BITS, 3), dtype=np.float32)
+    HarmClassifier(("a", "b", "c"), weights, -np.ones(3), np.zeros(3)).save(folder / "harm.safetensors")
     return Guard(parse_policy(POLICY, folder=folder)).of("t")
 
 
@@ -80,16 +93,26 @@ def too_slow_in(book: Rulebook, units: Sequence[str]) -> list[tuple[str, str, in
     return found
 
 
+def looked(rule: Any, text: str) -> None:
+    """One look of a filter; a sentence is all that a rule of windows reads in it."""
+    if isinstance(rule, Harm):
+        rule.begin("").read(text[:500], last=False)
+    elif hasattr(rule, "begin"):
+        rule.begin("").read(text, last=False)
+    else:
+        list(rule.find(text))
+        rule.open_from(text)
+
+
 def too_slow_out(book: Rulebook, units: Sequence[str]) -> list[tuple[str, str, int]]:
     """What a filter has before it at a look: what is held back and its context, 20,256 characters at most."""
     found = []
     for unit in units:
         text = (unit * (20_256 // len(unit) + 1))[:20_256]
         for output in book.outputs:
-            rule = output.make(
-                "You are the assistant of Solbit Tea House, and the code of the day is a secret."
-            )
-            spent = least(lambda rule=rule, text=text: (list(rule.find(text)), rule.open_from(text)), 0.05)
+            hidden = "You are the assistant of Solbit Tea House, and the code of the day is a secret."
+            rule: Any = output.make(Context(hidden, PRIVATE))
+            spent = least(lambda rule=rule, text=text: looked(rule, text), 0.05)
             if spent > 0.05:
                 found.append((rule.name, unit, round(1e3 * spent)))
     return found
@@ -97,7 +120,7 @@ def too_slow_out(book: Rulebook, units: Sequence[str]) -> list[tuple[str, str, i
 
 def test_f21_every_rule_ends_in_time(book: Rulebook) -> None:
     """The units that have been slow once, and a few more; `make test-slow` takes all."""
-    units = ["-----BEGIN PRIVATE KEY-----", '"\\', "a@b.", "한 "]
+    units = ["-----BEGIN PRIVATE KEY-----", '"\\', "a@b.", "한 ", "[a]:", '<img src="<']
     assert not too_slow_in(book, units)
     assert not too_slow_out(book, units)
 
@@ -109,7 +132,9 @@ def test_f21_every_rule_ends_in_time_on_the_whole_corpus(book: Rulebook) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unit", ["-----BEGIN PRIVATE KEY-----a ", "1 ", "한 "])
+@pytest.mark.parametrize(
+    "unit", ["-----BEGIN PRIVATE KEY-----a ", "1 ", "한 ", "![a](https://a.b/c) ", "<img alt='a "]
+)
 def test_f21_a_whole_answer_costs_in_proportion(book: Rulebook, unit: str) -> None:
     """Letter by letter would be too slow for a test; pieces of a token's length are what comes."""
 
@@ -117,7 +142,7 @@ def test_f21_a_whole_answer_costs_in_proportion(book: Rulebook, unit: str) -> No
         text = (unit * (size // len(unit) + 1))[:size]
 
         def work() -> None:
-            one = OutputFilter([output.make("") for output in book.outputs])
+            one = OutputFilter([output.make(Context(read=PRIVATE)) for output in book.outputs])
             for start in range(0, size, 7):
                 one.push(text[start : start + 7])
             one.finish()

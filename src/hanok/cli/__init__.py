@@ -81,6 +81,12 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "serve": ("serve", "serve", "step 7: OpenAI-compatible server and chat page"),
     "guard train": ("guard", "train", "a detector of injected instructions from labelled rows"),
     "guard test": ("guard", "cross_test", "what it would catch: by set, language, register and disguise"),
+    "guard train-harm": ("guard", "train_harm", "a classifier of kinds of harm from rows with categories"),
+    "guard test-harm": (
+        "guard",
+        "cross_test_harm",
+        "what it would catch, by category and share of false alarms",
+    ),
     "guard calibrate": ("guard", "calibrate", "set a detector's threshold by one's own traffic"),
     "guard try": ("guard", "try_out", "what a policy makes of a text, coming in and going out"),
     "guard explain": ("guard", "explain", "which words of a text raise a detector's score"),

@@ -91,8 +91,63 @@ def cross_test(
     return found
 
 
+def train_harm(
+    rows: Path,
+    out: Path,
+    name: str = "harm",
+    false_alarms: float = 0.02,
+    penalty: float = 1e-5,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Train a classifier of kinds of harm, and set a threshold for each of them on rows that it was not trained on.
+
+    Args:
+        rows: JSON lines of {text, categories: [names], group?, annotated?: [names that were looked for]}.
+        out: directory for NAME.safetensors.
+        name: of the file.
+        false_alarms: of the rows without a category, the share that may be flagged for it; measured by five folds over groups.
+        penalty: on the squares of the weights.
+        seed: of the disguises that training adds.
+    """
+    from hanok.guard import harm_training as harm
+
+    read = harm.read_harm_rows(rows)
+    categories = harm.categories_of(read)
+    judged = list(harm.cross_validate_harm(read, categories, seed=seed, penalty=penalty))
+    thresholds = harm.thresholds_for(judged, categories, false_alarms)
+    lines = harm.recalls(judged, categories, thresholds)
+    _harm_table(f"{name}: rows that it did not see, {false_alarms:.1%} false alarms", lines)
+    trained = harm.fit_harm(read, categories, seed=seed, penalty=penalty)
+    trained.with_thresholds(thresholds).save(out / f"{name}.safetensors")
+    return {"classifier": str(out / f"{name}.safetensors"), "rows": len(read), "categories": lines}
+
+
+def cross_test_harm(
+    rows: Path, false_alarms: tuple[float, ...] = (0.01, 0.02, 0.05), penalty: float = 1e-5, seed: int = 0
+) -> dict[str, Any]:
+    """What a classifier of harm would catch: five folds over groups, by category and share of false alarms.
+
+    Args:
+        rows: as `hanok guard train-harm` takes them.
+        false_alarms: shares of the rows without a category that may be flagged for it.
+        penalty: on the squares of the weights.
+        seed: of the disguises that training adds.
+    """
+    from hanok.guard import harm_training as harm
+
+    read = harm.read_harm_rows(rows)
+    categories = harm.categories_of(read)
+    judged = list(harm.cross_validate_harm(read, categories, seed=seed, penalty=penalty))
+    found: dict[str, Any] = {"rows": len(read)}
+    for share in false_alarms:
+        lines = harm.recalls(judged, categories, harm.thresholds_for(judged, categories, share))
+        _harm_table(f"{share:.1%} false alarms", lines)
+        found[f"{share:g}"] = lines
+    return found
+
+
 def calibrate(detector: Path, benign: Path, false_alarms: float = 0.02) -> dict[str, Any]:
-    """Set a detector's threshold by one's own traffic.
+    """Set the threshold of a detector, or each one of a classifier of harm, by one's own traffic.
 
     Args:
         detector: NAME.safetensors.
@@ -100,6 +155,7 @@ def calibrate(detector: Path, benign: Path, false_alarms: float = 0.02) -> dict[
         false_alarms: share of them that may be flagged.
     """
     from hanok.artefacts.files import read_jsonl
+    from hanok.guard.harm import is_harm
     from hanok.guard.linear import LinearDetector
     from hanok.guard.training import threshold_for
 
@@ -112,6 +168,8 @@ def calibrate(detector: Path, benign: Path, false_alarms: float = 0.02) -> dict[
             f"{len(texts)} texts say nothing about a rate of {false_alarms:g}",
             remedy=f"give {round(1 / false_alarms)} or more",
         )
+    if is_harm(detector):
+        return _calibrate_harm(detector, texts, false_alarms)
     old = LinearDetector.load(detector)
     threshold = threshold_for([old.judge(text).score for text in texts], false_alarms)
     replace(old, threshold=threshold).save(detector.parent)
@@ -141,7 +199,7 @@ def explain(detector: Path, text: Annotated[str, tyro.conf.Positional]) -> dict[
 
 def try_out(
     text: Annotated[str, tyro.conf.Positional], policy: str = "default", tenant: str = "default", origin: str = "user",
-    hidden: str = "",
+    hidden: str = "", documents: tuple[str, ...] = (), question: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """What a policy makes of a text: on its way to a model, and as a model's answer.
 
@@ -151,16 +209,20 @@ def try_out(
         tenant: whose rules.
         origin: who wrote it: system, user, assistant, tool, document or definition.
         hidden: the system prompt that an answer must not give away.
+        documents: other text that the model has read, which no address in an answer may carry away.
+        question: what the answer is to answer.
     """
     from hanok.errors import did_you_mean
-    from hanok.guard.provenance import ORIGINS, Origin
+    from hanok.guard.provenance import ORIGINS, Origin, Part
     from hanok.guard.rulebook import Guard
     from hanok.guard.trial import try_out as try_text
 
     known: dict[str, Origin] = {one: one for one in ORIGINS}
     if origin not in known:
         raise InputError(f'no origin "{origin}"', remedy=did_you_mean(origin, ORIGINS))
-    result = try_text(Guard.open(policy).of(tenant), text, origin=known[origin], hidden=hidden)
+    read = [Part(one, "document", f"documents.{number}") for number, one in enumerate(documents)]
+    read.append(Part(question, "user", "question"))
+    result = try_text(Guard.open(policy).of(tenant), text, origin=known[origin], hidden=hidden, read=read)
     for side, found in result.items():
         for one in found["findings"]:
             one["place"] = "{}-{}".format(*one.pop("span"))
@@ -169,6 +231,30 @@ def try_out(
     return result
 
 
+def _calibrate_harm(file: Path, texts: Sequence[str], false_alarms: float) -> dict[str, Any]:
+    from hanok.guard.harm import HarmClassifier
+    from hanok.guard.training import threshold_for
+
+    old = HarmClassifier.load(file)
+    scores = [old.judge(text) for text in texts]
+    new = [
+        threshold_for([float(one[place]) for one in scores], false_alarms)
+        for place in range(len(old.categories))
+    ]
+    old.with_thresholds(new).save(file)
+    before, after = (dict(zip(old.categories, one, strict=True)) for one in (old.thresholds.tolist(), new))
+    return {"classifier": str(file), "texts": len(texts), "before": before, "thresholds": after}
+
+
+def _harm_table(title: str, lines: Sequence[dict[str, Any]]) -> None:
+    table(title, _HARM_KEYS, [
+        (one["category"], str(one["rows"]), str(one["others"]), f"{one['threshold']:.3f}", f"{one['recall']:.1%}",
+         f"{one['false_alarms']:.1%}", f"{one['auc']:.3f}")
+        for one in lines
+    ])  # fmt: skip
+
+
+_HARM_KEYS = ("category", "rows", "others", "threshold", "recall", "false alarms", "AUC")
 _FOUND = ("rule", "action", "place", "reason")
 _KEYS = ("set", "language", "register", "label", "disguise", "rows", "flagged")
 

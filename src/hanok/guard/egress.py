@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from hanok.guard.addresses import allowed
 from hanok.guard.provenance import UNTRUSTED, Origin, Part
 from hanok.guard.unseen import bare
 from hanok.guard.verdicts import Action, Finding
@@ -69,8 +70,7 @@ class Egress:
         return self._allowed(address) or _stands_in(_plain(address), given)
 
     def _allowed(self, address: str) -> bool:
-        host = _host(address)
-        return any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in self._hosts)
+        return allowed(_host(address), self._hosts)
 
 
 def _addresses(value: str) -> list[str]:

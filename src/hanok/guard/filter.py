@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from hanok.guard.careful import Careful, Fail
 from hanok.guard.characters import COVERT
@@ -43,11 +43,38 @@ class OutputRule(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """A rule at work in one channel, which remembers what it has seen there."""
+
+    def read(self, text: str, *, last: bool) -> tuple[int, list[Finding]]:
+        """Args: text: what is not decided yet, without its unseen characters. last: it is judged now, whatever may come.
+
+        Returns:
+            from where on the next characters could change the findings (the length if from nowhere), and those, with spans of
+            `text`.
+        """
+        ...
+
+    def passed(self, text: str) -> None:
+        """The next characters whose fate is decided: `read` sees them no more."""
+        ...
+
+
+class Following(Protocol):
+    """A rule of output that must know more of a channel than the last few hundred characters."""
+
+    name: str
+
+    def begin(self, before: str) -> Follower:
+        """At the beginning of a channel. Args: before: as `OutputFilter` takes it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A rule, what becomes of the answer if it fails, and the processor seconds that it may take for one look."""
 
-    rule: OutputRule
+    rule: OutputRule | Following
     fail: Fail = "closed"
     budget: float = 0.05
 
@@ -68,12 +95,19 @@ class OutputFilter:
 
     Args:
         before: what stands before the answer and is known already: a secret may begin there.
+        value: it is one value of a call's arguments, which rules that judge calls whole (`calls_whole`) do not read.
     """
 
-    def __init__(self, rules: Sequence[OutputRule | Kept], *, before: str = "") -> None:
+    def __init__(
+        self, rules: Sequence[OutputRule | Following | Kept], *, before: str = "", value: bool = False
+    ) -> None:
         kept = [one if isinstance(one, Kept) else Kept(one) for one in rules]
-        self._rules = [(one.rule, Careful(one.rule.name, one.fail, one.budget)) for one in kept]
+        kept = [one for one in kept if not (value and getattr(one.rule, "calls_whole", False))]
         self._before = before[-CONTEXT:]  # let go, as it was written
+        known = bare(self._before).text
+        self._rules = [
+            (_Reader(one.rule, known), Careful(one.rule.name, one.fail, one.budget)) for one in kept
+        ]
         self._opening = 0 if before else min((getattr(one.rule, "opening", 0) for one in kept), default=0)
         self._lettered = False  # a letter has gone out early
         self._held = ""
@@ -124,13 +158,8 @@ class OutputFilter:
     def clean(self, texts: Sequence[str]) -> bool:
         """Whether no rule finds anything in any of these whole, short texts; a rule that fails is no sign of that."""
         read = [(text, bare(text).text) for text in texts]
-        for rule, care in self._rules:
-            raw = getattr(rule, "raw", False)
-            found = care.run(
-                lambda _clock, rule=rule, raw=raw: any(
-                    next(iter(rule.find(text if raw else plain)), None) is not None for text, plain in read
-                )
-            )
+        for reader, care in self._rules:
+            found = care.run(lambda _clock, reader=reader: any(reader.minds(*one) for one in read))
             if found is not False:
                 return False
         return True
@@ -147,6 +176,8 @@ class OutputFilter:
             self._lettered |= letter
             self._opening -= letter
         out, self._held = self._held[:free], self._held[free:]
+        for reader, _ in self._rules:
+            reader.passed(out)
         self._before = (self._before + out)[-CONTEXT:]
         self._place += free
         self.released += free
@@ -171,10 +202,11 @@ class OutputFilter:
         text = self._before + self._held[:end]
         plain = bare(text)
         free, found, notes = len(text), list[Finding](), list[Finding]()
-        for rule, care in self._rules:
+        over = last or end > LONGEST
+        for reader, care in self._rules:
             if care.failure is not None:
                 continue
-            looked = care.run(lambda _clock, rule=rule: _read(rule, text, plain))
+            looked = care.run(lambda _clock, reader=reader: reader.read(text, plain, shift, last=over))
             if looked is not None:
                 free = min(free, looked[0])
                 found += [one for one in looked[1] if one.end > shift]
@@ -183,7 +215,7 @@ class OutputFilter:
             notes.append(Finding(care.name, shift, len(text), action, care.failure or ""))
             if action == "block":
                 return self._end(notes)
-        free = len(text) if last or end > LONGEST else max(shift, free)
+        free = len(text) if over else max(shift, free)
         found.sort(key=lambda one: (one.start, -one.end))
         for one in reversed(found):  # whole ones only
             if one.start < free < one.end:
@@ -200,6 +232,8 @@ class OutputFilter:
         places = [shown.place(one, self.released) for one in (*decided, *notes)]
         moved = self._place - shift
         self._before = text[max(0, free - CONTEXT) : free]
+        for reader, _ in self._rules:
+            reader.passed(text[shift:free])
         self._held = self._held[free - shift :]
         self._place += free - shift
         self._looked = end - (free - shift)
@@ -257,11 +291,38 @@ class _Shown:
         return min(max(shown, 0), len(self.text))
 
 
-def _read(rule: OutputRule, text: str, plain: Bare) -> tuple[int, list[Finding]]:
-    if getattr(rule, "raw", False):
-        return rule.open_from(text), list(rule.find(text))
-    found = [_placed(one, plain.start(one.start), plain.end(one.end)) for one in rule.find(plain.text)]
-    return plain.start(rule.open_from(plain.text)), found
+class _Reader:
+    """A rule as it reads one channel."""
+
+    def __init__(self, rule: OutputRule | Following, before: str) -> None:
+        self._begin = getattr(rule, "begin", None)
+        self._follower: Follower | None = None if self._begin is None else self._begin(before)
+        self._rule: Any = rule
+        self._raw = getattr(rule, "raw", False)
+
+    def read(self, text: str, plain: Bare, shift: int, *, last: bool) -> tuple[int, list[Finding]]:
+        """As `Follower.read`, with places of `text`, of which all before `shift` is decided."""
+        if self._follower is not None:
+            held = bare(text[shift:])
+            free, found = self._follower.read(held.text, last=last)
+            placed = [_placed(one, shift + held.start(one.start), shift + held.end(one.end)) for one in found]
+            return shift + held.start(free), placed
+        if self._raw:
+            return self._rule.open_from(text), list(self._rule.find(text))
+        found = [
+            _placed(one, plain.start(one.start), plain.end(one.end)) for one in self._rule.find(plain.text)
+        ]
+        return plain.start(self._rule.open_from(plain.text)), found
+
+    def minds(self, text: str, plain: str) -> bool:
+        """Finds something in a whole text."""
+        if self._begin is not None:
+            return bool(self._begin("").read(plain, last=True)[1])
+        return next(iter(self._rule.find(text if self._raw else plain)), None) is not None
+
+    def passed(self, text: str) -> None:
+        if self._follower is not None and text:
+            self._follower.passed(bare(text).text)
 
 
 def _placed(one: Finding, start: int, end: int) -> Finding:

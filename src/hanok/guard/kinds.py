@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from typing import Any
 
 from hanok.data.pii import KINDS as PERSONAL
 from hanok.guard.careful import Fail
+from hanok.guard.markup import FINDS
 from hanok.guard.provenance import ORIGINS
+from hanok.guard.remote import STYLES
 from hanok.guard.verdicts import Action, Direction
 
 Check = Callable[[Any, Path], Any]
@@ -93,7 +96,64 @@ def hosts(value: Any, folder: Path) -> tuple[str, ...]:
     return chosen
 
 
+def between(least: float, most: float) -> Check:
+    def check(value: Any, folder: Path) -> float:
+        if not least <= (found := number(value, folder)) <= most:
+            raise ValueError(f"a number from {least:g} to {most:g}")
+        return found
+
+    return check
+
+
+def one_of(known: tuple[str, ...]) -> Check:
+    def check(value: Any, _folder: Path) -> str:
+        if value not in known:
+            raise ValueError(f"one of {', '.join(known)}")
+        return value
+
+    return check
+
+
+def text(value: Any, _folder: Path) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("a text")
+    return value
+
+
+def url(value: Any, _folder: Path) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/?#@]+(?:[/?][^\s@#]*)?", value):
+        raise ValueError("an address such as http://127.0.0.1:8000/v1, without a name or a password in it")
+    return value
+
+
+def variable(value: Any, _folder: Path) -> str:
+    """A key has no place in a file: the value is the environment's."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("the name of an environment variable that holds the key")
+    if not os.environ.get(value):
+        raise ValueError(f"the name of an environment variable that is set: {value} is not")
+    return value
+
+
+def each(check: Check) -> Check:
+    """A table of names with a value each."""
+
+    def checked(value: Any, folder: Path) -> dict[str, Any]:
+        if not isinstance(value, dict) or not value:
+            raise ValueError("a table of names")
+        read: dict[str, Any] = {}
+        for name, one in value.items():
+            try:
+                read[name] = check(one, folder)
+            except ValueError as error:
+                raise ValueError(f"{error} for {name}") from error
+        return read
+
+    return checked
+
+
 _READ = {"origins": some_of(ORIGINS)}
+_DONE = one_of(("allow", "flag", "redact", "block"))
 _BOTH: tuple[Direction, ...] = ("input", "output")
 _IN: tuple[Direction, ...] = ("input",)
 _OUT: tuple[Direction, ...] = ("output",)
@@ -123,6 +183,23 @@ KINDS: Mapping[str, Kind] = {
     "egress": Kind(
         on=_OUT, used_on=_OUT, actions=("ask", "flag", "block"), fail="closed",
         options={"tools": words, "arguments": words, "hosts": hosts, "always": truth},
+    ),
+    "markup": Kind(
+        on=_OUT, used_on=_OUT, actions=("redact", "flag", "block"), fail="closed",
+        options={"hosts": hosts, "finds": some_of(FINDS), "carried": whole(8, 256), "code": truth},
+    ),
+    "external": Kind(
+        on=_BOTH, used_on=_BOTH, actions=("flag", "redact", "block"),
+        options={
+            **_READ, "url": url, "style": one_of(STYLES), "model": text, "key_variable": variable, "timeout": between(0.05, 60),
+            "concurrency": whole(1, 256), "threshold": between(0, 1), "categories": each(_DONE), "window": whole(100, 16_000),
+            "whole": truth,
+        },
+        needs=("url",),
+    ),
+    "harm": Kind(
+        on=_BOTH, used_on=_BOTH, actions=("flag", "redact", "block"),
+        options={**_READ, "file": file, "actions": each(_DONE), "thresholds": each(number)}, needs=("file",),
     ),
     "spotlight": Kind(on=_IN, used_on=_IN, actions=("allow",)),
     "detector": Kind(

@@ -119,37 +119,43 @@ def train(
     Raises:
         InputError: one of the classes is missing.
     """
+    grams = [hashed(reading) for reading in readings]
+    weights, bias = solve(grams, labels, penalty=penalty)
+    return LinearDetector(name, weights, bias, lines=lines)
+
+
+def solve(grams: Sequence[np.ndarray], labels: Sequence[int], *, penalty: float) -> tuple[np.ndarray, float]:
+    """Weights [2**BITS] float32 and bias. Args: grams: of each row, as `hanok.guard.grams.hashed` gives them.
+
+    Raises:
+        InputError: one of the classes is missing.
+    """
     import torch
 
     wanted = np.asarray(labels, dtype=np.float64)
     if not 0 < wanted.sum() < len(wanted):
         raise InputError("all rows have the same label", remedy="a detector needs rows of both kinds")
-    grams = [hashed(reading) for reading in readings]
-    counts = np.array([max(1, len(one)) for one in grams])
-    known, flat = np.unique(np.concatenate(grams), return_inverse=True)  # the others' weights are 0
-    columns = torch.from_numpy(flat)
-    values = torch.from_numpy(np.repeat(1 / np.sqrt(counts), [len(one) for one in grams]))
-    starts = torch.from_numpy(np.concatenate([[0], np.cumsum([len(one) for one in grams])[:-1]]))
-    target, share = torch.from_numpy(wanted), wanted.mean()
-    balance = torch.from_numpy(np.where(wanted == 1, 0.5 / share, 0.5 / (1 - share)))
-    weights = torch.zeros((len(known), 1), dtype=torch.float64, requires_grad=True)
+    lengths = np.array([len(one) for one in grams])
+    known, columns = np.unique(np.concatenate(grams), return_inverse=True)  # the others' weights are 0
+    rows = np.repeat(np.arange(len(grams)), lengths)
+    values = np.repeat(1 / np.sqrt(np.maximum(1, lengths)), lengths)
+    share = wanted.mean()
+    balance = np.where(wanted == 1, 0.5 / share, 0.5 / (1 - share)) / len(wanted)
+    weights = torch.zeros(len(known), dtype=torch.float64, requires_grad=True)
     bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS([weights, bias], max_iter=60, history_size=8, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
-        solver.zero_grad()
-        scores = (
-            torch.nn.functional.embedding_bag(
-                columns, weights, starts, mode="sum", per_sample_weights=values
-            )[:, 0]
-            + bias
-        )
-        each = torch.nn.functional.binary_cross_entropy_with_logits(scores, target, reduction="none")
-        total = (each * balance).mean() + penalty * weights.square().sum()
-        total.backward()
-        return total
+        """Logistic loss with its gradient, by sums over the few n-grams that a row has."""
+        current = weights.detach().numpy()
+        scores = np.bincount(rows, current[columns] * values, minlength=len(grams)) + bias.item()
+        slope = balance * (0.5 * (1 + np.tanh(0.5 * scores)) - wanted)
+        gradient = np.bincount(columns, slope[rows] * values, minlength=len(known)) + 2 * penalty * current
+        weights.grad, bias.grad = torch.from_numpy(gradient), torch.tensor(slope.sum())
+        each = np.maximum(scores, 0) - scores * wanted + np.log1p(np.exp(-np.abs(scores)))
+        return torch.tensor((balance * each).sum() + penalty * np.square(current).sum())
 
     solver.step(loss)
     found = np.zeros(1 << BITS, dtype=np.float32)
-    found[known] = weights.detach()[:, 0].numpy()
-    return LinearDetector(name, found, float(bias.detach()), lines=lines)
+    found[known] = weights.detach().numpy()
+    return found, float(bias.detach())

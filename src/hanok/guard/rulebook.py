@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from hanok.errors import ConfigError, InputError
 from hanok.guard.careful import Careful
+from hanok.guard.carried import LEAST, Private
 from hanok.guard.egress import Egress
-from hanok.guard.filter import Kept, OutputFilter, OutputRule
+from hanok.guard.external import External
+from hanok.guard.files import Files
+from hanok.guard.filter import Following, Kept, OutputFilter, OutputRule
+from hanok.guard.harm import Harm
 from hanok.guard.injection import Detect
 from hanok.guard.intake import InputRule, Intake, Reader, Scan, take_in
 from hanok.guard.leaks import HiddenText
 from hanok.guard.limits import ManyShot, Repetition, Size
-from hanok.guard.linear import LinearDetector
+from hanok.guard.markup import Markup
+from hanok.guard.outside import external
 from hanok.guard.personal import PersonalData
 from hanok.guard.phrases import Phrases
 from hanok.guard.policy import Policy, Rule, read_policy
@@ -25,25 +28,33 @@ from hanok.guard.secrets import Secrets
 from hanok.guard.unseen import Unseen
 from hanok.guard.verdicts import Action, Finding
 
-Detectors = dict[Path, LinearDetector]
+Calls = Callable[[str, str, Sequence[Part]], Iterable[Finding]]
 _EVERY = frozenset(ORIGINS)
 _STRANGE = frozenset({"user", "assistant", "tool", "document"})  # what a detector of orders reads unless told
 
 
 @dataclass(frozen=True)
+class Context:
+    """What a model was told. `hidden`: what it must not say at all: its system prompt. `read`: all of it."""
+
+    hidden: str = ""
+    read: Sequence[Part] = ()
+
+
+@dataclass(frozen=True)
 class Output:
-    """One rule of output. `make` is told what is hidden from the reader of this answer: its system prompt."""
+    """One rule of output. `make` is told what its answer must not give away."""
 
     rule: Rule
-    make: Callable[[str], OutputRule]
+    make: Callable[[Context], OutputRule | Following]
 
 
 @dataclass(frozen=True)
 class CallRule:
-    """One rule of calls."""
+    """One rule of calls. `judge`: a tool, arguments as JSON, and what the model has read."""
 
     rule: Rule
-    egress: Egress
+    judge: Calls
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,18 @@ class Rulebook:
     @property
     def reads(self) -> bool:
         """Wants to know what the model reads."""
-        return bool(self.readers or self.calls or self.spotlight)
+        remembers = any(one.rule.kind in ("markup", "external") for one in self.outputs)
+        return bool(self.readers or self.calls or self.spotlight or remembers)
+
+    @property
+    def asks_before(self) -> bool:
+        """Some rule of input waits for another server."""
+        return any(isinstance(one.rule, External) for one in self.readers)
+
+    @property
+    def asks_behind(self) -> bool:
+        """Some rule of output does."""
+        return any(one.rule.kind == "external" for one in self.outputs)
 
     @property
     def watches(self) -> bool:
@@ -70,9 +92,10 @@ class Rulebook:
         """Work for a thread: at most the sum of the rules' budgets, in processor time."""
         return take_in(parts, self.readers)
 
-    def watch(self, hidden: str = "") -> Callable[..., OutputFilter]:
-        """Makes a filter for each channel of an answer. Args: hidden: text that must not come back out."""
-        kept = [Kept(one.make(hidden), one.rule.fail, one.rule.budget) for one in self.outputs]
+    def watch(self, hidden: str = "", read: Sequence[Part] = ()) -> Callable[..., OutputFilter]:
+        """Makes a filter for each channel of an answer. Args: hidden: text that must not come back out. read: by the model."""
+        context = Context(hidden, read)
+        kept = [Kept(one.make(context), one.rule.fail, one.rule.budget) for one in self.outputs]
         return partial(OutputFilter, kept)
 
     def judge(self, tool: str, arguments: str, parts: Sequence[Part]) -> list[Finding]:
@@ -80,7 +103,7 @@ class Rulebook:
         found: list[Finding] = []
         for one in self.calls:
             care = Careful(one.rule.name, one.rule.fail, one.rule.budget)
-            found += care.run(lambda _clock, one=one: list(one.egress.judge(tool, arguments, parts))) or ()
+            found += care.run(lambda _clock, one=one: list(one.judge(tool, arguments, parts))) or ()
             if care.failure is not None:
                 action: Action = "block" if care.fail == "closed" else "flag"
                 found.append(Finding(care.name, 0, 0, action, care.failure))
@@ -110,30 +133,47 @@ class Guard:
 
 
 def _made(policy: Policy) -> tuple[Rulebook, Mapping[str, Rulebook]]:
-    detectors: Detectors = {}
-    tenants = {name: _rulebook(rules, policy.source, detectors) for name, rules in policy.tenants.items()}
-    return _rulebook(policy.rules, policy.source, detectors), tenants
+    files = Files(policy.source)
+    tenants = {name: _rulebook(rules, files) for name, rules in policy.tenants.items()}
+    return _rulebook(policy.rules, files), tenants
 
 
-def _rulebook(rules: Sequence[Rule], source: str, detectors: Detectors) -> Rulebook:
+def _rulebook(rules: Sequence[Rule], files: Files) -> Rulebook:
     texts = [rule for rule in rules if rule.kind not in ("egress", "spotlight")]
+    shared = {rule.name: made for rule in texts if (made := _both_ways(rule, files)) is not None}
     readers = [
-        Reader(_reader(rule, source, detectors), rule.fail, rule.budget)
+        Reader(shared.get(rule.name) or _reader(rule, files), rule.fail, rule.budget)
         for rule in texts
         if "input" in rule.on
     ]
-    outputs = [Output(rule, _maker(rule)) for rule in texts if "output" in rule.on]
-    calls = [
-        CallRule(rule, Egress(rule.name, rule.action, **rule.options))
+    outputs = [Output(rule, _maker(rule, shared)) for rule in texts if "output" in rule.on]
+    judges: list[tuple[Rule, Calls]] = [
+        (rule, Egress(rule.name, rule.action, **rule.options).judge)
         for rule in rules
         if rule.kind == "egress"
     ]
+    judges += [
+        (one.rule, made.judge) for one in outputs if isinstance(made := shared.get(one.rule.name), External)
+    ]
     spotlight = any(rule.kind == "spotlight" for rule in rules)
     silent = frozenset(rule.name for rule in rules if not rule.tell)
-    return Rulebook(tuple(readers), tuple(outputs), tuple(calls), spotlight, silent)
+    calls = tuple(CallRule(*one) for one in judges)
+    return Rulebook(tuple(readers), tuple(outputs), calls, spotlight, silent)
 
 
-def _reader(rule: Rule, source: str, detectors: Detectors) -> InputRule:
+def _both_ways(rule: Rule, files: Files) -> External | Harm | None:
+    """One rule that looks at what comes in and at what goes out."""
+    options = dict(rule.options)
+    origins = options.pop("origins", None) or _STRANGE
+    if rule.kind == "harm":
+        classifier = files.harm(rule, options.pop("file"))
+        for key in ("actions", "thresholds"):
+            files.known(rule, key, options.get(key, ()), classifier.categories)
+        return Harm(classifier, origins, name=rule.name, action=rule.action, **options)
+    return external(rule, options, origins, files.source) if rule.kind == "external" else None
+
+
+def _reader(rule: Rule, files: Files) -> InputRule:
     options = dict(rule.options)
     origins = options.pop("origins", None)
     if rule.kind == "size":
@@ -143,23 +183,24 @@ def _reader(rule: Rule, source: str, detectors: Detectors) -> InputRule:
     if rule.kind == "many-shot":
         return ManyShot(rule.name, rule.action, **options)
     if rule.kind == "detector":
-        file = options.pop("file")
-        try:
-            loaded = detectors.setdefault(file, detectors.get(file) or LinearDetector.load(file))
-        except InputError as error:
-            raise ConfigError(f"{source}: {rule.name}.file: {error.message}", remedy=error.remedy) from error
+        loaded = files.detector(rule, options.pop("file"))
         return Detect(loaded, origins or _STRANGE, name=rule.name, action=rule.action, **options)
-    return Scan(_text_rule(rule, ""), origins or _EVERY)
+    return Scan(_text_rule(rule, Context()), origins or _EVERY)
 
 
-def _maker(rule: Rule) -> Callable[[str], OutputRule]:
-    if rule.kind == "hidden-text":
+def _maker(rule: Rule, shared: Mapping[str, External | Harm]) -> Callable[[Context], OutputRule | Following]:
+    known = shared.get(rule.name)
+    if isinstance(known, External):
+        return lambda context: known.about(context.read)
+    if known is not None:
+        return lambda _context: known
+    if rule.kind in ("hidden-text", "markup"):
         return partial(_text_rule, rule)
-    made = _text_rule(rule, "")
-    return lambda _hidden: made
+    made = _text_rule(rule, Context())
+    return lambda _context: made
 
 
-def _text_rule(rule: Rule, hidden: str) -> Any:
+def _text_rule(rule: Rule, context: Context) -> Any:
     options = {name: value for name, value in rule.options.items() if name != "origins"}
     if rule.kind == "secrets":
         return Secrets(rule.action, name=rule.name)
@@ -169,5 +210,8 @@ def _text_rule(rule: Rule, hidden: str) -> Any:
         return Unseen(rule.name, rule.action)
     if rule.kind == "phrases":
         return Phrases(name=rule.name, action=rule.action, **options)
+    if rule.kind == "markup":
+        private = Private(context.read, hidden=context.hidden, least=options.pop("carried", LEAST))
+        return Markup(rule.name, rule.action, private=private, **options)
     assert rule.kind == "hidden-text", rule.kind
-    return HiddenText(hidden, name=rule.name, action=rule.action, **options)
+    return HiddenText(context.hidden, name=rule.name, action=rule.action, **options)

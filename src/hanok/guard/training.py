@@ -69,16 +69,27 @@ def fit(
         lines: rows are documents, and those of label 1 carry something that those of label 0 have not: each line that no
             clean row has counts as planted.
     """
-    rng = random.Random(seed)
+    taught = list(_by_line(rows)) if lines else [(row.text, row.label) for row in rows]
+    readings, numbers = readings_of([text for text, _ in taught], random.Random(seed))
+    return train(name, readings, [taught[number][1] for number in numbers], penalty=penalty, lines=lines)
+
+
+def readings_of(texts: Sequence[str], rng: random.Random) -> tuple[list[str], list[int]]:
+    """Each text as a detector reads it, half of them once more as read in a disguise; and the number of each one's text."""
     readings: list[str] = []
-    labels: list[int] = []
-    for text, label in _by_line(rows) if lines else ((row.text, row.label) for row in rows):
+    numbers: list[int] = []
+    for number, text in enumerate(texts):
         readings.append(views(text)[0].text)
-        labels.append(label)
+        numbers.append(number)
         if rng.random() < _DISGUISED:
             readings.append(_seen_through(views(any_disguise(text, rng))))
-            labels.append(label)
-    return train(name, readings, labels, penalty=penalty, lines=lines)
+            numbers.append(number)
+    return readings, numbers
+
+
+def fold_of(group: str, folds: int) -> int:
+    """The same for all rows of a group, wherever it is asked."""
+    return int(hashlib.sha256(group.encode()).hexdigest(), 16) % folds
 
 
 def cross_validate(
@@ -90,9 +101,7 @@ def cross_validate(
     Args:
         untrained: sets that are judged and never trained on. disguises: to judge each row in besides.
     """
-    placed = [
-        (row, int(hashlib.sha256(f"{row.set}{row.group}".encode()).hexdigest(), 16) % folds) for row in rows
-    ]
+    placed = [(row, fold_of(f"{row.set}{row.group}", folds)) for row in rows]
     for fold in range(folds):
         known = [row for row, place in placed if place != fold and row.set not in untrained]
         detector = fit("fold", known, seed=seed, lines=lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hanok.guard.provenance import Origin, Part
@@ -10,13 +10,15 @@ from hanok.guard.rulebook import Rulebook
 from hanok.guard.verdicts import Finding, strictest
 
 
-def try_out(book: Rulebook, text: str, *, origin: Origin = "user", hidden: str = "") -> dict[str, Any]:
+def try_out(
+    book: Rulebook, text: str, *, origin: Origin = "user", hidden: str = "", read: Sequence[Part] = ()
+) -> dict[str, Any]:
     """Both directions: the action, the text that is left, and findings with their spans of the text as it was given.
 
     Args:
-        origin: who wrote it. hidden: the system prompt that an answer must not give away.
+        origin: who wrote it. hidden: the system prompt that an answer must not give away. read: what else the model has read before it answers.
     """
-    taken, one = book.take_in([Part(text, origin, "text")]), book.watch(hidden)()
+    taken, one = book.take_in([Part(text, origin, "text")]), book.watch(hidden, read)()
     released = [one.push(text), one.finish()]
     found = [finding for part in released for finding in part.findings]
     return {

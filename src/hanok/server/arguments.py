@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from hanok.guard.filter import OutputFilter
@@ -30,7 +31,7 @@ class Arguments:
     """`found`, and `blocked`: after `arguments` or `text`. Args: make: a new filter."""
 
     def __init__(self, make: Make) -> None:
-        self._make = make
+        self._make = partial(make, value=True)
         self._clean: frozenset[tuple[str, str]] = frozenset()
         self.found: list[Finding] = []
         self.blocked = False

@@ -21,7 +21,7 @@ from hanok.engine.text import AnswerStream, chat_prompt, opens_reasoning
 from hanok.errors import StructureError
 from hanok.server.errors import ApiError, problem
 from hanok.server.generation import BLOCKED, Generation
-from hanok.server.guarded import Guarded, LastFilter, Reader
+from hanok.server.guarded import Guarded, LastFilter, Reader, read
 from hanok.server.guarding import Stretch, Watch
 from hanok.server.models import Served
 from hanok.server.principal import Principal
@@ -163,11 +163,11 @@ class Turn:
         thought = 0
         async with aclosing(self.generation.deltas()) as deltas:
             async for _, delta in deltas:
-                text = self.answer.push(delta.ids)
+                text = await read(self.answer, delta.ids)
                 rest = ""
                 if delta.finish_reason is not None:
                     self.reason, self.usage = delta.finish_reason, delta.usage or self.usage
-                    rest, _ = self.answer.finish()
+                    rest = await read(self.answer, (), last=True)
                 if len(self.answer.reasoning) > thought:
                     yield Piece("reasoning", self.answer.reasoning[thought:])
                     thought = len(self.answer.reasoning)
@@ -183,7 +183,7 @@ class Turn:
                     if delta.finish_reason is None:
                         self.generation.drop(0)
         if self.reason == "cancelled":  # stopped, not finished
-            self.answer.finish()
+            await read(self.answer, (), last=True)
 
     async def close(self) -> None:
         await self.generation.close()

@@ -15,7 +15,7 @@ from hanok.server.asking import Asked, ask, is_blocked, new_calls
 from hanok.server.errors import stream_error
 from hanok.server.generation import BLOCKED
 from hanok.server.grounding import about
-from hanok.server.guarded import Reader
+from hanok.server.guarded import Reader, read
 from hanok.server.guarding import Stretch
 from hanok.server.principal import Principal
 from hanok.server.reports import Reports, fates_of
@@ -87,9 +87,9 @@ class Chat:
         last: dict[int, Delta] = {}
         async for index, delta in self._generation.deltas():
             answer = self._answers[index]
-            text = answer.push(delta.ids)
+            text = await read(answer, delta.ids, last=delta.finish_reason is not None)
             if delta.finish_reason is not None:
-                text, last[index] = text + answer.finish()[0], delta
+                last[index] = delta
             self._cite(index, text, last=delta.finish_reason is not None)
             told, decoded = self._reports(index, delta)
             reports[index] += told
@@ -133,9 +133,9 @@ class Chat:
         async with aclosing(self._generation.deltas()) as deltas:
             async for index, delta in deltas:
                 answer = self._answers[index]
-                text = answer.push(delta.ids)
+                text = await read(answer, delta.ids, last=delta.finish_reason is not None)
                 if delta.finish_reason is not None:
-                    text, last[index] = text + answer.finish()[0], delta
+                    last[index] = delta
                 text = self._cite(index, text, last=delta.finish_reason is not None)
                 report, laws = self._reports(index, delta)
                 for piece in self._pieces(index):

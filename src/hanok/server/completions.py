@@ -17,7 +17,7 @@ from hanok.server.asking import is_blocked
 from hanok.server.chat import fingerprint
 from hanok.server.errors import ApiError, stream_error
 from hanok.server.generation import BLOCKED, Generation
-from hanok.server.guarded import PlainText, Reader
+from hanok.server.guarded import PlainText, Reader, read
 from hanok.server.guarding import Watch
 from hanok.server.legacy import Collected, CompletionRequest, TokenLog
 from hanok.server.models import Served
@@ -123,11 +123,11 @@ class Completions:
         readers = self._readers(request, generation.samples, first)
         async for index, delta in generation.deltas():
             found[index].push(delta)
-            readers[index].push(delta.ids)
+            await read(readers[index], delta.ids)
             if is_blocked(readers[index]) and delta.finish_reason is None:
                 generation.drop(index)
         for reader in readers:
-            reader.finish()
+            await read(reader, (), last=True)
         report = request.params.logprobs is not None or request.params.best_of is not None
         every = [one.completion(logprobs=report) for one in found]
         place_of = {id(one.ids): number for number, one in enumerate(every)}
@@ -197,7 +197,7 @@ class Completions:
                 writer = writers[number]
                 if writer.ended:  # dropped after its end was under way
                     continue
-                text, report = writer.push(delta, of_prompt=writers[place * samples] if index else None)
+                text, report = await writer.push(delta, of_prompt=writers[place * samples] if index else None)
                 reason = None if delta.finish_reason is None else _REASONS[delta.finish_reason]
                 if is_blocked(writer.reader):
                     if reason is None:
@@ -239,7 +239,7 @@ class _Writer:
         self._begun = self.ended = False
         self.first: Delta | None = None
 
-    def push(self, delta: Delta, *, of_prompt: _Writer | None) -> tuple[str, dict[str, Any] | None]:
+    async def push(self, delta: Delta, *, of_prompt: _Writer | None) -> tuple[str, dict[str, Any] | None]:
         """What it adds. `of_prompt`: who was told of the prompt, if not this one."""
         text, parts = "", []
         self.first = self.first or delta
@@ -250,9 +250,7 @@ class _Writer:
                 tops = told.prompt_top_logprobs or ()
                 parts.append(self._log.write(self._request.prompt_ids, told.prompt_logprobs, tops))
         self._begun, self.ended = True, delta.finish_reason is not None
-        text += self.reader.push(delta.ids)
-        if self.ended:
-            text += self.reader.finish()[0]
+        text += await read(self.reader, delta.ids, last=self.ended)
         if self._log is not None:
             rows = _rows(self._log.write(delta.ids, delta.logprobs or (), delta.top_logprobs or ()))
             parts += self._rows.push(rows, fates_of(self.reader))

@@ -17,6 +17,7 @@ from hanok.engine.text import StopCutter
 from hanok.guard.filter import OutputFilter, Released
 from hanok.guard.verdicts import Finding
 from hanok.server.arguments import HIDES, Arguments, Make
+from hanok.server.waiting import Waiting
 from hanok.tokens.control import TOOL_CALL, TOOL_CALL_END
 from hanok.tokens.tokenizer import Tokenizer
 
@@ -107,12 +108,14 @@ class Guarded:
         before: text that the answer goes on from.
         stops: there are stop strings, for which the inner reader may hold back a part of what a token made.
         written: tokens as they were written, with control tokens; without it, those of calls are not shown.
+        waiting: where `read` puts the work, as some rule waits for another server.
     """
 
     def __init__(
         self, inner: Reader, make: Make, tell: Tell, *, judge: Judge, before: str = "", stops: bool = False,
-        written: Written | None = None,
+        written: Written | None = None, waiting: Waiting | None = None,
     ) -> None:  # fmt: skip
+        self._waiting = waiting
         self._inner, self._make, self._tell, self._judge, self._stops = inner, make, tell, judge, stops
         self._written = written
         self._text, self._thoughts = _Channel(make(before=before)), _Channel(make())
@@ -124,6 +127,10 @@ class Guarded:
         self.content, self.reasoning = "", ""
         self.calls: list[dict[str, Any]] = []
         self.blocked = False
+
+    @property
+    def waiting(self) -> Waiting | None:
+        return self._waiting
 
     @property
     def reasoning_tokens(self) -> int:
@@ -271,6 +278,17 @@ class Guarded:
             moved = [(channel.before + start, channel.before + end) for start, end in released.places]
             self._tell(released.findings, where, moved)
         return released.text
+
+
+async def read(answer: Reader, ids: Iterable[int], *, last: bool = False) -> str:
+    """Push the next tokens into an answer, and finish it behind the last, without keeping the event loop waiting."""
+
+    def work() -> str:
+        text = answer.push(ids)
+        return text + answer.finish()[0] if last else text
+
+    waiting = answer.waiting if isinstance(answer, Guarded) else None
+    return work() if waiting is None else await waiting.run(work)
 
 
 class LastFilter:

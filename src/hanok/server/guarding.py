@@ -22,7 +22,7 @@ from hanok.reporting import log
 from hanok.server.definitions import as_text, reworded
 from hanok.server.errors import CONTENT_BLOCKED, ApiError
 from hanok.server.findings import Findings
-from hanok.server.guarded import Guarded, LastFilter, Places, Reader, Written
+from hanok.server.guarded import Guarded, LastFilter, Places, Reader, Tell, Written
 from hanok.server.principal import Principal
 from hanok.server.services import Services
 from hanok.server.tally import Tally, Told, together
@@ -120,21 +120,35 @@ class Watch:
         """
         if not self.book.watches:
             return list(inner)
-        make, several = self.book.watch(hidden), len(inner) > 1
-        tells = [
+        make, several = self.book.watch(hidden, self._read), len(inner) > 1
+        tells: list[Tell] = [
             partial(self._read_answer, first + place, f"{place}." if several else "")
             for place in range(len(inner))
         ]
+        waiting = self._services.waiting if self.book.asks_behind else None
+        if waiting is not None:  # the rules are in a thread then, and listeners are told on the event loop
+            tells = [_told_on(asyncio.get_running_loop(), tell) for tell in tells]
         return [
-            Guarded(one, make, tell, judge=self._judge, before=before, stops=stops, written=written)
+            Guarded(
+                one,
+                make,
+                tell,
+                judge=self._judge,
+                before=before,
+                stops=stops,
+                written=written,
+                waiting=waiting,
+            )
             for one, tell in zip(inner, tells, strict=True)
         ]
 
     def last(self, count: int, *, hidden: str = "") -> list[LastFilter]:
-        """For what is still changed behind the readers, as many as there are answers; none where no rule looks at text."""
+        """For what is still changed behind the readers, as many as there are answers; none where no rule looks at text. What
+        judges whole windows has judged them."""
         if not self.book.outputs:
             return []
-        make, self._filtered_again = self.book.watch(hidden), True
+        self._filtered_again = True
+        make = partial(self.book.watch(hidden, self._read), value=True)
         return [LastFilter(make(), partial(self._answered, number, "")) for number in range(count)]
 
     def _judge(self, tool: str, arguments: str) -> Sequence[Finding]:
@@ -170,7 +184,8 @@ class Watch:
 
     async def _take_in(self, parts: Sequence[Part], as_sent: Container[int | None]) -> Intake:
         """Args: as_sent: numbers of the parts whose places are those of what was sent."""
-        taken, told = await asyncio.to_thread(_taken_in, self.book, parts)
+        run = self._services.waiting.run if self.book.asks_before else asyncio.to_thread
+        taken, told = await run(_taken_in, self.book, parts)
         self._tell(told, "input")
         for one in taken.found:
             part = None if one.part is None else parts[one.part]
@@ -247,6 +262,13 @@ def _defined(taken: Intake, parts: Sequence[Part], tools: Any) -> Any:
 
 def _moved(one: Finding, shift: int) -> Finding:
     return Finding(one.rule, one.start + shift, one.end + shift, one.action, one.reason, one.instead)
+
+
+def _told_on(loop: asyncio.AbstractEventLoop, tell: Tell) -> Tell:
+    def told(findings: Sequence[Finding], where: str, places: Places) -> None:
+        loop.call_soon_threadsafe(tell, findings, where, places)
+
+    return told
 
 
 def _told(listener: Callable[[VerdictEvent], None], event: VerdictEvent) -> None:

@@ -16,6 +16,7 @@ from hanok.server.identity.directory import Directory
 from hanok.server.identity.people import People
 from hanok.server.models import Models
 from hanok.server.operations.service import Operations
+from hanok.server.waiting import Waiting
 from hanok.store.database import Store
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Services:
         queue: of prompts that wait to be read.
         directory: who may come in. people: signing in and out. oidc: through whom too.
         guard: the rules of what comes in and goes out. verdicts: all are told of each finding, on the event loop: must not block.
+        waiting: where rules of the guard wait for other servers.
         run: the folder of the run that the model belongs to, whose reports the console shows.
     """
 
@@ -49,3 +51,4 @@ class Services:
     operations: Operations = field(default_factory=Operations)
     guard: Guard = field(default_factory=Guard)
     verdicts: list[Callable[[VerdictEvent], None]] = field(default_factory=list)
+    waiting: Waiting = field(default_factory=Waiting)
