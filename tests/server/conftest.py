@@ -20,6 +20,7 @@ import pytest
 import tiny_models as tiny
 import torch
 import uvicorn
+import watched as watching
 
 from hanok.artefacts import create_artefact, open_artefact, write_json
 from hanok.engine.generator import LocalEngine
@@ -161,6 +162,13 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         running.http.headers.update({"x-hanok-csrf": signed["csrf"], "origin": running.url})
         yuna = {"name": "yuna", "password": "yuna opens the gate", "role": "user"}
         assert running.http.post("/admin/users", json=yuna).status_code == 201
+        yield running
+
+
+@pytest.fixture(scope="module")
+def watched(random_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[watching.Watched]:
+    """A server with a policy file, an audit, and people of two tenants, whose model says what a test wrote."""
+    with watching.watched(random_run / "model", tmp_path_factory.mktemp("watched")) as running:
         yield running
 
 

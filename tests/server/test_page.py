@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from console import DONE, check_fits, check_quiet, text
 
 from hanok.server.app import WEB
 from hanok.server.examples import example_questions
@@ -36,12 +36,12 @@ def test_every_module_that_is_imported_is_there() -> None:
 
 def test_words_of_both_languages_are_all_used() -> None:
     code = "\n".join(file.read_text(encoding="utf-8") for file in FILES if "strings" not in str(file))
-    prefixes = re.findall(r"`([a-z]+_)\$\{", code)
+    prefixes = re.findall(r"`([a-z_]+_)\$\{", code)
     suffixes = re.findall(r"`\$\{[a-z]+\}(_[a-z]+)`", code)
     used_by_data = {"key", "tenant", "model"}  # names of columns
     keys = re.findall(
         r"(?:^|[ ,{])([a-z_0-9]+): \"",
-        "\n".join((WEB / "strings" / f"{n}.js").read_text() for n in ("en", "admin-en")),
+        "\n".join(file.read_text(encoding="utf-8") for file in (WEB / "strings").glob("*en.js")),
     )
     made = (*tuple(prefixes), *used_by_data)
     unused = [
@@ -88,12 +88,6 @@ def test_examples_come_from_the_village_of_the_run(tmp_path: Path) -> None:
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------------
-
-DONE = "document.querySelectorAll('.assistant .actions').length === {} && !document.body.classList.contains('busy')"
-
-
-def text(page: Any, selector: str) -> str:
-    return page.js(f"document.querySelector({selector!r})?.textContent ?? ''")
 
 
 def test_the_language_is_the_browsers_until_switched(taught: Any, page: Any) -> None:
@@ -151,18 +145,6 @@ READY = {
     "settings": "!!document.getElementById('system')",
     "editor": "!!document.querySelector('.editor')",
 }
-OVER = "[...document.querySelectorAll('#page, #bar, #view, #view *')].filter((n) => n.getBoundingClientRect().right > {} + 0.5 && !n.closest('pre, .wide-table')).map((n) => n.outerHTML.slice(0, 120))"  # noqa: E501
-AXE = """axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']}).then((found) =>
-  found.violations.map((one) => [one.id, one.help, one.nodes.map((node) => node.html.slice(0, 160))]))"""
-
-
-@pytest.fixture(scope="session")
-def axe() -> str:
-    """The checker's source: `npm pack axe-core`, then HANOK_AXE=package/axe.min.js."""
-    file = os.environ.get("HANOK_AXE")
-    if not file or not Path(file).is_file():
-        pytest.skip("HANOK_AXE names no axe.min.js")
-    return Path(file).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("language", "dark"), [("ko", False), ("en", True)])
@@ -174,19 +156,5 @@ def test_the_chat_fits_and_complains_of_nothing(
     for state, step in STATES.items():
         page.js(step)
         page.until(READY[state])
-        assert page.js(OVER.format(width)) == [], state
-    assert page.js(
-        "[...document.querySelectorAll('button')].every((b) => (b.ariaLabel ?? '') + b.textContent.trim())"
-    )
-    assert page.complaints() == []
-    assert all(address.startswith(taught.url) for address in page.requests())
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_axe_finds_nothing_in_the_chat(taught: Any, page: Any, axe: str, dark: bool) -> None:
-    page.open(taught.url, dark=dark)
-    page.js(axe + ";1")
-    for state, step in STATES.items():
-        page.js(step)
-        page.until(READY[state])
-        assert page.js(AXE) == [], state
+        check_fits(page, state)
+    check_quiet(page, taught.url)

@@ -6,35 +6,9 @@ import time
 from typing import Any
 
 import pytest
+from console import DONE, SAVED, ask, click, reload, talk, text
 
 GREETING = "안녕하세요, 한옥이에요. 🏡"
-DONE = "document.querySelectorAll('.assistant .actions').length === {} && !document.body.classList.contains('busy')"
-SAVED = "JSON.parse(sessionStorage.getItem('hanok.talk')).version === {}"
-
-
-def text(page: Any, selector: str) -> str:
-    return page.js(f"document.querySelector({selector!r})?.textContent ?? ''")
-
-
-def click(page: Any, selector: str) -> None:
-    page.until(f"!!document.querySelector({selector!r})")
-    page.js(f"document.querySelector({selector!r}).click(), 1")
-
-
-def ask(page: Any, words: str, answers: int = 1) -> None:
-    page.js("document.getElementById('input').focus(), 1")
-    page.write(words)
-    page.enter()
-    page.until(DONE.format(answers))
-
-
-def talk(page: Any) -> dict[str, Any]:
-    return page.js("JSON.parse(sessionStorage.getItem('hanok.talk'))")
-
-
-def reload(page: Any) -> None:
-    page.js("window.stale = true, location.reload(), 1")
-    page.until("!window.stale && document.body?.classList.contains('ready')")
 
 
 def test_a_conversation_by_keyboard_with_opinions(taught: Any, page: Any) -> None:

@@ -5,25 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-DONE = "document.querySelectorAll('.assistant .actions').length === {} && !document.body.classList.contains('busy')"
+from console import DONE, click, talk, text
+
 CITED = """Promise.all([import('/lib/tree.js'), import('/chat/session.js')]).then(([tree, { session, changed }]) => {
   tree.add(session.talk, session.talk.leaf, { role: 'user', content: 'When?' });
   tree.add(session.talk, session.talk.leaf, { role: 'assistant', end: 'stop', content: 'At nine [1], not [2].',
     citations: [{ file_id: session.talk.files[0].id, filename: 'hours.md', number: 1, passage: 0, text: 'old words' }] });
   return changed('talk'); })"""
-
-
-def text(page: Any, selector: str) -> str:
-    return page.js(f"document.querySelector({selector!r})?.textContent ?? ''")
-
-
-def click(page: Any, selector: str) -> None:
-    page.until(f"!!document.querySelector({selector!r})")
-    page.js(f"document.querySelector({selector!r}).click(), 1")
-
-
-def talk(page: Any) -> dict[str, Any]:
-    return page.js("JSON.parse(sessionStorage.getItem('hanok.talk'))")
 
 
 def test_a_document_is_uploaded_asked_and_cited(taught: Any, page: Any, tmp_path: Path) -> None:

@@ -2,51 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
+from console import check_fits, check_quiet, click, enter, go, sign_in, text, views
 
-AXE = """axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})
-  .then((found) => found.violations.map((one) => [one.id, one.help, one.nodes.map((node) => node.html.slice(0, 160))]))"""
-OVER = """[...document.querySelectorAll('#page, #bar, #view, #view *')].filter((n) => !n.closest('table') &&
-  n.getBoundingClientRect().right > innerWidth + 0.5).map((n) => n.cloneNode().outerHTML.slice(0, 120))"""
 VIEWS = {"keys": ".data", "people": ".data", "usage": ".tile", "models": ".data", "dashboard": ".tile"}
-
-
-def text(page: Any, selector: str) -> str:
-    return page.js(f"document.querySelector({selector!r})?.textContent ?? ''")
-
-
-def sign_in(page: Any, name: str, password: str | None = None) -> None:
-    page.until("document.activeElement.autocomplete === 'username'")
-    page.write(name)
-    page.tab()
-    page.write(password or f"{name} opens the gate")
-    page.js("window.stale = true, 1")
-    page.enter()
-
-
-def enter(guarded: Any, page: Any, name: str, **how: Any) -> None:
-    page.call("Network.clearBrowserCookies")
-    page.open(guarded.url, **how)
-    sign_in(page, name)
-    page.until(
-        "!window.stale && document.body?.classList.contains('ready') && !!document.getElementById('input')"
-    )
-
-
-def go(page: Any, view: str) -> None:
-    page.js(f"location.hash = '#/{view}', 1")
-    page.until(f"document.querySelector('#views [data-view={view}]').ariaCurrent === 'page'")
-    page.until(f"!!document.querySelector({VIEWS[view]!r})")
-
-
-def click(page: Any, selector: str) -> None:
-    page.until(f"!!document.querySelector({selector!r})")
-    page.js(f"document.querySelector({selector!r}).click(), 1")
 
 
 def test_who_has_not_signed_in_sees_the_door_alone(guarded: Any, page: Any) -> None:
@@ -62,8 +24,7 @@ def test_who_has_not_signed_in_sees_the_door_alone(guarded: Any, page: Any) -> N
 
 def test_a_user_chats_and_sees_no_more_than_is_allowed(guarded: Any, page: Any) -> None:
     enter(guarded, page, "yuna")
-    shown = page.js("[...document.querySelectorAll('#views a')].map((n) => n.dataset.view)")
-    assert shown == ["chat", "compare", "reports", "usage"]
+    assert views(page) == ["chat", "compare", "reports", "appeals", "usage"]
     assert text(page, ".me") == "yuna"
     page.js("import('/lib/state.js').then((m) => m.remember({max_tokens: 3}))")
     page.js("document.getElementById('input').focus(), 1")
@@ -84,7 +45,7 @@ def test_a_user_chats_and_sees_no_more_than_is_allowed(guarded: Any, page: Any) 
 
 def test_a_key_is_shown_once_and_revoked(guarded: Any, page: Any) -> None:
     enter(guarded, page, "boss")
-    go(page, "keys")
+    go(page, "keys", ".data")
     click(page, "#bar .primary")
     page.until("document.activeElement.closest('dialog') !== null")
     page.js("document.querySelector('dialog input').focus(), 1")
@@ -107,7 +68,7 @@ def test_a_key_is_shown_once_and_revoked(guarded: Any, page: Any) -> None:
 
 def test_an_administrator_changes_roles_and_tenants(guarded: Any, page: Any) -> None:
     enter(guarded, page, "boss", language="ko")
-    go(page, "people")
+    go(page, "people", ".data")
     page.until("document.querySelectorAll('.data tbody')[0].rows.length === 2")
     page.js("""(() => { const row = [...document.querySelector('.data tbody').rows].find((n) => n.textContent.includes('yuna'));
       const role = row.querySelector('select'); role.value = 'reviewer'; role.dispatchEvent(new Event('change')); })()""")
@@ -134,22 +95,11 @@ def test_an_administrator_changes_roles_and_tenants(guarded: Any, page: Any) -> 
 def test_views_of_administrators_fit_and_complain_of_nothing(
     guarded: Any, page: Any, language: str, dark: bool, width: int
 ) -> None:
-    axe = os.environ.get("HANOK_AXE", "")
     page.call("Network.clearBrowserCookies")
     page.open(guarded.url, language=language, dark=dark, size=(width, 844))
-    if axe:
-        page.js(Path(axe).read_text(encoding="utf-8") + ";1")
-        assert page.js(AXE) == []
-    sign_in(page, "boss")
-    page.until(
-        "!window.stale && document.body?.classList.contains('ready') && !!document.getElementById('input')"
-    )
-    if axe:
-        page.js(Path(axe).read_text(encoding="utf-8") + ";1")
-    for view in VIEWS:
-        go(page, view)
-        assert page.js(OVER) == [], view
-        if axe:
-            assert page.js(AXE) == [], view
-    assert page.complaints() == []
-    assert all(address.startswith(guarded.url) for address in page.requests())
+    check_fits(page, "login")
+    enter(guarded, page, "boss", language=language, dark=dark, size=(width, 844))
+    for view, ready in VIEWS.items():
+        go(page, view, ready)
+        check_fits(page, view)
+    check_quiet(page, guarded.url)

@@ -35,12 +35,18 @@ def fsync_dir(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file through a temporary sibling: readers see the old content or the new, never a part."""
+def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
+    """Write a file through a temporary sibling: readers see the old content or the new, never a part.
+
+    Args:
+        mode: of the file; by default what new files of this process have.
+    """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -215,31 +215,19 @@ def try_out(
     from hanok.errors import did_you_mean
     from hanok.guard.provenance import ORIGINS, Origin, Part
     from hanok.guard.rulebook import Guard
-    from hanok.guard.verdicts import strictest
+    from hanok.guard.trial import try_out as try_text
 
     known: dict[str, Origin] = {one: one for one in ORIGINS}
     if origin not in known:
         raise InputError(f'no origin "{origin}"', remedy=did_you_mean(origin, ORIGINS))
-    book = Guard.open(policy).of(tenant)
-    taken = book.take_in([Part(text, known[origin], "text")])
-    told = [Part(one, "document", f"documents.{number}") for number, one in enumerate(documents)]
-    one = book.watch(hidden, [*told, Part(question, "user", "question")])()
-    released = [one.push(text), one.finish()]
-    sides = {
-        "input": (taken.action, taken.parts[0].text, [each.finding for each in taken.found]),
-        "output": (
-            "block" if released[-1].blocked else "", "".join(part.text for part in released),
-            [finding for part in released for finding in part.findings],
-        ),
-    }  # fmt: skip
-    result: dict[str, Any] = {}
-    for side, (action, shown, found) in sides.items():
-        lines = [(each.rule, each.action, f"{each.start}-{each.end}", each.reason) for each in found]
-        result[side] = {
-            "action": action or strictest(found), "text": shown,
-            "findings": [dict(zip(_FOUND, line, strict=True)) for line in lines],
-        }  # fmt: skip
-        table(f"{side}: {result[side]['action']}", _FOUND, lines)
+    read = [Part(one, "document", f"documents.{number}") for number, one in enumerate(documents)]
+    read.append(Part(question, "user", "question"))
+    result = try_text(Guard.open(policy).of(tenant), text, origin=known[origin], hidden=hidden, read=read)
+    for side, found in result.items():
+        for one in found["findings"]:
+            one["place"] = "{}-{}".format(*one.pop("span"))
+        lines = [tuple(one[name] for name in _FOUND) for one in found["findings"]]
+        table(f"{side}: {found['action']}", _FOUND, lines)
     return result
 
 

@@ -81,11 +81,13 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """What may be sent now; `blocked`: nothing more will come. Findings have the spans of the whole answer as it was written."""
+    """What may be sent now; `blocked`: nothing more will come. Findings have the spans of the whole answer as it was written;
+    `places`: where each stands, [start, end), in the whole of what was sent, which tells nothing of what was taken out."""
 
     text: str
     findings: tuple[Finding, ...] = ()
     blocked: bool = False
+    places: tuple[tuple[int, int], ...] = ()
 
 
 class OutputFilter:
@@ -226,7 +228,8 @@ class OutputFilter:
             self._blocked = True
             free = max(shift, min(stop.start, free))
             decided = [one for one in decided if one.start < free or one is stop]
-        out = self._rendered(text, shift, free, decided)
+        shown = _Shown(text, shift, free, decided)
+        places = [shown.place(one, self.released) for one in (*decided, *notes)]
         moved = self._place - shift
         self._before = text[max(0, free - CONTEXT) : free]
         for reader, _ in self._rules:
@@ -235,29 +238,57 @@ class OutputFilter:
         self._place += free - shift
         self._looked = end - (free - shift)
         self._sought = 0
-        self.released += len(out)
+        self.released += len(shown.text)
         findings = tuple(
             _placed(one, max(0, one.start + moved), one.end + moved) for one in (*decided, *notes)
         )
-        return Released(out, findings, self._blocked)
+        return Released(shown.text, findings, self._blocked, tuple(places))
 
     def _end(self, notes: Sequence[Finding]) -> Released:
         """A rule that must not fail did: nothing goes out that it has not read."""
         self._blocked = True
         moved = self._place - len(self._before)
-        return Released("", tuple(_placed(one, one.start + moved, one.end + moved) for one in notes), True)
-
-    def _rendered(self, text: str, start: int, end: int, findings: Sequence[Finding]) -> str:
-        parts, place = [], start
-        for one in findings:
-            if one.action == "redact" and one.end > place:
-                parts += [text[place : max(place, one.start)], one.instead]
-                place = one.end
-        return "".join([*parts, text[place:end]] if place < end else parts)
+        findings = tuple(_placed(one, one.start + moved, one.end + moved) for one in notes)
+        return Released("", findings, True, ((self.released, self.released),) * len(findings))
 
     def _joined(self, parts: Sequence[Released]) -> Released:
         findings = tuple(one for part in parts for one in part.findings)
-        return Released("".join(part.text for part in parts), findings, self._blocked)
+        places = tuple(one for part in parts for one in part.places)
+        return Released("".join(part.text for part in parts), findings, self._blocked, places)
+
+
+class _Shown:
+    """[start, end) of a text with what stands in place of its redactions. `findings`: by their beginning."""
+
+    def __init__(self, text: str, start: int, end: int, findings: Sequence[Finding]) -> None:
+        self._start, self._cuts = (
+            start,
+            list[tuple[int, int, int, int]](),
+        )  # cut out, and where something stands instead
+        parts, place, length = list[str](), start, 0
+        for one in findings:
+            if one.action == "redact" and one.end > place:
+                kept = text[place : max(place, one.start)]
+                begin, place = place + len(kept), one.end
+                parts += [kept, one.instead]
+                length += len(kept) + len(one.instead)
+                self._cuts.append((begin, place, length - len(one.instead), length))
+        self.text = "".join([*parts, text[place:end]] if place < end else parts)
+
+    def place(self, one: Finding, before: int) -> tuple[int, int]:
+        """Where it stands in what is shown, behind so many characters; what was shown before it began with that."""
+        return before + self._moved(one.start, 0), before + self._moved(one.end, 1)
+
+    def _moved(self, at: int, side: int) -> int:
+        """Args: side: where it lies in what was cut out: 0 for the beginning of what stands there instead, 1 for its end."""
+        shown = at - self._start
+        for begin, end, shown_begin, shown_end in self._cuts:
+            if at < begin or (at == begin and side):
+                break
+            if at < end or (at == end and side):
+                return (shown_begin, shown_end)[side]
+            shown = shown_end + at - end
+        return min(max(shown, 0), len(self.text))
 
 
 class _Reader:

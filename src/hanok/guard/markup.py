@@ -31,6 +31,7 @@ _REASONS = {
     "carried": "fetched from an address that carries private text", "carried-links": "a link that carries private text",
 }  # fmt: skip
 _TRIGGER = re.compile(r"[<\[\]]|://|www\.|\\(?:include|href|url)", re.I)
+_NEW = re.compile(r"[<\[\]=:\\]|www\.", re.I)
 _PAST = 256  # characters already decided that are still read
 _LINE = 2048  # of a line: behind that its code spans are text
 _PLAIN_SCHEMES = ("mailto:", "tel:", "sms:")
@@ -73,6 +74,8 @@ class _Reading:
         self._fates: dict[tuple[str, What], str] = {}
 
     def read(self, text: str, *, last: bool) -> tuple[int, list[Finding]]:
+        if not _NEW.search(text):  # what was begun before is held back with its own signs
+            return len(text), []
         whole = self._past + text
         if not _TRIGGER.search(whole):
             return len(text), []

@@ -7,6 +7,7 @@
     on = ["output"]
     fail = "closed"                 # or "flag": what happens when the rule itself fails
     budget_ms = 50                  # of processor time for one look
+    tell = false                    # whoever asked does not hear what it only flags
 
     [tenants.acme.rules.secrets]    # only what differs; enabled = false takes a rule away
     action = "block"
@@ -21,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,21 @@ from typing import Any
 from hanok.errors import ConfigError, did_you_mean
 from hanok.guard.careful import Fail
 from hanok.guard.kinds import KINDS, Kind
+from hanok.guard.lines import line_of, line_told
 from hanok.guard.protection import TABLES, Protection, read_protection
 from hanok.guard.verdicts import Action, Direction
 
 FORMAT = 1
 BUDGET_MS = 50  # processor time for one look
-_COMMON = ("kind", "enabled", "action", "on", "fail", "budget_ms")
+_COMMON = ("kind", "enabled", "action", "on", "fail", "budget_ms", "tell")
+
+
+class PolicyError(ConfigError):
+    """Args: key: dotted, of what is wrong. line: of the text, from 1; None where no line says it."""
+
+    def __init__(self, message: str, *, remedy: str = "", key: str = "", line: int | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.key, self.line = key, line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +57,23 @@ class Rule:
     on: tuple[Direction, ...]
     fail: Fail
     budget: float
+    tell: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """Args: protection, protections: of the house and of tenants, against theft. source: where it comes from, for messages.
-    hash: SHA-256 of the file."""
+    text: as it was written. hash: SHA-256 of that. file: that holds it."""
 
     rules: tuple[Rule, ...] = ()
     tenants: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     protection: Protection = field(default_factory=Protection)
     protections: Mapping[str, Protection] = field(default_factory=dict)
     source: str = "off"
+    text: str = ""
     hash: str = ""
+    file: Path | None = None
 
     def of(self, tenant: str) -> tuple[Rule, ...]:
         return self.tenants.get(tenant, self.rules)
@@ -90,26 +103,41 @@ def read_policy(name: str) -> Policy:
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the guard's policy {file} is not UTF-8", remedy="save it as UTF-8") from error
-    return parse_policy(text, source=str(file), folder=file.parent)
+    return replace(parse_policy(text, source=str(file), folder=file.parent), file=file.absolute())
+
+
+def hash_of(text: str) -> str:
+    """SHA-256 of a policy."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def parse_policy(text: str, *, source: str = "policy", folder: Path = Path()) -> Policy:
     """Args: folder: what files are named from.
 
     Raises:
-        ConfigError: as `read_policy`.
+        PolicyError: as `read_policy`, with the line.
     """
+    try:
+        return _parsed(text, source, folder)
+    except PolicyError as error:
+        error.line = error.line or line_of(text, error.key)
+        raise
+
+
+def _parsed(text: str, source: str, folder: Path) -> Policy:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not TOML ({error})", remedy="mend it") from error
+        line = line_told(str(error), text)
+        raise PolicyError(f"{source} is not TOML ({error})", remedy="mend it", line=line) from error
     reader = _Reader(source, folder)
     reader.only(raw, ("format", "rules", "tenants", *TABLES), "")
     if raw.get("format") != FORMAT:
-        raise ConfigError(
-            f"{source}: format = {raw.get('format')!r}", remedy=f"this version reads format = {FORMAT}"
-        )
+        raise PolicyError(
+            f"{source}: format = {raw.get('format')!r}", remedy=f"this version reads format = {FORMAT}", key="format"
+        )  # fmt: skip
     house = reader.table(raw, "rules", "")
+    rules = reader.rules(house, "rules.")  # before the tenants, who inherit what is wrong in them
     tenants = reader.table(raw, "tenants", "")
     found: dict[str, tuple[Rule, ...]] = {}
     protection, protections = read_protection(raw, reader), dict[str, Protection]()
@@ -124,10 +152,8 @@ def parse_policy(text: str, *, source: str = "policy", folder: Path = Path()) ->
             for rule in [*house, *(one for one in changed if one not in house)]
         }
         found[name] = reader.rules(merged, f"{where}.rules.")
-    digest = hashlib.sha256(text.encode()).hexdigest()
     return Policy(
-        rules=reader.rules(house, "rules."), tenants=found, protection=protection, protections=protections, source=source,
-        hash=digest,
+        rules=rules, tenants=found, protection=protection, protections=protections, source=source, text=text, hash=hash_of(text),
     )  # fmt: skip
 
 
@@ -138,8 +164,8 @@ class _Reader:
     source: str
     folder: Path
 
-    def wrong(self, key: str, value: Any, rule: str) -> ConfigError:
-        return ConfigError(f"{self.source}: {key} = {value!r}", remedy=f"it must be {rule}")
+    def wrong(self, key: str, value: Any, rule: str) -> PolicyError:
+        return PolicyError(f"{self.source}: {key} = {value!r}", remedy=f"it must be {rule}", key=key)
 
     def table(self, raw: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
         value = raw.get(name, {})
@@ -150,8 +176,9 @@ class _Reader:
     def only(self, raw: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
         for name in raw:
             if name not in known:
-                raise ConfigError(
-                    f'{self.source}: unknown key "{where}{name}"', remedy=did_you_mean(name, known)
+                key = f"{where}{name}"
+                raise PolicyError(
+                    f'{self.source}: unknown key "{key}"', remedy=did_you_mean(name, known), key=key
                 )
 
     def rules(self, raw: Mapping[str, Any], where: str) -> tuple[Rule, ...]:
@@ -162,21 +189,19 @@ class _Reader:
         word = raw.get("kind", name)
         kind = KINDS.get(word) if isinstance(word, str) else None
         if kind is None:
-            raise ConfigError(
-                f'{self.source}: {where}: no kind of rule "{word}"', remedy=did_you_mean(str(word), KINDS)
-            )
+            raise PolicyError(
+                f'{self.source}: {where}: no kind of rule "{word}"', remedy=did_you_mean(str(word), KINDS), key=f"{where}.kind"
+            )  # fmt: skip
         self.only(raw, (*_COMMON, *kind.options), f"{where}.")
         if missing := [one for one in kind.needs if one not in raw]:
-            raise ConfigError(
-                f"{self.source}: {where} needs {missing[0]}", remedy=f"give {where}.{missing[0]}"
+            raise PolicyError(
+                f"{self.source}: {where} needs {missing[0]}", remedy=f"give {where}.{missing[0]}", key=where
             )
-        enabled = raw.get("enabled", True)
-        if not isinstance(enabled, bool):
-            raise self.wrong(f"{where}.enabled", enabled, "true or false")
+        enabled, tell = self._truth(raw, "enabled", where), self._truth(raw, "tell", where)
         rule = Rule(
             name=name, kind=word, action=self._one(raw, "action", kind.actions, where), on=self._on(raw, kind, where),
             fail=self._one({"fail": kind.fail, **raw}, "fail", ("closed", "flag"), where),
-            budget=self._budget(raw, kind, where), options=self._options(raw, kind, where),
+            budget=self._budget(raw, kind, where), tell=tell, options=self._options(raw, kind, where),
         )  # fmt: skip
         return rule, enabled
 
@@ -184,6 +209,12 @@ class _Reader:
         value = raw.get(key, known[0])
         if value not in known:
             raise self.wrong(f"{where}.{key}", value, f"one of {', '.join(known)}")
+        return value
+
+    def _truth(self, raw: Mapping[str, Any], key: str, where: str) -> bool:
+        value = raw.get(key, True)
+        if not isinstance(value, bool):
+            raise self.wrong(f"{where}.{key}", value, "true or false")
         return value
 
     def _on(self, raw: Mapping[str, Any], kind: Kind, where: str) -> tuple[Direction, ...]:

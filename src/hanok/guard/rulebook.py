@@ -73,7 +73,7 @@ class CallRule:
 @dataclass(frozen=True)
 class Rulebook:
     """What one tenant is held to. `spotlight`: strangers' text is marked. `fetcher`: for addresses that models, documents and
-    users give; None: such addresses are not asked for."""
+    users give; None: such addresses are not asked for. `silent`: rules that do not say what they only flag."""
 
     readers: tuple[Reader, ...] = ()
     outputs: tuple[Output, ...] = ()
@@ -81,6 +81,7 @@ class Rulebook:
     spotlight: bool = False
     fetcher: Fetcher | None = None
     probes: tuple[Probing, ...] = ()
+    silent: frozenset[str] = frozenset()
 
     @property
     def reads(self) -> bool:
@@ -181,8 +182,9 @@ def _rulebook(rules: Sequence[Rule], files: Files) -> Rulebook:
     spotlight = any(rule.kind == "spotlight" for rule in rules)
     fetcher = next((Fetcher(**rule.options) for rule in rules if rule.kind == "fetch"), None)
     probes = tuple(Probing(rule, _prober(rule, files)) for rule in rules if rule.kind == "probe")
+    silent = frozenset(rule.name for rule in rules if not rule.tell)
     calls = tuple(CallRule(*one) for one in judges)
-    return Rulebook(tuple(readers), tuple(outputs), calls, spotlight, fetcher, probes)
+    return Rulebook(tuple(readers), tuple(outputs), calls, spotlight, fetcher, probes, silent)
 
 
 def _both_ways(rule: Rule, files: Files) -> External | Harm | None:

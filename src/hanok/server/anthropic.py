@@ -262,9 +262,10 @@ class Answer:
         else:
             full = self._turn.usage.completion_tokens < self._limit
             self.body["stop_reason"] = "model_context_window_exceeded" if full else "max_tokens"
-        self.body["usage"] = self._usage()
+        self.body["usage"], found = self._usage(), self._turn.report()
+        self.body.update(found)
         ended = {name: self.body[name] for name in ("stop_reason", "stop_sequence")}
-        yield "message_delta", {"delta": ended, "usage": self.body["usage"]}
+        yield "message_delta", {"delta": ended, "usage": self.body["usage"], **found}
         yield "message_stop", {}
 
     def _push(self, piece: Piece) -> Iterator[Event]:

@@ -33,13 +33,14 @@ Reason = FinishReason | Literal["content_filter"]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A generation under way, what the model was given, and a reader for each of its samples."""
+    """A generation under way, what the model was given, and a reader for each of its samples. `watch`: what its guard found."""
 
     served: Served
     generation: Generation
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
     answers: Sequence[Reader]
+    watch: Watch
     last: Sequence[LastFilter] = ()
 
 
@@ -88,7 +89,7 @@ async def ask(
     last = (
         watch.last(len(answers), hidden=hidden) if stretches else []
     )  # citations are taken out of such answers
-    return Asked(served, generation, messages, tools, guarded, last)
+    return Asked(served, generation, messages, tools, guarded, watch, last)
 
 
 def conversation_of(body: ChatRequest, principal: Principal) -> str:
@@ -148,10 +149,11 @@ class Piece:
 
 
 class Turn:
-    """One answer as a sequence of pieces. `reason` and `usage`, `content` and `calls` are there once `pieces` has ended."""
+    """One answer as a sequence of pieces. `reason` and `usage`, `content` and `calls` are there once `pieces` has ended, and so
+    is the whole of `report`."""
 
     def __init__(self, asked: Asked) -> None:
-        self.served, self.generation = asked.served, asked.generation
+        self.served, self.generation, self.report = asked.served, asked.generation, asked.watch.report
         (self.answer,) = asked.answers
         self.calls: list[dict[str, Any]] = []
         self.reason: Reason = "cancelled"

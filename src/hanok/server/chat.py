@@ -41,6 +41,7 @@ class Chat:
         self.served, self._generation, self._answers = asked.served, asked.generation, asked.answers
         principal = asked.generation.exchange.principal
         self._keep, self.tenant, self.owner = keep, principal.tenant, principal.id
+        self._report = asked.watch.report
         self._calls: list[list[dict[str, Any]]] = [[] for _ in self._answers]
         # an answer that must have a form keeps its brackets
         self._grounded = None if body.structure_field else grounded
@@ -113,7 +114,7 @@ class Chat:
             for index, message in enumerate(messages)
         ]
         usage = _usage([last[index].usage for index in range(len(choices))], self._answers)
-        return {**self._head("chat.completion"), "choices": choices, "usage": usage, **self._documents()}
+        return {**self._head("chat.completion"), "choices": choices, "usage": usage, **self._beside()}
 
     async def events(self) -> AsyncGenerator[str, None]:
         """The data of each server-sent event."""
@@ -149,7 +150,7 @@ class Chat:
         for (index, delta), message in zip(sorted(last.items()), messages, strict=True):
             yield {
                 **self._chunk(index, self._annotations(index), reason=self._reason(index, delta, message)),
-                **self._documents(),
+                **self._beside(),
             }
         if self.body.stream_options is not None and self.body.stream_options.include_usage:
             usage = _usage([delta.usage for _, delta in sorted(last.items())], self._answers)
@@ -178,9 +179,11 @@ class Chat:
     def _annotations(self, index: int) -> dict[str, Any]:
         return {"annotations": self._cited[index].annotations} if self._cited else {}
 
-    def _documents(self) -> dict[str, Any]:
+    def _beside(self) -> dict[str, Any]:
+        """What the answer rests on, and what the guard found."""
         removed = sum(stream.removed for stream in self._cited)
-        return {} if self._grounded is None else {"documents": about(self._grounded, removed)}
+        documents = {} if self._grounded is None else {"documents": about(self._grounded, removed)}
+        return {**documents, **self._report()}
 
     def _pieces(self, index: int) -> list[dict[str, Any]]:
         """Deltas of what is new beside the content. A call is sent once it is whole, so that its arguments always parse: first

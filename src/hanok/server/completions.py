@@ -36,7 +36,7 @@ _REASONS: Mapping[FinishReason, str] = {
 
 
 _BEFORE = 256  # tokens of the prompt that the guard sees before an answer
-_Chosen = tuple[Completion, Reader]
+_Chosen = tuple[Completion, Reader, int]  # and the number of its sample
 
 
 class Completions:
@@ -98,30 +98,29 @@ class Completions:
 
     async def complete(self) -> dict[str, Any]:
         """The whole `text_completion` object."""
-        pairs = zip(self._requests, self._generations, strict=True)
-        tasks = [asyncio.ensure_future(self._collect(*pair)) for pair in pairs]
+        tasks = [asyncio.ensure_future(self._collect(place)) for place in range(len(self._requests))]
         try:
             groups = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        choices = [
-            self._choice(request, *chosen)
-            for request, (kept, _) in zip(self._requests, groups, strict=True)
-            for chosen in kept
+        chosen = [
+            (request, *one) for request, (kept, _) in zip(self._requests, groups, strict=True) for one in kept
         ]
+        choices = [self._choice(request, done, reader) for request, done, reader, _ in chosen]
+        numbers = {sample: number for number, (*_, sample) in enumerate(chosen)}
         usage = self._usage([completion for _, every in groups for completion in every])
         return {
-            **self._head(), "choices": [{"index": place, **choice} for place, choice in enumerate(choices)], "usage": usage
+            **self._head(), "choices": [{"index": place, **choice} for place, choice in enumerate(choices)], "usage": usage,
+            **self._watch.report(numbers),
         }  # fmt: skip
 
-    async def _collect(
-        self, request: Request, generation: Generation
-    ) -> tuple[list[_Chosen], list[Completion]]:
-        """The chosen samples, and all."""
-        found = [Collected() for _ in range(generation.samples)]
-        readers = self._readers(request, generation.samples)
+    async def _collect(self, place: int) -> tuple[list[_Chosen], list[Completion]]:
+        """The chosen samples of one prompt, and all."""
+        request, generation = self._requests[place], self._generations[place]
+        found, first = [Collected() for _ in range(generation.samples)], place * generation.samples
+        readers = self._readers(request, generation.samples, first)
         async for index, delta in generation.deltas():
             found[index].push(delta)
             await read(readers[index], delta.ids)
@@ -131,14 +130,15 @@ class Completions:
             await read(reader, (), last=True)
         report = request.params.logprobs is not None or request.params.best_of is not None
         every = [one.completion(logprobs=report) for one in found]
-        reader_of = {id(one.ids): reader for one, reader in zip(every, readers, strict=True)}
-        return [(one, reader_of[id(one.ids)]) for one in gather(request, every)], every
+        place_of = {id(one.ids): number for number, one in enumerate(every)}
+        kept = [(one, place_of[id(one.ids)]) for one in gather(request, every)]
+        return [(one, readers[number], first + number) for one, number in kept], every
 
-    def _readers(self, request: Request, count: int) -> list[Reader]:
+    def _readers(self, request: Request, count: int, first: int) -> list[Reader]:
         """The answer may go on with a secret that the prompt began."""
         readers: list[Reader] = [PlainText(self._tokenizer, request.params.stop) for _ in range(count)]
         before = self._tokenizer.decode(request.prompt_ids[-_BEFORE:])
-        return self._watch.answers(readers, before=before, stops=bool(request.params.stop))
+        return self._watch.answers(readers, before=before, stops=bool(request.params.stop), first=first)
 
     def _choice(self, request: Request, done: Completion, reader: Reader) -> dict[str, Any]:
         silent = self.body.max_tokens == 0
@@ -191,7 +191,8 @@ class Completions:
             async for place, index, delta in deltas:
                 number, request = place * samples + index, self._requests[place]
                 if number not in writers:
-                    for one, reader in enumerate(self._readers(request, samples), place * samples):
+                    first = place * samples
+                    for one, reader in enumerate(self._readers(request, samples, first), first):
                         writers[one] = _Writer(self.body, request, self._tokenizer, reader)
                 writer = writers[number]
                 if writer.ended:  # dropped after its end was under way
@@ -205,7 +206,7 @@ class Completions:
                         reason = BLOCKED
                 if text or report or reason:
                     choice = {"index": number, "text": text, "logprobs": report, "finish_reason": reason}
-                    yield {**self._head(), "choices": [choice]}
+                    yield {**self._head(), "choices": [choice], **(self._watch.report() if reason else {})}
                 if delta.usage is not None:
                     last.append(Completion(ids=(), finish_reason="stop", usage=delta.usage))
         if self.body.stream_options is not None and self.body.stream_options.include_usage:

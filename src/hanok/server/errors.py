@@ -25,6 +25,7 @@ from hanok.reporting import log
 
 ANTHROPIC = "/v1/messages"
 CONTENT_BLOCKED = "content_blocked"
+_FIELDS = ("message", "type", "param", "code")  # of every error
 _ANTHROPIC_KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
     429: "rate_limit_error", 503: "overloaded_error",
@@ -34,14 +35,15 @@ _OF_REVIEWS = {"own_item": 403, "correction_missing": 400, "correction_unwanted"
 
 
 class ApiError(Exception):
-    """Answers with `status` and one error object."""
+    """Answers with `status` and one error object. Args: more: fields of it beside those that every error has."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None,
-        headers: Mapping[str, str] = {},
+        headers: Mapping[str, str] = {}, more: Mapping[str, Any] = {},
     ) -> None:  # fmt: skip
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
+        self.more = more
 
 
 class ErrorResponse(JSONResponse):
@@ -50,23 +52,28 @@ class ErrorResponse(JSONResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("path", "").startswith(ANTHROPIC):
             error = json.loads(bytes(self.body))["error"]
-            self.body = self.render(anthropic_error(self.status_code, error["message"], error["code"]))
+            more = {name: value for name, value in error.items() if name not in _FIELDS}
+            told = anthropic_error(self.status_code, error["message"], error["code"], more=more)
+            self.body = self.render(told)
             self.headers["content-length"] = str(len(self.body))
         await super().__call__(scope, receive, send)
 
 
-def anthropic_error(status: int, message: str, code: str | None = None) -> dict[str, Any]:
+def anthropic_error(
+    status: int, message: str, code: str | None = None, *, more: Mapping[str, Any] = {}
+) -> dict[str, Any]:
     """Theirs has no code; that of what the guard refuses is put beside."""
     kind = _ANTHROPIC_KINDS.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    coded = {"code": code} if code == CONTENT_BLOCKED else {}
+    coded = {"code": code, **more} if code == CONTENT_BLOCKED else {}
     return {"type": "error", "error": {"type": kind, "message": message, **coded}}
 
 
 def error_response(
-    status: int, message: str, *, param: str | None = None, code: str | None = None
-) -> JSONResponse:
+    status: int, message: str, *, param: str | None = None, code: str | None = None, more: Mapping[str, Any] = {},
+) -> JSONResponse:  # fmt: skip
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    return ErrorResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
+    error = {"message": message, "type": kind, "param": param, "code": code, **more}
+    return ErrorResponse({"error": error}, status)
 
 
 def problem(errors: Sequence[Any]) -> tuple[str | None, str, str]:
@@ -104,7 +111,9 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def api_error(_request: Request, error: ApiError) -> JSONResponse:
-        response = error_response(error.status, error.message, param=error.param, code=error.code)
+        response = error_response(
+            error.status, error.message, param=error.param, code=error.code, more=error.more
+        )
         response.headers.update(error.headers)
         return response
 

@@ -21,7 +21,8 @@ from hanok.server.waiting import Waiting
 from hanok.tokens.control import TOOL_CALL, TOOL_CALL_END
 from hanok.tokens.tokenizer import Tokenizer
 
-Tell = Callable[[Sequence[Finding], str], None]
+Places = Sequence[tuple[int, int]]
+Tell = Callable[[Sequence[Finding], str, Places], None]
 Judge = Callable[[str, str], Sequence[Finding]]
 Written = Callable[[Sequence[int]], str]
 _ALL = (0, 1 << 60)
@@ -68,11 +69,12 @@ class PlainText:
 
 @dataclass(slots=True)
 class _Channel:
-    """A filter, and which characters of what came into it are hidden."""
+    """A filter, and which characters of what came into it are hidden. `before`: characters shown in its place before it."""
 
     filter: OutputFilter
     hidden: list[tuple[int, int]] = field(default_factory=list)
     over: bool = False
+    before: int = 0
 
     def fate(self, start: int, end: int) -> bool | None:
         """Whether these characters may be told of; None: not decided."""
@@ -101,7 +103,7 @@ class Guarded:
     """A `Reader` whose answer has passed the rules.
 
     Args:
-        make: a new filter. tell: of findings, and in what part of the answer; of none, at the end.
+        make: a new filter. tell: of findings, in what part of the answer, and where in what is shown of it; of none, at the end.
         judge: a call, by its name and arguments.
         before: text that the answer goes on from.
         stops: there are stop strings, for which the inner reader may hold back a part of what a token made.
@@ -146,7 +148,7 @@ class Guarded:
         if not self.blocked:
             text, _ = self._inner.finish()
             rest = self._take(text) + self._flush()
-        self._tell((), "")
+        self._tell((), "", ())
         return rest, self.calls
 
     def fates(self) -> list[bool]:
@@ -234,7 +236,7 @@ class Guarded:
             self._thoughts.over = True
             self.reasoning += self._let(self._thoughts, done, "reasoning")
             if not self.blocked:
-                self._thoughts = _Channel(self._make())
+                self._thoughts = _Channel(self._make(), before=len(self.reasoning))
 
     def _end_text(self) -> str:
         """Before a call, and at the end: what follows is another text that goes on from here."""
@@ -244,7 +246,8 @@ class Guarded:
         out = self._let(before, before.filter.finish(), "text")
         before.over = True
         if not self.blocked:
-            self._text = _Channel(self._make(before=before.filter.before))
+            shown = before.before + before.filter.released
+            self._text = _Channel(self._make(before=before.filter.before), before=shown)
         return out
 
     def _judged(self, call: Mapping[str, Any]) -> _Judged:
@@ -264,7 +267,7 @@ class Guarded:
     def _call(self, call: _Judged) -> None:
         self.blocked |= call.blocked
         if call.found:
-            self._tell(call.found, f"calls.{len(self.calls)}")
+            self._tell(call.found, f"calls.{len(self.calls)}", ())
         if not self.blocked:
             self.calls.append(call.shown)
 
@@ -272,7 +275,8 @@ class Guarded:
         channel.hidden += [(one.start, one.end) for one in released.findings if one.action in HIDES]
         self.blocked |= released.blocked
         if released.findings:
-            self._tell(released.findings, where)
+            moved = [(channel.before + start, channel.before + end) for start, end in released.places]
+            self._tell(released.findings, where, moved)
         return released.text
 
 
@@ -303,7 +307,7 @@ class LastFilter:
         for part in released:
             self.hid |= part.blocked or any(one.action in HIDES for one in part.findings)
             if part.findings:
-                self._tell(part.findings, "text")
+                self._tell(part.findings, "text", part.places)
         if last:
-            self._tell((), "")
+            self._tell((), "", ())
         return "".join(part.text for part in released)

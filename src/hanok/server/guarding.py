@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +22,8 @@ from hanok.guard.verdicts import Direction, Finding, VerdictEvent
 from hanok.reporting import log
 from hanok.server.definitions import as_text, reworded
 from hanok.server.errors import CONTENT_BLOCKED, ApiError
-from hanok.server.guarded import Guarded, LastFilter, Reader, Tell, Written
+from hanok.server.findings import Findings
+from hanok.server.guarded import Guarded, LastFilter, Places, Reader, Tell, Written
 from hanok.server.hidden_vectors import ServedVectors
 from hanok.server.models import Served
 from hanok.server.principal import Principal
@@ -56,12 +57,17 @@ class Watch:
         self.book: Rulebook = services.guard.of(principal.tenant)
         self._services, self._principal, self._model, self._id = services, principal, served.name, request_id
         self._vectors = ServedVectors(served) if self.book.probes else None
-        self._tally = Tally()
+        self._tally, self._findings = Tally(), Findings(self.book.silent)
+        self._filtered_again = False  # what is answered is not what the readers said
         self._read: tuple[Part, ...] = ()  # what the model has read
 
     @property
     def reads(self) -> bool:
         return self.book.reads
+
+    def report(self, choices: Mapping[int, int] | None = None) -> dict[str, Any]:
+        """What whoever asked is told, as a field of the answer (`hanok.server.findings`)."""
+        return self._findings.fields(choices)
 
     async def conversation(
         self,
@@ -84,7 +90,9 @@ class Watch:
         parts = [part for _, part in placed]
         definitions = [("tools", as_text(tools)), ("format", form)]
         parts += [Part(text, "definition", where) for where, text in definitions if text]
-        taken = await self._take_in(parts)
+        filled = {one.message for one in stretches}
+        as_sent = {n for n, (path, _) in enumerate(placed) if path[1] == "content" and path[0] not in filled}
+        taken = await self._take_in(parts, as_sent)
         self._read = read = taken.parts
         tools = _defined(taken, parts, tools)
         if self.book.spotlight:
@@ -103,22 +111,23 @@ class Watch:
             return list(texts)
         several = len(texts) > 1
         parts = [Part(text, "user", f"prompt.{n}" if several else "prompt") for n, text in enumerate(texts)]
-        return [part.text for part in (await self._take_in(parts)).parts]
+        return [part.text for part in (await self._take_in(parts, range(len(parts)))).parts]
 
     def answers(
         self, inner: Sequence[Reader], *, hidden: str = "", before: str = "", stops: bool = False,
-        written: Written | None = None,
+        written: Written | None = None, first: int = 0,
     ) -> list[Reader]:  # fmt: skip
         """Readers whose answers have passed the rules; as they were given where there are none.
 
         Args:
-            hidden: what must not come back out. before, stops, written: as `Guarded` takes them.
+            hidden: what must not come back out. before, stops, written: as `Guarded` takes them. first: number of the first.
         """
         if not self.book.watches:
             return list(inner)
         make, several = self.book.watch(hidden, self._read), len(inner) > 1
         tells: list[Tell] = [
-            partial(self._answered, f"{number}." if several else "") for number in range(len(inner))
+            partial(self._read_answer, first + place, f"{place}." if several else "")
+            for place in range(len(inner))
         ]
         waiting = self._services.waiting if self.book.asks_behind else None
         if waiting is not None:  # the rules are in a thread then, and listeners are told on the event loop
@@ -140,15 +149,28 @@ class Watch:
     def last(self, count: int, *, hidden: str = "") -> list[LastFilter]:
         """For what is still changed behind the readers, as many as there are answers; none where no rule looks at text. What
         judges whole windows has judged them."""
+        if not self.book.outputs:
+            return []
+        self._filtered_again = True
         make = partial(self.book.watch(hidden, self._read), value=True)
-        tell = partial(self._answered, "")
-        return [LastFilter(make(), tell) for _ in range(count)] if self.book.outputs else []
+        return [LastFilter(make(), partial(self._answered, number, "")) for number in range(count)]
 
     def _judge(self, tool: str, arguments: str) -> Sequence[Finding]:
         return self.book.judge(tool, arguments, self._read)
 
-    def _answered(self, sample: str, findings: Sequence[Finding], where: str) -> None:
-        """None of them: the answer has ended."""
+    def _read_answer(
+        self, choice: int, sample: str, findings: Sequence[Finding], where: str, places: Places
+    ) -> None:
+        """As `_answered`, of what a reader said."""
+        elsewhere = self._filtered_again and where == "text"
+        self._answered(choice, sample, findings, where, () if elsewhere else places)
+
+    def _answered(
+        self, choice: int, sample: str, findings: Sequence[Finding], where: str, places: Places
+    ) -> None:
+        """None of them: the answer has ended. Args: places: of each in what is answered; none where it has none there."""
+        for number, one in enumerate(findings):
+            self._findings.add(one, "output", where, places[number] if places else None, choice=choice)
         self._tell(self._tally.add(findings, sample + where) if findings else self._tally.rest(), "output")
 
     def _tell(self, found: Iterable[Told], direction: Direction) -> None:
@@ -164,16 +186,23 @@ class Watch:
             for listener in (self._services.operations.verdict, *self._services.verdicts):
                 _told(listener, event)
 
-    async def _take_in(self, parts: Sequence[Part]) -> Intake:
+    async def _take_in(self, parts: Sequence[Part], as_sent: Container[int | None]) -> Intake:
+        """Args: as_sent: numbers of the parts whose places are those of what was sent."""
         run = self._services.waiting.run if self.book.asks_before else asyncio.to_thread
         taken, told = await run(_taken_in, self.book, parts, self._vectors)
         self._tell(told, "input")
+        for one in taken.found:
+            part = None if one.part is None else parts[one.part]
+            moved = one.finding if part is None else _moved(one.finding, part.start)
+            placed = one.part in as_sent and moved.end > moved.start
+            where, span = "" if part is None else part.where, (moved.start, moved.end) if placed else None
+            self._findings.add(moved, "input", where, span)
         stop = next((one for one in taken.found if one.finding.action == "block"), None)
         if stop is not None:
             where = "" if stop.part is None else parts[stop.part].where
             raise ApiError(
                 400, f'the guard\'s rule "{stop.finding.rule}" blocks this: {stop.finding.reason}',
-                param=where or None, code=CONTENT_BLOCKED,
+                param=where or None, code=CONTENT_BLOCKED, more=self.report(),
             )  # fmt: skip
         return taken
 
@@ -240,8 +269,8 @@ def _moved(one: Finding, shift: int) -> Finding:
 
 
 def _told_on(loop: asyncio.AbstractEventLoop, tell: Tell) -> Tell:
-    def told(findings: Sequence[Finding], where: str) -> None:
-        loop.call_soon_threadsafe(tell, findings, where)
+    def told(findings: Sequence[Finding], where: str, places: Places) -> None:
+        loop.call_soon_threadsafe(tell, findings, where, places)
 
     return told
 

@@ -147,6 +147,7 @@ class Response:
                 for event in self.writer.push(piece):
                     yield event
         turn = self.turn
+        self.writer.body.update(turn.report())
         last = list(self.writer.end(turn.reason, turn.usage, reasoning_tokens=turn.answer.reasoning_tokens))
         await self._all.keep(self)
         self.ended.set()

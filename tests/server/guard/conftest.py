@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from scripted import Script
 
-from hanok.engine.api import Delta, Request, Usage
 from hanok.engine.generator import LocalEngine
 from hanok.guard import policy
 from hanok.guard.policy import parse_policy
@@ -23,63 +23,38 @@ from hanok.server.services import Services
 from hanok.store.database import Store
 from hanok.tokens.tokenizer import Tokenizer
 
-CONTROL = {"<think>", "</think>", "<tool_call>", "</tool_call>"}
 TOOLS = [{"type": "function", "function": {"name": "save", "parameters": {"type": "object"}}}]
 
 
 @dataclass
 class Scripted:
-    """Args: pieces: what the model says, a delta each. asked: prompts that it was given, as text."""
-
     client: httpx.AsyncClient
     loop: asyncio.AbstractEventLoop
     services: Services
-    tokenizer: Tokenizer
-    pieces: list[list[int]] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    script: Script
     events: list[VerdictEvent] = field(default_factory=list)
-    said: int = 0
 
     def says(self, *pieces: str | bytes, control: bool = False) -> None:
-        """One token a byte; with `control`, pieces named like control tokens are those."""
-        self.pieces = [self._ids(piece, control) for piece in pieces if piece]
+        self.script.says(*pieces, control=control)
         self.events.clear()
-        self.asked.clear()
+
+    @property
+    def asked(self) -> list[str]:
+        return self.script.asked
+
+    @property
+    def said(self) -> int:
+        return self.script.said
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.script.tokenizer
 
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         return self.loop.run_until_complete(self.client.post(path, json={"model": "m", **body}))
 
     def get(self, path: str) -> httpx.Response:
         return self.loop.run_until_complete(self.client.get(path))
-
-    def _ids(self, piece: str | bytes, control: bool) -> list[int]:
-        if control and piece in CONTROL:
-            return [self.tokenizer.special[str(piece)]]
-        raw = piece if isinstance(piece, bytes) else piece.encode()
-        return [self._of_byte[byte] for byte in raw]
-
-    @property
-    def _of_byte(self) -> dict[int, int]:
-        if not hasattr(self, "_bytes"):
-            pieces = {n: self.tokenizer.token_bytes(n) for n in range(self.tokenizer.vocab_size)}
-            self._bytes = {raw[0]: n for n, raw in pieces.items() if len(raw) == 1}
-        return self._bytes
-
-    async def stream(self, request: Request) -> AsyncIterator[Delta]:
-        self.asked.append(self.tokenizer.decode(request.prompt_ids))
-        wants, total = request.params.logprobs is not None, 0
-        alternative = self._of_byte[ord("z")]
-        for place, ids in enumerate(self.pieces):
-            await asyncio.sleep(0)
-            total += len(ids)
-            self.said = total
-            last = place == len(self.pieces) - 1
-            usage = Usage(prompt_tokens=len(request.prompt_ids), completion_tokens=total)
-            yield Delta(
-                ids=tuple(ids), logprobs=tuple(-0.5 for _ in ids) if wants else None,
-                top_logprobs=tuple({alternative: -1.0, one: -0.5} for one in ids) if wants else None,
-                finish_reason="stop" if last else None, usage=usage if last else None,
-            )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -110,9 +85,9 @@ def scripted(
         transport = httpx.ASGITransport(app=create_app(services), client=("127.0.0.1", 1))
         client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
         opened.append((client, store))
-        server = Scripted(client, loop, services, scripted_engine.tokenizer)
+        server = Scripted(client, loop, services, Script(scripted_engine.tokenizer))
         services.verdicts.append(server.events.append)
-        monkeypatch.setattr(scripted_engine, "stream", server.stream)
+        monkeypatch.setattr(scripted_engine, "stream", server.script.stream)
         return server
 
     yield start

@@ -270,6 +270,8 @@ def test_a_key_around_a_citation_that_is_taken_out(scripted: Any, action: str, s
 
 def test_the_last_filter_tells_the_rest_at_its_end() -> None:
     told: list[int] = []
-    last = guarded.LastFilter(OutputFilter([Unseen()]), lambda found, _where: told.append(len(found)))
+    last = guarded.LastFilter(
+        OutputFilter([Unseen()]), lambda found, _where, _places: told.append(len(found))
+    )
     assert last.push("a\u202eb ", last=False) + last.push("c\u202e", last=True) == "ab c"
     assert told == [1, 1, 0]

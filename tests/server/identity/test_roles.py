@@ -53,7 +53,8 @@ def test_the_table() -> None:
     assert {"chat:create", "embeddings:create", "documents:write", "feedback:create"} <= may["user"]
     assert not {"feedback:read", "feedback:review"} & may["user"]
     assert not {"keys:manage", "users:manage"} & may["reviewer"]
-    for only_house in ("tenants:manage", "models:manage", "metrics:read", "service:manage"):
+    assert "policy:read" in may["administrator"] - may["reviewer"]
+    for only_house in ("tenants:manage", "models:manage", "metrics:read", "service:manage", "policy:manage"):
         assert only_house not in may["administrator"]
         assert only_house in permissions("administrator", house=True)
     assert permissions("reviewer", house=True) == may["reviewer"]

@@ -19,8 +19,8 @@ _USER = _VIEWER | {
     "watermark:detect",
 }  # fmt: skip
 _REVIEWER = _USER | {"feedback:read", "feedback:review", "audit:read"}
-_ADMINISTRATOR = _REVIEWER | {"keys:manage", "users:manage", "usage:read", "tenants:read"}
-_HOUSE = {"tenants:manage", "models:manage", "metrics:read", "service:manage"}
+_ADMINISTRATOR = _REVIEWER | {"keys:manage", "users:manage", "usage:read", "tenants:read", "policy:read"}
+_HOUSE = {"tenants:manage", "models:manage", "metrics:read", "service:manage", "policy:manage"}
 
 PERMISSIONS: Mapping[str, frozenset[str]] = {
     "viewer": frozenset(_VIEWER),
@@ -42,7 +42,7 @@ SCOPES: Mapping[str, frozenset[str]] = {
     "watermark": frozenset({"watermark"}),
     "metrics": frozenset({"metrics"}),
     "audit": frozenset({"audit"}),
-    "admin": frozenset({"keys", "users", "tenants", "models", "service", "usage"}),
+    "admin": frozenset({"keys", "users", "tenants", "models", "service", "usage", "policy"}),
 }
 _ALWAYS = frozenset({"models:read", "usage:own", "session:own", "audit:own"})  # whatever the scopes
 

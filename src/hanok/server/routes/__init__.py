@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from hanok.server.routes import (
     admin_keys,
     admin_people,
+    approvals,
     audit,
     canary,
     chat,
@@ -23,6 +24,7 @@ from hanok.server.routes import (
     models,
     operations,
     page,
+    policy,
     reports,
     responses,
     reviews,
@@ -59,4 +61,6 @@ ROUTERS: Sequence[Callable[[Services], APIRouter]] = (
     audit.router,
     watermark.router,
     extraction.router,
+    policy.router,
+    approvals.router,
 )

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, model_validator
 
+from hanok.guard.verdicts import Action, Direction
 from hanok.server.auditing.trail import Trail
 from hanok.server.errors import ApiError
 from hanok.server.identity.roles import needs
@@ -30,7 +31,17 @@ Named = Annotated[str, Path(pattern=_NAME)]
 Title = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Words = Annotated[str, Field(max_length=400_000)]
 Version = Annotated[int, Field(ge=0, lt=2**31)]
+Place = Annotated[int, Field(ge=0, lt=2**31)]
 Format = Literal["jsonl", "markdown"]
+
+
+class SavedApproval(BaseModel):
+    """That the guard wants a person to be asked about a call, and what they decided."""
+
+    required: bool = True
+    rule: Annotated[str, Field(max_length=200)] = ""
+    reason: Annotated[str, Field(max_length=1000)] = ""
+    decision: Literal["approved", "refused"] | None = None
 
 
 class SavedCall(BaseModel):
@@ -39,6 +50,18 @@ class SavedCall(BaseModel):
     id: Annotated[str, Field(max_length=100)] = ""
     name: Annotated[str, Field(max_length=200)]
     arguments: Words = ""
+    approval: SavedApproval | None = None
+
+
+class SavedFinding(BaseModel):
+    """What the guard found in a message, as answers tell it (`hanok.server.findings`)."""
+
+    direction: Direction
+    where: Annotated[str, Field(max_length=200)] = ""
+    rule: Annotated[str, Field(max_length=200)]
+    action: Action
+    reason: Annotated[str, Field(max_length=1000)] = ""
+    span: tuple[Place, Place] | None = None
 
 
 class Citation(BaseModel):
@@ -69,6 +92,7 @@ class SavedMessage(BaseModel):
     tool_calls: Annotated[list[SavedCall], Field(max_length=64)] = []
     tool_call_id: Annotated[str, Field(max_length=100)] | None = None
     citations: Annotated[list[Citation], Field(max_length=64)] = []
+    found: Annotated[list[SavedFinding], Field(max_length=200)] = []
     request_id: Annotated[str, Field(max_length=64)] | None = None
     model: Annotated[str, Field(max_length=200)] | None = None
     end: Annotated[str, Field(max_length=40)] | None = None

@@ -25,6 +25,12 @@ FEATURES: Mapping[str, tuple[str, str]] = {
     "people": ("/admin/users", "users:manage"),
     "models": ("/admin/models/{model:path}/load", "models:manage"),
     "dashboard": ("/admin/status", "metrics:read"),
+    "audit": ("/v1/audit", "audit:read"),
+    "policy": ("/admin/policy", "policy:read"),
+    "reviews": ("/v1/reviews", "feedback:read"),
+    "review": ("/v1/reviews/next", "feedback:review"),
+    "appeals": ("/v1/appeals", "feedback:create"),
+    "canaries": ("/admin/canaries", "models:manage"),
 }
 """View or part of one -> the route that it needs, and what one must be allowed."""
 
@@ -47,7 +53,8 @@ def router(services: Services) -> APIRouter:
     @needs(PUBLIC)
     async def console(request: Request) -> dict[str, Any]:
         """What the console may show to whoever asks."""
-        principal = principal_of(request)
+        principal, kept = principal_of(request), services.directory.trail.server_log is not None
+        features = _features(request.app.state.paths, principal)
         return {
             "version": __version__,
             "me": {
@@ -56,8 +63,9 @@ def router(services: Services) -> APIRouter:
                 "tenant": principal.tenant,
                 "role": principal.role,
             },
+            "runs_house": principal.runs_house,
             "decoding_heads": any(engine.has_heads for engine in services.models.engines.values()),
-            "features": sorted(_features(request.app.state.paths, principal)),
+            "features": sorted(one for one in features if kept or one != "audit"),
         }
 
     return routes

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, func, inspect, select
+from sqlalchemy import Engine, Select, create_engine, func, inspect, select
 from sqlalchemy.exc import DatabaseError
 
 from hanok.errors import InputError, NotFoundError
@@ -78,22 +78,7 @@ class Reader:
 
     def list(self, wanted: Wanted, *, limit: int) -> list[dict[str, Any]]:
         """Newest first."""
-        chosen = select(entries.c.row).order_by(entries.c.sequence.desc()).limit(limit)
-        for column, value in ((entries.c.tenant, wanted.tenant), (entries.c.actor, wanted.actor)):
-            if value is not None:
-                chosen = chosen.where(column == value)
-        if wanted.kind is not None:
-            family = entries.c.kind.startswith(f"{wanted.kind}.", autoescape=True)
-            chosen = chosen.where((entries.c.kind == wanted.kind) | family)
-        if wanted.request is not None:  # not a column: a word within the row, quoted as JSON has it
-            part = f'"request":{json.dumps(wanted.request)}'
-            chosen = chosen.where(entries.c.row.contains(part, autoescape=True))
-        if wanted.since is not None:
-            chosen = chosen.where(entries.c.time >= wanted.since)
-        if wanted.until is not None:
-            chosen = chosen.where(entries.c.time < wanted.until)
-        if wanted.before is not None:
-            chosen = chosen.where(entries.c.sequence < wanted.before)
+        chosen = _chosen(wanted).order_by(entries.c.sequence.desc()).limit(limit)
         with self._engine.begin() as connection:
             return [json.loads(row) for row in connection.execute(chosen).scalars()]
 
@@ -102,6 +87,17 @@ class Reader:
         counted = select(entries.c.kind, func.count()).group_by(entries.c.kind).order_by(entries.c.kind)
         with self._engine.begin() as connection:
             return {row[0]: row[1] for row in connection.execute(counted)}
+
+    def every(self, wanted: Wanted) -> Iterator[str]:
+        """Rows as they were hashed, oldest first, up to the end that the log has now."""
+        size, first = self.head().size, 0
+        while first < size:
+            last = min(first + PIECE, size)
+            within = _chosen(wanted).where(entries.c.sequence.between(first, last - 1))
+            with self._engine.begin() as connection:
+                found = list(connection.execute(within.order_by(entries.c.sequence)).scalars())
+            yield from found
+            first = last
 
     def find(self, sequence: int) -> dict[str, Any]:
         """Raises NotFoundError."""
@@ -119,10 +115,16 @@ class Reader:
         with self._engine.begin() as connection:
             return list(connection.execute(select(checkpoints.c.note).order_by(checkpoints.c.size)).scalars())
 
-    def newest_note(self) -> str | None:
+    def newest_notes(self, *, limit: int, before: int | None = None) -> list[str]:
+        """Checkpoints, newest first. Args: before: of fewer rows than this."""
+        chosen = select(checkpoints.c.note).order_by(checkpoints.c.size.desc()).limit(limit)
+        if before is not None:
+            chosen = chosen.where(checkpoints.c.size < before)
         with self._engine.begin() as connection:
-            newest = select(checkpoints.c.note).order_by(checkpoints.c.size.desc()).limit(1)
-            return connection.execute(newest).scalar()
+            return list(connection.execute(chosen).scalars())
+
+    def newest_note(self) -> str | None:
+        return next(iter(self.newest_notes(limit=1)), None)
 
     def sealed(self, first: int, last: int) -> dict[int, Any]:
         """Contents of entries from `first` up to, without, `last`."""
@@ -141,6 +143,27 @@ class Reader:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+def _chosen(wanted: Wanted) -> Select[Any]:
+    """Rows that are wanted, in no order."""
+    chosen = select(entries.c.row)
+    for column, value in ((entries.c.tenant, wanted.tenant), (entries.c.actor, wanted.actor)):
+        if value is not None:
+            chosen = chosen.where(column == value)
+    if wanted.kind is not None:
+        family = entries.c.kind.startswith(f"{wanted.kind}.", autoescape=True)
+        chosen = chosen.where((entries.c.kind == wanted.kind) | family)
+    if wanted.request is not None:  # not a column: a word within the row, quoted as JSON has it
+        part = f'"request":{json.dumps(wanted.request)}'
+        chosen = chosen.where(entries.c.row.contains(part, autoescape=True))
+    if wanted.since is not None:
+        chosen = chosen.where(entries.c.time >= wanted.since)
+    if wanted.until is not None:
+        chosen = chosen.where(entries.c.time < wanted.until)
+    if wanted.before is not None:
+        chosen = chosen.where(entries.c.sequence < wanted.before)
+    return chosen
 
 
 def _open(place: AuditPlace) -> Engine:

@@ -4,7 +4,7 @@ import { announce } from "/lib/dom.js";
 import { bodyOf, generate } from "/lib/generate.js";
 import { t } from "/lib/i18n.js";
 import { has, prefs, server } from "/lib/state.js";
-import { add, asMessages, emptyTalk, find, forServer, storesOf } from "/lib/tree.js";
+import { add, asMessages, emptyTalk, find, forServer, place, storesOf } from "/lib/tree.js";
 
 const KEY = "hanok.talk";
 const listeners = new Set();
@@ -77,6 +77,7 @@ export async function answer(parent) {
     model: modelOf(), messages, tools: toolsOf(), tokens: prefs.tokens, store: !talk.private, stores: has("documents") ? storesOf(talk) : [],
   });
   await generate(body, message, { signal: running.signal, onchange: () => tell("message", message) });
+  place(talk, message, message.guard ?? message.error?.guard ?? []);
   if (session.running === running) session.running = null;
   if (session.talk !== talk) return; // another conversation was opened meanwhile
   announce(message.error ? errorText(message.error) : t("finished"));

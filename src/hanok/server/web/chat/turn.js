@@ -2,13 +2,14 @@
 import { errorText } from "/lib/api.js";
 import { announce, button, h, icon, iconButton } from "/lib/dom.js";
 import { t } from "/lib/i18n.js";
-import { markdown } from "/lib/markdown.js";
+import { marked } from "/lib/spans.js";
 import { has } from "/lib/state.js";
 import { choose, siblings } from "/lib/tree.js";
 import { citations, citer } from "/chat/files.js";
 import { editor, rate } from "/chat/feedback.js";
 import { answer, changed, giveResult, send, session } from "/chat/session.js";
 import { tokenView } from "/chat/tokens.js";
+import { approvalOf, proseOf, refusal, verdictList } from "/chat/verdicts.js";
 
 const open = { tokens: new Set() }; // answers shown token by token
 
@@ -18,6 +19,7 @@ export function drawTurn(message, last) {
   item.append(h("div", { class: "who" }, t(who), message.role === "assistant" && message.model ? h("span", { class: "by" }, message.model) : null));
   if (message.reasoning) item.append(reasoning(message));
   item.append(bubble(message));
+  if (message.found?.length) item.append(verdictList(message));
   if (message.tool_calls?.length) item.append(calls(message, last));
   if (message.citations?.length) item.append(citations(message.citations));
   else if (message.grounded && message.end) item.append(h("small", { class: "grounded" }, t(message.grounded.answered ? "uncited" : "unsupported")));
@@ -35,10 +37,10 @@ export function bubble(message) {
 
 // Called for each piece of a streamed answer.
 export function fillBubble(box, message) {
-  if (message.error) box.replaceChildren(errorText(message.error));
-  else if (message.role !== "assistant") box.replaceChildren(message.content);
+  if (message.error) box.replaceChildren(...(message.error.code === "content_blocked" ? refusal(message) : [errorText(message.error)]));
+  else if (message.role !== "assistant") box.replaceChildren(...marked(message.content, message.found ?? []));
   else if (open.tokens.has(message.id) && message.tokens) box.replaceChildren(tokenView(message.tokens));
-  else if (message.content) box.replaceChildren(markdown(message.content, { cite: message.citations && citer(message.citations) }));
+  else if (message.content) box.replaceChildren(proseOf(message.content, message, "text", { cite: message.citations && citer(message.citations) }));
   else box.replaceChildren(message.end && !message.tool_calls?.length ? t("empty") : "");
   box.classList.toggle("writing", message.role === "assistant" && !message.end && !message.error);
   box.classList.toggle("prose", message.role === "assistant" && !message.error);
@@ -46,14 +48,17 @@ export function fillBubble(box, message) {
 
 function reasoning(message) {
   const seconds = message.seconds ? "" : " …";
-  return h("details", { class: "reasoning" }, h("summary", {}, t("reasoning") + seconds), h("div", { class: "prose" }, markdown(message.reasoning)));
+  return h("details", { class: "reasoning" }, h("summary", {}, t("reasoning") + seconds), h("div", { class: "prose" }, proseOf(message.reasoning, message, "reasoning")));
 }
 
 function calls(message, last) {
   const given = new Set(session.talk.messages.filter((one) => one.role === "tool").map((one) => one.tool_call_id));
   return h("div", { class: "calls" }, message.tool_calls.map((call) => {
     const card = h("div", { class: "call" }, h("div", { class: "call-name" }, icon("tool"), h("code", {}, call.name)), h("pre", { tabIndex: 0 }, pretty(call.arguments)));
-    if (!given.has(call.id) && (last || session.talk.messages.at(-1)?.role === "tool")) card.append(resultForm(call));
+    const approval = approvalOf(message, call);
+    const waiting = !given.has(call.id) && (last || session.talk.messages.at(-1)?.role === "tool");
+    if (approval && (waiting || call.approval.decision)) card.append(approval);
+    else if (waiting) card.append(resultForm(call));
     return card;
   }));
 }
@@ -103,7 +108,7 @@ function answerActions(item, message, last) {
   const again = () => answer(message.parent);
   if (message.error) return h("div", { class: "actions" }, branches(message), button(t("retry"), again, { class: "retry", icon: "again" }));
   if (message.role === "tool") return h("div", { class: "actions" });
-  const note = h("span", { class: "note" }, { stopped: t("stopped"), length: t("cut") }[message.end] ?? "");
+  const note = h("span", { class: "note" }, { stopped: t("stopped"), length: t("cut"), content_filter: t("blocked_answer") }[message.end] ?? "");
   const more = last && ["stopped", "length"].includes(message.end);
   return h(
     "div", { class: "actions", role: "group", "aria-label": t("actions") },

@@ -2,9 +2,10 @@
 import { t } from "/lib/i18n.js";
 
 export class ApiError extends Error {
-  constructor(message, { code, status, offline = false } = {}) {
+  // request: the number of the one that failed. more: what the error says beside; of the guard, what it found.
+  constructor(message, { code, status, offline = false, request = null, more = {} } = {}) {
     super(message);
-    Object.assign(this, { code, status, offline });
+    Object.assign(this, { code, status, offline, request, more });
   }
 }
 
@@ -29,7 +30,8 @@ export async function request(path, { method = "GET", body, signal, quiet = fals
   if (response.ok) return response;
   const told = await response.json().catch(() => ({}));
   if (response.status === 401 && !quiet) onUnauthorised();
-  throw new ApiError(told.error?.message ?? response.statusText, { code: told.error?.code, status: response.status });
+  const { message, code, ...more } = told.error ?? {};
+  throw new ApiError(message ?? response.statusText, { code, status: response.status, request: response.headers.get("x-request-id"), more });
 }
 
 export const get = async (path) => (await request(path)).json();
@@ -53,7 +55,7 @@ export async function* events(path, body, signal) {
     for (const line of parts.flatMap((part) => part.split("\n"))) {
       if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
       const event = JSON.parse(line.slice(6));
-      if (event.error) throw new ApiError(event.error.message, { code: event.error.code });
+      if (event.error) throw new ApiError(event.error.message, { code: event.error.code, more: event.error });
       yield event;
     }
   }

@@ -23,6 +23,7 @@ export async function generate(body, message, { signal, onchange = () => {} } = 
       message.request_id = event.id ?? message.request_id;
       if (event.usage) message.usage = event.usage;
       if (event.documents) message.grounded = event.documents;
+      if (event.guard) message.guard = event.guard.findings;
       if (event.choices?.[0]) take(message, event.choices[0]);
       message.first ??= message.content || message.reasoning ? performance.now() - started : undefined;
       onchange(message);
@@ -30,8 +31,9 @@ export async function generate(body, message, { signal, onchange = () => {} } = 
     if (!message.end) throw new ApiError("", { offline: true });
   } catch (error) {
     if (error.name === "AbortError") message.end = "stopped";
-    else message.error = { message: error.message, code: error.code, offline: error.offline || error instanceof TypeError };
+    else message.error = { message: error.message, code: error.code, offline: error.offline || error instanceof TypeError, request: error.request, guard: error.more?.guard?.findings };
   }
+  if (message.end === "content_filter") message.appeal_id = message.request_id;
   if (message.end === "stopped" || body.store === false) delete message.request_id; // the server keeps finished answers alone
   message.seconds = (performance.now() - started) / 1000;
   return message;
@@ -48,12 +50,13 @@ function take(message, choice) {
   message.end = choice.finish_reason ?? message.end;
 }
 
-function takeCall(message, { index, id, function: called }) {
+function takeCall(message, { index, id, function: called, approval }) {
   message.tool_calls ??= [];
   const call = (message.tool_calls[index] ??= { id: "", name: "", arguments: "" });
   call.id ||= id ?? "";
   call.name += called?.name ?? "";
   call.arguments += called?.arguments ?? "";
+  if (approval) call.approval = approval;
 }
 
 function takeTokens(message, { logprobs, decoding }) {

@@ -19,8 +19,10 @@ export const number = (value, digits = 0) =>
 
 export const inUnit = (value, unit) => value.toLocaleString(current, { style: "unit", unit, maximumFractionDigits: 1 });
 
-export function when(seconds) {
+// `exact`: to the second, whatever day it is.
+export function when(seconds, { exact = false } = {}) {
   const date = new Date(seconds * 1000);
+  if (exact) return date.toLocaleString(current, { dateStyle: "medium", timeStyle: "medium" });
   const today = date.toDateString() === new Date().toDateString();
   const form = today ? { hour: "2-digit", minute: "2-digit" } : { year: "numeric", month: "short", day: "numeric" };
   return date.toLocaleString(current, form);

@@ -1,7 +1,7 @@
 // What all views share: what the server offers, and what this browser remembers.
 const DEFAULTS = { mode: "precise", temperature: 0.8, top_p: 1, max_tokens: null, seed: null, system: "", preset: "", tools: "", tokens: false, model: null };
 
-export const server = { me: null, features: new Set(), models: [], examples: {}, decodingHeads: false, session: null };
+export const server = { me: null, features: new Set(), models: [], examples: {}, decodingHeads: false, runsHouse: false, session: null };
 export const prefs = { ...DEFAULTS, ...JSON.parse(localStorage.getItem("hanok.prefs") ?? "{}") };
 
 export function remember(values) {

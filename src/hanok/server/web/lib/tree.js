@@ -34,8 +34,29 @@ export function choose(talk, message) {
 
 // As the model gets it. A corrected answer is what the conversation goes on with; a failed one is left out.
 export function asMessages(talk, leaf = talk.leaf) {
-  const messages = path(talk, leaf).filter((one) => !one.error).map(plain);
-  return talk.system.trim() ? [{ role: "system", content: talk.system.trim() }, ...messages] : messages;
+  return sent(talk, leaf).map((one) => (one ? plain(one) : { role: "system", content: talk.system.trim() }));
+}
+
+// Those messages in the order in which they go out; null for the system prompt.
+const sent = (talk, leaf) => [...(talk.system.trim() ? [null] : []), ...path(talk, leaf).filter((one) => !one.error)];
+
+// What the guard found of a question and its answer goes to the messages that it was found in; what it found elsewhere to the
+// question. Earlier answers have what was found in them since they were given.
+export function place(talk, answer, found) {
+  const messages = sent(talk, answer.parent);
+  const question = find(talk, answer.parent);
+  const lists = new Map([[answer, []], [question, []]]);
+  for (const { direction, where, rule, action, reason, span } of found) {
+    const number = /^messages\.(\d+)$/.exec(where)?.[1];
+    const of = direction === "output" ? answer : (messages[number] ?? question);
+    if (of.role === "assistant" && of !== answer) continue;
+    const words = direction === "input" && messages[number] === null ? "system" : where;
+    lists.set(of, [...(lists.get(of) ?? []), { direction, where: words, rule, action, reason, span: of === question && words !== where ? null : span }]);
+  }
+  for (const [message, list] of lists) {
+    if (list.length) message.found = list;
+    else delete message.found;
+  }
 }
 
 function plain({ role, content, correction, tool_calls, tool_call_id }) {
@@ -52,7 +73,7 @@ export function titleOf(talk) {
 export function forServer(talk) {
   const failed = new Set(talk.messages.filter((message) => message.error).map((message) => message.id));
   const kept = talk.messages.filter((message) => !failed.has(message.id) && !failed.has(message.parent));
-  const messages = kept.map(({ tokens, error, rating, grounded, usage, seconds, first, ...rest }) => ({ ...rest, ...(rating ? { rating } : {}) }));
+  const messages = kept.map(({ tokens, error, rating, grounded, usage, seconds, first, guard, appeal_id, ...rest }) => ({ ...rest, ...(rating ? { rating } : {}) }));
   const leaf = failed.has(talk.leaf) ? find(talk, talk.leaf).parent : talk.leaf;
   return { title: titleOf(talk), system: talk.system, leaf, messages, files: talk.files, collections: talk.collections, ...(talk.own_store ? { own_store: talk.own_store } : {}), ...(talk.model ? { model: talk.model } : {}) };
 }

@@ -16,7 +16,7 @@ export const EN = {
   you: "You", assistant: "Hanok · AI-generated", tool: "Tool", up: "Good answer", down: "Bad answer", correct: "Correct", copy: "Copy", code: "Code", table: "Table", picture: "Picture",
   actions: "What to do with this answer", thinking: "Writing an answer", finished: "The answer is complete", reasoning: "Reasoning",
   thanks: "Your opinion is saved", corrected: "Your correction is saved", copied: "Copied",
-  stopped: "Stopped", cut: "Reached the longest answer", empty: "(empty answer)",
+  correction: "Correction", stopped: "Stopped", cut: "Reached the longest answer", empty: "(empty answer)",
   correction_label: "What should the answer have been?", reason_label: "What was wrong? (optional)",
   edit: "Edit the question", ask_again: "Ask again", regenerate: "Answer again", continue: "Continue", continue_words: "Please continue.",
   branches: "Other branches", branch_before: "Branch before", branch_after: "Next branch",

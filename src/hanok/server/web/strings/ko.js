@@ -16,7 +16,7 @@ export const KO = {
   you: "나", assistant: "한옥 · AI 생성", tool: "도구", up: "좋아요", down: "별로예요", correct: "답 고치기", copy: "복사", code: "코드", table: "표", picture: "그림",
   actions: "이 답변으로 할 일", thinking: "답변을 쓰는 중", finished: "답변이 끝났습니다", reasoning: "생각",
   thanks: "의견을 저장했습니다", corrected: "고친 답을 저장했습니다", copied: "복사했습니다",
-  stopped: "멈춤", cut: "최대 길이에 이르렀습니다", empty: "(빈 답변)",
+  correction: "고친 답", stopped: "멈춤", cut: "최대 길이에 이르렀습니다", empty: "(빈 답변)",
   correction_label: "어떻게 답했어야 하나요?", reason_label: "무엇이 문제였나요? (선택)",
   edit: "질문 고치기", ask_again: "다시 묻기", regenerate: "다시 답하기", continue: "이어 쓰기", continue_words: "이어서 계속해 주세요.",
   branches: "다른 갈래", branch_before: "이전 갈래", branch_after: "다음 갈래",
