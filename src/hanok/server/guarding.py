@@ -136,7 +136,7 @@ class Watch:
     def last(self, count: int, *, hidden: str = "") -> list[LastFilter]:
         """For what is still changed behind the readers, as many as there are answers; none where no rule looks at text. What
         judges whole windows has judged them."""
-        make = partial(self.book.watch(hidden, self._read), value=True)
+        make = partial(self.book.watch(hidden, self._read), of="again")
         tell = partial(self._answered, "")
         return [LastFilter(make(), tell) for _ in range(count)] if self.book.outputs else []
 
