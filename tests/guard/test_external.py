@@ -124,7 +124,7 @@ def test_calls_are_judged_whole(server: Classifier) -> None:
     assert [one.action for one in rules.judge("order", '{"what": "a bomb"}', USER)] == ["block"]
     assert rules.judge("order", '{"what": "tea"}', USER) == []
     assert server.texts == ['order({"what": "a bomb"})', 'order({"what": "tea"})']
-    one = rules.watch("", USER)(value=True)  # a value of the arguments by itself
+    one = rules.watch("", USER)(of="value")  # a value of the arguments by itself
     assert one.push("a bomb ").text + one.finish().text == "a bomb "
 
 

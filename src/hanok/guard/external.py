@@ -33,7 +33,7 @@ class External:
         origins: of the parts that it reads.
     """
 
-    calls_whole = True
+    stages = ("answer",)  # calls are judged whole, and a changed answer has been judged
 
     def __init__(
         self, remote: Remote, origins: frozenset[str], *, name: str = "external", action: Action = "flag",
