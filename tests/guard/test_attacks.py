@@ -146,7 +146,12 @@ def place(tmp_path: Path) -> AuditPlace:
 def test_on_a_server(place: AuditPlace, capsys: pytest.CaptureFixture[str]) -> None:
     """A server that refuses; then one that babbles: more goes wrong, and the exit code says so. Both are in the audit."""
     answer = {"now": said("I cannot help with that.")}
-    with web(lambda head, sock: says(answer["now"])(head, sock)) as site:
+    models = page(json.dumps({"data": [{"id": "m"}]}).encode())
+
+    def reply(head: str, sock: Any) -> None:
+        says(models if head.startswith("GET /v1/models ") else answer["now"])(head, sock)
+
+    with web(reply) as site:
         words = [
             "guard",
             "attack",
@@ -158,7 +163,7 @@ def test_on_a_server(place: AuditPlace, capsys: pytest.CaptureFixture[str]) -> N
             str(place.folder),
         ]
         assert _run(words) == 0
-        assert len(site.heads) == 56
+        assert len(site.heads) == 57  # the first asks for the model's name
         answer["now"] = said("Of course. Take a pot and")
         assert _run([*words, "--no-record"]) == 0  # compared with nothing
         assert _run(words) == 1
@@ -166,9 +171,14 @@ def test_on_a_server(place: AuditPlace, capsys: pytest.CaptureFixture[str]) -> N
         answer["now"] = page(b"{}", status="500 Internal Server Error")
         assert _run(words) == 1
         assert "answered none of 56 attacks" in capsys.readouterr().err
+        answer["now"] = said("Of course. Take a pot and")
+        assert _run(words) == 0  # compared with the last run that was answered
+        models = page(b"{}", status="401 Unauthorized")
+        assert _run(words) == 1
+        assert "names no model" in capsys.readouterr().err
     with Reader(place) as reader:
-        third, second, first = (one["facts"] for one in reader.list(Wanted(kind=KIND), limit=10))
-        assert verify(reader, load_verifier(place.folder)).plain()["signed"] == 3
+        _, third, second, first = (one["facts"] for one in reader.list(Wanted(kind=KIND), limit=10))
+        assert verify(reader, load_verifier(place.folder)).plain()["signed"] == 4
     assert first["families"]["honest"] == {"tried": 10, "wrong": 10, "blocked": 0, "errors": 0}
     assert (second["worse"], second["better"]) == (["harmful"], ["honest"])
     assert third["families"]["leak"]["errors"] == 10

@@ -23,7 +23,7 @@ from hanok.guard.policy import parse_policy
 from hanok.guard.probe import Probe, pooled, train_probe
 from hanok.guard.provenance import Part
 from hanok.guard.rulebook import Guard
-from hanok.guard.second_training import TwoStages, band_of, fit_probe, read_vectors, threshold_of
+from hanok.guard.second_training import TwoStages, band_of, fit_probe, mix_of, read_vectors, threshold_of
 from hanok.guard.training import Row
 
 LAYERS, WIDTH = (1, -1), 6
@@ -211,7 +211,7 @@ def test_the_threshold_keeps_the_false_alarms_of_both_stages() -> None:
     rows = [Row(str(number), int(number < 200), str(number)) for number in range(1200)]
     first = np.concatenate([rng.normal(1.5, 1, 200), rng.normal(-1, 1, 1000)])
     second = np.concatenate([rng.normal(2, 1, 200), rng.normal(-1, 1, 1000)])
-    stages = TwoStages(rows, first, second)
+    stages = TwoStages(rows, first, second, first + second)
     band = band_of(stages)
     honest = np.array([not row.label for row in rows])
     for rate in (0.01, 0.02, 0.05):
@@ -219,7 +219,22 @@ def test_the_threshold_keeps_the_false_alarms_of_both_stages() -> None:
         assert rate - 0.002 <= flagged[honest].mean() <= rate
         assert flagged[~honest].mean() > 0.5
     with pytest.raises(InputError, match="no band"):
-        band_of(TwoStages(rows[:201], np.zeros(201), np.zeros(201)))
+        band_of(TwoStages(rows[:201], np.zeros(201), np.zeros(201), np.zeros(201)))
+
+
+def test_the_mixture_gives_each_what_it_is_worth() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.array([1, 0] * 300)
+    good, blind, wrong = (
+        labels + rng.normal(0, 0.5, 600),
+        rng.normal(0, 0.5, 600),
+        rng.normal(0, 0.5, 600) - labels,
+    )
+    first, own = mix_of(good, blind, labels)
+    assert own < 0.2 * first  # a probe that knows nothing decides nothing
+    assert mix_of(good, wrong, labels)[1] == 0.0
+    first, own = mix_of(good, labels + rng.normal(0, 0.5, 600), labels)
+    assert 0.5 < own / first < 2
 
 
 def test_a_probe_of_the_rows_is_calibrated() -> None:

@@ -97,7 +97,7 @@ def compare(
         share = wilson(counts["wrong"], counts["tried"], confidence)
         shown, change = "", ""
         old = None if before is None else before.get(name)
-        if old is not None:
+        if old is not None and old["tried"]:
             past = wilson(old["wrong"], old["tried"], confidence)
             low, high = difference(past, share)
             shown, change = f"{past.value:.1%}", f"{low:+.1%} to {high:+.1%}"
@@ -141,10 +141,24 @@ class _asking:  # noqa: N801 - reads as a function
         self._client = httpx.Client(timeout=seconds, trust_env=False, headers=headers)
 
     def __enter__(self) -> Callable[[Attack], Answered]:
+        if not self._model:
+            self._model = self._first_model()
         return self._ask
 
     def __exit__(self, *_error: object) -> None:
         self._client.close()
+
+    def _first_model(self) -> str:
+        """The server's default. Raises RegressionError: it names none."""
+        import httpx
+
+        try:
+            response = self._client.get(f"{self._url.removesuffix('/chat/completions')}/models")
+            return str(response.raise_for_status().json()["data"][0]["id"])
+        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+            raise RegressionError(
+                f"the server names no model ({error})", remedy="does it run, and may the key do that?"
+            ) from error
 
     def _ask(self, attack: Attack) -> Answered:
         import httpx
@@ -152,7 +166,7 @@ class _asking:  # noqa: N801 - reads as a function
         from hanok.guard.attacks import Answered, Unanswered
 
         body: dict[str, Any] = {"messages": attack.messages, "temperature": 0, "max_tokens": 200, "seed": 1}
-        body |= {"model": self._model} if self._model else {}
+        body["model"] = self._model
         body |= {"tools": attack.tools} if attack.tools else {}
         try:
             response = self._client.post(self._url, json=body)
@@ -171,13 +185,15 @@ class _asking:  # noqa: N801 - reads as a function
 
 
 def _newest(place: AuditPlace, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The facts of the last run on this server with the same texts."""
+    """The facts of the last run on this server with the same texts that was answered."""
     from hanok.store.audit.reader import Reader, Wanted
 
     with Reader(place) as reader:
         for entry in reader.list(Wanted(kind=KIND), limit=100):
-            if all(entry["facts"].get(name) == facts[name] for name in ("url", "model", "set")):
-                return entry["facts"]
+            found = entry["facts"]
+            same = all(found.get(name) == facts[name] for name in ("url", "model", "set"))
+            if same and any(one["tried"] for one in found["families"].values()):
+                return found
     return None
 
 

@@ -42,7 +42,8 @@ def pooled(hidden_ND: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Probe:
     """`weights_L2D`: float32. `model`: hash of the model whose vectors it judges. `threshold`: what counts as a hit. `band`:
-    scores of the first stage (`hanok.guard.linear`) between which it is asked."""
+    scores of the first stage (`hanok.guard.linear`) between which it is asked. `mix`: what the first stage's score and its own
+    count for there."""
 
     name: str
     weights_L2D: np.ndarray
@@ -51,6 +52,7 @@ class Probe:
     model: str
     threshold: float = 0.0
     band: tuple[float, float] = (-1.0, 3.0)
+    mix: tuple[float, float] = (0.0, 1.0)
 
     def scores(self, vectors_TL2D: np.ndarray) -> np.ndarray:
         """[T] float64: 0 is an even chance among the (balanced) rows of its training."""
@@ -60,7 +62,7 @@ class Probe:
         directory.mkdir(parents=True, exist_ok=True)
         about = {
             "name": self.name, "bias": self.bias, "layers": self.layers, "model": self.model, "threshold": self.threshold,
-            "band": self.band,
+            "band": self.band, "mix": self.mix,
         }  # fmt: skip
         save_file(
             {"weights": self.weights_L2D.astype(np.float32)},
@@ -76,13 +78,14 @@ class Probe:
                 about = json.loads((opened.metadata() or {})["probe"])
             weights, layers = load_file(file)["weights"], tuple(map(int, about["layers"]))
             low, high = map(float, about["band"])
+            first, own = map(float, about["mix"])
             if weights.ndim != 3 or weights.shape[:2] != (len(layers), 2) or not np.isfinite(weights).all():
                 raise InputError(
                     f"{file} has weights of shape {weights.shape} for {len(layers)} layers", remedy=_REMEDY
                 )
             return cls(
                 str(about["name"]), weights, float(about["bias"]), layers, str(about["model"]), float(about["threshold"]),
-                (low, high),
+                (low, high), (first, own),
             )  # fmt: skip
         except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
             raise InputError(f"{file} is no probe ({error})", remedy=_REMEDY) from error

@@ -1,7 +1,8 @@
 """Two stages as one rule of input: n-grams read everything, and what they are not sure of is put to a probe on the served model.
 
-Below the band a passage passes, above it counts, and within it the probe decides; so the model reads what is in doubt alone. It
-gets the reading that the first stage minded most: what was written in base64 is shown to it in the open.
+Below the band a passage passes, above it counts, and within it both scores together decide, in the mixture that training found;
+so the model reads what is in doubt alone. It gets the reading that the first stage minded most: what was written in base64 is
+shown to it in the open.
 """
 
 from __future__ import annotations
@@ -66,10 +67,9 @@ class SecondLook:
             for one, score in zip(together, self._second_looks(together), strict=True):
                 if math.isnan(score):
                     raise ValueError("the score is no number")
-                if score > self._threshold:
-                    reason = (
-                        f"the model takes it for an order, score {score:.2f}; by its words {one.score:.2f}"
-                    )
+                by_words, by_model = self._probe.mix
+                if by_words * one.score + by_model * score > self._threshold:
+                    reason = f"reads like an order to the model, score {one.score:.2f} by its words, {score:.2f} by the model"
                     yield self._found(one, reason)
             clock.check()
 

@@ -25,17 +25,22 @@ _BATCH = 16  # rows that a model reads together
 
 @dataclass(frozen=True, slots=True)
 class TwoStages:
-    """Scores [T] of rows that neither stage was trained on."""
+    """Scores [T] of rows that neither stage was trained on; `mixed_T`: of both, in a mixture not found on them either."""
 
     rows: Sequence[Row]
     first_T: np.ndarray
     second_T: np.ndarray
+    mixed_T: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.array([row.label for row in self.rows])
 
     def flagged(self, band: tuple[float, float], threshold: float) -> np.ndarray:
         """[T] bool: what `hanok.guard.second_look` would find."""
         low, high = band
         within_T = (self.first_T >= low) & (self.first_T <= high)
-        return (self.first_T > high) | (within_T & (self.second_T > threshold))
+        return (self.first_T > high) | (within_T & (self.mixed_T > threshold))
 
 
 def read_vectors(rows: Sequence[Row], vectors: Vectors, layers: Sequence[int]) -> np.ndarray:
@@ -73,7 +78,28 @@ def both_stages(
             penalty=penalty,
         )
         second_T[~known_T] = probe.scores(vectors_TL2D[~known_T])
-    return TwoStages(rows, first_T, second_T)
+    return mixed(rows, first_T, second_T, placed)
+
+
+def mixed(
+    rows: Sequence[Row], first_T: np.ndarray, second_T: np.ndarray, folds_T: np.ndarray
+) -> TwoStages:  # fmt: skip
+    """Each fold in the mixture of the others."""
+    labels_T, mixed_T = np.array([row.label for row in rows]), np.empty(len(rows))
+    for fold in sorted(set(folds_T.tolist())):
+        known_T = folds_T != fold
+        first, own = mix_of(first_T[known_T], second_T[known_T], labels_T[known_T])
+        mixed_T[~known_T] = first * first_T[~known_T] + own * second_T[~known_T]
+    return TwoStages(rows, first_T, second_T, mixed_T)
+
+
+def mix_of(first_T: np.ndarray, second_T: np.ndarray, labels_T: np.ndarray) -> tuple[float, float]:
+    """What each score counts for: logistic regression on the two, neither below 0. A probe that knows nothing gets nothing."""
+    scores_T2 = np.stack([first_T, second_T], axis=1)
+    as_vectors = scores_T2[:, None, :, None]  # of one layer, one number for the mean and one for the last
+    found = train_probe("mix", as_vectors, labels_T.tolist(), layers=(0,), model="", penalty=1e-4)
+    first, own = (max(0.0, float(one)) for one in found.weights_L2D.reshape(2))
+    return (first, own) if first or own else (1.0, 0.0)
 
 
 def band_of(stages: TwoStages) -> tuple[float, float]:
@@ -94,8 +120,8 @@ def threshold_of(stages: TwoStages, band: tuple[float, float], false_alarms: flo
     within_T = honest_T & (stages.first_T >= low) & (stages.first_T <= high)
     sure = int((honest_T & (stages.first_T > high)).sum())
     allowed = max(0, int(false_alarms * honest_T.sum() + 1e-9) - sure)
-    ordered = np.sort(stages.second_T[within_T])[::-1]
-    return float(ordered[allowed]) if allowed < len(ordered) else float(stages.second_T.min()) - 1.0
+    ordered = np.sort(stages.mixed_T[within_T])[::-1]
+    return float(ordered[allowed]) if allowed < len(ordered) else float(stages.mixed_T.min()) - 1.0
 
 
 def fit_probe(
@@ -107,4 +133,5 @@ def fit_probe(
     band = band_of(stages)
     labels = [row.label for row in rows]
     probe = train_probe(name, vectors_TL2D, labels, layers=layers, model=model, penalty=penalty)
-    return replace(probe, band=band, threshold=threshold_of(stages, band, false_alarms)), stages
+    mix = mix_of(stages.first_T, stages.second_T, stages.labels)
+    return replace(probe, band=band, mix=mix, threshold=threshold_of(stages, band, false_alarms)), stages

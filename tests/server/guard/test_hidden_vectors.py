@@ -63,5 +63,5 @@ def test_through_the_server(
     assert asked(own, other) == (200, [])
     status, (reason,) = asked(own, wanted)
     assert status == 400
-    assert reason.startswith("the model takes it for an order")
+    assert reason.startswith("reads like an order to the model")
     assert asked("other weights", wanted) == (200, ["the probe belongs to another model"])
