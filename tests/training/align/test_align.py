@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hanok.training.align.config import AlignConfig
 from hanok.training.align.methods import PAIR_METHODS, POLICY_METHODS, READERS
 from hanok.training.align.preference import PairObjective
 from hanok.training.align.preferences import read_judged, read_pairs
-from hanok.training.align.reward_model import HEAD, RewardHead, RewardModel, scores
+from hanok.training.align.reward_model import HEAD, RewardHead, RewardModel, RewardObjective, scores
 from hanok.training.align.run import align_on_preferences, split_by_prompt
 from hanok.training.align.scoring import answer_logprobs, summed_logprobs
 
@@ -39,9 +39,17 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", ["dpo", "ipo", "orpo", "simpo", "cpo"])
-def test_it_learns_that_shorter_is_better(method: str, base: Path, preferences: Path, tmp_path: Path) -> None:
-    align_on_preferences(method, quick(), model=base, data=preferences, out=tmp_path)
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("dpo", {}), ("dpo", {"dpo_loss": "per-token"}), ("dpo", {"dpo_loss": "robust", "label_smoothing": 0.1}),
+        ("dpo", {"dpo_loss": "hinge"}), ("ipo", {}), ("orpo", {}), ("simpo", {}), ("cpo", {}),
+    ],
+)  # fmt: skip
+def test_it_learns_that_shorter_is_better(
+    method: str, changes: dict[str, Any], base: Path, preferences: Path, tmp_path: Path
+) -> None:
+    align_on_preferences(method, quick(**changes), model=base, data=preferences, out=tmp_path)
     last = rows(tmp_path)[-1]
     assert last["validation.preference.accuracy"] > 0.9
     losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
@@ -169,6 +177,51 @@ def test_a_score_may_read_how_likely_an_answer_is(base: Path, preferences: Path,
     assert scores(decoder, without, texts).tolist() == [0.0] * len(texts)
     head.save(tmp_path / "head.safetensors")
     assert RewardHead.load(tmp_path / "head.safetensors", decoder.config.hidden_size).likelihood is not None
+
+
+def test_forms_of_dpo_are_their_losses(base: Path, preferences: Path) -> None:
+    """At the reference every form has its value by hand; a step away they part."""
+    decoder, tokenizer = load_model(base, dtype=torch.float32), Tokenizer.load(base)
+    pairs = read_pairs(preferences, tokenizer, max_seq_len=128)[:2]
+    sides = [side for pair in pairs for side in pair.sequences]
+    summed = summed_logprobs(decoder, sides, dtype=torch.float32, max_tokens=512)
+    tokens = [int(side.mask.sum()) for side in sides]
+    at = [replace(pair, reference=(summed[2 * i], summed[2 * i + 1])) for i, pair in enumerate(pairs)]
+    off = [replace(pair, reference=(summed[2 * i] - 3.0, summed[2 * i + 1])) for i, pair in enumerate(pairs)]
+
+    def loss(rows: list[Any], **changes: Any) -> float:
+        objective = PairObjective(method="dpo", config=quick(**changes), dtype=torch.float32)
+        return float(objective.loss(decoder, rows, units=1).total) / len(rows)
+
+    forms: dict[str, dict[str, Any]] = {
+        "plain": {}, "robust": {"label_smoothing": 0.2}, "per-token": {}, "hinge": {},
+    }  # fmt: skip
+    found = {form: loss(at, dpo_loss=form, **more) for form, more in forms.items()}
+    assert found == pytest.approx(
+        {"plain": math.log(2), "robust": math.log(2), "per-token": math.log(2), "hinge": 1}, abs=1e-4
+    )
+    away = {form: loss(off, dpo_loss=form, **more) for form, more in forms.items()}
+    plain, flipped = (math.log1p(math.exp(sign * 0.3)) for sign in (-1, 1))
+    assert away["plain"] == pytest.approx(plain, abs=1e-4)
+    assert away["robust"] == pytest.approx((0.8 * plain - 0.2 * flipped) / 0.6, abs=1e-4)
+    assert away["hinge"] == pytest.approx(0.7, abs=1e-4)
+    each = [math.log1p(math.exp(-5.0 * 3.0 / many)) for many in tokens[::2]]
+    assert away["per-token"] == pytest.approx(sum(each) / 2, abs=1e-4)
+    with pytest.raises(ConfigError, match="robust with label_smoothing = 0"):
+        quick(dpo_loss="robust").of_method("dpo")
+    with pytest.raises(ConfigError, match="hinge with label_smoothing"):
+        quick(dpo_loss="hinge", label_smoothing=0.1).of_method("dpo")
+
+
+def test_a_margin_is_asked_of_the_scores(base: Path, tmp_path: Path, write_rows: Any) -> None:
+    """-log sigmoid(gap - margin): a head of zeros has no gap."""
+    row = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    file = write_rows(tmp_path / "rows.jsonl", [row, {**row, "prompt": "d", "margin": 2.0}])
+    pairs = read_pairs(file, Tokenizer.load(base), max_seq_len=64)
+    decoder = load_model(base, dtype=torch.float32)
+    objective = RewardObjective(config=quick(), head=RewardHead(decoder.config.hidden_size))
+    losses = [float(objective.loss(decoder, [pair], units=1).total) for pair in pairs]
+    assert losses == pytest.approx([math.log(2), math.log1p(math.exp(2.0))], abs=1e-5)
 
 
 def test_what_a_method_does_not_read_is_refused() -> None:
