@@ -13,6 +13,7 @@ import tiny_training as tiny
 import torch
 
 from hanok.errors import CheckpointError
+from hanok.improvement.judging.scores import score_judge
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.decoder import Decoder
 from hanok.tokens.tokenizer import Tokenizer
@@ -53,6 +54,8 @@ def test_a_reward_model_scores_as_it_was_trained(
     assert found == pytest.approx(model.score(texts, max_tokens=1), abs=1e-4)
     row = json.loads(preferences.read_text(encoding="utf-8").splitlines()[0])
     assert model.score([model.text(row["prompt"], row["chosen"][0])]) == pytest.approx(found[:1], abs=1e-4)
+    judge = score_judge(f"reward:{artefact.path}")
+    assert judge.score(row["prompt"], row["chosen"][0]["content"]) == pytest.approx(found[0], abs=1e-4)
     with pytest.raises(CheckpointError, match=HEAD):
         RewardModel(base)
 
