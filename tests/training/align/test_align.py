@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import tiny_training as tiny
 import torch
 
 from hanok.artefacts import open_artefact
-from hanok.errors import ArtefactError, CheckpointError, ConfigError
+from hanok.errors import ArtefactError, ConfigError
 from hanok.models.checkpoint import load_model
 from hanok.models.config import MoEConfig
 from hanok.models.decoder import Decoder
@@ -22,9 +22,8 @@ from hanok.training.align.config import AlignConfig
 from hanok.training.align.methods import PAIR_METHODS, POLICY_METHODS, READERS
 from hanok.training.align.preference import PairObjective
 from hanok.training.align.preferences import read_judged, read_pairs
-from hanok.training.align.reward_model import HEAD, RewardHead, RewardModel, scores
 from hanok.training.align.run import align_on_preferences, split_by_prompt
-from hanok.training.align.scoring import answer_logprobs, summed_logprobs
+from hanok.training.align.scoring import summed_logprobs
 
 
 def quick(**changes: Any) -> AlignConfig:
@@ -39,9 +38,17 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", ["dpo", "ipo", "orpo", "simpo", "cpo"])
-def test_it_learns_that_shorter_is_better(method: str, base: Path, preferences: Path, tmp_path: Path) -> None:
-    align_on_preferences(method, quick(), model=base, data=preferences, out=tmp_path)
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("dpo", {}), ("dpo", {"dpo_loss": "per-token"}), ("dpo", {"dpo_loss": "robust", "label_smoothing": 0.1}),
+        ("dpo", {"dpo_loss": "hinge"}), ("ipo", {}), ("orpo", {}), ("simpo", {}), ("cpo", {}),
+    ],
+)  # fmt: skip
+def test_it_learns_that_shorter_is_better(
+    method: str, changes: dict[str, Any], base: Path, preferences: Path, tmp_path: Path
+) -> None:
+    align_on_preferences(method, quick(**changes), model=base, data=preferences, out=tmp_path)
     last = rows(tmp_path)[-1]
     assert last["validation.preference.accuracy"] > 0.9
     losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
@@ -124,51 +131,38 @@ def test_micro_batches_do_not_change_the_update(base: Path, preferences: Path, t
         )
 
 
-@pytest.mark.parametrize("likelihood", [False, True])
-def test_a_reward_model_scores_as_it_was_trained(
-    likelihood: bool, base: Path, preferences: Path, tmp_path: Path
-) -> None:
-    """From its files alone, in any batch; the same scores come from the messages."""
-    artefact = align_on_preferences(
-        "reward", quick(likelihood=likelihood), model=base, data=preferences, out=tmp_path
-    )
-    assert HEAD in artefact.files
-    model = RewardModel(artefact.path)
-    pairs = read_pairs(preferences, model.tokenizer, max_seq_len=128)
-    texts = [side for pair in pairs for side in pair.sequences]
-    found = model.score(texts)
-    right = [chosen > rejected for chosen, rejected in zip(found[::2], found[1::2], strict=True)]
-    assert sum(right) > 0.9 * len(right)
-    assert found == pytest.approx(model.score(texts, max_tokens=1), abs=1e-4)
-    row = json.loads(preferences.read_text(encoding="utf-8").splitlines()[0])
-    assert model.score([model.text(row["prompt"], row["chosen"][0])]) == pytest.approx(found[:1], abs=1e-4)
-    with pytest.raises(CheckpointError, match=HEAD):
-        RewardModel(base)
-
-
-def test_a_score_may_read_how_likely_an_answer_is(base: Path, preferences: Path, tmp_path: Path) -> None:
-    """Before any training a head of zeros orders answers by their mean log-probability, which the law's gradient reaches."""
+def test_forms_of_dpo_are_their_losses(base: Path, preferences: Path) -> None:
+    """At the reference every form has its value by hand; a step away they part."""
     decoder, tokenizer = load_model(base, dtype=torch.float32), Tokenizer.load(base)
-    texts = [
-        side for pair in read_pairs(preferences, tokenizer, max_seq_len=128)[:4] for side in pair.sequences
-    ]
-    head = RewardHead(decoder.config.hidden_size, likelihood=True)
-    found_B = scores(decoder, head, texts)
-    summed = summed_logprobs(decoder, texts, dtype=torch.float32, max_tokens=512)
-    mean = [total / int(text.mask.sum()) for total, text in zip(summed, texts, strict=True)]
-    assert found_B.tolist() == pytest.approx(mean, abs=1e-4)
-    found_B.sum().backward()
-    assert decoder.head_weight.grad is not None
-    assert decoder.head_weight.grad.abs().sum() > 0
-    with torch.no_grad():
-        least = [float(answer_logprobs(decoder, [text], dtype=torch.float32).logp_M.min()) for text in texts]
-    assert head.likelihood is not None
-    assert head.likelihood.grad is not None
-    assert float(head.likelihood.grad[1]) == pytest.approx(10 * sum(least), rel=1e-4)
-    without = RewardHead(decoder.config.hidden_size)
-    assert scores(decoder, without, texts).tolist() == [0.0] * len(texts)
-    head.save(tmp_path / "head.safetensors")
-    assert RewardHead.load(tmp_path / "head.safetensors", decoder.config.hidden_size).likelihood is not None
+    pairs = read_pairs(preferences, tokenizer, max_seq_len=128)[:2]
+    sides = [side for pair in pairs for side in pair.sequences]
+    summed = summed_logprobs(decoder, sides, dtype=torch.float32, max_tokens=512)
+    tokens = [int(side.mask.sum()) for side in sides]
+    at = [replace(pair, reference=(summed[2 * i], summed[2 * i + 1])) for i, pair in enumerate(pairs)]
+    off = [replace(pair, reference=(summed[2 * i] - 3.0, summed[2 * i + 1])) for i, pair in enumerate(pairs)]
+
+    def loss(rows: list[Any], **changes: Any) -> float:
+        objective = PairObjective(method="dpo", config=quick(**changes), dtype=torch.float32)
+        return float(objective.loss(decoder, rows, units=1).total) / len(rows)
+
+    forms: dict[str, dict[str, Any]] = {
+        "plain": {}, "robust": {"label_smoothing": 0.2}, "per-token": {}, "hinge": {},
+    }  # fmt: skip
+    found = {form: loss(at, dpo_loss=form, **more) for form, more in forms.items()}
+    assert found == pytest.approx(
+        {"plain": math.log(2), "robust": math.log(2), "per-token": math.log(2), "hinge": 1}, abs=1e-4
+    )
+    away = {form: loss(off, dpo_loss=form, **more) for form, more in forms.items()}
+    plain, flipped = (math.log1p(math.exp(sign * 0.3)) for sign in (-1, 1))
+    assert away["plain"] == pytest.approx(plain, abs=1e-4)
+    assert away["robust"] == pytest.approx((0.8 * plain - 0.2 * flipped) / 0.6, abs=1e-4)
+    assert away["hinge"] == pytest.approx(0.7, abs=1e-4)
+    each = [math.log1p(math.exp(-5.0 * 3.0 / many)) for many in tokens[::2]]
+    assert away["per-token"] == pytest.approx(sum(each) / 2, abs=1e-4)
+    with pytest.raises(ConfigError, match="robust with label_smoothing = 0"):
+        quick(dpo_loss="robust").of_method("dpo")
+    with pytest.raises(ConfigError, match="hinge with label_smoothing"):
+        quick(dpo_loss="hinge", label_smoothing=0.1).of_method("dpo")
 
 
 def test_what_a_method_does_not_read_is_refused() -> None:

@@ -93,6 +93,8 @@ def test_rows_that_teach_nothing_are_counted(
         ({"chosen": "b", "rejected": "c"}, "line 2: no prompt"),
         ([1], "line 2: expected an object"),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "tools": "d"}, 'line 2: "tools" is no list'),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"}, "line 2: margin = 'much'"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1}, "line 2: margin = -1"),
     ],
 )
 def test_rows_that_are_not_well_formed_are_errors(

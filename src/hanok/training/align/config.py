@@ -13,6 +13,7 @@ from hanok.training.align.methods import CHUNKED, check_read
 from hanok.training.config import TrainConfig
 
 BETAS = {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "orpo": 0.1, "simpo": 2.0, "cpo": 0.1}
+PER_TOKEN_BETA = 5.0  # Tulu 3, arXiv 2411.15124
 CLIPS = {"gspo": (3e-4, 4e-4), "dapo": (0.2, 0.28)}
 _OF_CHUNKS = ("chunk", "carry", "chunks", "carry_head")
 
@@ -73,7 +74,10 @@ class AlignConfig:
     pairs_per_step: int = 32
     """Preferences whose mean loss makes one update."""
     beta: float | None = None
-    """Strength of the preference; default: 0.1, SimPO 2.0."""
+    """Strength of the preference; default: 0.1, SimPO 2.0, DPO per token 5.0."""
+    dpo_loss: Literal["plain", "robust", "per-token", "hinge"] = "plain"
+    """dpo: robust is unbiased where `label_smoothing` of the labels are flipped; per-token compares log-ratios a token, so that
+    length is no argument; hinge wants nothing beyond its margin."""
     gamma: float = 0.5
     """simpo: margin in reward units."""
     label_smoothing: float = 0.0
@@ -258,6 +262,14 @@ class AlignConfig:
                 f"kl_target = {self.kl_target} of {method} with kl_beta = {self.kl_beta}",
                 "it moves the weight in the reward of ppo and rloo, from a kl_beta above 0",
             )
+        _require(
+            self.dpo_loss != "robust" or self.label_smoothing > 0,
+            "dpo_loss = robust with label_smoothing = 0", "say what share of the labels may be flipped",
+        )  # fmt: skip
+        _require(
+            self.dpo_loss != "hinge" or self.label_smoothing == 0,
+            f"dpo_loss = hinge with label_smoothing = {self.label_smoothing}", "leave one of them out",
+        )  # fmt: skip
         if method == "scalerl":
             _require(
                 self.generator == "float32", f"scalerl with generator = {self.generator}",
@@ -283,7 +295,8 @@ class AlignConfig:
         )
 
     def beta_of(self, method: str) -> float:
-        return self.beta if self.beta is not None else BETAS[method]
+        usual = PER_TOKEN_BETA if self.dpo_loss == "per-token" else BETAS[method]
+        return self.beta if self.beta is not None else usual
 
     def clips_of(self, method: str) -> tuple[float, float]:
         low, high = CLIPS.get(method, (0.2, 0.2))

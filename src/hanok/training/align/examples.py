@@ -15,12 +15,18 @@ from hanok.training.packing import PackedSequence
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An answer that was chosen over another. `reference`: summed log-probabilities of both under the starting model."""
+    """An answer that was chosen over another.
+
+    Args:
+        reference: summed log-probabilities of both under the starting model.
+        margin: how much better the chosen one is said to be, in a reward model's score.
+    """
 
     name: str
     chosen: PackedSequence
     rejected: PackedSequence
     reference: tuple[float, float] | None = None
+    margin: float = 0.0
 
     @property
     def num_tokens(self) -> int:

@@ -26,6 +26,7 @@ _CLIPPED = ("grpo", "drgrpo", "dapo", "gspo", "ppo", "rloo")
 READERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("epochs", "pairs_per_step", "held_out"), PAIR_METHODS),
     "beta": tuple(method for method in PAIR_METHODS if method != "reward"),
+    "dpo_loss": ("dpo",),
     "gamma": ("simpo",),
     "label_smoothing": ("dpo", "simpo", "cpo"),
     "nll_weight": ("dpo", "ipo", "cpo"),

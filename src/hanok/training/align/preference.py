@@ -24,7 +24,7 @@ from hanok.training.align.scoring import (
 )
 from hanok.training.objective import Loss
 from hanok.training.objectives.cpo import cpo_loss
-from hanok.training.objectives.dpo import dpo_loss
+from hanok.training.objectives.dpo import dpo_loss, hinge_loss, length_normalised_dpo_loss, robust_dpo_loss
 from hanok.training.objectives.ipo import ipo_loss
 from hanok.training.objectives.kto import kto_loss, reference_point
 from hanok.training.objectives.orpo import orpo_loss
@@ -105,12 +105,27 @@ class PairObjective:
             result = ipo_loss(chosen_P, rejected_P, *reference, many_chosen_P, many_rejected_P, beta=beta)
         else:
             assert self.method == "dpo", self.method
-            result = dpo_loss(chosen_P, rejected_P, *reference, beta=beta, label_smoothing=smoothing)
+            result = self._dpo((chosen_P, rejected_P, *reference), (many_chosen_P, many_rejected_P))
         if not nll:
             return result
         return replace(
             result, losses_P=result.losses_P - nll * chosen_P / many_chosen_P
         )  # arXiv 2404.19733, eq. 1
+
+    def _dpo(
+        self, logp: tuple[Tensor, Tensor, Tensor, Tensor], tokens: tuple[Tensor, Tensor]
+    ) -> PreferenceLoss:
+        """Args: logp: of chosen and rejected by the policy, then by the reference. tokens: of chosen and rejected."""
+        form, beta, smoothing = (
+            self.config.dpo_loss, self.config.beta_of(self.method), self.config.label_smoothing
+        )  # fmt: skip
+        if form == "hinge":
+            return hinge_loss(*logp, beta=beta)
+        if form == "robust":
+            return robust_dpo_loss(*logp, beta=beta, label_smoothing=smoothing)
+        if form == "per-token":
+            return length_normalised_dpo_loss(*logp, *tokens, beta=beta, label_smoothing=smoothing)
+        return dpo_loss(*logp, beta=beta, label_smoothing=smoothing)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,6 +1,6 @@
 """Reads preferences (JSONL) and encodes them with the model's chat template.
 
-    {"id", "prompt": messages, "chosen": messages, "rejected": messages, ...}     pairs
+    {"id", "prompt": messages, "chosen": messages, "rejected": messages, ...}     pairs; "margin" for reward models
     {"id", "prompt": messages, "completion": messages, "label": true | false}     single answers, KTO alone
 
 Instead of messages a text may stand: one of the user's as the prompt, one of the assistant's as an answer. Without
@@ -11,6 +11,7 @@ logged: equal sides, an empty answer, too long. A row that is not well formed is
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def read_pairs(file: Path, tokenizer: Tokenizer, *, max_seq_len: int) -> list[Pa
             left_out[fault] += 1
             continue
         chosen, rejected = (joined(side.prompt, *side.answer, side.name) for side in sides)
-        pairs.append(Pair(sides[0].name, chosen, rejected))
+        pairs.append(Pair(sides[0].name, chosen, rejected, margin=_margin_of(where, row)))
     _say(file, len(pairs), left_out)
     return pairs
 
@@ -126,6 +127,16 @@ def _pair_of(where: str, row: Mapping[str, Any], tokenizer: Tokenizer) -> list[_
         _encoded(where, row, prompt, answer, tokenizer, desirable=desirable)
         for answer, desirable in ((chosen, True), (rejected, False))
     ]
+
+
+def _margin_of(where: str, row: Mapping[str, Any]) -> float:
+    margin = row.get("margin", 0.0)
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < math.inf:
+        raise InputError(
+            f"{where}: margin = {margin!r}",
+            remedy="write how much better the chosen answer is: a number from 0 up, or leave it out",
+        )
+    return float(margin)
 
 
 def _single_of(where: str, row: Mapping[str, Any], tokenizer: Tokenizer) -> _Encoded:

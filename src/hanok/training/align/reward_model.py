@@ -108,7 +108,7 @@ class RewardHead(ScalarHead):
 
 @dataclass(kw_only=True, slots=True)
 class RewardObjective:
-    """-log sigmoid(score of the chosen text - score of the rejected one)."""
+    """-log sigmoid(score of the chosen text - score of the rejected one - margin of the pair)."""
 
     config: AlignConfig
     head: RewardHead
@@ -135,7 +135,8 @@ class RewardObjective:
 
     def _losses(self, decoder: Decoder, pairs: Sequence[Pair]) -> PreferenceLoss:
         score_B = scores(decoder, self.head, [side for pair in pairs for side in pair.sequences])
-        return bradley_terry_loss(score_B[::2], score_B[1::2], centring=self.config.centre)
+        margin_P = torch.tensor([pair.margin for pair in pairs])
+        return bradley_terry_loss(score_B[::2], score_B[1::2], margin_P=margin_P, centring=self.config.centre)
 
 
 def scores(decoder: Decoder, head: RewardHead, sequences: Sequence[PackedSequence]) -> Tensor:

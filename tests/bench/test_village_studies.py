@@ -1,4 +1,4 @@
-"""The study of reward models: what is flipped, what is held out, and that it runs through in small."""
+"""The studies on the harder village, in small: reward models (what is flipped, what is held out), and practice."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 import tiny_training as tiny
 import torch
 
-from hanok.bench import reward_models
+from hanok.bench import practice, reward_models
 from hanok.data.village.build import write_village
-from hanok.data.village.config import VillageConfig
+from hanok.data.village.config import AlignmentDataConfig, VillageConfig
 from hanok.models.checkpoint import save_model
 from hanok.models.decoder import Decoder
+from hanok.training.align.config import AlignConfig
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -60,18 +61,52 @@ def test_shares_are_of_pairs_and_of_their_kinds() -> None:
     }  # fmt: skip
 
 
-def test_it_runs_through_and_goes_on(data: Path, village: Path, shards: Path, tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
+@pytest.fixture(scope="module")
+def model(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained."""
+    folder = tmp_path_factory.mktemp("model")
     shape = tiny.tiny_model(vocab_size=266, max_context=2048)
-    save_model(Decoder(shape, generator=torch.Generator().manual_seed(0)), model, tokenizer_dir=shards)
-    (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "data").symlink_to(data, target_is_directory=True)
+    save_model(Decoder(shape, generator=torch.Generator().manual_seed(0)), folder, tokenizer_dir=shards)
+    return folder
+
+
+def test_reward_models_are_compared_and_made_once(
+    data: Path, village: Path, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").symlink_to(data, target_is_directory=True)
     options: dict[str, Any] = {
-        "model": model, "village": village, "folder": tmp_path / "study", "seeds": [1], "held_out": "choosing", "threads": 1,
+        "model": model, "village": village, "folder": tmp_path, "seeds": [1], "held_out": "choosing", "threads": 1,
         "ways": {"likelihood": {"likelihood": True, "max_steps": 1}},
     }  # fmt: skip
     found = reward_models.run(**options)
     assert [row["way"] for row in found] == ["start", "likelihood"]
     assert all(row["all"].endswith(f"of {len(rows(data / 'choosing.jsonl'))}") for row in found)
+    file = tmp_path / "likelihood-seed1" / "model" / "reward_head.safetensors"
+    written = file.stat().st_mtime_ns
     assert found == reward_models.run(**options)
+    assert file.stat().st_mtime_ns == written
+
+
+def test_methods_practise_the_same_prompts(village: Path, model: Path, shards: Path, tmp_path: Path) -> None:
+    small = AlignConfig(
+        max_steps=2, prompts_per_step=2, group_size=2, max_new_tokens=4, max_seq_len=512, threads=1
+    )
+    found = practice.run(
+        model=model, shards=shards, village=village, folder=tmp_path, seeds=[1], methods=("grpo", "ppo"), practice=small,
+        data=AlignmentDataConfig(pairs=1, prompts=4, validation=1, questions=2),
+    )  # fmt: skip
+    assert [(row["method"], row["reward"], row["minus grpo"]) for row in found] == [
+        ("grpo", 0, 0),
+        ("ppo", 0, 0),
+    ]
+    assert all(row["sums"].startswith("+0.0") for row in found)  # an untrained model adds nothing up
+    asked = [
+        [group["prompt"] for group in rows(tmp_path / f"{method}-seed1" / "samples.jsonl")]
+        for method in ("grpo", "ppo")
+    ]
+    assert asked[0] == asked[1] != []
+
+
+def test_the_end_is_the_last_fifth() -> None:
+    assert practice.at_the_end([{"reward": n} for n in range(10)], "reward") == 8.5
+    assert practice.at_the_end([{"reward": 3}], "reward") == 3
