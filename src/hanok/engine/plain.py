@@ -44,6 +44,8 @@ def hidden_after(
 
 
 def _hidden(decoder: Decoder, ids: Sequence[int], lows: Mapping[str, LowRank] | None) -> Tensor:
+    device = decoder.embed_tokens.weight.device
+    bounds = torch.tensor([0, len(ids)], dtype=torch.int32, device=device)
     with acting_on(decoder, [lows] * len(ids)):
-        hidden_ND, _ = decoder(torch.tensor(ids), torch.tensor([0, len(ids)], dtype=torch.int32))
+        hidden_ND, _ = decoder(torch.tensor(ids, device=device), bounds)
     return hidden_ND

