@@ -25,7 +25,10 @@ class Budget:
 
 
 def divide(
-    config: ModelConfig, cache_bytes: int | None, max_running: int, cache_type: CacheKind | Literal["float32"] = "bf16"
+    config: ModelConfig,
+    cache_bytes: int | None,
+    max_running: int,
+    cache_type: CacheKind | Literal["float32"] = "bf16",
 ) -> Budget:
     """Of `cache_bytes`, or by default 2 GiB and no more blocks than `CACHE_TOKENS` or the model's context needs.
 

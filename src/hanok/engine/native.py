@@ -115,7 +115,7 @@ class NativeDecoder(PagedModel):
         also: Sequence[int] = (),
         inputs: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `PagedModel.step_with_hidden`. `inputs`: float32 [R, D], what the layers read in place of the tokens' embeddings."""
+        """See `PagedModel.step_with_hidden`. `inputs`: float32 [R, D], which layers read in place of the tokens' embeddings."""
         logits = torch.empty(len(wanted), self.config.vocab_size)
         hidden = torch.empty(len(wanted) + len(also), self.config.hidden_size)
         rows = [*wanted, *also]

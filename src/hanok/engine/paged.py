@@ -2,8 +2,8 @@
 prompts together, within the cache's blocks.
 
 On the native kernels a row's numbers do not depend on its company or on how its prompt was cut, so scheduling is free: answers
-are the same bits whoever else is there. When the blocks run out, the last in order gives its own back and is read again later, from where the
-cache still has its beginning.
+are the same bits whoever else is there. When the blocks run out, the last in order gives its own back and is read again later,
+from where the cache still has its beginning.
 """
 
 from __future__ import annotations

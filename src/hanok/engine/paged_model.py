@@ -25,9 +25,7 @@ class PagedModel(ABC):
     spares: second places for states of sequences that may have to go back. snapshots: of states, to be used again.
     """
 
-    def __init__(
-        self, config: ModelConfig, *, blocks: int, slots: int, spares: int, snapshots: int
-    ) -> None:
+    def __init__(self, config: ModelConfig, *, blocks: int, slots: int, spares: int, snapshots: int) -> None:
         self.config, self.slots = config, slots
         self.recurrent = bool({"kda", "gdn"} & set(config.layers))
         self._states: list[Tensor] = []  # of a layer: [place, numbers]
@@ -73,7 +71,11 @@ class PagedModel(ABC):
 
     @abstractmethod
     def adapter(self, decoder: Decoder, lows: Mapping[str, LowRank]) -> Any:
-        """Of the decoder that this was made from, a low-rank adapter as `step` takes it. Raises ConfigError for maps that cannot have one."""
+        """A low-rank adapter as `step` takes it. Raises ConfigError for maps that cannot have one.
+
+        Args:
+            decoder: that this was made from.
+        """
 
     @abstractmethod
     def refill(self) -> None:
@@ -121,5 +123,3 @@ def too_large_for_scales(tensor: Tensor, bits: int | None) -> bool:
     """Whether codes of so many bits with scales in float16 cannot hold it; None: plain numbers."""
     most = 65504.0 * {8: 127, 5: 13.6, 4: 6.4}.get(bits or 0, float("inf"))
     return tensor.dim() >= 2 and bool(tensor.numel()) and float(tensor.abs().max()) > most
-
-

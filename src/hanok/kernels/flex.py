@@ -6,13 +6,7 @@ rows of the cache, P its blocks.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 BLOCK = 64  # rows of the cache
 

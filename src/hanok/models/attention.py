@@ -92,7 +92,9 @@ def attend(
     if scoring.plain and mask_LT is None and _suits_blocks(q_BHLK):
         return blocked_attention(q_BHLK, k_BGTK, v_BGTV, scale=scoring.scale)
     if scoring.plain:
-        if mask_LT is not None and group > 1 and q_BHLK.is_cuda:  # with a mask only the slow kernel shares key heads
+        if (
+            mask_LT is not None and group > 1 and q_BHLK.is_cuda
+        ):  # with a mask only the slow kernel shares key heads
             k_BGTK, v_BGTV = (x.repeat_interleave(group, dim=1) for x in (k_BGTK, v_BGTV))
             group = 1
         return F.scaled_dot_product_attention(

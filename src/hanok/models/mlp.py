@@ -204,7 +204,7 @@ def grouped_linear(x_Mi: Tensor, weight_Eoi: Tensor, counts_E: Tensor) -> Tensor
     of its alignment rules. On a GPU, without gradients, the grouped product: a loop would wait there for the counts."""
     if _grouped_product_fits(x_Mi, weight_Eoi):
         ends_E = counts_E.cumsum(0).to(torch.int32)
-        return torch._grouped_mm(x_Mi, weight_Eoi.transpose(1, 2), offs=ends_E)
+        return F.grouped_mm(x_Mi, weight_Eoi.transpose(1, 2), offs=ends_E)
     parts = x_Mi.split(counts_E.tolist())
     return torch.cat([F.linear(part, weight) for part, weight in zip(parts, weight_Eoi, strict=True)])
 

@@ -53,9 +53,7 @@ class BlockPages:
         for b, length in enumerate(self._lengths):
             firsts.append(first)
             if length > 1:
-                output[first : first + length] = self._piece(
-                    b, q_NHK[first : first + length], k, v, scoring
-                )
+                output[first : first + length] = self._piece(b, q_NHK[first : first + length], k, v, scoring)
             first += length
         if self._singles:
             rows = torch.tensor([firsts[b] for b in self._singles], device=q_NHK.device)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ from hanok.models.ragged import Ragged
 from hanok.models.state import LayerState
 
 
-class _Piece(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Piece:
     """Neighbouring rows of one sequence."""
 
     sequence: int
@@ -63,10 +65,13 @@ class DeviceDecoder(PagedModel):
         self.decoder = self._placed.model
         self._layers = [self._layer_state(block) for block in self.decoder.layers]  # type: ignore[arg-type]
         self._flex = paged_flex(device)
-        stretched = self.config.rope_scaling is not None and self.config.rope_scaling.kind in ("dynamic", "longrope")
+        stretched = self.config.rope_scaling is not None and self.config.rope_scaling.kind in (
+            "dynamic",
+            "longrope",
+        )
         self._steps: DecodeSteps | None = None
         if not stretched and (device.type == "cuda" if graphs is None else graphs):
-            self._steps = DecodeSteps(self._one_each, device, spare_block=blocks, spare_slot=slots)
+            self._steps = DecodeSteps(device, spare_block=blocks, spare_slot=slots)
 
     def step(
         self, ids: Sequence[int], positions: Sequence[int], sequences: Sequence[int], tables: Sequence[Sequence[int]],
@@ -85,7 +90,7 @@ class DeviceDecoder(PagedModel):
         simple = not (of_row or saves or also) and len(wanted) == len(ids) == len(tables)
         with torch.inference_mode():
             if simple and self._steps is not None and list(wanted) == list(range(len(ids))):
-                logits_BV, hidden_BD = self._steps(ids, positions, tables, slots)
+                logits_BV, hidden_BD = self._steps(self._one_each, ids, positions, tables, slots)
                 return logits_BV, hidden_BD.float()
             hidden_RD = torch.empty(len(rows), self.config.hidden_size, device=self.device, dtype=self._dtype)
             for pieces in _passes(sequences, saves):
@@ -147,14 +152,18 @@ class DeviceDecoder(PagedModel):
         lengths, seen = [piece.count for piece in pieces], [positions[piece.first] for piece in pieces]
         bounds = [0, *accumulate(lengths)]
         width = max(len(tables[piece.sequence]) for piece in pieces)
-        flat = [block for p in pieces for block in [*tables[p.sequence], *[0] * (width - len(tables[p.sequence]))]]
+        flat = [
+            block for p in pieces for block in [*tables[p.sequence], *[0] * (width - len(tables[p.sequence]))]
+        ]
         sequence = [b for b, length in enumerate(lengths) for _ in range(length)]
         parts = [
             [ids[row] for row in rows], [positions[row] for row in rows], sequence, seen,
             [slots[piece.sequence] for piece in pieces], bounds, flat,
         ]  # fmt: skip
         moved = torch.tensor([number for part in parts for number in part]).to(self.device)
-        ids_N, positions_N, sequence_N, seen_B, slots_B, bounds_B, flat_BW = moved.split([len(p) for p in parts])
+        ids_N, positions_N, sequence_N, seen_B, slots_B, bounds_B, flat_BW = moved.split(
+            [len(p) for p in parts]
+        )
         tables_BW = flat_BW.view(len(pieces), width)
         pages = BlockPages(tables_BW, positions_N, sequence_N, lengths, seen, flex=self._flex)
         ragged = Ragged(bounds_B.to(torch.int32), seen_B, bounds=bounds, pages=pages)
@@ -204,7 +213,10 @@ class _SlotRows(LayerState):
             super().__getitem__(name).index_copy_(0, self._slots_B, value)
 
 
-STATES = ("recurrent", "conv")  # entries of a layer that are one for a sequence; the others are rows for tokens
+STATES = (
+    "recurrent",
+    "conv",
+)  # entries of a layer that are one for a sequence; the others are rows for tokens
 
 
 def computing_type(kind: DeviceKind) -> torch.dtype:

@@ -35,28 +35,32 @@ class _Shape:
 
 class DecodeSteps:
     """Args:
-    step: (ids_B, positions_B, slots_B, tables_BW) to (logits, hidden vectors), without asking the host for anything.
     spare_block, spare_slot: of the rows that fill up.
     """
 
-    def __init__(self, step: Step, device: torch.device, *, spare_block: int, spare_slot: int) -> None:
-        self._step, self._device = step, device
+    def __init__(self, device: torch.device, *, spare_block: int, spare_slot: int) -> None:
+        self._device = device
         self._spare_block, self._spare_slot = spare_block, spare_slot
         self._capturing = device.type == "cuda"
         self._shapes: dict[tuple[int, int], _Shape] = {}
         self._pool: Any = None  # graphs run one after the other and share their memory
 
     def __call__(
-        self, ids: Sequence[int], positions: Sequence[int], tables: Sequence[Sequence[int]], slots: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Valid until the next call."""
+        self, step: Step, ids: Sequence[int], positions: Sequence[int], tables: Sequence[Sequence[int]],
+        slots: Sequence[int],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Valid until the next call.
+
+        Args:
+            step: (ids_B, positions_B, slots_B, tables_BW) to (logits, hidden vectors), always the same; it asks the host nothing.
+        """
         count, most = len(ids), SIZES[-1]
         size = next((size for size in SIZES if size >= count), -(-count // most) * most)
         width = 1 << (max(map(len, tables)) - 1).bit_length()
-        shape = self._shapes.get((size, width)) or self._new_shape(size, width)
+        shape = self._shapes.get((size, width)) or self._new_shape(step, size, width)
         shape.inputs.copy_(self._numbers(size, width, ids, positions, tables, slots))
         if shape.graph is None:
-            logits, hidden = self._step(*shape.parts)
+            logits, hidden = step(*shape.parts)
         else:
             shape.graph.replay()
             assert shape.outputs is not None
@@ -75,26 +79,26 @@ class DecodeSteps:
         flat += [self._spare_block] * (spare * width)
         return torch.tensor(flat)
 
-    def _new_shape(self, size: int, width: int) -> _Shape:
+    def _new_shape(self, step: Step, size: int, width: int) -> _Shape:
         inputs = self._numbers(size, width, [], [], [], []).to(self._device)
         ids, positions, slots, tables = inputs.split([size, size, size, size * width])
         shape = self._shapes[size, width] = _Shape(inputs, [ids, positions, slots, tables.view(size, width)])
         if self._capturing:
             try:
-                self._capture(shape)
+                self._capture(step, shape)
             except Exception as why:  # what a library does in a capture is not known beforehand
                 self._capturing = False
                 log.warning("steps run without CUDA graphs, which fail here (%s)", why)
         return shape
 
-    def _capture(self, shape: _Shape) -> None:
+    def _capture(self, step: Step, shape: _Shape) -> None:
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
-                self._step(*shape.parts)
+                step(*shape.parts)
         torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-            shape.outputs = self._step(*shape.parts)
+            shape.outputs = step(*shape.parts)
         self._pool, shape.graph = self._pool or graph.pool(), graph

@@ -155,11 +155,15 @@ def int4_agrees(device: torch.device) -> bool:
     try:
         found, expected = Coded4(source, device)(x), Coded(source, device, torch.bfloat16)(x)
     except Exception as why:  # what a build of PyTorch lacks is not known beforehand
-        log.warning("weights of 4 bits are multiplied out before each product: PyTorch's kernel fails (%s)", why)
+        log.warning(
+            "weights of 4 bits are multiplied out before each product: PyTorch's kernel fails (%s)", why
+        )
         return False
     error = float((found - expected).float().abs().max() / expected.float().abs().max())
     if not error < _CLOSE:
-        log.warning("weights of 4 bits are multiplied out before each product: PyTorch's kernel is off by %.2g", error)
+        log.warning(
+            "weights of 4 bits are multiplied out before each product: PyTorch's kernel is off by %.2g", error
+        )
         return False
     log.info("weights of 4 bits run on PyTorch's kernel on %s, which agrees within %.1g", device.type, error)
     return True
@@ -181,7 +185,8 @@ def _fits_kernel(source: Quantised, device: torch.device) -> bool:
 
 
 def _int4_kernel(device: torch.device) -> Callable[..., Tensor]:
-    return torch._weight_int4pack_mm if device.type == "cuda" else torch.ops.aten._weight_int4pack_mm_for_cpu
+    kernels = torch.ops.aten
+    return kernels._weight_int4pack_mm if device.type == "cuda" else kernels._weight_int4pack_mm_for_cpu
 
 
 def _for_kernel(source: Quantised, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -194,4 +199,4 @@ def _for_kernel(source: Quantised, device: torch.device) -> tuple[Tensor, Tensor
     high, low = codes.view(torch.uint8).unflatten(1, (-1, 2)).unbind(-1)
     inputs = source.q_NK.shape[1]
     tiles = next(tiles for tiles in (8, 4, 2) if inputs % (16 * tiles) == 0)
-    return torch._convert_weight_to_int4pack((high << 4) | low, tiles), scales_GN2
+    return torch.ops.aten._convert_weight_to_int4pack((high << 4) | low, tiles), scales_GN2

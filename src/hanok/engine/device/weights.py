@@ -39,7 +39,13 @@ class Placed:
     """
 
     def __init__(
-        self, decoder: Decoder, device: torch.device, kind: DeviceKind, dtype: torch.dtype, *, ends: int | None = None
+        self,
+        decoder: Decoder,
+        device: torch.device,
+        kind: DeviceKind,
+        dtype: torch.dtype,
+        *,
+        ends: int | None = None,
     ) -> None:
         self._device, self._kind, self._dtype, self._ends = device, kind, dtype, ends
         self._refills: list[Callable[[], None]] = []
@@ -50,7 +56,7 @@ class Placed:
                 model.lm_head = Linear(model.config.hidden_size, model.config.vocab_size)
         self.model = model.eval().requires_grad_(False)
         self.model.set_compute_dtype(dtype)
-        self._theirs = dict(decoder.named_modules())
+        self._theirs: dict[str, nn.Module] = dict(decoder.named_modules())
         if decoder.lm_head is None and model.lm_head is not None:
             self._theirs["lm_head"] = decoder.embed_tokens
         with torch.no_grad():
