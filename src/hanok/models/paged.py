@@ -27,7 +27,8 @@ class BlockPages:
     """Args:
     tables_BW: blocks of each sequence, int64, filled up with any. positions_N, sequence_N: of each token.
     lengths: tokens that each sequence brings. seen: those that it had before; may be left out where all bring one.
-    flex: attention of single tokens without a gather, where PyTorch's own computes the scores.
+    flex: attention of single tokens without a gather, where PyTorch's own computes the scores. It reads blocks to their ends,
+    so these are cleared when they are begun.
     """
 
     def __init__(
@@ -42,6 +43,11 @@ class BlockPages:
 
     def write(self, cache: Tensor, new_Nx: Tensor) -> None:
         """The new tokens' rows into the cache [T of all blocks, ...]."""
+        if self._flex is not None:
+            begun_N1 = (self._positions_N % BLOCK == 0)[:, None]
+            offset = torch.arange(BLOCK, device=cache.device)
+            cleared = torch.where(begun_N1, self._rows_N[:, None] + offset, self._rows_N[:, None])
+            cache.index_fill_(0, cleared.flatten(), 0.0)
         cache.index_copy_(0, self._rows_N, new_Nx.to(cache.dtype))
 
     def attend(self, q_NHK: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:

@@ -23,11 +23,11 @@ from hanok.engine.device.graphs import DecodeSteps
 from hanok.engine.device.weights import DeviceKind, Placed
 from hanok.engine.paged_model import PagedModel, too_large_for_scales
 from hanok.engine.plain import hidden_after
-from hanok.kernels.flex import paged_flex
+from hanok.kernels.flex import compiled_flex, flex_agrees, flex_single
 from hanok.models.decoder import Block, Decoder
 from hanok.models.linear import LowRank
 from hanok.models.lora_rows import acting_on
-from hanok.models.paged import BlockPages
+from hanok.models.paged import BlockPages, Flex
 from hanok.models.ragged import Ragged
 from hanok.models.state import LayerState
 
@@ -50,13 +50,14 @@ class DeviceDecoder(PagedModel):
     decoder: whose weights are copied to the device; kept for `refill`.
     kind: of the weights. dtype: of products, cache and residual stream; default: float32 for "float32", else bfloat16.
     ends: bits of the head's codes, if not those of the others. blocks, slots, spares, snapshots: as of `PagedModel`.
+    flex: let single tokens attend by FlexAttention, compiled where that agrees; else keys and values are gathered first.
     graphs: run steps of single tokens in fixed shapes, on a GPU as CUDA graphs; default: on a GPU.
     """
 
     def __init__(
         self, decoder: Decoder, *, device: torch.device, kind: DeviceKind, blocks: int, slots: int = 16, spares: int = 0,
         snapshots: int = 0, dtype: torch.dtype | None = None, ends: int | None = None, graphs: bool | None = None,
-        placed: Placed | None = None,
+        placed: Placed | None = None, flex: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(decoder.config, blocks=blocks, slots=slots, spares=spares, snapshots=snapshots)
         self.device, self.kind = device, kind
@@ -64,7 +65,7 @@ class DeviceDecoder(PagedModel):
         self._placed = placed or Placed(decoder, device, kind, self._dtype, ends=ends)
         self.decoder = self._placed.model
         self._layers = [self._layer_state(block) for block in self.decoder.layers]  # type: ignore[arg-type]
-        self._flex = paged_flex(device)
+        self._flex = self._chosen_flex() if flex else None
         stretched = self.config.rope_scaling is not None and self.config.rope_scaling.kind in (
             "dynamic",
             "longrope",
@@ -129,6 +130,19 @@ class DeviceDecoder(PagedModel):
     @property
     def weight_bytes(self) -> int:
         return self._placed.nbytes
+
+    def _chosen_flex(self) -> Flex | None:
+        if self.device.type != "cuda":
+            return flex_single
+        config, heads = self.config, set()
+        if {"gqa", "swa"} & set(config.layers):
+            width = config.dim_of_head
+            heads.add((config.kv_heads, config.num_heads // config.kv_heads, width, width))
+        if "mla" in config.layers:
+            width = config.kv_lora_rank + config.qk_rope_head_dim
+            heads.add((1, config.num_heads, width, config.kv_lora_rank))
+        agrees = all(flex_agrees(*shape, self._dtype, self.device) for shape in sorted(heads))
+        return compiled_flex if agrees else None
 
     def _layer_state(self, block: Block) -> LayerState:
         """Room of a layer: rows for every token of all blocks, and of one more that nobody reads; or states by place."""
