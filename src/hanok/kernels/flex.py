@@ -1,7 +1,7 @@
 """Attention of single tokens straight from a paged cache by FlexAttention: nothing is gathered first.
 
-Block tables become a block mask over the whole cache. Compiled it reads the tables' blocks alone; as it is, PyTorch computes every
-score, which is for comparisons on small caches.
+Block tables become a block mask over the whole cache. Compiled it reads the tables' blocks alone; as it is, every score is
+computed, which is for comparisons on small caches.
 
 S sequences with one token each, W blocks of a table, C of them that are read, G key heads, R query heads that share one, K key
 width, V value width, T rows of the cache, P its blocks.
@@ -57,11 +57,15 @@ def flex_single(
     return o_SH1V[:, :, 0].unflatten(1, q_SGRK.shape[1:3])
 
 
-compiled_flex = torch.compile(flex_single, dynamic=True, fullgraph=True)  # nothing is compiled before the first call
+compiled_flex = torch.compile(
+    flex_single, dynamic=True, fullgraph=True
+)  # nothing is compiled before the first call
 
 
 @functools.cache
-def flex_agrees(heads: int, shared: int, key: int, value: int, dtype: torch.dtype, device: torch.device) -> bool:
+def flex_agrees(
+    heads: int, shared: int, key: int, value: int, dtype: torch.dtype, device: torch.device
+) -> bool:
     """Whether it compiles for these heads and gives the numbers of `flex_single` there; one log line says so.
 
     Args:
@@ -83,7 +87,9 @@ def flex_agrees(heads: int, shared: int, key: int, value: int, dtype: torch.dtyp
         return False
     error = float((found - expected).abs().max() / expected.abs().max())
     if not error < _CLOSE:
-        log.warning("single tokens attend by a gather: FlexAttention is off by %.2g of the largest number", error)
+        log.warning(
+            "single tokens attend by a gather: FlexAttention is off by %.2g of the largest number", error
+        )
         return False
     log.info("single tokens attend by FlexAttention, which agrees within %.1g", error)
     return True

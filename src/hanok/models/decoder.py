@@ -5,6 +5,7 @@ N tokens of the ragged batch, B sequences, D model width, V vocabulary (in `logi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -134,8 +135,9 @@ class Decoder(nn.Module):
     def _embed(self, ids_N: Tensor, ragged: Ragged) -> Tensor:
         x_ND = self.embed_tokens(ids_N)
         if self.config.embedding_scale != 1.0:
-            scale = torch.tensor(self.config.embedding_scale, dtype=x_ND.dtype, device="cpu").item()
-            x_ND = x_ND * scale  # rounded to the type of the table, as Gemma does
+            x_ND = x_ND * _rounded(
+                self.config.embedding_scale, x_ND.dtype
+            )  # to the type of the table, as Gemma does
         if self.config.learned_positions:
             x_ND = x_ND + self.embed_positions(ragged.positions_N)
         return x_ND.to(self.compute_dtype)
@@ -190,6 +192,11 @@ class Decoder(nn.Module):
 
     def _sparse(self) -> list[MixtureOfExperts]:
         return [m for m in self.modules() if isinstance(m, MixtureOfExperts)]
+
+
+@functools.lru_cache(maxsize=16)
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    return torch.tensor(value, dtype=dtype, device="cpu").item()
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
