@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from adapted_models import all_maps, random_lows
 from layer_models import MODELS, SHAPE, decoder_of, filled, ids, read, reference
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hanok.engine.api import SamplingParams
 from hanok.engine.blocks import BLOCK
 from hanok.engine.device import matrices
 from hanok.engine.device.decoder import DeviceDecoder
 from hanok.engine.device.matrices import Coded, Coded4, coded
+from hanok.engine.sampler import Choice, Draw, choose_plain
 from hanok.kernels import native as kernels
 from hanok.kernels.flex import flex_single
 from hanok.kernels.formats import GROUP, Quantised, quantise
@@ -265,3 +268,29 @@ def test_a_step_of_single_tokens_asks_the_host_for_nothing(
     with _AsksTheHost() as mode:
         paged.step([1, 2, 3], [0, 1, 0], [0, 0, 1], [[0], [2]], [2])
     assert mode.found  # pieces may
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("name", ["gemma2", "gpt-oss", "kimi", "deepseek v3", "qwen3 next", "longrope"])
+def test_no_tensor_of_a_step_lies_elsewhere(name: str, graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor that was not told where to be goes to "meta" here, and a product with it is an error: so on a GPU with the CPU's."""
+    own = {"qwen3 next": GDN, "longrope": LONG}
+    model = filled(ModelConfig(**SHAPE | own[name])) if name in own else decoder_of(name)
+    paged = device_of(model, slots=4, spares=1, kind="int8", dtype=torch.float32, graphs=graphs)
+    lows = random_lows(model, all_maps(model)[:2], seed=1)
+    monkeypatch.setattr(kernels, "_load", lambda: (None, "left out"))
+    settings = [SamplingParams(temperature=0.8, top_p=0.9, top_k=9, typical_p=0.9, min_p=0.01), SamplingParams(temperature=0.0),
+                SamplingParams(repetition_penalty=1.2, presence_penalty=0.5, logit_bias={3: 1.0}, logprobs=2)]  # fmt: skip
+    draws = [Draw(params, 1, 0, [1, 2], [3], banned=(4,)) for params in settings]
+    with torch.device("meta"):
+        adapter = paged.adapter(model, lows)
+        saves = {1: paged.spares[0]} if paged.recurrent else {}
+        places = [0, 1, 2, 0, 0]
+        logits = paged.step([1, 2, 3, 4, 5], places, [0, 0, 0, 1, 2], [[0], [1], [2]], [2, 3, 4], saves=saves,
+                            adapters=[adapter, None, None])  # fmt: skip
+        assert all(isinstance(one, Choice) for one in choose_plain(logits, draws))
+        logits = paged.step([1, 2, 3], [3, 1, 1], [0, 1, 2], [[0], [1], [2]], [0, 1, 2])
+        assert logits.device == CPU
+        assert paged.embed([1, 2, 3], adapter, layer=-1).isfinite().all()
+    with torch.device("meta"), pytest.raises((RuntimeError, NotImplementedError)):
+        logits + torch.zeros(3, 1)

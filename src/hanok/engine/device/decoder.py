@@ -174,7 +174,7 @@ class DeviceDecoder(PagedModel):
             [ids[row] for row in rows], [positions[row] for row in rows], sequence, seen,
             [slots[piece.sequence] for piece in pieces], bounds, flat,
         ]  # fmt: skip
-        moved = torch.tensor([number for part in parts for number in part]).to(self.device)
+        moved = torch.tensor([number for part in parts for number in part], device="cpu").to(self.device)
         ids_N, positions_N, sequence_N, seen_B, slots_B, bounds_B, flat_BW = moved.split(
             [len(p) for p in parts]
         )

@@ -77,7 +77,7 @@ class DecodeSteps:
             flat += table
             flat += [self._spare_block] * (width - len(table))
         flat += [self._spare_block] * (spare * width)
-        return torch.tensor(flat)
+        return torch.tensor(flat, device="cpu")
 
     def _new_shape(self, step: Step, size: int, width: int) -> _Shape:
         inputs = self._numbers(size, width, [], [], [], []).to(self._device)
