@@ -273,7 +273,7 @@ def test_a_step_of_single_tokens_asks_the_host_for_nothing(
 @pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("name", ["gemma2", "gpt-oss", "kimi", "deepseek v3", "qwen3 next", "longrope"])
 def test_no_tensor_of_a_step_lies_elsewhere(name: str, graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tensor that was not told where to be goes to "meta" here, and a product with it is an error: so on a GPU with the CPU's."""
+    """A tensor that was not told where to be goes to "meta" here, and a product with it is an error, as with the CPU's on a GPU."""
     own = {"qwen3 next": GDN, "longrope": LONG}
     model = filled(ModelConfig(**SHAPE | own[name])) if name in own else decoder_of(name)
     paged = device_of(model, slots=4, spares=1, kind="int8", dtype=torch.float32, graphs=graphs)
