@@ -223,6 +223,17 @@ def test_new_weights_in_place(name: str, kind: Any) -> None:
     assert not torch.equal(read(paged, tokens, [40]), before)
 
 
+@pytest.mark.parametrize("name", ["kimi", "bounded gates", "qwen3 next"])
+def test_without_the_kernels_of_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolution, recurrence, norms and gates as every other device runs them."""
+    model = filled(ModelConfig(**SHAPE | GDN)) if name == "qwen3 next" else decoder_of(name)
+    tokens = ids(80)
+    expected = reference(model, tokens)
+    monkeypatch.setattr(kernels, "_load", lambda: (None, "left out"))
+    found = read(device_of(model, graphs=True), tokens, [1, 1, 1, 66, 1, 1, 9])
+    assert (found - expected).abs().max() < 1e-4 * expected.std()
+
+
 class _AsksTheHost(TorchDispatchMode):
     """What would make a GPU wait, or cannot be captured in a CUDA graph."""
 
@@ -273,7 +284,7 @@ def test_a_step_of_single_tokens_asks_the_host_for_nothing(
 @pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("name", ["gemma2", "gpt-oss", "kimi", "deepseek v3", "qwen3 next", "longrope"])
 def test_no_tensor_of_a_step_lies_elsewhere(name: str, graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tensor that was not told where to be goes to "meta" here, and a product with it is an error, as with the CPU's on a GPU."""
+    """A tensor that was not told where to be goes to "meta" here, and a product with it is an error."""
     own = {"qwen3 next": GDN, "longrope": LONG}
     model = filled(ModelConfig(**SHAPE | own[name])) if name in own else decoder_of(name)
     paged = device_of(model, slots=4, spares=1, kind="int8", dtype=torch.float32, graphs=graphs)
