@@ -31,11 +31,11 @@ pytestmark = [
 
 
 class Process:
-    """`hanok serve`, as a user starts it."""
+    """`hanok serve`, as a user starts it, but for the guard: a random model writes one long word, which would wait in there."""
 
     def __init__(self, model: Path, *, grace: float) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hanok", "serve", str(model), "--port", "0", "--grace", str(grace)],
+            [sys.executable, "-m", "hanok", "serve", str(model), "--port", "0", "--grace", str(grace), "--guard", "off"],
             stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert self.process.stderr is not None

@@ -140,11 +140,11 @@ class Backtracking:
 
 @pytest.mark.parametrize("fail", ["closed", "flag"])
 def test_f21_the_control_and_what_becomes_of_it(fail: str) -> None:
-    text = "a" * 24 + " and so on"
+    text, budget = "a" * 17 + " and so on", 0.01
     assert seconds(lambda: list(Backtracking().find(text))) > 0.05  # the corpus would find such a rule
-    reader = Reader(Scan(Backtracking(), frozenset(ORIGINS)), fail, 0.05)  # type: ignore[arg-type]
+    reader = Reader(Scan(Backtracking(), frozenset(ORIGINS)), fail, budget)  # type: ignore[arg-type]
     assert take_in([Part(text, "user")], [reader]).action == ("block" if fail == "closed" else "flag")
-    one = OutputFilter([Kept(Backtracking(), fail, 0.05)])  # type: ignore[arg-type]
+    one = OutputFilter([Kept(Backtracking(), fail, budget)])  # type: ignore[arg-type]
     done = one.push(text + " ")
     assert (done.blocked, {finding.action for finding in done.findings}) == (
         fail == "closed",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from hanok.server import bodies
 from hanok.server.anthropic import Block
 from hanok.server.bodies import Bodies
 from hanok.server.response_schema import Item
@@ -63,15 +64,28 @@ def test_json_comes_whole_and_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
-def test_one_that_says_it_is_too_large_is_not_read(kind: str) -> None:
+def test_one_that_says_it_is_too_large_is_not_passed_on(kind: str) -> None:
     asked = Asked([b"x" * 50] * 3, content_type=kind, content_length="150")
-    assert (asked.status, asked.code, asked.called, len(asked.parts)) == (413, "body_too_large", False, 3)
+    assert (asked.status, asked.code, asked.called, asked.parts) == (413, "body_too_large", False, [])
 
 
-def test_json_that_turns_out_too_large_is_read_no_further() -> None:
+def test_one_that_waits_to_be_told_to_come_does_not_come() -> None:
+    asked = Asked(
+        [b"x" * 50] * 3, content_type="application/json", content_length="150", expect="100-continue"
+    )
+    assert (asked.status, asked.code, len(asked.parts)) == (413, "body_too_large", 3)
+
+
+def test_json_that_turns_out_too_large_is_dropped() -> None:
     asked = Asked([b" " * 60] * 5, content_type="application/json")
-    assert (asked.status, asked.code, asked.called, len(asked.parts)) == (413, "body_too_large", False, 3)
+    assert (asked.status, asked.code, asked.called, asked.parts) == (413, "body_too_large", False, [])
     assert (b"connection", b"close") in asked.sent[0]["headers"]
+
+
+def test_what_is_dropped_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "LINGER_BYTES", 120)
+    asked = Asked([b" " * 60] * 9, content_type="application/json")
+    assert (asked.status, len(asked.parts)) == (413, 5)
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])

@@ -18,16 +18,22 @@ from hanok.engine.generator import LocalEngine
 
 
 def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """{"seconds", "first": seconds to the first token of each request}.
+    """{"seconds", "first": seconds to the first token of each request, "bursts": the same of each burst}.
 
-    Settings: kind, threads, streams, tokens, prompts, and warm, prompts that are answered before.
+    Settings: kind, threads, streams, tokens, prompts; warm, prompts answered before them; bursts, each of prompts for `streams`
+    requests at once, and burst_tokens, how many tokens answer each of them.
     """
     engine = LocalEngine(directory, weights=settings["kind"], threads=settings["threads"], speculation="off")
     try:
         asyncio.run(_load(engine, settings["warm"], streams=settings["streams"], tokens=settings["tokens"]))
-        return asyncio.run(
+        found = asyncio.run(
             _load(engine, settings["prompts"], streams=settings["streams"], tokens=settings["tokens"])
         )
+        bursts = [
+            asyncio.run(_load(engine, burst, streams=settings["streams"], tokens=settings["burst_tokens"]))
+            for burst in settings["bursts"]
+        ]
+        return {**found, "bursts": [one["first"] for one in bursts]}
     finally:
         engine.close()
 

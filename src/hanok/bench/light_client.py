@@ -25,6 +25,13 @@ def put_light_load(base: str, api: Api, prompts: Sequence[Prompt], *, streams: i
     return asyncio.run(_put_load(base, api, prompts, streams=streams, tokens=tokens))
 
 
+def put_bursts(
+    base: str, api: Api, bursts: Sequence[Sequence[Prompt]], *, tokens: int
+) -> list[Sequence[float]]:
+    """Seconds to the first token of requests that come all at once, a burst after the other."""
+    return [put_light_load(base, api, burst, streams=len(burst), tokens=tokens).first for burst in bursts]
+
+
 async def _put_load(base: str, api: Api, prompts: Sequence[Prompt], *, streams: int, tokens: int) -> Load:
     address = urlsplit(base)
     waiting = iter([_request(api, prompt, tokens, address.netloc) for prompt in prompts])

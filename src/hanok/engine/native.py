@@ -129,10 +129,8 @@ class NativeDecoder(PagedModel):
         wanted: Sequence[int], slots: Sequence[int], saves: Mapping[int, int] = {}, adapters: Sequence[Any] = (), *,
         logits: Tensor | None = None, hidden: Tensor | None = None, inputs: Tensor | None = None,
     ) -> None:  # fmt: skip
-        acting = {
-            adapter: place
-            for place, adapter in enumerate(dict.fromkeys(a for a in adapters if a is not None))
-        }
+        named = dict.fromkeys(a for a in adapters if a is not None) if any(adapters) else ()
+        acting = {adapter: place for place, adapter in enumerate(named)}
         width = max(map(len, tables))
         flat: list[int] = []
         for table in tables:
@@ -141,7 +139,7 @@ class NativeDecoder(PagedModel):
         self._runner.step(
             list(ids), list(positions), list(sequences), flat, width, list(slots or range(len(tables))),
             [saves.get(row, -1) for row in range(len(ids))] if saves else [], list(wanted),
-            0 if logits is None else len(logits), address(logits), address(hidden), address(inputs),
+            0 if logits is None else logits.shape[0], address(logits), address(hidden), address(inputs),
             list(acting), [acting.get(adapter, -1) for adapter in adapters] if acting else [],
         )  # fmt: skip
 

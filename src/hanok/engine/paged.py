@@ -88,18 +88,21 @@ class PagedScheduler:
         followed = self._followed(parts, rows)
         with self.counters.model():
             logits_BV, hidden_BD = self._compute(rows, parts, followed)
-        continued = sum(part.answers and bool(part.running.generation.ids) for part in parts)
+        answering = [part for part in parts if part.answers]
+        continued = sum(1 for part in answering if part.running.generation.ids)
         self.counters.prefilled_tokens += sum(part.count for part in parts) - continued
-        echoing = [part for part in parts if part.echoed]
-        first = answers = len(rows.wanted) - sum(len(part.echoed) for part in echoing)
-        for part in echoing:
+        answers = first = len(rows.wanted) - rows.echoed
+        for part in parts if rows.echoed else ():
             part.take_echo(logits_BV[first : first + len(part.echoed), : self._vocabulary])
             first += len(part.echoed)
         for part in parts:
             part.running.done = part.end
             self._remember(part.running)
-            self._keep_snapshots(part)
-        held = self._answer([part for part in parts if part.answers], logits_BV[:answers, : self._vocabulary])
+            if part.saves:
+                self._keep_snapshots(part)
+        if rows.echoed:
+            logits_BV = logits_BV[:answers]
+        held = self._answer(answering, logits_BV.narrow(1, 0, self._vocabulary))
         if followed is not None and hidden_BD is not None:
             self._show(parts, rows, followed, hidden_BD, held)
         if guessing and self._speculator is not None:
@@ -133,6 +136,8 @@ class PagedScheduler:
 
     def _followed(self, parts: Sequence[Part], rows: StepRows) -> list[int] | None:
         """Rows that are not wanted for their logits, but by heads that guess, for their hidden vectors; None: no heads do."""
+        if self._speculator is None:
+            return None
         spans = [
             range(first, first + len(part.ids))
             for part, first in zip(parts, rows.firsts, strict=True)
@@ -224,7 +229,9 @@ class PagedScheduler:
 
     def _plan(self) -> list[Part]:
         """Rows of this step: answers under way first, then prompts in order; each with the blocks it needs."""
-        order = sorted(self._running, key=lambda r: (r.length - r.done > LIMIT + 1, r.generation.order))
+        order = self._running[:]
+        if len(order) > 1:
+            order.sort(key=lambda r: (r.length - r.done > LIMIT + 1, r.generation.order))
         counts: dict[Running, int] = {}
         room = STEP_ROWS
         for running in order:

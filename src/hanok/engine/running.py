@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -49,19 +49,22 @@ class Running:
 
     def tokens(self, start: int, end: int) -> list[int]:
         prompt = self.generation.request.prompt_ids
+        if start >= len(prompt):
+            return self.generation.ids[start - len(prompt) : end - len(prompt)]
         if end <= len(prompt):
             return list(prompt[start:end])
-        return [*prompt[start:], *self.generation.ids[max(0, start - len(prompt)) : end - len(prompt)]]
+        return [*prompt[start:], *self.generation.ids[: end - len(prompt)]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Part:
-    """What one running request does in a step.
+    """What one running request does in a step. Not to be changed: frozen, it would cost a small model's step a percent.
 
     Args:
         start, count: the tokens of its text that are read. draft: guesses at what follows them.
         saves: token count to the place of the snapshot behind it.
         fork: the place that keeps the states from before the draft.
+        end: tokens of the text that are read after the step, whatever becomes of the draft.
         answers: whether the next token can be chosen behind the last row.
     """
 
@@ -71,15 +74,12 @@ class Part:
     draft: Sequence[int] = ()
     saves: dict[int, int] = field(default_factory=dict)
     fork: int | None = None
+    end: int = field(init=False)
     answers: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "answers", self.end == self.running.length)
-
-    @property
-    def end(self) -> int:
-        """Tokens of the text that are read after the step, whatever becomes of the draft."""
-        return self.start + self.count
+        self.end = self.start + self.count
+        self.answers = self.end == self.running.length
 
     @property
     def echoed(self) -> range:
@@ -94,7 +94,8 @@ class Part:
 
     @property
     def ids(self) -> list[int]:
-        return [*self.running.tokens(self.start, self.end), *self.draft]
+        ids = self.running.tokens(self.start, self.end)
+        return [*ids, *self.draft] if self.draft else ids
 
     @property
     def wanted(self) -> range:
@@ -102,12 +103,11 @@ class Part:
         return range(self.count - 1, self.count + len(self.draft)) if self.answers else range(0)
 
 
-@dataclass(frozen=True, slots=True)
-class StepRows:
+class StepRows(NamedTuple):
     """The parts of a step, one behind the other, as `PagedModel.step` takes them.
 
     Args:
-        wanted: rows for answers, then for echoes. firsts: the first row of each part.
+        wanted: rows for answers, then so many for echoes (`echoed`). firsts: the first row of each part.
     """
 
     ids: list[int]
@@ -119,27 +119,35 @@ class StepRows:
     saves: dict[int, int]
     firsts: list[int]
     adapters: list[Any]
+    echoed: int
 
 
 def rows_of(parts: Sequence[Part]) -> StepRows:
-    rows = StepRows([], [], [], [], [], [], {}, [], [])
-    echoed: list[int] = []
+    ids, positions, sequences, tables = list[int](), list[int](), list[int](), list[list[int]]()
+    wanted, echoed, slots, firsts = list[int](), list[int](), list[int](), list[int]()
+    saves: dict[int, int] = {}
+    adapters: list[Any] = []
     for number, part in enumerate(parts):
-        first, ids = len(rows.ids), part.ids
-        rows.firsts.append(first)
-        rows.ids.extend(ids)
-        rows.positions.extend(range(part.start, part.start + len(ids)))
-        rows.sequences.extend([number] * len(ids))
-        rows.tables.append(part.running.blocks)
-        rows.wanted.extend(first + row for row in part.wanted)
-        echoed.extend(first + row for row in range(len(part.echoed)))
-        rows.slots.append(part.running.slot)
-        rows.adapters.append(part.running.adapter)
-        rows.saves.update({first + tokens - part.start - 1: place for tokens, place in part.saves.items()})
+        running, first = part.running, len(ids)
+        ids += part.ids
+        count = len(ids) - first
+        firsts.append(first)
+        positions += range(part.start, part.start + count)
+        sequences += [number] * count
+        tables.append(running.blocks)
+        slots.append(running.slot)
+        adapters.append(running.adapter)
+        if part.answers:
+            wanted += range(first + part.count - 1, first + count)
+        if running.generation.echo is not None:
+            echoed += [first + row for row in range(len(part.echoed))]
+        if part.saves:
+            saves.update({first + tokens - part.start - 1: place for tokens, place in part.saves.items()})
         if part.fork is not None:
-            rows.saves[first + part.count - 1] = part.fork
-    rows.wanted.extend(echoed)
-    return rows
+            saves[first + part.count - 1] = part.fork
+    return StepRows(
+        ids, positions, sequences, tables, wanted + echoed, slots, saves, firsts, adapters, len(echoed)
+    )
 
 
 def last_border(tokens: int) -> int:

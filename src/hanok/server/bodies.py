@@ -7,6 +7,7 @@ twice, NaN and Infinity, halves of surrogate pairs. Depth is bounded because eve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from hanok.server.errors import ApiError, error_response
 
 DEEPEST = 256  # levels of JSON
 LARGE = 64 << 10  # bytes; such bodies are read beside the event loop
+LINGER_BYTES, LINGER_SECONDS = 8 << 20, 2.0  # that are read of a body that is refused
 _METHODS = ("POST", "PUT", "PATCH", "DELETE")
 
 
@@ -42,6 +44,8 @@ class Bodies:
             headers.get(b"content-type", "").split(";")[0].strip().lower(),
         )
         if _declared(headers) > limit:
+            if b"expect" not in headers:  # else nothing is sent before we say so
+                await _drop_rest(receive)
             await _too_large(limit)(scope, receive, send)
         elif scope["method"] not in _METHODS or kind.startswith("multipart/"):
             await self._pass_on(limit, scope, receive, send)
@@ -63,6 +67,7 @@ class Bodies:
                 else:
                     check_json(body)
         except _TooLargeError:
+            await _drop_rest(receive)
             await _too_large(limit)(scope, receive, send)
         except ApiError as error:
             await error_response(error.status, error.message, code=error.code)(scope, receive, send)
@@ -79,6 +84,7 @@ class Bodies:
             if came > limit and not exceeded:
                 exceeded = True
                 if not answered:
+                    await _drop_rest(receive)
                     await _too_large(limit)(scope, receive, send)
             return {"type": "http.disconnect"} if exceeded else message
 
@@ -108,6 +114,18 @@ def _too_large(limit: int) -> JSONResponse:
     response = error_response(413, f"the body is larger than {limit:,} bytes", code="body_too_large")
     response.headers["Connection"] = "close"  # the rest of it is not read
     return response
+
+
+async def _drop_rest(receive: Receive) -> None:
+    """Read on for a moment: closed upon bytes that nobody read, a connection is reset, and the answer is lost with it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            came = 0
+            while came < LINGER_BYTES:
+                message = await receive()
+                came += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:

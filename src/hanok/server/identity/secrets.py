@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from hanok.artefacts.files import write_once
 from hanok.errors import ConfigError
 
 PREFIX = "hk"
@@ -78,7 +78,7 @@ def load_pepper(store: Path | None, environment: Mapping[str, str], *, create: b
         return given.encode()
     path = pepper_file(store)
     if not path.exists() and create:
-        _write_once(path, secrets.token_hex(32))
+        write_once(path, secrets.token_hex(32) + "\n")
     try:
         mode, text = path.stat().st_mode & 0o777, path.read_text(encoding="ascii").strip()
     except OSError as error:
@@ -91,23 +91,3 @@ def load_pepper(store: Path | None, environment: Mapping[str, str], *, create: b
     if len(text) < 32:
         raise ConfigError(f"{path} has {len(text)} characters", remedy="restore it from your backup")
     return text.encode()
-
-
-def _write_once(path: Path, text: str) -> None:
-    """Whole or not at all, and never over another's: two processes may want it at once."""
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    finally:
-        draft.unlink()

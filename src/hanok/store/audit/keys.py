@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from hanok.artefacts.files import write_once
 from hanok.errors import ConfigError
 from hanok.store.audit.checkpoint import Signer, Verifier
 
@@ -62,35 +62,6 @@ def load_verifier(place: Path) -> Verifier:
         raise ConfigError(
             f"{path} cannot be read ({error})", remedy="name the file that `hanok audit keys` speaks of"
         ) from error
-
-
-def write_once(path: Path, text: str, *, mode: int = 0o600) -> None:
-    """Whole or not at all, and never over another's: two processes may want it at once."""
-    if path.exists():
-        return
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return
-        sync_folder(path.parent)
-    finally:
-        draft.unlink()
-
-
-def sync_folder(folder: Path) -> None:
-    """So that a new name in it outlives a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, event, func, insert, select, text, update
 from sqlalchemy.engine import CursorResult
 
+from hanok.artefacts.files import fsync_dir
 from hanok.errors import ConfigError, InputError
 from hanok.reporting import log
 from hanok.store.audit.checkpoint import Checkpoint, Verifier, notes_in
@@ -25,7 +26,7 @@ from hanok.store.audit.entry import (
     row_of,
     sealed_hash,
 )  # fmt: skip
-from hanok.store.audit.keys import AuditKeys, sync_folder
+from hanok.store.audit.keys import AuditKeys
 from hanok.store.audit.merkle import EMPTY, Frontier, leaf_hash
 from hanok.store.audit.place import AuditPlace
 from hanok.store.audit.sealing import EVERYBODY, Vault, destroy
@@ -272,7 +273,7 @@ def _append(path: Path, note: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     if fresh:
-        sync_folder(path.parent)
+        fsync_dir(path.parent)
 
 
 def live_subjects(connection: Connection) -> tuple[int, int]:
