@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hanok.bench import memory, prefill, serve, small
+from hanok.bench import memory, on_device, prefill, serve, small
 from hanok.cli.bench import BENCHMARKS, bench
 from hanok.errors import ConfigError
 from hanok.kernels.native import native
@@ -30,6 +30,25 @@ def test_each_has_a_file() -> None:
 def test_unknown_name() -> None:
     with pytest.raises(ConfigError, match="prefil"):
         bench("prefil")
+
+
+def test_devices_are_for_decoding() -> None:
+    with pytest.raises(ConfigError, match="spec runs on the CPU"):
+        bench("spec", device="cuda")
+    with pytest.raises(ConfigError, match="gpu"):
+        bench("decode", device="gpu")
+    with pytest.raises(ConfigError, match="is the CPU here"):
+        on_device.run("cpu")
+
+
+def test_answers_on_a_device(tiny_shape: ModelConfig, tmp_path: Path) -> None:
+    work = {"contexts": [20], "streams": [2], "tokens": 3, "repeats": 1}
+    rows = on_device.run(
+        "cpu-torch", kinds=("bf16",), rounds=1, folder=tmp_path, work=work, shape=tiny_shape, peers=False
+    )
+    assert [row["case"] for row in rows] == ["device/bf16/ctx20/streams1", "device/bf16/ctx30/streams2"]
+    assert all(row["ours"] > 0 and row["peer"] == "none" for row in rows)
+    assert (tmp_path / "device" / "report.html").is_file()
 
 
 @needs_kernels

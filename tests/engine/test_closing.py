@@ -48,7 +48,7 @@ def test_nothing_keeps_what_it_held(
     engine = LocalEngine(tiny.save_tiny_model(tmp_path / "model", **shape), **options)  # type: ignore[arg-type]
     engine.generate([Request(id="a", prompt_ids=range(5, 90), params=SamplingParams(max_tokens=4))])
     engine.score(range(5, 40))
-    held = (engine.decoder, engine._scheduler, engine._native)
+    held = (engine.decoder, engine._scheduler, engine._paged)
     parts = [weakref.ref(part) for part in held if part is not None]
     del held
     engine.close()

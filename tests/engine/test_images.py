@@ -116,7 +116,7 @@ def test_a_model_with_a_finer_head_and_the_same_as_a_draft_have_images_of_their_
         assert engine.generate([Request(id="a", prompt_ids=[5, 6, 7, 8], params=params)])[0].ids == alone
         speculator: Any = engine._scheduler._speculator  # type: ignore[union-attr]
         assert speculator._draft._model.head.kind == "int4"
-        assert engine._native is not None
-        assert engine._native.head.kind == "int8"
+        assert engine._paged is not None
+        assert engine._paged.head.kind == "int8"
         engine.close()
     assert len(kept(model)) == 2

@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     moved(model, config)
     save_adapter(model, config, tmp_path / "adapter")
     with pytest.raises(ConfigError, match="merge it into a model"):
-        Adapters().load("one", tmp_path / "adapter", load_model(tmp_path / "base"), native=False)
+        Adapters().load("one", tmp_path / "adapter", load_model(tmp_path / "base"), model=None)
     other = load_model(tmp_path / "base")
     add_adapter(other, LoraConfig(rank=2, targets=("q_proj",)))
     with pytest.raises(CheckpointError, match="not in the same way"):

@@ -30,8 +30,8 @@ def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     result |= {
         "load": time.perf_counter() - start, "ready": time.time() - settings["began"], "loaded": resident(),
     }  # fmt: skip
-    assert engine._native is not None
-    result |= {"weights": engine._native.weight_bytes, "cache": engine._native.cache_bytes}
+    assert engine._paged is not None
+    result |= {"weights": engine._paged.weight_bytes, "cache": engine._paged.cache_bytes}
     if settings["fill"]:
         length = (
             min((engine.max_context - 1) // BLOCK, 16) * BLOCK

@@ -13,6 +13,7 @@ from typing import Any
 from hanok.engine import sampler
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
+from hanok.engine.native import NativeDecoder
 from hanok.kernels.native import native
 
 
@@ -41,10 +42,10 @@ def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     engine = LocalEngine(
         directory, threads=settings["threads"], weights=settings["kind"], max_running=1, speculation="off"
     )
-    assert engine._native is not None
+    assert isinstance(engine._paged, NativeDecoder)
     clock, module = Clock(), native()
-    runner = engine._native._runner
-    engine._native._runner = SimpleNamespace(step=clock.around(runner.step), crew=runner.crew)
+    runner = engine._paged._runner
+    engine._paged._runner = SimpleNamespace(step=clock.around(runner.step), crew=runner.crew)
     sampling = SimpleNamespace(sample=clock.around(module.sample), SamplerMemory=module.SamplerMemory)
     sampler.__dict__["native"] = lambda: sampling
     result: dict[str, Any] = {"answers": [], "native": []}

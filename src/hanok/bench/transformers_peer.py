@@ -14,31 +14,44 @@ from typing import Any
 
 import torch
 
+from hanok.bench.device_side import PROMPT
+
 
 def measure(directory: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Seconds of reading each prompt, and of each answer.
 
     Args:
-        settings: threads, dtype, prompts, repeats; prompt, tokens, answers and cache ("dynamic", "static") of `generate`.
+        settings: threads, dtype, device (by default the CPU), prompts, repeats; prompt, tokens, answers and cache ("dynamic",
+            "static") of `generate`; contexts and streams as of `device_side`.
     """
     torch.set_num_threads(settings["threads"])
     transformers: Any = import_module("transformers")
     transformers.logging.set_verbosity_error()
     model = transformers.AutoModelForCausalLM.from_pretrained(
         directory, dtype=getattr(torch, settings["dtype"]), attn_implementation="sdpa"
-    ).eval()
-    result: dict[str, Any] = {"prefill": {}, "answers": []}
+    ).eval().to(settings.get("device", "cpu"))  # fmt: skip
+    result: dict[str, Any] = {"prefill": {}, "answers": [], "contexts": {}, "streams": {}}
     with torch.inference_mode():
         for length in settings["prompts"]:
             _read(model, min(length, 512))
             result["prefill"][length] = [_read(model, length) for _ in range(settings["repeats"])]
         for _ in range(settings.get("answers", 0)):
             result["answers"].append(_answer(model, settings))
+        for group, rows_and_length in (("contexts", lambda n: (1, n)), ("streams", lambda n: (n, PROMPT))):
+            for number in settings.get(group, ()):
+                rows, length = rows_and_length(number)
+                answer = {**settings, "prompt": length, "rows": rows}
+                found = [_answer(model, answer) for _ in range(settings["repeats"] + 1)]
+                result[group][number] = found[1:]
     return result
 
 
-def _ids(model: Any, length: int) -> torch.Tensor:
-    return torch.tensor([[(1000 + 37 * place) % model.config.vocab_size for place in range(length)]])
+def _ids(model: Any, length: int, rows: int = 1) -> torch.Tensor:
+    ids = [
+        [(1000 + 37 * place + 101 * n) % model.config.vocab_size for place in range(length)]
+        for n in range(rows)
+    ]
+    return torch.tensor(ids, device=model.device)
 
 
 def _read(model: Any, length: int) -> float:
@@ -49,13 +62,14 @@ def _read(model: Any, length: int) -> float:
 
 
 def _answer(model: Any, settings: Mapping[str, Any]) -> float:
-    ids, tokens = _ids(model, settings["prompt"]), settings["tokens"]
+    ids, tokens = _ids(model, settings["prompt"], settings.get("rows", 1)), settings["tokens"]
     static = {"cache_implementation": "static"} if settings["cache"] == "static" else {}
     start = time.perf_counter()
     out = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False,
         pad_token_id=0, **static,
     )  # fmt: skip
+    out = out.cpu()  # a GPU is done then
     seconds = time.perf_counter() - start
     assert out.shape[1] == settings["prompt"] + tokens
     return seconds

@@ -38,7 +38,9 @@ BENCHMARKS = {
 }
 
 
-def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> dict[str, Any]:
+def bench(
+    name: Annotated[str, tyro.conf.Positional], quick: bool = False, device: str = "cpu"
+) -> dict[str, Any]:
     """Compare with named peers on this machine in one run.
 
     * compress: what `hanok compress --target` costs, against llama.cpp's, HQQ's and torchao's four bits
@@ -67,8 +69,16 @@ def bench(name: Annotated[str, tyro.conf.Positional], quick: bool = False) -> di
     Args:
         name: one of the above.
         quick: a version of some minutes at most.
+        device: of decode: cuda or cuda:N measures the engine on a GPU against transformers there, cpu-torch the same path on
+            the CPU.
     """
     if name not in BENCHMARKS:
         raise ConfigError(f'no benchmark "{name}"', remedy=did_you_mean(name, BENCHMARKS))
+    if device != "cpu":
+        if name != "decode":
+            raise ConfigError(f"{name} runs on the CPU", remedy="leave --device out, or choose decode")
+        from hanok.bench.on_device import run
+
+        return {"rows": run(device, quick=quick)}
     rows = importlib.import_module(BENCHMARKS[name]).run(quick=quick)
     return {"rows": rows}

@@ -14,6 +14,7 @@ def chat(
     temperature: float | None = None,
     max_tokens: int | None = None,
     weights: Literal["auto", "float32", "bf16", "int8", "int4+", "int4"] = "auto",
+    device: str = "auto",
     speculation: Literal["auto", "off", "lookup", "own"] = "auto",
     draft: Path | None = None,
     show_decoding: bool = False,
@@ -34,6 +35,7 @@ def chat(
         max_tokens: of an answer; default: up to the model's context.
         weights: run in bfloat16, 8 or 4 bits on the native kernels; auto: what the file holds, or bfloat16, where they know
             the model, else float32.
+        device: cpu, cuda, cuda:N (a GPU), or auto: a GPU if there is one that the other settings run on.
         speculation: guess the next tokens where that makes answers quicker (it never changes them): auto takes guesses from the
             text and from the draft model or the model's own heads for later tokens (mtp), lookup from the text alone, own from
             those heads alone. On the native kernels only.
@@ -61,7 +63,7 @@ def chat(
         chat_terminal(
             directory, system=system, temperature=temperature, max_tokens=max_tokens, weights=weights,
             speculation=speculation, draft_dir=draft, show_decoding=show_decoding, thinking=thinking, adapters=adapters,
-            team=team,
+            team=team, device=device,
         )  # fmt: skip
 
     run_together(directory, work)

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,30 @@ def _gpu() -> list[Finding]:
 
     if not torch.cuda.is_available():
         return [("GPU", "none", "everything runs on the CPU")]
-    name = torch.cuda.get_device_name(0)
-    return [("GPU", name, "not used yet: training and generation run on the CPU in this version")]
+    findings: list[Finding] = []
+    for number in range(torch.cuda.device_count()):
+        what = torch.cuda.get_device_properties(number)
+        means = (
+            f"training and engines use it (--device cuda:{number})"
+            if number
+            else "training and engines use it by themselves"
+        )
+        findings.append((f"GPU {number}", f"{what.name}, {what.total_memory / 2**30:.0f} GiB", means))
+    bf16 = torch.cuda.is_bf16_supported(False)
+    fla = find_spec("fla") is not None
+    findings.append(
+        (
+            "bfloat16 there",
+            "yes" if bf16 else "no",
+            "engines compute in it" if bf16 else "slow: take weights = float32",
+        )
+    )
+    means = (
+        "delta attention reads prompts by them"
+        if fla
+        else "delta attention runs in PyTorch: pip install 'hanok[gpu]'"
+    )
+    return [*findings, ("fla-core", "installed" if fla else "missing", means)]
 
 
 def _cpu_flags() -> set[str]:

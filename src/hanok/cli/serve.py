@@ -26,6 +26,7 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     weights: Literal["auto", "float32", "bf16", "int8", "int4+", "int4"] | None = None,
+    device: str | None = None,
     cache_mib: int | None = None,
     cache_type: Literal["bf16", "int8"] | None = None,
     speculation: Literal["auto", "off", "lookup", "own"] | None = None,
@@ -91,7 +92,8 @@ def serve(
         port: TCP port; 0 picks a free one; default 8080.
         weights: run in bfloat16, 8 or 4 bits on the native kernels; auto (the default): what the file holds, or bfloat16, where
             they know the model, else float32.
-        cache_mib: memory for keys and values of the native kernels; default: by the model's context, 2048 at most.
+        device: cpu, cuda, cuda:N (a GPU), or auto (the default): a GPU if there is one that the other settings run on.
+        cache_mib: memory for keys and values; default: by the model's context, 2048 at most, on a GPU 70 % of what is free.
         cache_type: of those keys and values; int8 takes about half the memory; default bf16.
         speculation: guess the next tokens where that makes answers quicker (it never changes them): auto (the default) takes
             guesses from the text and from the draft model or the model's own heads for later tokens (mtp), lookup from the text
@@ -167,7 +169,8 @@ def serve(
 
 
 FLAGS = (
-    "model", "more", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "cache_mib",
+    "model", "more", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "device",
+    "cache_mib",
     "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trusted_proxy",
     "trust_loopback", "setup",
     "prices", "request_timeout", "max_queue", "max_queue_tokens",
@@ -217,7 +220,7 @@ def _serve(settings: ServeSettings, source: Any) -> None:
     install_logging(settings.log_format, settings.log_level)
     directory = servable_model(settings.model)
     options: dict[str, Any] = {
-        "weights": settings.weights, "cache_bytes": settings.cache_mib and settings.cache_mib << 20,
+        "weights": settings.weights, "device": settings.device, "cache_bytes": settings.cache_mib and settings.cache_mib << 20,
         "cache_type": settings.cache_type, "speculation": settings.speculation, "draft_dir": settings.draft,
         "adapters": parse_adapters(settings.adapter),
     }  # fmt: skip
@@ -274,7 +277,7 @@ def _further(settings: ServeSettings, options: Mapping[str, Any]) -> list[ModelS
     from hanok.recipes.runs import servable_model
     from hanok.server.hosting import parse_model, read_models
 
-    own = {name: options[name] for name in ("weights", "cache_bytes", "cache_type", "speculation")}
+    own = {name: options[name] for name in ("weights", "device", "cache_bytes", "cache_type", "speculation")}
     own["max_waiting"] = settings.max_queue
     specs = [parse_model(option, own) for option in settings.more]
     specs += read_models(settings.models, own) if settings.models else []

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from hanok.engine.adapter_maps import native_adapter
+from hanok.engine.paged_model import PagedModel
 from hanok.errors import ConfigError, InputError, did_you_mean
 from hanok.models.decoder import Decoder
 from hanok.models.linear import LowRank
@@ -32,7 +32,7 @@ class Adapter:
 
     Args:
         key: hash of its content: maps, scales, numbers. lows: by the names of the model's maps.
-        native: as the native kernels have it; None where PyTorch runs the model.
+        held: as the model takes it that runs in blocks; None where PyTorch's layers do with a cache of their own.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Adapter:
     directory: Path
     config: LoraConfig
     lows: Mapping[str, LowRank]
-    native: Any
+    held: Any
 
     @property
     def hash(self) -> str:
@@ -54,7 +54,7 @@ class Adapters:
         self._loaded: dict[str, Adapter] = {}
         self._lock = threading.Lock()
 
-    def load(self, name: str, directory: Path, decoder: Decoder, *, native: bool) -> Adapter:
+    def load(self, name: str, directory: Path, decoder: Decoder, *, model: PagedModel | None) -> Adapter:
         """Raises as `LocalEngine.load_adapter`."""
         if not _NAME.fullmatch(name):
             raise ConfigError(
@@ -69,7 +69,7 @@ class Adapters:
             )
         for low in lows.values():
             low.requires_grad_(False).eval()
-        made = native_adapter(decoder, lows) if native else None
+        made = None if model is None else model.adapter(decoder, lows)
         adapter = Adapter(name, content_hash(lows), directory, config, lows, made)
         with self._lock:
             self._check_free(name)
@@ -117,9 +117,9 @@ def lows_of(adapter: Adapter | None) -> Mapping[str, LowRank] | None:
     return None if adapter is None else adapter.lows
 
 
-def native_of(adapter: Adapter | None) -> Any:
-    """As the native kernels take it."""
-    return None if adapter is None else adapter.native
+def held_of(adapter: Adapter | None) -> Any:
+    """As a `PagedModel` takes it."""
+    return None if adapter is None else adapter.held
 
 
 def parse_adapters(options: Sequence[str]) -> dict[str, Path]:

@@ -1,8 +1,9 @@
-"""How the memory of the native cache is divided: blocks for keys and values, places for snapshots of recurrent states."""
+"""How the memory of the cache is divided: blocks for keys and values, places for snapshots of recurrent states."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from hanok.engine.blocks import BLOCK
 from hanok.engine.coverage import CacheKind, block_bytes, state_bytes
@@ -24,7 +25,10 @@ class Budget:
 
 
 def divide(
-    config: ModelConfig, cache_bytes: int | None, max_running: int, cache_type: CacheKind = "bf16"
+    config: ModelConfig,
+    cache_bytes: int | None,
+    max_running: int,
+    cache_type: CacheKind | Literal["float32"] = "bf16",
 ) -> Budget:
     """Of `cache_bytes`, or by default 2 GiB and no more blocks than `CACHE_TOKENS` or the model's context needs.
 

@@ -56,16 +56,22 @@ _REFUSALS: dict[str, list[tuple[str, Callable[[ModelConfig], bool]]]] = {
 }
 
 
-def block_bytes(config: ModelConfig, cache: CacheKind = "bf16") -> int:
-    """Of a block of the cache in all layers."""
-    number, scale = (2, 0) if cache == "bf16" else (1, 4)
+def block_bytes(config: ModelConfig, cache: CacheKind | Literal["float32"] = "bf16") -> int:
+    """Of a block of the cache in all layers. "float32": on a device alone."""
+    number, scale = {"bf16": (2, 0), "int8": (1, 4), "float32": (4, 0)}[cache]
     full = 2 * config.kv_heads * (config.dim_of_head * number + scale)
     latent = (config.kv_lora_rank + config.qk_rope_head_dim) * number + scale
-    widths = {"gqa": full, "swa": full, "mla": latent, "kda": 0}
+    widths = {"gqa": full, "swa": full, "mla": latent, "kda": 0, "gdn": 0}
     return sum(widths[kind] for kind in config.layers) * BLOCK
 
 
 def state_bytes(config: ModelConfig) -> int:
     """Of one sequence's states in all layers of delta attention: a matrix a head and the convolutions' inputs, float32."""
-    inner = config.num_heads * config.dim_of_head
-    return config.layers.count("kda") * inner * (config.dim_of_head + 3 * (config.conv_size - 1)) * 4
+    inner, before = config.num_heads * config.dim_of_head, config.conv_size - 1
+    keys, values = (
+        config.linear_key_heads * config.linear_key_dim,
+        config.linear_value_heads * config.linear_value_dim,
+    )
+    delta = inner * (config.dim_of_head + 3 * before)
+    gated = values * config.linear_key_dim + (2 * keys + values) * before
+    return (config.layers.count("kda") * delta + config.layers.count("gdn") * gated) * 4

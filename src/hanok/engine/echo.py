@@ -35,7 +35,9 @@ class PromptEcho:
             return
         targets = list(self._prompt_ids[start + 1 : start + 1 + len(logits_nV)])
         logprobs_nV = logits_nV.log_softmax(-1)
-        chosen = logprobs_nV.gather(1, torch.tensor(targets)[:, None]).squeeze(1).tolist()
+        chosen = (
+            logprobs_nV.gather(1, torch.tensor(targets, device=logits_nV.device)[:, None]).squeeze(1).tolist()
+        )
         best = logprobs_nV.topk(min(self._alternatives, logprobs_nV.shape[1]))
         places = zip(chosen, best.indices.tolist(), best.values.tolist(), strict=True)
         for place, (logprob, ids, values) in enumerate(places, start + 1):

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hanok.engine.adapters import Adapter, Adapters, lows_of, native_of
+from hanok.engine.adapters import Adapter, Adapters, held_of, lows_of
 from hanok.engine.api import Completion, Delta, Request
-from hanok.engine.backend import BackendOptions, Weights, build_backend, choose_weights
+from hanok.engine.backend import BackendOptions, Weights, build_backend, choose_place, choose_weights
 from hanok.engine.checks import check_ids
 from hanok.engine.coverage import CacheKind
+from hanok.engine.device.decoder import DeviceDecoder
 from hanok.engine.generation import Generation, new_generation
 from hanok.engine.grammar import Grammars
 from hanok.engine.metrics import EngineMetrics, measure
@@ -61,16 +62,19 @@ class LocalEngine(Worker):
         max_waiting: requests that wait for a place among the running ones at most; None: any number.
         adapters: name to directory of those that are loaded from the start (`load_adapter`).
         team: of processes that run the model together (`hanok.engine.parallel`), this one leads; in float32 then.
+        device: "cpu"; "cuda" or "cuda:N", PyTorch's layers on a GPU (`hanok.engine.device`), which takes all weights but "int4+";
+            "auto", a GPU if there is one that these settings run on; "cpu-torch", on the CPU what a GPU runs.
 
     Raises:
-        ConfigError: weights of a kind that this model does not run with here; a draft model that does not fit it.
+        ConfigError: a device that is not there; weights of a kind that this model does not run with here; a draft model that does
+            not fit it.
     """
 
     def __init__(
         self, model_dir: Path, *, threads: int | None = None, weights: Weights = "auto", max_running: int = 128,
         cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
         draft_dir: Path | None = None, max_waiting: int | None = None, adapters: Mapping[str, Path] = {},
-        team: Team | None = None,
+        team: Team | None = None, device: str = "cpu",
     ) -> None:  # fmt: skip
         if max_waiting is not None and max_waiting < 1:
             raise ConfigError(f"max_waiting = {max_waiting}", remedy="it must be at least 1")
@@ -80,8 +84,17 @@ class LocalEngine(Worker):
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer.load(model_dir)
         self.config = config = load_config(model_dir)
-        self.weights = choose_weights(weights, cache_type, config, model_dir, team)
-        check_speculation(speculation, draft_dir, config, native=self.weights != "float32")
+        self.device = choose_place(
+            device,
+            weights=weights,
+            cache_type=cache_type,
+            speculation=speculation,
+            draft_dir=draft_dir,
+            team=team,
+        )
+        self.weights = choose_weights(weights, cache_type, config, model_dir, team, self.device)
+        if self.device is None:
+            check_speculation(speculation, draft_dir, config, native=self.weights != "float32")
         self._vocabulary = min(self.tokenizer.vocab_size, config.vocab_size)
         super().__init__()
         self._grammars = Grammars(self.tokenizer, vocabulary=self._vocabulary)
@@ -93,7 +106,7 @@ class LocalEngine(Worker):
         self._options = BackendOptions(
             model_dir=model_dir, config=config, weights=self.weights, vocabulary=self._vocabulary,
             max_running=max_running, cache_bytes=cache_bytes, cache_type=cache_type,
-            tokenizer=self.tokenizer, speculation=speculation, draft_dir=draft_dir, team=team,
+            tokenizer=self.tokenizer, speculation=speculation, draft_dir=draft_dir, team=team, device=self.device,
         )  # fmt: skip
         self._build()
         for name, directory in adapters.items():
@@ -105,7 +118,7 @@ class LocalEngine(Worker):
     def _build(self) -> None:
         """Weights, cache and scheduler: what sleeping gives up."""
         backend = build_backend(self._options)
-        self.decoder, self._native, self._scheduler = backend.decoder, backend.native, backend.scheduler
+        self.decoder, self._paged, self._scheduler = backend.decoder, backend.paged, backend.scheduler
         self.max_context, self.has_heads = backend.max_context, backend.has_heads
         self._scheduler.counters = self._counters
 
@@ -160,8 +173,8 @@ class LocalEngine(Worker):
         refuse_in_team(self._options.team, "adapters are loaded")
         with self._model:
             self._check_awake()
-            decoder, native = self.decoder, self._native is not None
-        return self._adapters.load(name, directory, decoder, native=native)
+            decoder, paged = self.decoder, self._paged
+        return self._adapters.load(name, directory, decoder, model=paged)
 
     def unload_adapter(self, name: str) -> None:
         """Take no more requests for it; those that were taken finish with it. Raises InputError: there is none."""
@@ -184,14 +197,14 @@ class LocalEngine(Worker):
             scores: list[float] = []
             parts = (
                 text_logits(self.decoder, ids[:-1], lows_of(held), rows=_ROWS)
-                if self._native is None
-                else self._native.read(ids[:-1], rows=_ROWS, adapter=native_of(held))
+                if self._paged is None
+                else self._paged.read(ids[:-1], rows=_ROWS, adapter=held_of(held))
             )
             for logits_nV, targets_n in zip(parts, targets_N.split(_ROWS), strict=True):
                 scores += (
                     logits_nV[:, : self._vocabulary]
                     .log_softmax(-1)
-                    .gather(1, targets_n[:, None])
+                    .gather(1, targets_n[:, None].to(logits_nV.device))
                     .squeeze(1)
                     .tolist()
                 )
@@ -199,7 +212,7 @@ class LocalEngine(Worker):
 
     def embed(self, ids: Sequence[int], layer: int, *, adapter: str | None = None) -> Tensor:
         """Hidden vectors [len(ids), D], float32, after block `layer` (from 0), or after the final norm (-1); of the weights
-        as they are stored, whatever `weights` says."""
+        as they are stored, whatever `weights` says; on a device of those that run there."""
         return self.embed_texts([ids], [layer], adapter=adapter)[0][0]
 
     def embed_texts(
@@ -216,6 +229,8 @@ class LocalEngine(Worker):
                 )
         with self._model, torch.inference_mode():
             self._check_awake()
+            if isinstance(self._paged, DeviceDecoder):
+                return self._paged.embed(texts, held_of(held), layers=layers)
             return hidden_after(self.decoder, texts, lows_of(held), layers=layers)
 
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -223,7 +238,7 @@ class LocalEngine(Worker):
         they are and add to the new ones."""
         refuse_in_team(self._options.team, "weights are replaced")
         self._check_awake()
-        mine = tensors_to_replace(self.decoder, weights, self._native)
+        mine = tensors_to_replace(self.decoder, weights, self._paged)
         with self._model, torch.no_grad():
             self._check_awake()
             self._updated = True
@@ -231,8 +246,8 @@ class LocalEngine(Worker):
                 mine[name].data = (
                     tensor.detach().to(mine[name].dtype).clone()
                 )  # the old one may be a file, mapped
-            if self._native is not None:
-                self._native.refill()
+            if self._paged is not None:
+                self._paged.refill()
                 self._scheduler.forget_past()
 
     def sleep(self, *, forget_updates: bool = False) -> None:
@@ -284,7 +299,7 @@ class LocalEngine(Worker):
         trim()
 
     def _let_go(self) -> None:
-        del self.decoder, self._native, self._scheduler
+        del self.decoder, self._paged, self._scheduler
         self._updated = False
 
     def wake(self) -> None:
@@ -303,7 +318,7 @@ class LocalEngine(Worker):
         with self._wake:
             if self._asleep:
                 return measure(self._counters, None, None, inbox=len(self._inbox))
-            pool = None if self._native is None else self._native.pool
+            pool = None if self._paged is None else self._paged.pool
             return measure(self._counters, self._scheduler, pool, inbox=len(self._inbox))
 
     def check_room(self, requests: int) -> None:

@@ -50,6 +50,6 @@ class LearnedLaws:
             generations[row].law = (temperature, top_p) if sound else None
 
     def _plain_laws(self, hidden_BD: Tensor, logits_BV: Tensor, rows: list[int]) -> list[list[float]]:
-        padded = torch.tensor([*rows, *rows[:1] * (-len(rows) % ROW_MULTIPLE)])
+        padded = torch.tensor([*rows, *rows[:1] * (-len(rows) % ROW_MULTIPLE)], device=hidden_BD.device)
         laws = self._heads.laws(hidden_BD[padded], logits_BV[padded])
         return torch.stack(laws, dim=1)[: len(rows)].tolist()

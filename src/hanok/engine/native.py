@@ -6,12 +6,12 @@ R rows of a step (tokens of one or several sequences), V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hanok.engine.adapter_maps import native_adapter
 from hanok.engine.arrange import (
     bias_of,
     gate_last,
@@ -22,18 +22,18 @@ from hanok.engine.arrange import (
     present,
     side_by_side,
 )  # fmt: skip
-from hanok.engine.blocks import BLOCK, BlockPool
+from hanok.engine.blocks import BLOCK
 from hanok.engine.coverage import CacheKind, why_not_native
 from hanok.engine.held import Held
 from hanok.engine.images import Images
-from hanok.engine.snapshots import SnapshotPool, copy_states
+from hanok.engine.paged_model import PagedModel, too_large_for_scales
 from hanok.errors import CheckpointError
 from hanok.kernels.native import address, native
 from hanok.kernels.packed import Kind, PackedMatrix, lazy
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
 from hanok.models.kda import DeltaAttention
-from hanok.models.linear import LayerNorm, Norm
+from hanok.models.linear import LayerNorm, LowRank, Norm
 from hanok.models.mla import LatentAttention
 from hanok.models.mlp import GatedMLP, MixtureOfExperts, PlainMLP
 from hanok.models.rope import Rotary
@@ -42,10 +42,9 @@ _ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 _ROUTINGS = ("softmax", "sigmoid", "top_softmax")
 
 
-class NativeDecoder:
+class NativeDecoder(PagedModel):
     """Args:
-    kind: of the weights. blocks: of the cache. slots: sequences at once that have states (delta attention).
-    spares: second places for states of sequences that may have to go back. snapshots: of states, to be used again.
+    kind: of the weights. blocks, slots, spares, snapshots: as of `PagedModel`.
     threads: of the kernels' own. path: an instruction set. images: packed weights of an earlier start.
     cache: of keys and values; int8 with a scale for each token and head. head: another's, of the same decoder's weights.
     ends: kind of embedding and head, if not that of the others. finer: of those maps where rounding costs most: embedding
@@ -61,18 +60,10 @@ class NativeDecoder:
         config = decoder.config
         assert why_not_native(config) is None
         self._runner: Any = None  # the first that goes when this does: its threads read what follows
-        self.config, self.slots = config, slots
+        super().__init__(config, blocks=blocks, slots=slots, spares=spares, snapshots=snapshots)
         self.kind: Kind = kind
         self._finer: Kind = finer or kind
         self.cache: CacheKind = cache
-        self.recurrent = "kda" in config.layers
-        self._states: list[Tensor] = []  # of a layer: [place, numbers]
-        self._places = slots + 1 + spares + snapshots  # running, one for `read`, second places, snapshots
-        self.spares = list(range(slots + 1, slots + 1 + spares))
-        copy = partial(copy_states, self._states)  # not this object's method: a circle would keep the weights
-        self.snapshots = SnapshotPool(range(self._places - snapshots, self._places), copy)
-        self.pool = BlockPool(blocks, reuse=not self.recurrent or snapshots > 0)
-        self.caches: list[Tensor] = []  # keys and values of each layer that has them
         self._held = Held(kind, images)
         ends = ends or self._finer
         if head is None:
@@ -105,16 +96,7 @@ class NativeDecoder:
         self, ids: Sequence[int], positions: Sequence[int], sequences: Sequence[int], tables: Sequence[Sequence[int]],
         wanted: Sequence[int], slots: Sequence[int] = (), saves: Mapping[int, int] = {}, adapters: Sequence[Any] = (),
     ) -> Tensor:  # fmt: skip
-        """Feed R tokens and return float32 logits [len(wanted), V] behind the rows `wanted`.
-
-        Args:
-            positions: of each token in its sequence. sequences: which of `tables` each belongs to; the rows of one
-                stand together, in order.
-            tables: the blocks of each sequence, enough for its highest position.
-            slots: where the states of each sequence are; a token at position 0 begins anew. Default: 0, 1, ...
-            saves: row to the place that gets a copy of its sequence's states behind it.
-            adapters: of each sequence, of `native_adapter`, or None; or of no sequence.
-        """
+        """See `PagedModel.step`."""
         logits = torch.empty(len(wanted), self.config.vocab_size)
         self._run(ids, positions, sequences, tables, wanted, slots, saves, adapters, logits=logits)
         return logits
@@ -133,12 +115,7 @@ class NativeDecoder:
         also: Sequence[int] = (),
         inputs: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`step`, and the hidden vectors behind the final norm that the logits were made from: float32 [len(wanted), D].
-
-        Args:
-            also: rows whose hidden vectors are returned behind those of `wanted`, without logits.
-            inputs: float32 [R, D], what the layers read in place of the tokens' embeddings.
-        """
+        """See `PagedModel.step_with_hidden`. `inputs`: float32 [R, D], which layers read in place of the tokens' embeddings."""
         logits = torch.empty(len(wanted), self.config.vocab_size)
         hidden = torch.empty(len(wanted) + len(also), self.config.hidden_size)
         rows = [*wanted, *also]
@@ -166,17 +143,6 @@ class NativeDecoder:
             list(acting), [acting.get(adapter, -1) for adapter in adapters] if acting else [],
         )  # fmt: skip
 
-    def read(self, ids: Sequence[int], *, rows: int, adapter: Any = None) -> Iterator[Tensor]:
-        """Logits behind every token of a text, float32, at most `rows` of them at a time. `adapter`: as in `step`.
-
-        Raises:
-            CapacityError: no blocks are free for it.
-        """
-        for part, places, table in self._parts(ids, rows):
-            yield self.step(
-                part, places, [0] * len(part), [table], range(len(part)), [self.slots], adapters=[adapter]
-            )
-
     def read_hidden(self, ids: Sequence[int], *, rows: int) -> Iterator[Tensor]:
         """Hidden vectors behind the final norm of every token of a text, float32, at most `rows` of them at a time; the
         head is not run.
@@ -189,32 +155,15 @@ class NativeDecoder:
             self._run(part, places, [0] * len(part), [table], range(len(part)), [self.slots], hidden=hidden)
             yield hidden
 
-    def _parts(self, ids: Sequence[int], rows: int) -> Iterator[tuple[list[int], range, list[int]]]:
-        """Pieces of a text with their places, in blocks that are held until all are read."""
-        table = self.pool.take(-(-len(ids) // BLOCK))
-        try:
-            for start in range(0, len(ids), rows):
-                part = list(ids[start : start + rows])
-                yield part, range(start, start + len(part)), table
-        finally:
-            self.pool.give_back(table)
-
-    def copy_states(self, source: int, target: int) -> None:
-        """What one place holds over another, in all layers."""
-        copy_states(self._states, source, target)
+    def adapter(self, decoder: Decoder, lows: Mapping[str, LowRank]) -> Any:
+        return native_adapter(decoder, lows)
 
     def refill(self) -> None:
-        """Take the decoder's weights anew, in place."""
         self._held.refill()
 
-    def holds(self, tensor: Tensor) -> bool:
-        """Whether weights of this kind can be as large as this tensor's: integers have scales in float16."""
-        most = 65504.0 * {"int8": 127, "int5": 13.6, "int4": 6.4}.get(self.kind, float("inf"))
-        return tensor.dim() < 2 or not tensor.numel() or float(tensor.abs().max()) <= most
-
-    @property
-    def cache_bytes(self) -> int:
-        return sum(cache.nbytes for cache in self.caches)
+    def why_not_held(self, tensor: Tensor) -> str | None:
+        bits = {"int8": 8, "int5": 5, "int4": 4}.get(self.kind)
+        return f"a float16 scale of {self.kind} weights" if too_large_for_scales(tensor, bits) else None
 
     @property
     def weight_bytes(self) -> int:

@@ -1,9 +1,9 @@
-"""Who runs next, for models that the native kernels run: one step takes a token of every running answer and pieces of new
+"""Who runs next, for models whose cache lies in blocks: one step takes a token of every running answer and pieces of new
 prompts together, within the cache's blocks.
 
-A row's numbers do not depend on its company or on how its prompt was cut, so scheduling is free: answers are the same bits
-whoever else is there. When the blocks run out, the last in order gives its own back and is read again later, from where the
-cache still has its beginning.
+On the native kernels a row's numbers do not depend on its company or on how its prompt was cut, so scheduling is free: answers
+are the same bits whoever else is there. When the blocks run out, the last in order gives its own back and is read again later,
+from where the cache still has its beginning.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hanok.engine.echo import ECHO_ROWS
 from hanok.engine.generation import Generation
 from hanok.engine.learned import LearnedLaws
 from hanok.engine.metrics import Counters
-from hanok.engine.native import NativeDecoder
+from hanok.engine.paged_model import PagedModel
 from hanok.engine.running import Part, Running, StepRows, last_border, rows_of
 from hanok.engine.sampler import Choice, choose
 from hanok.engine.speculation.speculator import LIMIT, Speculator, may_guess
@@ -40,7 +40,7 @@ class PagedScheduler:
     """
 
     def __init__(
-        self, model: NativeDecoder, *, max_running: int, vocabulary: int, speculator: Speculator | None = None,
+        self, model: PagedModel, *, max_running: int, vocabulary: int, speculator: Speculator | None = None,
         laws: LearnedLaws | None = None, clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         self._laws = laws

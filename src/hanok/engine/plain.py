@@ -51,8 +51,9 @@ def hidden_after(
 
 
 def _hidden(decoder: Decoder, texts: Sequence[Sequence[int]], lows: Mapping[str, LowRank] | None) -> Tensor:
-    ids_N = torch.tensor([token for ids in texts for token in ids])
-    lengths_B = torch.tensor([0, *map(len, texts)], dtype=torch.int32)
+    device = decoder.embed_tokens.weight.device
+    ids_N = torch.tensor([token for ids in texts for token in ids], device=device)
+    lengths_B = torch.tensor([0, *map(len, texts)], dtype=torch.int32, device=device)
     with acting_on(decoder, [lows] * len(ids_N)):
         hidden_ND, _ = decoder(ids_N, lengths_B.cumsum(0, dtype=torch.int32))
     return hidden_ND

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from hanok.engine.adapters import native_of
+from hanok.engine.adapters import held_of
 from hanok.engine.blocks import BLOCK, block_names
 from hanok.engine.generation import Generation
 
@@ -34,8 +34,8 @@ class Running:
 
     @property
     def adapter(self) -> Any:
-        """As the native kernels have it, or None."""
-        return native_of(self.generation.adapter)
+        """As the model takes it, or None."""
+        return held_of(self.generation.adapter)
 
     def block_names(self, start: int, end: int, *, after: bytes = b"") -> Iterator[bytes]:
         """The names of its full blocks between two tokens; `after`: of the block before them."""
@@ -104,7 +104,7 @@ class Part:
 
 
 class StepRows(NamedTuple):
-    """The parts of a step, one behind the other, as `NativeDecoder.step` takes them.
+    """The parts of a step, one behind the other, as `PagedModel.step` takes them.
 
     Args:
         wanted: rows for answers, then so many for echoes (`echoed`). firsts: the first row of each part.

@@ -221,21 +221,22 @@ def _sample_filtered(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
     """top-k, then top-p, then min-p, then typical-p, on the tempered distribution."""
     sorted_BV, ids_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
     weights_BV = _weights(sorted_BV, draws)
-    rank_V = torch.arange(weights_BV.shape[1])
-    top_k_B1 = torch.tensor([[draw.params.top_k or len(rank_V)] for draw in draws])
+    device = weights_BV.device
+    rank_V = torch.arange(weights_BV.shape[1], device=device)
+    top_k_B1 = torch.tensor([[draw.params.top_k or len(rank_V)] for draw in draws], device=device)
     weights_BV = weights_BV * (rank_V < top_k_B1)
     weights_BV = weights_BV / weights_BV.sum(dim=-1, keepdim=True)
     before_BV = weights_BV.cumsum(dim=-1) - weights_BV
-    kept_BV = before_BV < _column(draws, "top_p")
-    kept_BV &= weights_BV >= _column(draws, "min_p") * weights_BV[:, :1]
+    kept_BV = before_BV < _column(draws, "top_p", device)
+    kept_BV &= weights_BV >= _column(draws, "min_p", device) * weights_BV[:, :1]
     kept_BV[:, 0] = True
     weights_BV = weights_BV * kept_BV
-    weights_BV = weights_BV * _typical(weights_BV, _column(draws, "typical_p"))
+    weights_BV = weights_BV * _typical(weights_BV, _column(draws, "typical_p", device))
     return ids_BV.gather(1, _invert(weights_BV, draws)[:, None]).squeeze(1).tolist()
 
 
-def _column(draws: Sequence[Draw], name: str) -> Tensor:
-    return torch.tensor([[getattr(draw.params, name)] for draw in draws], dtype=torch.float64)
+def _column(draws: Sequence[Draw], name: str, device: torch.device) -> Tensor:
+    return torch.tensor([[getattr(draw.params, name)] for draw in draws], dtype=torch.float64, device=device)
 
 
 def _typical(weights_BV: Tensor, mass_B1: Tensor) -> Tensor:
@@ -252,15 +253,16 @@ def _typical(weights_BV: Tensor, mass_B1: Tensor) -> Tensor:
 
 def _weights(logits_BV: Tensor, draws: Sequence[Draw]) -> Tensor:
     highest_B1 = logits_BV.amax(dim=-1, keepdim=True)  # subtracted first: a tiny temperature cannot overflow
-    return ((logits_BV - highest_B1) / _column(draws, "temperature")).exp()
+    return ((logits_BV - highest_B1) / _column(draws, "temperature", logits_BV.device)).exp()
 
 
 def _invert(weights_BV: Tensor, draws: Sequence[Draw]) -> Tensor:
     """Column whose cumulative weight first exceeds each row's uniform number."""
     total_BV = weights_BV.cumsum(dim=-1)
     point_B = torch.tensor(
-        [uniform(draw.seed, draw.sample_index, len(draw.ids)) for draw in draws], dtype=torch.float64
-    )
+        [uniform(draw.seed, draw.sample_index, len(draw.ids)) for draw in draws], dtype=torch.float64,
+        device=weights_BV.device,
+    )  # fmt: skip
     column_B1 = torch.searchsorted(total_BV, point_B[:, None] * total_BV[:, -1:], right=True)
     last_B1 = (
         (weights_BV > 0).double().cumsum(dim=-1).argmax(dim=-1, keepdim=True)
@@ -288,26 +290,29 @@ def _steered(draw: Draw) -> bool:
 def _steer_row(logits_V: Tensor, draw: Draw) -> None:
     """Repetition looks at prompt and answer (CTRL, arXiv 1909.05858, section 4.1); presence and frequency at the answer.
     Ids beyond V, which prompts may hold, are left out."""
-    params, vocabulary = draw.params, len(logits_V)
+    params, vocabulary, device = draw.params, len(logits_V), logits_V.device
     if params.repetition_penalty != 1.0:
         seen = torch.tensor(
-            [n for n in sorted({*draw.prompt_ids, *draw.ids}) if n < vocabulary], dtype=torch.long
+            [n for n in sorted({*draw.prompt_ids, *draw.ids}) if n < vocabulary],
+            dtype=torch.long,
+            device=device,
         )
         values = logits_V[seen]
         factor = params.repetition_penalty
         logits_V[seen] = torch.where(values > 0, values / factor, values * factor)
     if (params.presence_penalty or params.frequency_penalty) and draw.ids:
         counts = Counter(draw.ids)
-        ids, numbers = torch.tensor(list(counts)), torch.tensor(list(counts.values()), dtype=logits_V.dtype)
+        ids = torch.tensor(list(counts), device=device)
+        numbers = torch.tensor(list(counts.values()), dtype=logits_V.dtype, device=device)
         logits_V[ids] -= params.presence_penalty + params.frequency_penalty * numbers
     for token, bias in params.logit_bias.items():
         logits_V[token] += bias
     banned = [token for token in draw.banned if token < vocabulary]
     if banned:
-        logits_V[torch.tensor(banned)] = -torch.inf
+        logits_V[torch.tensor(banned, device=device)] = -torch.inf
     if draw.allowed is not None:
         bits = np.unpackbits(draw.allowed.view(np.uint8), bitorder="little")[:vocabulary]
-        logits_V[torch.from_numpy(bits == 0)] = -torch.inf
+        logits_V[torch.from_numpy(bits == 0).to(device)] = -torch.inf
 
 
 def _report(

@@ -127,14 +127,14 @@ def chat_terminal(
     model_dir: Path, *, system: str = "", temperature: float | None = None, max_tokens: int | None = None,
     weights: Weights = "auto", speculation: Speculation = "auto", draft_dir: Path | None = None, show_decoding: bool = False,
     thinking: Delethink | None = None, source: TextIO | None = None, target: TextIO | None = None,
-    adapters: Mapping[str, Path] = {}, team: Team | None = None,
+    adapters: Mapping[str, Path] = {}, team: Team | None = None, device: str = "cpu",
 ) -> None:  # fmt: skip
     """Converse until the input ends.
 
     Args:
         system: the system message. temperature, max_tokens: as in `SamplingParams`; without a temperature the model's decoding
             heads choose, or it is 0.
-        weights, speculation, draft_dir, team: as `LocalEngine` takes them.
+        weights, speculation, draft_dir, team, device: as `LocalEngine` takes them.
         show_decoding: behind each token what the heads chose.
         thinking: answer in chunks, each from the question and the end of the one before.
         source, target: default: standard input and output.
@@ -147,8 +147,9 @@ def chat_terminal(
     reading: TextIO = source or sys.stdin
     writing: TextIO = target or sys.stdout
     engine = LocalEngine(
-        model_dir, weights=weights, speculation=speculation, draft_dir=draft_dir, adapters=adapters, team=team
-    )
+        model_dir, weights=weights, speculation=speculation, draft_dir=draft_dir, adapters=adapters, team=team,
+        device=device,
+    )  # fmt: skip
     try:
         learned = engine.has_heads and temperature is None
         if show_decoding and not learned:

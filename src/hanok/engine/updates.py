@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hanok.engine.native import NativeDecoder
+from hanok.engine.paged_model import PagedModel
 from hanok.errors import InputError
 from hanok.models.decoder import Decoder
 
 
 def tensors_to_replace(
-    decoder: Decoder, weights: Mapping[str, Tensor], native: NativeDecoder | None
+    decoder: Decoder, weights: Mapping[str, Tensor], model: PagedModel | None
 ) -> dict[str, Tensor]:
     """The decoder's own tensors by name.
 
@@ -35,9 +35,10 @@ def tensors_to_replace(
             raise InputError(
                 f"{name} holds NaN or infinity", remedy="the weights stay as they are: give sound ones"
             )
-        if native is not None and not native.holds(tensor):
+        why = None if model is None else model.why_not_held(tensor)
+        if why is not None:
             raise InputError(
-                f"{name} holds numbers too large for a float16 scale of {native.kind} weights",
+                f"{name} holds numbers too large for {why}",
                 remedy="the weights stay as they are: give smaller ones, or run in bf16",
             )
     return mine

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from ctypes import CDLL, c_int, c_size_t, c_void_p
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 _DONTNEED, _PAGE = 4, 4096
@@ -43,7 +44,9 @@ def release_memory() -> None:
 
 
 def trim() -> None:
-    """Give back the free pages that the allocator keeps for later."""
+    """Give back the free pages that the allocators keep for later, of a GPU too."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     if sys.platform.startswith("linux"):
         with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
             CDLL(None).malloc_trim(0)

@@ -53,8 +53,8 @@ def ragged_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGV: Tensor, ragged: Ragged
     for bucket in ragged.buckets:
         q, k, v = (_gathered(x, bucket.slots_nL).transpose(1, 2) for x in (q_NHK, k_NGK, v_NGV))
         cut = window is not None and q.shape[2] > window
-        mask = _causal_mask(0, q.shape[2], window, q.device) if cut else None
-        o = _attend(q, k, v, mask, scoring)
+        mask = causal_mask(0, q.shape[2], window, q.device) if cut else None
+        o = attend(q, k, v, mask, scoring)
         real = o.transpose(1, 2).reshape(-1, *output.shape[1:])[bucket.cells_T]
         output = output.index_copy(0, bucket.tokens_T, real)
     return output
@@ -69,21 +69,22 @@ def cached_attention(
     q_NHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, ragged: Ragged, scoring: Scoring
 ) -> Tensor:
     """Attention of new tokens to everything cached (their own keys and values already written)."""
+    if ragged.pages is not None:
+        return ragged.pages.attend(q_NHK, k_BTGK, v_BTGV, scoring)
     assert ragged.offsets_B is not None
     outputs = []
-    one_each = all(length == 1 for length in ragged.lengths)
-    if one_each:
+    if ragged.one_each:
         return _decode(q_NHK, k_BTGK, v_BTGV, ragged, scoring)
     for b, length in enumerate(ragged.lengths):
         start, seen = ragged.bounds[b], int(ragged.offsets_B[b])
         q = q_NHK[start : start + length].transpose(0, 1)[None]
         k, v = (x[b, : seen + length].transpose(0, 1)[None] for x in (k_BTGK, v_BTGV))
-        o = _attend(q, k, v, _causal_mask(seen, length, scoring.window, q.device), scoring)
+        o = attend(q, k, v, causal_mask(seen, length, scoring.window, q.device), scoring)
         outputs.append(o[0].transpose(0, 1))
     return torch.cat(outputs)
 
 
-def _attend(
+def attend(
     q_BHLK: Tensor, k_BGTK: Tensor, v_BGTV: Tensor, mask_LT: Tensor | None, scoring: Scoring
 ) -> Tensor:
     """[B, H, L, V]; no mask means causal."""
@@ -91,12 +92,17 @@ def _attend(
     if scoring.plain and mask_LT is None and _suits_blocks(q_BHLK):
         return blocked_attention(q_BHLK, k_BGTK, v_BGTV, scale=scoring.scale)
     if scoring.plain:
+        if (
+            mask_LT is not None and group > 1 and q_BHLK.is_cuda
+        ):  # with a mask only the slow kernel shares key heads
+            k_BGTK, v_BGTV = (x.repeat_interleave(group, dim=1) for x in (k_BGTK, v_BGTV))
+            group = 1
         return F.scaled_dot_product_attention(
             q_BHLK, k_BGTK, v_BGTV, attn_mask=mask_LT, is_causal=mask_LT is None, scale=scoring.scale,
             enable_gqa=group > 1,
         )  # fmt: skip
     if mask_LT is None:
-        mask_LT = _causal_mask(0, q_BHLK.shape[2], None, q_BHLK.device)
+        mask_LT = causal_mask(0, q_BHLK.shape[2], None, q_BHLK.device)
     k, v = (x.repeat_interleave(group, dim=1) for x in (k_BGTK, v_BGTV))
     return scoring.weights(q_BHLK @ k.transpose(2, 3), mask_LT).to(v.dtype) @ v
 
@@ -178,7 +184,7 @@ def _decode(q_BHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, ragged: Ragged, scori
     return o_BGHV.flatten(1, 2)
 
 
-def _causal_mask(seen: int, length: int, window: int | None, device: torch.device) -> Tensor:
+def causal_mask(seen: int, length: int, window: int | None, device: torch.device) -> Tensor:
     """Which of `seen + length` tokens each of the last `length` sees."""
     column = torch.arange(seen + length, device=device)
     row = column[seen:, None]
@@ -187,6 +193,9 @@ def _causal_mask(seen: int, length: int, window: int | None, device: torch.devic
 
 def write_cache(cache_BTx: Tensor, new_Nx: Tensor, ragged: Ragged) -> Tensor:
     """Append each sequence's new rows behind its offset, in place where they fit; grows by doubling, in whole blocks."""
+    if ragged.pages is not None:
+        ragged.pages.write(cache_BTx, new_Nx)
+        return cache_BTx
     assert ragged.offsets_B is not None
     needed = int(ragged.ends.max()) if ragged.lengths else 0
     if needed > cache_BTx.shape[1]:

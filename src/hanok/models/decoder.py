@@ -5,6 +5,8 @@ N tokens of the ragged batch, B sequences, D model width, V vocabulary (in `logi
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -107,14 +109,19 @@ class Decoder(nn.Module):
             states: what the sequences have seen; updated in place and returned. None in training.
         """
         ragged = Ragged(cu_seqlens, None if states is None else states.lengths_B)
-        x_ND = self._embed(ids_N, ragged)
-        for i, block in enumerate(self.layers):
-            x_ND = block(x_ND, ragged, None if states is None else states.layers[i])
+        hidden_ND = self.through(ids_N, ragged, None if states is None else states.layers)
         if states is not None:
             states.lengths_B = states.lengths_B + torch.tensor(
                 ragged.lengths, dtype=torch.long, device=ragged.device
             )
-        return self.norm(x_ND), states
+        return hidden_ND, states
+
+    def through(self, ids_N: Tensor, ragged: Ragged, layers: Sequence[LayerState] | None) -> Tensor:
+        """Hidden vectors [N, D] behind the final norm; what the layers keep of the past is updated in place."""
+        x_ND = self._embed(ids_N, ragged)
+        for i, block in enumerate(self.layers):
+            x_ND = block(x_ND, ragged, None if layers is None else layers[i])
+        return self.norm(x_ND)
 
     def future_hidden(self, hidden_ND: Tensor, ids_N: Tensor, cu_seqlens: Tensor, depth: int) -> Tensor:
         """Hidden vectors that predict `depth + 2` tokens ahead, given those that predict one less.
@@ -128,8 +135,9 @@ class Decoder(nn.Module):
     def _embed(self, ids_N: Tensor, ragged: Ragged) -> Tensor:
         x_ND = self.embed_tokens(ids_N)
         if self.config.embedding_scale != 1.0:
-            scale = torch.tensor(self.config.embedding_scale, dtype=x_ND.dtype, device=x_ND.device)
-            x_ND = x_ND * scale  # in the type of the table, as Gemma rounds it
+            x_ND = x_ND * _rounded(
+                self.config.embedding_scale, x_ND.dtype
+            )  # to the type of the table, as Gemma does
         if self.config.learned_positions:
             x_ND = x_ND + self.embed_positions(ragged.positions_N)
         return x_ND.to(self.compute_dtype)
@@ -184,6 +192,11 @@ class Decoder(nn.Module):
 
     def _sparse(self) -> list[MixtureOfExperts]:
         return [m for m in self.modules() if isinstance(m, MixtureOfExperts)]
+
+
+@functools.lru_cache(maxsize=16)
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    return torch.tensor(value, dtype=dtype, device="cpu").item()
 
 
 def _table(rows: int, width: int) -> nn.Embedding:

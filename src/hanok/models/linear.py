@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,6 +53,8 @@ class Linear(nn.Module):
 
     `adapters`: low-rank additions by name (`lora.py`); those that are active are summed, each made for the weight alone.
     `on_rows`: additions for rows of their own.
+    `product`: how x W^T is made, where the weight is not kept as a matrix of its own (`engine/device/weights.py`); `joined`: the
+    same of all the maps that this one leads in `joined_linear`.
     """
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
@@ -61,8 +63,13 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
         self.adapters: nn.ModuleDict | None = None
         self.on_rows: tuple[RowAdapter, ...] = ()
+        self.product: Callable[[Tensor], Tensor] | None = None
+        self.joined: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.product is not None:
+            y = self.product(x)
+            return self.with_adapters(x, y if self.bias is None else y + self.bias.to(y.dtype))
         y = F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
         return self.with_adapters(x, y)
 
@@ -101,18 +108,21 @@ def joined_linear(x: Tensor, layers: Sequence[Linear]) -> Tensor:
     for layer in layers:
         for hook in layer._forward_pre_hooks.values():
             hook(layer, (x,))
-    weight, bias = torch.cat([layer.weight for layer in layers]), None
-    if any(layer.bias is not None for layer in layers):
-        missing = [weight.new_zeros(layer.weight.shape[0]) for layer in layers]
-        bias = torch.cat(
-            [m if layer.bias is None else layer.bias for layer, m in zip(layers, missing, strict=True)]
-        )
-        bias = bias.to(x.dtype)
-    y = F.linear(x, weight.to(x.dtype), bias)
+    bias = _joined_bias(x, layers) if any(layer.bias is not None for layer in layers) else None
+    if layers[0].joined is not None:
+        y = layers[0].joined(x)
+        y = y if bias is None else y + bias
+    else:
+        y = F.linear(x, torch.cat([layer.weight for layer in layers]).to(x.dtype), bias)
     if not any(layer.on_rows or layer.active_adapters() for layer in layers):
         return y
     parts = y.split([layer.weight.shape[0] for layer in layers], dim=-1)
     return torch.cat([layer.with_adapters(x, part) for part, layer in zip(parts, layers, strict=True)], -1)
+
+
+def _joined_bias(x: Tensor, layers: Sequence[Linear]) -> Tensor:
+    parts = [x.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias for layer in layers]
+    return torch.cat([part.to(x.dtype) for part in parts])
 
 
 def fused_linear(x: Tensor, layers: Sequence[Linear]) -> tuple[Tensor, ...]:

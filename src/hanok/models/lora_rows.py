@@ -24,7 +24,7 @@ def acting_on(model: Decoder, adapters: Sequence[Lows | None]) -> Iterator[None]
 
     Costs nothing where no row has one.
     """
-    adapted = _by_map(adapters)
+    adapted = _by_map(adapters, model.embed_tokens.weight.device)
     linears: list[Linear] = []
     try:
         for where, added in adapted.items():
@@ -38,14 +38,14 @@ def acting_on(model: Decoder, adapters: Sequence[Lows | None]) -> Iterator[None]
             linear.on_rows = ()
 
 
-def _by_map(adapters: Sequence[Lows | None]) -> dict[str, list[RowAdapter]]:
+def _by_map(adapters: Sequence[Lows | None], device: torch.device) -> dict[str, list[RowAdapter]]:
     different: dict[int, tuple[Lows, list[int]]] = {}
     for row, lows in enumerate(adapters):
         if lows is not None:
             different.setdefault(id(lows), (lows, []))[1].append(row)
     adapted: dict[str, list[RowAdapter]] = {}
     for lows, rows in different.values():
-        rows_M = torch.tensor([*rows, *rows[:1] * (-len(rows) % ROW_MULTIPLE)])
+        rows_M = torch.tensor([*rows, *rows[:1] * (-len(rows) % ROW_MULTIPLE)], device=device)
         for where, low in lows.items():
             adapted.setdefault(where, []).append(RowAdapter(low, rows_M, len(rows)))
     return adapted

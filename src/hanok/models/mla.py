@@ -87,7 +87,7 @@ class LatentAttention(nn.Module):
         """Scores against [latent | shared] as one key for all heads; the context of latents is mapped to values last."""
         q_nope, q_shared = q_NHK.split([self.nope, self.shared], dim=-1)
         q_NHC = torch.cat([self._times_up("nhk,hkl->nhl", q_nope, 0), q_shared], dim=-1)
-        keys, values = cache_BTC[:, :, None], cache_BTC[:, :, None, : self.latent]
+        keys, values = cache_BTC[..., None, :], cache_BTC[..., None, : self.latent]
         context_NHL = cached_attention(q_NHC, keys, values, ragged, self.scoring)
         return self._times_up("nhl,hvl->nhv", context_NHL, 1)
 

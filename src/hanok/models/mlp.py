@@ -5,6 +5,8 @@ N tokens, D model width, E experts, I expert width, M token-expert pairs.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -126,12 +128,30 @@ class Router(nn.Module):
         self.load_E = None
 
 
+class ExpertStack(Protocol):
+    """The matrices of all experts, kept otherwise than as a parameter (`engine/device/weights.py`)."""
+
+    def whole(self) -> Tensor:
+        """[E, out, in]."""
+        ...
+
+    def of(self, chosen_NP: Tensor) -> Tensor:
+        """[N, P, out, in]."""
+        ...
+
+
 class Experts(nn.Module):
-    """Stacked gated MLPs; each token visits its experts, none is dropped."""
+    """Stacked gated MLPs; each token visits its experts, none is dropped.
+
+    `stacks`: (gate and up, down) in place of the parameters; `few`: pairs of a token and an expert, up to which each pair's
+    matrices are gathered, so that no count of them is needed and no other expert is read.
+    """
 
     def __init__(self, width: int, config: MoEConfig) -> None:
         super().__init__()
         self.config = config
+        self.stacks: tuple[ExpertStack, ExpertStack] | None = None
+        self.few = 0
         self.gate_up_proj = nn.Parameter(torch.empty(config.experts, 2 * config.width, width))
         self.down_proj = nn.Parameter(torch.empty(config.experts, width, config.width))
         if config.biases:
@@ -139,18 +159,36 @@ class Experts(nn.Module):
             self.down_proj_bias = nn.Parameter(torch.empty(config.experts, width))
 
     def forward(self, x_ND: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        if self.stacks is not None and chosen.numel() <= self.few:
+            return self._pair_by_pair(x_ND, chosen, weights, self.stacks)
         experts, per_token = self.gate_up_proj.shape[0], chosen.shape[1]
+        gate_up, down = self.gate_up_proj, self.down_proj
+        if self.stacks is not None:
+            gate_up, down = (stack.whole() for stack in self.stacks)
         order_M = chosen.flatten().argsort(stable=True)
         token_M, expert_M = order_M // per_token, chosen.flatten()[order_M]
-        counts_E = torch.bincount(chosen.flatten(), minlength=experts)
-        hidden_MI = grouped_linear(x_ND[token_M], self.gate_up_proj.to(x_ND.dtype), counts_E)
+        counts_E = _counts(expert_M, experts)
+        hidden_MI = grouped_linear(x_ND[token_M], gate_up.to(x_ND.dtype), counts_E)
         if self.config.biases:
             hidden_MI = hidden_MI + self.gate_up_proj_bias[expert_M].to(x_ND.dtype)
-        y_MD = grouped_linear(self._gate(hidden_MI), self.down_proj.to(x_ND.dtype), counts_E)
+        y_MD = grouped_linear(self._gate(hidden_MI), down.to(x_ND.dtype), counts_E)
         if self.config.biases:
             y_MD = y_MD + self.down_proj_bias[expert_M].to(x_ND.dtype)
         y_MD = y_MD.float() * weights.flatten()[order_M, None]
         return torch.zeros_like(x_ND, dtype=torch.float32).index_add(0, token_M, y_MD).to(x_ND.dtype)
+
+    def _pair_by_pair(
+        self, x_ND: Tensor, chosen_NP: Tensor, weights_NP: Tensor, stacks: tuple[ExpertStack, ExpertStack]
+    ) -> Tensor:
+        gate_up, down = stacks
+        hidden_NPI = (gate_up.of(chosen_NP) @ x_ND[:, None, :, None]).squeeze(-1)
+        if self.config.biases:
+            hidden_NPI = hidden_NPI + self.gate_up_proj_bias[chosen_NP].to(x_ND.dtype)
+        inner_NPI = self._gate(hidden_NPI.flatten(0, 1)).unflatten(0, chosen_NP.shape)
+        y_NPD = (down.of(chosen_NP) @ inner_NPI[..., None]).squeeze(-1)
+        if self.config.biases:
+            y_NPD = y_NPD + self.down_proj_bias[chosen_NP].to(x_ND.dtype)
+        return (y_NPD.float() * weights_NP[..., None]).sum(1).to(x_ND.dtype)
 
     def _gate(self, hidden_MI: Tensor) -> Tensor:
         limit = self.config.swiglu_limit
@@ -161,11 +199,28 @@ class Experts(nn.Module):
         return (up + 1) * gate * (self.config.swiglu_alpha * gate).sigmoid()
 
 
+def _counts(expert_M: Tensor, experts: int) -> Tensor:
+    """How often each comes in a sorted list, without waiting for a GPU as `bincount` does."""
+    numbers = torch.arange(experts + 1, device=expert_M.device)
+    return torch.searchsorted(expert_M, numbers).diff()
+
+
 def grouped_linear(x_Mi: Tensor, weight_Eoi: Tensor, counts_E: Tensor) -> Tensor:
-    """Rows sorted by expert, each block times its expert's matrix. A loop: on a CPU as fast as the grouped product,
-    and free of its alignment rules."""
+    """Rows sorted by expert, each block times its expert's matrix. On a CPU a loop: as fast as the grouped product, and free
+    of its alignment rules. On a GPU, without gradients, the grouped product: a loop would wait there for the counts."""
+    if _grouped_product_fits(x_Mi, weight_Eoi):
+        ends_E = counts_E.cumsum(0).to(torch.int32)
+        return F.grouped_mm(x_Mi, weight_Eoi.transpose(1, 2), offs=ends_E)
     parts = x_Mi.split(counts_E.tolist())
     return torch.cat([F.linear(part, weight) for part, weight in zip(parts, weight_Eoi, strict=True)])
+
+
+def _grouped_product_fits(x_Mi: Tensor, weight_Eoi: Tensor) -> bool:
+    """PyTorch's needs rows of 16 bytes, bfloat16 and compute capability 9."""
+    if not x_Mi.is_cuda or torch.is_grad_enabled() or x_Mi.dtype != torch.bfloat16 or not len(x_Mi):
+        return False
+    aligned = weight_Eoi.shape[1] % 8 == 0 and weight_Eoi.shape[2] % 8 == 0
+    return aligned and torch.cuda.get_device_capability(x_Mi.device)[0] == 9
 
 
 class MixtureOfExperts(nn.Module):

@@ -9,10 +9,21 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from hanok.models.attention import Scoring
+
+
+class Pages(Protocol):
+    """Where keys and values of a batch's sequences lie, if not in a row of the cache for each (`paged.py`)."""
+
+    def write(self, cache: Tensor, new_Nx: Tensor) -> None: ...
+
+    def attend(self, q_NHK: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +36,19 @@ class Bucket:
 
 
 class Ragged:
-    """`cu_seqlens` int32 [B+1] with what layers need of it; `offsets_B` tokens already in each sequence's state."""
+    """`cu_seqlens` int32 [B+1] with what layers need of it; `offsets_B` tokens already in each sequence's state.
 
-    def __init__(self, cu_seqlens: Tensor, offsets_B: Tensor | None = None) -> None:
-        self.cu_seqlens = cu_seqlens
-        self.bounds: list[int] = cu_seqlens.tolist()
+    Args:
+        bounds: `cu_seqlens` as numbers, where the caller has them: reading them from a GPU waits for it.
+        pages: of the sequences' keys and values, if these lie in blocks.
+    """
+
+    def __init__(
+        self, cu_seqlens: Tensor, offsets_B: Tensor | None = None, *, bounds: list[int] | None = None,
+        pages: Pages | None = None,
+    ) -> None:  # fmt: skip
+        self.cu_seqlens, self.pages = cu_seqlens, pages
+        self.bounds: list[int] = cu_seqlens.tolist() if bounds is None else bounds
         self.lengths = [end - start for start, end in pairwise(self.bounds)]
         self.offsets_B = offsets_B
         self._remembered: dict[Hashable, Any] = {}
@@ -43,6 +62,11 @@ class Ragged:
         if key not in self._remembered:
             self._remembered[key] = make(self)
         return self._remembered[key]
+
+    @cached_property
+    def one_each(self) -> bool:
+        """Whether every sequence brings one token."""
+        return all(length == 1 for length in self.lengths)
 
     @property
     def ends(self) -> Tensor:

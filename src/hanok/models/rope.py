@@ -5,6 +5,7 @@ N tokens, R rotating channels of a head, F = R/2 frequencies.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ class Rotary:
                 ragged.sequence_N
             ]
         else:
-            frequency = self.frequencies(self.context).to(ragged.device)
+            frequency = _held_frequencies(self, ragged.device)
         angle = (ragged.positions_N[:, None].float() * frequency)[:, None]
         factor = self.attention_factor
         return angle.cos() * factor, angle.sin() * factor
@@ -106,6 +107,13 @@ class Rotary:
         ramp = ((step - low) / (high - low if high != low else 0.001)).clamp(0, 1)
         plain = _inverse(self.theta, self.width)
         return plain / scaling.factor * ramp + plain * (1 - ramp)
+
+
+@functools.lru_cache(maxsize=64)
+def _held_frequencies(rotary: Rotary, device: torch.device) -> Tensor:
+    """On their device once and for all: copying them there in every step would wait for it."""
+    with torch.inference_mode(False):
+        return rotary.frequencies(rotary.context).to(device)
 
 
 def yarn_mscale(factor: float, weight: float) -> float:

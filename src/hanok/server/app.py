@@ -77,13 +77,13 @@ def serve(
     cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
     draft_dir: Path | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None,
     entry: Entry | None = None, settings: ServeSettings | None = None, source: Callable[[], ServeSettings] | None = None,
-    name: str | None = None, more: Sequence[ModelSpec] = (),
+    name: str | None = None, more: Sequence[ModelSpec] = (), device: str = "cpu",
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
     Args:
         port: 0 picks a free one. store: the database, a file or a URL; by default in the run that the model belongs to.
-        weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team: as `LocalEngine` takes them.
+        weights, cache_bytes, cache_type, speculation, draft_dir, adapters, team, device: as `LocalEngine` takes them.
         entry: who may come in.
         settings: of the operation; the model and what runs it are said by the other arguments.
         source: the settings anew, when they are to be read again.
@@ -119,6 +119,7 @@ def serve(
             options = {
                 "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
                 "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,
+                "device": device,
             }  # fmt: skip
             with ExitStack() as opened:
                 engine = LocalEngine(model_dir, adapters=adapters, **options)

@@ -27,7 +27,8 @@ class ServeSettings:
     model: Path = Path("runs/quickstart")
     host: str = "127.0.0.1"
     port: int = 8080
-    weights: Literal["auto", "float32", "bf16", "int8", "int4"] = "auto"
+    weights: Literal["auto", "float32", "bf16", "int8", "int4+", "int4"] = "auto"
+    device: str = "auto"
     cache_mib: int | None = None
     cache_type: Literal["bf16", "int8"] = "bf16"
     speculation: Literal["auto", "off", "lookup", "own"] = "auto"

@@ -1,0 +1,61 @@
+"""Our engine on a device, whole answers through `generate`: `python -m hanok.bench.device_side DIR JSON`.
+
+In a process of its own, as `transformers_peer` is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hanok.engine.api import Request, SamplingParams
+from hanok.engine.generator import LocalEngine
+
+PROMPT = 30  # tokens, where many answer at once
+
+
+def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Seconds of answers: {"contexts": by the prompt's length, "streams": by the number of answers at once}.
+
+    Settings: device, kind, threads, contexts, streams, tokens, repeats. What is measured was done once before.
+    """
+    engine = LocalEngine(
+        directory, device=settings["device"], weights=settings["kind"], threads=settings["threads"],
+        max_running=max([1, *settings["streams"]]),
+    )  # fmt: skip
+    result: dict[str, Any] = {"contexts": {}, "streams": {}}
+    try:
+        for length in settings["contexts"]:
+            result["contexts"][length] = _seconds(engine, [length], settings)
+        for count in settings["streams"]:
+            result["streams"][count] = _seconds(engine, [PROMPT] * count, settings)
+    finally:
+        engine.close()
+    return result
+
+
+def _seconds(engine: LocalEngine, lengths: list[int], settings: Mapping[str, Any]) -> list[float]:
+    """Each time with prompts of their own, so that nothing is found in the cache."""
+    params = SamplingParams(max_tokens=settings["tokens"], temperature=0.0, ignore_eos=True)
+    vocabulary, found = engine.config.vocab_size, []
+    for repeat in range(settings["repeats"] + 1):
+        requests = [
+            Request(
+                id=str(n), params=params,
+                prompt_ids=[(1000 + 37 * place + 101 * n + 13 * repeat) % vocabulary for place in range(length)],
+            )
+            for n, length in enumerate(lengths)
+        ]  # fmt: skip
+        start = time.perf_counter()
+        answers = engine.generate(requests)
+        found.append(time.perf_counter() - start)
+        assert all(len(answer.ids) == settings["tokens"] for answer in answers)
+    return found[1:]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Path(sys.argv[1]), json.loads(sys.argv[2]))))
