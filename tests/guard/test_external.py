@@ -15,7 +15,7 @@ from tests.support.classifier_server import Classifier, classifier, minds
 
 from hanok.cli import _run
 from hanok.errors import ConfigError
-from hanok.guard.external import Kept
+from hanok.guard.external import Remembered
 from hanok.guard.policy import parse_policy
 from hanok.guard.provenance import Part
 from hanok.guard.remote import Asked, Remote, RemoteError, Service
@@ -256,7 +256,7 @@ def test_a_server_that_is_not_there() -> None:
 
 
 def test_verdicts_are_kept_up_to_a_number() -> None:
-    kept = Kept()
+    kept = Remembered()
     for number in range(3000):
         kept.put(Asked(str(number), "input", "user"), {})
     assert kept.get(Asked("0", "input", "user")) is None

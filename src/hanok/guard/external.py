@@ -38,13 +38,13 @@ class External:
 
     def __init__(
         self, remote: Remote, origins: frozenset[str], *, name: str = "external", action: Action = "flag",
-        categories: Mapping[str, Action] | None = None, window: int | None = WINDOW, question: str = "", kept: Kept | None = None,
+        categories: Mapping[str, Action] | None = None, window: int | None = WINDOW, question: str = "", kept: Remembered | None = None,
     ) -> None:  # fmt: skip
         self.name, self._remote, self._origins, self._window = name, remote, origins, window
         self._action: Action = action
         self._categories = categories or {}
         self._question = question[-_QUESTION:]
-        self._kept = kept or Kept()
+        self._kept = kept or Remembered()
 
     def about(self, parts: Sequence[Part]) -> External:
         """The same for the answer to what was read."""
@@ -115,7 +115,7 @@ class External:
             )
 
 
-class Kept:
+class Remembered:
     """Verdicts of the last minutes: a conversation is read again with each of its turns."""
 
     def __init__(self) -> None:
