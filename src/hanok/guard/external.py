@@ -38,7 +38,8 @@ class External:
 
     def __init__(
         self, remote: Remote, origins: frozenset[str], *, name: str = "external", action: Action = "flag",
-        categories: Mapping[str, Action] | None = None, window: int | None = WINDOW, question: str = "", kept: Remembered | None = None,
+        categories: Mapping[str, Action] | None = None, window: int | None = WINDOW, question: str = "",
+        kept: Remembered | None = None,
     ) -> None:  # fmt: skip
         self.name, self._remote, self._origins, self._window = name, remote, origins, window
         self._action: Action = action
