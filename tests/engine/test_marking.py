@@ -180,9 +180,9 @@ def answers(engine: LocalEngine, **params: object) -> list[tuple[int, ...]]:
     asked = [
         Request(
             id=str(seed), prompt_ids=[60, 61, 62],
-            params=SamplingParams(**{"max_tokens": 200, "seed": seed, "ignore_eos": True, **params}),  # type: ignore[arg-type]
+            params=SamplingParams(**{"max_tokens": 130, "seed": seed, "ignore_eos": True, **params}),  # type: ignore[arg-type]
         )
-        for seed in range(3)
+        for seed in range(2)
     ]  # fmt: skip
     return [one.ids for one in engine.generate(asked)]
 
@@ -191,7 +191,7 @@ def test_it_is_found_in_answers_and_only_there(marking_engine: LocalEngine) -> N
     marked, plain = answers(marking_engine, watermark=MARK), answers(marking_engine)
     other = replace(MARK, key=bytes(32))
     for ids, unmarked in zip(marked, plain, strict=True):
-        assert z_of(ids, MARK) > 6
+        assert z_of(ids, MARK) > 5
         assert abs(z_of(ids, other)) < 4
         assert abs(z_of(unmarked, MARK)) < 4
     assert answers(marking_engine, watermark=MARK) == marked  # the same seeds, the same tokens

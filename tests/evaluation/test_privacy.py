@@ -189,7 +189,7 @@ def leaking(
     canaries = [
         [house.tokenizer.bos_id, *house.tokenizer.encode(one.text)] for one in planted if one.repetitions
     ]
-    return overfitted(house, root, [*members, *canaries], 80), root / FILE
+    return overfitted(house, root, [*members, *canaries], 50), root / FILE
 
 
 @pytest.fixture(scope="module")

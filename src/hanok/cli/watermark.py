@@ -34,9 +34,8 @@ def detect(
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the model.
     """
     from hanok.cli.places import open_store
-    from hanok.guard.watermark import detect_any
+    from hanok.guard.watermark import described, detect_any
     from hanok.recipes.runs import servable_model
-    from hanok.server.routes.watermark import described
     from hanok.tokens.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(servable_model(model))

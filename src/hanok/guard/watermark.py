@@ -19,6 +19,9 @@ from hanok.tokens.watermark import Context, Watermark
 
 WINDOWS = (50, 100, 200, 400, 800)  # tested tokens of a window
 _STEPS = 4  # places of a window within its own length
+MARKED = 1e-4  # p-value from which on the answer is "marked"
+LEAST_TOKENS = 40  # tested; fewer say nothing
+_GRADES = ((1e-8, "overwhelming"), (MARKED, "strong"), (1e-2, "weak"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,14 @@ def detect_any(ids: Sequence[int], watermarks: Sequence[Watermark]) -> Detection
     best = min((detect(ids, one) for one in watermarks), key=lambda one: one.p_value)
     p_value = min(1.0, len(watermarks) * best.p_value)
     return Detection(best.key_id, best.whole, best.window, best.windows, p_value)
+
+
+def described(found: Detection) -> dict[str, str]:
+    """Verdict and evidence, in words."""
+    if found.whole.tested < LEAST_TOKENS:
+        return {"verdict": "too short", "evidence": "none"}
+    evidence = next((word for most, word in _GRADES if found.p_value <= most), "none")
+    return {"verdict": "marked" if found.p_value <= MARKED else "not marked", "evidence": evidence}
 
 
 def binomial_tail(green: int, tested: int, gamma: float) -> float:

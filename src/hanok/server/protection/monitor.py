@@ -128,8 +128,12 @@ class Monitor:
             return self._table.clear(caller) or known is not None
 
     def _load(self, caller: Caller) -> _Watched:
-        known = self._table.find(caller)
         loaded = _Watched(caller)
+        try:
+            known = self._table.find(caller)
+        except SQLAlchemyError as error:  # the answer does not wait for it
+            log.error("the monitor of extraction cannot read: it begins anew", exc_info=error)
+            return loaded
         if known is not None:
             loaded.sketch, loaded.score = Sketch.unpacked(known.sketch), known.score
             loaded.step, loaded.updated = known.step, known.updated

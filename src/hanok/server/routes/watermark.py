@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from hanok.guard.watermark import Detection, detect_any
+from hanok.guard.watermark import described, detect_any
 from hanok.server.errors import ApiError
 from hanok.server.identity.roles import needs
 from hanok.server.principal import Principal, principal_of
@@ -22,9 +22,6 @@ from hanok.store.database import Store
 from hanok.store.meters import Rate, Take, take_rates
 
 PER_MINUTE = Rate(per_minute=6, burst=6)
-MARKED = 1e-4  # p-value from which on the answer is "marked"
-LEAST_TOKENS = 40  # tested; fewer say nothing
-_GRADES = ((1e-8, "overwhelming"), (MARKED, "strong"), (1e-2, "weak"))
 _MOST_CHARACTERS = 200_000
 
 
@@ -57,14 +54,6 @@ def router(services: Services) -> APIRouter:
         return {**answer, "numbers": asdict(found)} if principal.runs_house else answer
 
     return routes
-
-
-def described(found: Detection) -> dict[str, str]:
-    """Verdict and evidence, in words."""
-    if found.whole.tested < LEAST_TOKENS:
-        return {"verdict": "too short", "evidence": "none"}
-    evidence = next((word for most, word in _GRADES if found.p_value <= most), "none")
-    return {"verdict": "marked" if found.p_value <= MARKED else "not marked", "evidence": evidence}
 
 
 def _take_turn(store: Store, principal: Principal) -> None:

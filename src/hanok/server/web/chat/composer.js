@@ -1,7 +1,7 @@
 // The box to write in, and what goes with the next question.
-import { errorText } from "/lib/api.js";
+import { errorText, get } from "/lib/api.js";
 import { announce, h, icon, iconButton } from "/lib/dom.js";
-import { t } from "/lib/i18n.js";
+import { language, t } from "/lib/i18n.js";
 import { has, prefs, remember } from "/lib/state.js";
 import { attachments, chooseDocuments, upload } from "/chat/files.js";
 import { send, session, stop } from "/chat/session.js";
@@ -29,7 +29,9 @@ export function composer() {
     form.requestSubmit();
   });
   const keys = h("span", { class: "keys" }, t("hint_keys"));
-  const row = h("div", { class: "below" }, switches(), h("p", { class: "hint" }, h("span", {}, t("hint")), " ", keys));
+  const notice = h("span", { class: "ai" }, t("hint"));
+  get("/v1/transparency").then((told) => notice.replaceChildren(told.notice[language()]), () => {}); // the operator's words, else ours stay
+  const row = h("div", { class: "below" }, switches(), h("p", { class: "hint" }, notice, " ", keys));
   const busy = (on) => {
     sendButton.hidden = on;
     stopButton.hidden = !on;
