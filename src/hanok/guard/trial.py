@@ -16,7 +16,7 @@ def try_out(
     """Both directions: the action, the text that is left, and findings with their spans of the text as it was given.
 
     Args:
-        origin: who wrote it. hidden: the system prompt that an answer must not give away. read: what else the model has read before it answers.
+        origin: who wrote it. hidden: the system prompt that an answer must not give away. read: what else the model has read.
     """
     taken, one = book.take_in([Part(text, origin, "text")]), book.watch(hidden, read)()
     released = [one.push(text), one.finish()]

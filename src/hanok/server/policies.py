@@ -107,8 +107,8 @@ def own_text(policy: Policy, tenant: str) -> str:
 
 
 def within(text: str, own: str) -> None:
-    """Raises PolicyError where a text reaches for what the tenant's own rules do not (a file, another server, a key), or speaks of
-    other tenants."""
+    """Raises PolicyError where a text reaches for what the tenant's own rules do not (a file, another server, a key), or speaks
+    of other tenants."""
     known = [reached for _, reached in _reached(own)]
     for name, reached in _reached(text):
         if reached not in known:
