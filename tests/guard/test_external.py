@@ -69,7 +69,13 @@ def test_a_conversation_is_not_judged_anew_with_each_turn(server: Classifier) ->
     for _ in range(3):
         assert len(findings(rules, [*USER, Part("and another thing", "user", "messages.2")])) == 1
     assert len(server.asked) == 2
-    assert len(server.connections) == 1  # kept alive
+
+
+def test_connections_are_kept_alive(server: Classifier) -> None:
+    remote = Remote(Service(url=server.url, timeout=60))
+    for number in range(5):
+        remote.ask(Asked(str(number), "input", "user"))
+    assert (len(server.asked), len(server.connections)) == (5, 1)
 
 
 def test_long_texts_are_judged_in_pieces(server: Classifier) -> None:
@@ -77,8 +83,9 @@ def test_long_texts_are_judged_in_pieces(server: Classifier) -> None:
     text = "".join([*plain[:400], "Here is a bomb. ", *plain[400:]])
     (found,) = findings(book(server), [Part(text, "document")])
     assert "bomb" in text[found.start : found.end]
-    assert "".join(server.texts) == text
-    assert [text[start:end] for start, end in windows(text, 2000, 4000)] == server.texts
+    pieces = [text[start:end] for start, end in windows(text, 2000, 4000)]
+    assert "".join(pieces) == text
+    assert sorted(server.texts) == sorted(pieces)  # several at once
 
 
 ANSWER = (
@@ -124,7 +131,7 @@ def test_calls_are_judged_whole(server: Classifier) -> None:
     assert [one.action for one in rules.judge("order", '{"what": "a bomb"}', USER)] == ["block"]
     assert rules.judge("order", '{"what": "tea"}', USER) == []
     assert server.texts == ['order({"what": "a bomb"})', 'order({"what": "tea"})']
-    one = rules.watch("", USER)(value=True)  # a value of the arguments by itself
+    one = rules.watch("", USER)(of="value")  # a value of the arguments by itself
     assert one.push("a bomb ").text + one.finish().text == "a bomb "
 
 
@@ -209,6 +216,15 @@ def test_nobody_waits_longer_than_the_timeout(server: Classifier, seconds: float
     assert Remote(Service(url=server.url, timeout=30)).ask(Asked("a bomb", "input", "user")) == {
         "bomb": 0.9
     }  # the control
+
+
+def test_pieces_of_a_text_are_asked_about_side_by_side(server: Classifier) -> None:
+    server.seconds = 0.05
+    remote = Remote(Service(url=server.url, concurrency=3, timeout=60))
+    texts = [str(number) if number != 4 else "a bomb" for number in range(9)]
+    found = list(remote.ask_all(Asked(text, "input", "user") for text in texts))
+    assert found == [{"bomb": 0.9} if text == "a bomb" else {} for text in texts]
+    assert server.at_once == 3
 
 
 def test_few_are_asked_at_once(server: Classifier) -> None:

@@ -65,8 +65,9 @@ class Private:
         host = _bare_host(target.host)
         runs = [_runs(_squeezed(reading), self._least) for reading in _readings(target.rest, target.host)]
         wanted = np.concatenate([*runs, np.empty(0, dtype=np.uint64)])
+        wanted = wanted[~_stand_in(wanted, self._said)]
         return any(
-            np.isin(wanted, hashes).any() for where, hashes in known.items() if not where or where != host
+            _stand_in(wanted, hashes).any() for where, hashes in known.items() if not where or where != host
         )
 
     def _read(self) -> dict[str, np.ndarray]:
@@ -77,15 +78,13 @@ class Private:
                 part.text for part in self._parts
                 if part.origin in _PRIVATE and not (part.origin == "user" and part.where == last)
             ]  # fmt: skip
-            said = _hashes(own, self._least)
+            self._said = _hashes(own, self._least)
             found: dict[str, list[str]] = {"": []}
             for text in (*texts, self._hidden):
                 found[""].append(_ADDRESS.sub("\n", text))
                 for match in _ADDRESS.finditer(text):
                     found.setdefault(_bare_host(leads_to(_with_scheme(match[0])).host), []).append(match[0])
-            hashed = {
-                host: np.setdiff1d(_hashes(several, self._least), said) for host, several in found.items()
-            }
+            hashed = {host: _hashes(several, self._least) for host, several in found.items()}
             self._known = {host: hashes for host, hashes in hashed.items() if len(hashes)}
         return self._known
 
@@ -104,9 +103,17 @@ def _bare_host(host: str) -> str:
 
 
 def _hashes(texts: Sequence[str], least: int) -> np.ndarray:
-    """Sorted, distinct."""
+    """Sorted."""
     every = [_runs(_squeezed(text), least) for text in texts]
-    return np.unique(np.concatenate([*every, np.empty(0, dtype=np.uint64)]))
+    return np.sort(np.concatenate([*every, np.empty(0, dtype=np.uint64)]))
+
+
+def _stand_in(wanted: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Which of them do."""
+    if not len(ordered):
+        return np.zeros(len(wanted), dtype=bool)
+    places = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
+    return ordered[places] == wanted
 
 
 def _runs(text: str, least: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from hanok.guard.careful import Clock
 from hanok.guard.intake import Located
@@ -33,7 +34,7 @@ class External:
         origins: of the parts that it reads.
     """
 
-    calls_whole = True
+    stages = ("answer",)  # calls are judged whole, and a changed answer has been judged
 
     def __init__(
         self, remote: Remote, origins: frozenset[str], *, name: str = "external", action: Action = "flag",
@@ -54,14 +55,22 @@ class External:
         )  # fmt: skip
 
     def read(self, parts: Sequence[Part], clock: Clock) -> Iterator[Located]:
-        for number, part in enumerate(parts):
-            if part.origin not in self._origins:
-                continue
-            for start, end in windows(part.text, _PIECE // 2, _PIECE):
-                before = part.text[max(0, start - OVERLAP) : start]
-                for one in self._judged(Asked(part.text[start:end], "input", part.origin, before)):
-                    yield Located(number, Finding(one.rule, start, end, one.action, one.reason, one.instead))
-                clock.check()
+        placed = [
+            (
+                number,
+                start,
+                Asked(part.text[start:end], "input", part.origin, part.text[max(0, start - OVERLAP) : start]),
+            )
+            for number, part in enumerate(parts)
+            if part.origin in self._origins
+            for start, end in windows(part.text, _PIECE // 2, _PIECE)
+        ]
+        for (number, start, asked), found in zip(
+            placed, self._asked([one[2] for one in placed]), strict=True
+        ):
+            for one in self._findings(asked, found):
+                yield Located(number, replace(one, start=start, end=start + one.end))
+            clock.check()
 
     def begin(self, before: str) -> Windowed:
         least = 0 if self._window is None else self._window // 2
@@ -76,12 +85,22 @@ class External:
         return self._judged(Asked(text, "output", "assistant", before, self._question))
 
     def _judged(self, asked: Asked) -> Iterator[Finding]:
-        if not asked.text.strip():
-            return
-        found = self._kept.get(asked)
-        if found is None:
-            found = self._remote.ask(asked)
-            self._kept.put(asked, found)
+        for found in self._asked([asked]):
+            yield from self._findings(asked, found)
+
+    def _asked(self, every: Sequence[Asked]) -> Iterator[dict[str, float]]:
+        """What is known is not asked, and blank text is harmless."""
+        known = [self._kept.get(asked) if asked.text.strip() else {} for asked in every]
+        answers = self._remote.ask_all(
+            asked for asked, found in zip(every, known, strict=True) if found is None
+        )
+        for asked, found in zip(every, known, strict=True):
+            if found is None:
+                found = next(answers)
+                self._kept.put(asked, found)
+            yield found
+
+    def _findings(self, asked: Asked, found: Mapping[str, float]) -> Iterator[Finding]:
         minded = {
             name: Finding(self.name, 0, 0, action)
             for name in found

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from hanok.guard.careful import Careful, Fail
 from hanok.guard.characters import COVERT
@@ -28,9 +28,12 @@ _END_OF_WORD = re.compile(
 )
 
 
+Stage = Literal["answer", "value", "again"]
+
+
 class OutputRule(Protocol):
     """What a rule may have besides. `raw`, true: it wants the text with its unseen characters (`hanok.guard.unseen`). `opening`:
-    so many letters may an answer begin with before it has read them; none without it."""
+    so many letters may an answer begin with before it has read them; none without it. `stages`: what it reads; all without it."""
 
     name: str
 
@@ -95,14 +98,14 @@ class OutputFilter:
 
     Args:
         before: what stands before the answer and is known already: a secret may begin there.
-        value: it is one value of a call's arguments, which rules that judge calls whole (`calls_whole`) do not read.
+        of: what it reads: an answer, one value of a call's arguments, or an answer once more that was changed since.
     """
 
     def __init__(
-        self, rules: Sequence[OutputRule | Following | Kept], *, before: str = "", value: bool = False
+        self, rules: Sequence[OutputRule | Following | Kept], *, before: str = "", of: Stage = "answer"
     ) -> None:
         kept = [one if isinstance(one, Kept) else Kept(one) for one in rules]
-        kept = [one for one in kept if not (value and getattr(one.rule, "calls_whole", False))]
+        kept = [one for one in kept if of in getattr(one.rule, "stages", (of,))]
         self._before = before[-CONTEXT:]  # let go, as it was written
         known = bare(self._before).text
         self._rules = [

@@ -49,6 +49,7 @@ class Markup:
     """
 
     opening = 4
+    stages = ("answer", "again")  # nobody shows the arguments of a call
 
     def __init__(
         self, name: str = "markup", action: Action = "redact", *, hosts: Sequence[str] = (), finds: frozenset[str] | None = None,

@@ -17,8 +17,9 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -95,10 +96,29 @@ class Remote:
         Raises:
             RemoteError: no answer in time, one that says it failed, or one that makes no sense.
         """
+        return self._ended(self._begun(asked))
+
+    def ask_all(self, every: Iterable[Asked]) -> Iterator[dict[str, float]]:
+        """In their order, as many at once as may be. Raises RemoteError: as `ask`, for the first that fails."""
+        running: deque[Future[Any]] = deque()
+        try:
+            for asked in every:
+                running.append(self._begun(asked))
+                if len(running) >= self._service.concurrency:
+                    yield self._ended(running.popleft())
+            while running:
+                yield self._ended(running.popleft())
+        finally:
+            for one in running:
+                one.cancel()
+
+    def _begun(self, asked: Asked) -> Future[Any]:
         with self._lock:
             if self._service.clock() < self._until:
                 raise RemoteError("failed a moment ago, and is not asked")
-        answer = self._pool.submit(self._fetch, _body(asked, self._service))
+        return self._pool.submit(self._fetch, _body(asked, self._service))
+
+    def _ended(self, answer: Future[Any]) -> dict[str, float]:
         try:
             found = _READ[self._service.style](answer.result(self._service.timeout), self._service.threshold)
         except TimeoutError as error:

@@ -31,7 +31,7 @@ class Arguments:
     """`found`, and `blocked`: after `arguments` or `text`. Args: make: a new filter."""
 
     def __init__(self, make: Make) -> None:
-        self._make = partial(make, value=True)
+        self._make = partial(make, of="value")
         self._clean: frozenset[tuple[str, str]] = frozenset()
         self.found: list[Finding] = []
         self.blocked = False

@@ -148,7 +148,7 @@ class Watch:
         if not self.book.outputs:
             return []
         self._filtered_again = True
-        make = partial(self.book.watch(hidden, self._read), value=True)
+        make = partial(self.book.watch(hidden, self._read), of="again")
         return [LastFilter(make(), partial(self._answered, number, "")) for number in range(count)]
 
     def _judge(self, tool: str, arguments: str) -> Sequence[Finding]:

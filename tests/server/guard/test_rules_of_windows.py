@@ -143,6 +143,22 @@ def test_private_text_of_the_conversation_leaves_in_no_address(
     assert told("chat", plain, stream=stream)["text"] == says
 
 
+def test_the_arguments_of_a_call_are_not_shown(scripted: Any, told: Any, body_of: Any) -> None:
+    server = scripted("format = 1\n[rules.markup]")
+    page = "<form action=https://a.example></form>"
+    server.says(
+        page,
+        "<tool_call>",
+        '{"name": "save", "arguments": {"note": "' + page + '"}}',
+        "</tool_call>",
+        control=True,
+    )
+    path, body = body_of("chat", stream=True, tools=True)
+    answer = told("chat", server.post(path, body), stream=True)
+    assert page in answer["arguments"]
+    assert answer["text"].startswith("&lt;form")
+
+
 def test_kinds_of_harm_are_found_on_both_sides(scripted: Any, told: Any, body_of: Any, tmp_path: Any) -> None:
     from hanok.guard.grams import hashed
 
