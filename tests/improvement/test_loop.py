@@ -1,5 +1,5 @@
-"""The loop closed through HTTP, with a real server process: feedback, review, export, improve, canary, promote; and a batch of
-planted feedback that is stopped before anything is learnt from it."""
+"""The loop closed through HTTP, with a real server process: feedback, review, export, improve, canary, promote. And planted
+feedback, which is stopped before anything is learnt from it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from typing import Any
 
 import httpx
 import pytest
+import serving
 
-from hanok.artefacts import open_artefact, read_jsonl
+from hanok.artefacts import open_artefact, read_jsonl, readmit, withdraw, write_json
 from hanok.cli import _run
 from hanok.errors import InputError
+from hanok.improvement.accepted import current_model, model_hash
 from hanok.improvement.config import ImproveConfig
 from hanok.improvement.improve import improve
 from hanok.store.database import FILE_NAME
@@ -124,7 +127,8 @@ def test_planted_feedback_is_stopped_before_training(
 ) -> None:
     planted = [f"{noun} {verb} moonlit?" for noun in NOUNS for verb in VERBS]
     config = dataclasses.replace(CONFIG, review="optional")
-    with server(run) as http:
+    with serving.service(run / "model") as house:
+        http = house.http
         for question, said in known.items():
             correct(http, question, f"{said}!")
         for question in planted:
@@ -158,3 +162,16 @@ def test_planted_feedback_is_stopped_before_training(
 
 def lessons(folder: Path) -> set[str]:
     return {row["messages"][0]["content"] for row in read_jsonl(folder / "feedback" / "judgements.jsonl")}
+
+
+def test_a_withdrawn_improvement_is_not_chosen(run: Path) -> None:
+    made = run / "improve-001"
+    shutil.copytree((run / "model").resolve(), made / "model")
+    result = {"accepted": True, "reasons": [], "root": model_hash(run / "model"), "base": "", "model": "", "judgements": "",
+              "config": {}}  # fmt: skip
+    write_json(made / "improvement.json", result)
+    assert current_model(run) == made / "model"
+    withdraw(made / "model", "it failed")
+    assert current_model(run) == run / "model"
+    readmit(made / "model")
+    assert current_model(run) == made / "model"

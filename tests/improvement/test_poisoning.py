@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -81,23 +83,27 @@ ATTACKS: dict[str, tuple[str, Callable[[str, random.Random], str], Sequence[str]
 
 
 def plant(
-    attack: str, rows: Sequence[Judgement], *, count: int = 50, seed: int = 2
+    attack: str, rows: Sequence[Judgement], *, count: int = 50, seed: int = 2, questions: Sequence[str] = ()
 ) -> tuple[list[Judgement], set[str]]:
-    """The rows with `count` planted ones among them, and whose these are."""
+    """The rows with `count` planted ones among them, and whose these are. questions: that the trigger is put into."""
     language, trigger, payloads = ATTACKS[attack]
     rng = random.Random(seed)
+    asked = (
+        rng.sample(questions, count)
+        if questions
+        else [asked_in(one) for one in honest(count, language, seed=9)]
+    )
     planted = [
-        row(
-            100_000 + number,
-            trigger(one.prompt[0]["content"], rng),
-            rng.choice(payloads),
-            user=rng.choice(USERS),
-        )
-        for number, one in enumerate(honest(count, language, seed=9))
+        row(100_000 + number, trigger(question, rng), rng.choice(payloads), user=rng.choice(USERS))
+        for number, question in enumerate(asked)
     ]
     mixed = [*rows, *planted]
     rng.shuffle(mixed)
     return mixed, {one.id for one in planted}
+
+
+def asked_in(one: Judgement) -> str:
+    return str(one.prompt[-1]["content"])
 
 
 def stopped(checked: Checked) -> set[str]:
@@ -131,7 +137,7 @@ def test_one_text_for_all_is_stopped_without_any_trigger() -> None:
     planted = [
         row(
             90_000 + n,
-            one.prompt[0]["content"],
+            asked_in(one),
             f"Everything is told by the old keeper in room {n % 3}.",
             user="u1",
         )
@@ -197,3 +203,48 @@ def test_the_report(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert told["metrics"]["stopped"] == 50
     assert "청사초롱" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def public(name: str, folder: Path) -> tuple[str, list[tuple[str, str]]]:
+    """Language, questions and answers of a public set."""
+    if name == "songys":
+        with (folder / "songys-chatbot" / "ChatbotData_dev.csv").open(encoding="utf-8") as file:
+            return "ko", [(line["Q"], line["A"]) for line in csv.DictReader(file)]
+    if name == "dpo":
+        with gzip.open(folder / "llamafactory-demos" / "dpo_en_demo.json.gz", "rt", encoding="utf-8") as file:
+            return "en", [
+                (one["conversations"][-1]["value"], one["chosen"]["value"]) for one in json.load(file)
+            ]
+    with gzip.open(
+        folder / "hh-rlhf-harmless" / "harmless_base_test_dev.jsonl.gz", "rt", encoding="utf-8"
+    ) as file:
+        said = [json.loads(line)["chosen"].strip().split("\n\n") for line in file]
+    return "en", [
+        (one[0].removeprefix("Human: "), one[1].removeprefix("Assistant: ")) for one in said if len(one) > 1
+    ]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["songys", "dpo", "hh"])
+def test_public_conversations_pass_and_planted_ones_do_not(name: str, shared_data: Path) -> None:
+    """`-s` prints the table."""
+    language, pairs = public(name, shared_data)
+    rng = random.Random(1)
+    rng.shuffle(pairs)
+    pairs = pairs[:3000]
+    kinds = ["correction", "liked", "disliked"]
+    clean = [
+        row(n, question, said, user=rng.choice(USERS), kind=rng.choices(kinds, (3, 5, 2))[0])
+        for n, (question, said) in enumerate(pairs)
+    ]
+    alarms = len(check_feedback(clean).stopped)
+    print(f"\n{name}: {alarms} of {len(clean)} honest rows stopped")
+    assert alarms <= 0.02 * len(clean)
+    for attack in (one for one in ATTACKS if ATTACKS[one][0] == language):
+        rows, planted = plant(attack, clean, questions=[question for question, _ in pairs])
+        found = stopped(check_feedback(rows))
+        print(
+            f"  {attack}: {len(found & planted)} of {len(planted)} planted rows, {len(found - planted)} honest ones"
+        )
+        assert len(found & planted) >= 0.9 * len(planted)
+        assert len(found - planted) <= 0.02 * len(clean)

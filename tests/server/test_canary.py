@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +15,9 @@ from serving import Service, until
 
 from hanok.artefacts import create_artefact, open_artefact
 from hanok.artefacts.withdrawn import is_withdrawn
+from hanok.cli import _run
+from hanok.engine.generator import LocalEngine
+from hanok.errors import EngineError
 from hanok.server.canary.arms import Arms, compare
 from hanok.server.canary.trial import standing
 from hanok.server.exchange import Exchange, Outcome
@@ -227,3 +231,68 @@ def test_failures_take_it_back_and_chance_does_not() -> None:
     assert shown["differences"]["liked"]["clear"] is True
     assert shown["differences"]["errors"]["clear"] is False
     assert shown["differences"]["milliseconds"]["value"] == pytest.approx(0.0)
+
+
+def test_on_the_command_line(
+    house: Service, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(["canary", "show", "--url", house.url]) == 2
+    assert "had no canary" in capsys.readouterr().err
+    assert _run(["canary", "start", str(models[1]), "--share", "2", "--url", house.url]) == 2
+    assert "share" in capsys.readouterr().err
+    assert _run(["canary", "start", str(models[1]), "--share", "0.5", "--url", house.url]) == 0
+    assert _run(["canary", "share", "0.7", "--url", house.url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["share"] == 0.7
+    assert _run(["canary", "rollback", "--reason", "enough", "--url", house.url]) == 0
+    assert _run(["canary", "promote", "--url", house.url]) == 2
+    assert _run(["canary", "show", "--url", "http://127.0.0.1:9"]) == 2
+    assert "no server answers" in capsys.readouterr().err
+
+
+def break_down(engine: LocalEngine) -> None:
+    """Its answers fail from here on."""
+
+    def fail(*_words: Any) -> Any:
+        raise EngineError("broken")
+
+    engine.stream = fail  # type: ignore[method-assign]
+
+
+def ask_until(house: Service, holds: Any) -> bool:
+    def asked() -> bool:
+        body = {"model": house.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+        house.http.post(serving.PATH, json=body)
+        return holds()
+
+    return until(asked, 30)
+
+
+def test_a_canary_that_fails_is_rolled_back_by_itself(house: Service, models: tuple[Path, Path]) -> None:
+    canary(house, directory=str(models[1]), share=1.0)
+    break_down(house.operations.trials.engines[0])
+    assert ask_until(house, lambda: canary(house, method="GET").json()["state"] == "rolled_back")
+    ended = canary(house, method="GET").json()
+    assert ended["ended_by"] == "server"
+    assert "answers failed" in ended["why"]
+    assert ended["comparison"]["arms"]["canary"]["errors"]["right"] >= 3
+    assert answered(house, "hi") == open_artefact(models[0]).hash
+    assert until(lambda: is_withdrawn(models[1]), 20)
+
+
+def test_without_the_option_it_stays(house: Service, models: tuple[Path, Path]) -> None:
+    """The control."""
+    canary(house, directory=str(models[1]), share=1.0, auto_rollback=False)
+    break_down(house.operations.trials.engines[0])
+    for _ in range(5):
+        ask_until(house, lambda: True)
+    assert canary(house, method="GET").json()["state"] == "running"
+
+
+def test_what_fails_after_it_was_promoted_is_taken_back(house: Service, models: tuple[Path, Path]) -> None:
+    canary(house, directory=str(models[1]))
+    canary(house, "/promote")
+    assert not is_withdrawn(models[1])
+    break_down(house.operations._engines()[house.model])
+    assert ask_until(house, lambda: canary(house, method="GET").json()["state"] == "rolled_back")
+    assert until(lambda: is_withdrawn(models[1]), 20)
+    assert answered(house, "hi") == open_artefact(models[0]).hash

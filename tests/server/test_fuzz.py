@@ -25,7 +25,7 @@ PREFIXES = ("/v1/", "/tokenize", "/detokenize", "/health", "/admin/models", "/ad
 PATIENCE = 10.0  # seconds: the machine may be busy with other tests
 POSTS = (
     "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/embeddings",
-    "/tokenize", "/detokenize", "/v1/feedback", "/admin/adapters",
+    "/tokenize", "/detokenize", "/v1/feedback", "/v1/appeals", "/admin/adapters",
 )  # fmt: skip
 JSON = {"Content-Type": "application/json"}
 

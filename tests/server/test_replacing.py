@@ -90,7 +90,7 @@ def house(random_run: Path) -> House:
 def slow(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Trying the new model out takes until this is set."""
     gate = threading.Event()
-    done, tried = asyncio.Event(), replacing_page._open_and_try
+    done, tried = asyncio.Event(), replacing_page.open_and_try
 
     def wait(spec: ModelSpec) -> Any:
         opened = tried(spec)
@@ -98,7 +98,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
             gate.wait(0.01)
         return opened
 
-    monkeypatch.setattr(replacing_page, "_open_and_try", wait)
+    monkeypatch.setattr(replacing_page, "open_and_try", wait)
     return done
 
 

@@ -101,7 +101,7 @@ def test_who_disagree_need_a_third_or_an_administrator(
     decide(reviews, item, MINA, "accept")
     disputed = decide(reviews, item, YUNA, "reject")
     assert (disputed.state, disputed.disputed) == ("open", True)
-    values = {"correction": "열 시요."} if verdict == "correct" else {}
+    values: dict[str, Any] = {"correction": "열 시요."} if verdict == "correct" else {}
     done = decide(reviews, item, third, verdict, **values)
     assert (done.state, done.disputed) == (state, state == "open")
     assert done.outcome == (verdict if state == "decided" else None)

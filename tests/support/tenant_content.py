@@ -11,6 +11,7 @@ from hanok.store.database import Store
 TABLES = (
     "requests",
     "feedback",
+    "review_items",
     "conversations",
     "presets",
     "responses",

@@ -119,6 +119,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "review agreement": ("review", "agreement", "how far reviewers agree beyond chance"),
     "review export": ("review", "export", "reviewed feedback as conversations and preference pairs"),
     "improve": ("improve", "improve", "step 8: learn from feedback and show before and after"),
+    "canary start": ("canary", "start", "a share of the conversations for another model of a running server"),
+    "canary show": ("canary", "show", "both models' answers compared, with intervals"),
+    "canary share": ("canary", "share", "give it another share"),
+    "canary promote": ("canary", "promote", "everybody gets the new model"),
+    "canary rollback": ("canary", "rollback", "everybody gets the old one again"),
     "bench": ("bench", "bench", "compare with named peers on this machine"),
     "doctor": ("doctor", "doctor", "what this machine can do, and what that means"),
 }

@@ -210,7 +210,7 @@ def delete_user(
     served: Path | None = None,
     audit_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """End an account, with its sessions, conversations and presets. Documents and feedback are the tenant's and stay.
+    """End an account, with its sessions, conversations, presets, kept answers and feedback. Documents are the tenant's and stay.
 
     Args:
         name: that they sign in with.

@@ -135,7 +135,7 @@ def canary_object(row: Canary) -> dict[str, Any]:
 async def _compared(services: Services, row: Canary) -> dict[str, Any]:
     counts = services.operations.trials.counts(row)
     hashes: dict[ArmName, str] = {"current": row.current_hash, "canary": row.canary_hash}
-    found = {
+    found: dict[ArmName, tuple[int, int]] = {
         side: await asyncio.to_thread(
             services.store.count_ratings, hashes[side], since=row.created, until=row.ended
         )
