@@ -104,7 +104,7 @@ def test_a_refused_question_says_why_and_is_appealed(watched: Any, page: Any) ->
     check_quiet(page, watched.url, refused=True)
 
 
-@pytest.mark.parametrize("approved", [True, False])
+@pytest.mark.parametrize("approved", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_call_waits_for_a_person(watched: Any, page: Any, approved: bool) -> None:
     enter(watched, page, "yuna")
     page.js(
@@ -316,7 +316,10 @@ def test_checkpoints_are_shown_with_their_signature(watched: Any, page: Any) -> 
     check_fits(page, "checkpoints")
 
 
-@pytest.mark.parametrize(("language", "dark", "width"), [("ko", True, 390), ("en", False, 1280)])
+@pytest.mark.parametrize(
+    ("language", "dark", "width"),
+    [("ko", True, 390), pytest.param("en", False, 1280, marks=pytest.mark.slow)],
+)
 def test_pages_of_guard_and_audit_fit(watched: Any, page: Any, language: str, dark: bool, width: int) -> None:
     enter(watched, page, "boss", language=language, dark=dark, size=(width, 844))
     watched.script.says("A lantern, ", KEY)

@@ -114,7 +114,10 @@ def test_two_people_and_how_far_they_agree(watched: Any, page: Any, given: str) 
     page.until("[...document.querySelectorAll('#queue .badge')].every((n) => n.textContent === 'Decided')")
 
 
-@pytest.mark.parametrize(("language", "dark", "width"), [("ko", False, 390), ("en", True, 1280)])
+@pytest.mark.parametrize(
+    ("language", "dark", "width"),
+    [("ko", False, 390), pytest.param("en", True, 1280, marks=pytest.mark.slow)],
+)
 def test_pages_of_reviews_fit(
     watched: Any, page: Any, given: str, language: str, dark: bool, width: int
 ) -> None:
@@ -141,7 +144,7 @@ def improved(random_run: Path) -> Iterator[Path]:
     shutil.rmtree(folder.parent)
 
 
-@pytest.mark.parametrize("ending", ["rollback", "promote"])
+@pytest.mark.parametrize("ending", ["rollback", pytest.param("promote", marks=pytest.mark.slow)])
 def test_a_release_is_begun_compared_and_ended(watched: Any, page: Any, improved: Path, ending: str) -> None:
     enter(watched, page, "boss")
     go(page, "canary", "#begin-canary")

@@ -166,7 +166,7 @@ def test_bodies_are_strict(watched: Any, body: dict[str, Any]) -> None:
     assert watched.policy.read_text(encoding="utf-8") == POLICY
 
 
-def test_a_tenant_reaches_no_other_files(watched: Any, tmp_path: Path) -> None:
+def test_a_tenant_reaches_no_other_files_and_servers(watched: Any) -> None:
     folder = watched.policy.parent
     for name in ("own", "other"):
         LinearDetector(name, np.zeros(1 << BITS, dtype=np.float32), 0.0).save(folder)
@@ -185,6 +185,15 @@ def test_a_tenant_reaches_no_other_files(watched: Any, tmp_path: Path) -> None:
             assert (problem["remedy"], problem["line"]) == ("the house chooses what rules reach", line), name
         others = http.post(TRY, json={"policy": own + "\n[tenants.x.rules.secrets]\n"}).json()["problem"]
         assert others["key"] == "tenants"
+        for rule in (
+            "[rules.external]\nurl = 'http://127.0.0.1:1/'\n",
+            "[rules.y]\nkind = 'external'\nurl = 'http://x.example'\n",
+        ):
+            assert (
+                http.post(TRY, json={"policy": own + rule, "text": "x"})
+                .json()["problem"]["key"]
+                .endswith("url")
+            )
     with watched.as_("boss") as http:
         changed = told.replace("own.s", "other.s")
         assert http.post(TRY, json={"policy": changed, "text": "x"}).json()["problem"] is None
@@ -220,6 +229,10 @@ def test_rules_written_out_are_the_same_rules(tmp_path: Path) -> None:
     kinds = ["EMAIL"]
     action = "flag"
     on = ["input"]
+    [rules.external]
+    url = "http://127.0.0.1:9/v1"
+    timeout = 0.5
+    categories = { S1 = "block", "a b" = "flag" }
     """
     policy = parse_policy(text)
     written = rules_text(policy.rules)

@@ -264,10 +264,10 @@ class _Shown:
     """[start, end) of a text with what stands in place of its redactions. `findings`: by their beginning."""
 
     def __init__(self, text: str, start: int, end: int, findings: Sequence[Finding]) -> None:
-        self._start, self._cuts = (
-            start,
-            list[tuple[int, int, int, int]](),
-        )  # cut out, and where something stands instead
+        self._start = start
+        self._cuts: list[
+            tuple[int, int, int, int]
+        ] = []  # what was cut out, and where something stands instead
         parts, place, length = list[str](), start, 0
         for one in findings:
             if one.action == "redact" and one.end > place:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hanok.artefacts import write_atomic
+from hanok.guard.lines import line_of
 from hanok.guard.policy import Policy, PolicyError, Rule, hash_of, parse_policy
 from hanok.guard.rulebook import Guard
 from hanok.guard.written import rules_text
@@ -113,9 +114,8 @@ def within(text: str, own: str) -> None:
     for name, reached in _reached(text):
         if reached not in known:
             key = f"rules.{name}.{next(iter(reached))}"
-            raise PolicyError(
-                f"policy: {key} is not one of yours", remedy="the house chooses what rules reach", key=key
-            )
+            remedy, line = "the house chooses what rules reach", line_of(text, key)
+            raise PolicyError(f"policy: {key} is not one of yours", remedy=remedy, key=key, line=line)
 
 
 def _reached(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
