@@ -43,7 +43,7 @@ ROWS = (
     Control("C2.1.6", 2, "system words outrank users' and strangers'", "docs/guides/safety-tuning.md, tests/guard/test_egress.py", all_of(rule("spotlight"), rule("egress"))),
     Control("C2.1.7", 2, "reserved tokens in content stay letters", "F18, tests/tokens/test_control_from_content.py", built("content is encoded by a tokeniser that knows no control tokens")),
     Control("C2.1.8", 3, "find many-shot jailbreaks", "tests/guard/test_limits.py", rule("many-shot", on="input")),
-    Control("C2.2.1", 1, "score prompts for harm, by thresholds that can be set", "", rule("harm", "external", on="input", stops=True)),
+    Control("C2.2.1", 1, "score prompts for harm, by thresholds that can be set", "tests/guard/test_harm.py", rule("harm", "external", on="input", stops=True)),
     Control("C2.2.2", 1, "know in which languages that works", "hanok guard test, docs/log.md", built("figures are given by language, Korean and English")),
     Control("C2.2.3", 2, "look into pictures and sound", "", outside("requests are text alone")),
     Control("C2.2.4", 3, "attacks spread over several kinds of input", "", outside("requests are text alone")),

@@ -95,6 +95,16 @@ def rule(*kinds: str, on: str = "", stops: bool = False) -> Check:
     return check
 
 
+def table(name: str) -> Check:
+    """A table of the policy beside its rules is switched on: "watermark" or "extraction"."""
+
+    def check(facts: Facts) -> Judged:
+        met = getattr(facts.policy.protection_of(facts.tenant), name).enabled
+        return Judged("met" if met else "not met", f"[{name}] enabled = {_shown(met)}")
+
+    return check
+
+
 def setting(name: str, holds: Callable[[Any], bool], *, wants: str) -> Check:
     def check(facts: Facts) -> Judged:
         value = getattr(facts.settings, name)
