@@ -63,9 +63,9 @@ def test_tables_beside_the_rules_count() -> None:
     told = states(
         facts("format = 1\n[extraction]\nenabled = true\n[tenants.acme.watermark]\nenabled = true\n")
     )
-    assert (told["C11.3.1"], told["C11.3.3"]) == ("met", "not met")
+    assert (told["v1.0-C11.3.1"], told["v1.0-C11.3.3"]) == ("met", "not met")
     own = facts("format = 1\n[tenants.acme.watermark]\nenabled = true\n", tenant="acme")
-    assert (states(own)["C11.3.1"], states(own)["C11.3.3"]) == ("not met", "met")
+    assert (states(own)["v1.0-C11.3.1"], states(own)["v1.0-C11.3.3"]) == ("not met", "met")
 
 
 def test_what_is_cited_exists() -> None:
