@@ -23,8 +23,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import httpx
-
 Style = Literal["webhook", "moderations", "chat"]
 STYLES: tuple[Style, ...] = ("webhook", "moderations", "chat")
 THRESHOLD = 0.5
@@ -77,6 +75,10 @@ class Remote:
             if path and not service.url.rstrip("/").endswith(path)
             else service.url
         )
+        import httpx  # few policies ask anybody
+
+        self._lost = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+        self._errors = (RemoteError, httpx.HTTPError, httpx.InvalidURL)
         few = httpx.Limits(max_connections=service.concurrency, max_keepalive_connections=service.concurrency)
         self._client = httpx.Client(
             timeout=service.timeout,
@@ -124,7 +126,7 @@ class Remote:
         except TimeoutError as error:
             answer.cancel()
             raise self._failed(f"no answer in {self._service.timeout:g} s") from error
-        except (RemoteError, httpx.HTTPError, httpx.InvalidURL) as error:
+        except self._errors as error:
             raise self._failed(str(error) or type(error).__name__) from error
         with self._lock:
             self._failures = 0
@@ -140,10 +142,8 @@ class Remote:
     def _fetch(self, body: Mapping[str, Any]) -> Any:
         try:
             return self._post(body)
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            return self._post(
-                body
-            )  # a kept connection that the other end had closed; asking twice does no harm
+        except self._lost:  # a kept connection that the other end had closed; asking twice does no harm
+            return self._post(body)
 
     def _post(self, body: Mapping[str, Any]) -> Any:
         with self._client.stream("POST", self._url, json=body) as answer:

@@ -84,7 +84,7 @@ class Reviews:
         found: dict[str, list[Decision]] = {}
         with self.store.read() as connection:
             for some in _some(list(items)):
-                wanted = select(review_decisions).where(d.item.in_(some)).order_by(d.created, d.id)
+                wanted = select(review_decisions).where(d.item.in_(some)).order_by(d.round, d.created, d.id)
                 for row in connection.execute(wanted).mappings():
                     found.setdefault(row["item"], []).append(_decision(row))
         return found
@@ -249,7 +249,7 @@ def _set(connection: Connection, identifier: str, **values: Any) -> None:
 
 
 def _decisions(connection: Connection, identifier: str) -> list[Decision]:
-    wanted = select(review_decisions).where(d.item == identifier).order_by(d.created, d.id)
+    wanted = select(review_decisions).where(d.item == identifier).order_by(d.round, d.created, d.id)
     return [_decision(row) for row in connection.execute(wanted).mappings()]
 
 
