@@ -108,7 +108,7 @@ def process(
     around = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"]), **(environment or {})}
     done = subprocess.run(command, capture_output=True, text=True, env=around, check=False)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command[2:4])}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{' '.join(command[2:4])}: exit {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout)
 
 
