@@ -34,7 +34,7 @@ class Clock:
 
 
 class TimedRunner:
-    """In the place of a decoder's runner, and its only holder: its threads read the weights until it goes, so it goes before them."""
+    """In the place of a decoder's runner, and its only holder: its threads read the weights, so it must go before them."""
 
     def __init__(self, runner: Any, clock: Clock) -> None:
         self._runner, self.step = runner, clock.around(runner.step)
