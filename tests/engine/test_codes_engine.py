@@ -52,9 +52,9 @@ def test_the_same_images_and_answers(pair: tuple[Path, Path]) -> None:
     kind = codes.name
     fast, expected = LocalEngine(codes), LocalEngine(plain, weights=kind)
     assert fast.weights == kind
-    assert fast._paged is not None
-    assert expected._paged is not None
-    for ours, theirs in zip(images(fast._paged), images(expected._native), strict=True):
+    assert isinstance(fast._paged, NativeDecoder)
+    assert isinstance(expected._paged, NativeDecoder)
+    for ours, theirs in zip(images(fast._paged), images(expected._paged), strict=True):
         assert torch.equal(ours, theirs)
     assert still_coded(fast) > 0
     if "kda" not in fast.decoder.config.layers:  # latent attention reads one map as numbers
