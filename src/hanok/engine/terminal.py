@@ -119,7 +119,7 @@ class Conversation:
                 text = answer.push(delta.ids)
                 write(text if self.show is None else self.show(text, delta.decoding or ()))
                 reason = delta.finish_reason or reason
-                await asyncio.sleep(0)  # Ctrl-C is heard here even where the model writes faster than the terminal shows
+                await asyncio.sleep(0)  # Ctrl-C is heard even where the model is faster than the terminal
         write(answer.finish()[0])
         return reason
 
