@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hanok.artefacts.withdrawn import is_withdrawn
 from hanok.cli import _run
 from hanok.engine.generator import LocalEngine
 from hanok.errors import EngineError
+from hanok.guard.verdicts import VerdictEvent
 from hanok.server.canary.arms import Arms, compare
 from hanok.server.canary.trial import standing
 from hanok.server.exchange import Exchange, Outcome
@@ -296,3 +298,28 @@ def test_what_fails_after_it_was_promoted_is_taken_back(house: Service, models: 
     assert ask_until(house, lambda: canary(house, method="GET").json()["state"] == "rolled_back")
     assert until(lambda: is_withdrawn(models[1]), 20)
     assert answered(house, "hi") == open_artefact(models[0]).hash
+
+
+def test_what_the_guard_says_counts_with_the_answer() -> None:
+    """While an answer streams it is none of the arm's answers; given up, it never is one."""
+    made = Arms({"current": "a", "canary": "b"}, {})
+    event = VerdictEvent(
+        request_id="r", tenant="t", key_id="k", model="m", rule="secrets", action="block", direction="output", where="text",
+        span=(0, 1), reason="",
+    )  # fmt: skip
+    for name, reason in (("r", "stop"), ("gone", "cancelled")):
+        exchange = Exchange(
+            id=name, route="chat", principal=LOCAL, model="m", model_hash="b", prompt_tokens=1, max_tokens=1
+        )  # fmt: skip
+        made.begun(exchange)
+        made.verdict(replace(event, request_id=name))
+        assert made.arms["canary"].ended >= made.arms["canary"].flagged
+        made.ended(
+            exchange,
+            Outcome(
+                reason=reason, completion_tokens=1, cached_tokens=0, first_token_seconds=0.1, seconds=0.2
+            ),
+        )
+    arm = made.arms["canary"]
+    assert (arm.ended, arm.flagged, arm.blocked) == (1, 1, 1)
+    compare(made.plain(), {"current": (0, 0), "canary": (0, 0)})  # shares of what has ended

@@ -46,7 +46,7 @@ class House:
     def __init__(self, directory: Path, *, probation: float = 0.0, **options: Any) -> None:
         spec = ModelSpec(name="one", directory=directory, options=options)
         self.models, self.told = Models.of([Hosted(spec)]), list[str]()
-        self.replacing = Replacing(lambda _name, why: self.told.append(why), probation=probation)
+        self.replacing = Replacing(lambda _name, _hash, why: self.told.append(why), probation=probation)
         self.host = self.models.host("one")
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:

@@ -21,7 +21,7 @@ def window_end(text: str, start: int, least: int, most: int | None, *, last: boo
     """Where the window that begins at `start` ends: behind the first sentence that ends after `least` characters, or else behind
     a blank before `most`; None if that is not known yet. Args: most: None for a window that only the end of the text ends."""
     if most is not None:
-        ended = _END.search(text, start + least)
+        ended = _END.search(text, start + least, min(len(text), start + most + 1))
         if ended is not None and ended.end() <= start + most and (ended.end() < len(text) or last):
             return ended.end()
         if len(text) - start > most:

@@ -250,5 +250,10 @@ def _clear_if_other(out: Path, base: str, identity: dict[str, Any]) -> None:
             if path.is_dir():
                 shutil.rmtree(path)
         (out / "rounds.json").unlink(missing_ok=True)
-    elif any(path.name != ".lock" and not path.name.endswith(".tmp") for path in out.iterdir()):
+        return
+    if (
+        out / "review"
+    ).is_dir():  # written before the feedback that it belongs to, where a run was killed between the two
+        shutil.rmtree(out / "review")
+    if any(path.name != ".lock" and not path.name.endswith(".tmp") for path in out.iterdir()):
         raise ConfigError(f"{out} is not empty", remedy="give another --out, or leave it out")

@@ -7,6 +7,7 @@ and nowhere else. The other side, what the model writes, is `hanok.server.guarde
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -269,8 +270,10 @@ def _moved(one: Finding, shift: int) -> Finding:
 
 
 def _told_on(loop: asyncio.AbstractEventLoop, tell: Tell) -> Tell:
+    around = contextvars.copy_context()  # whose request it is
+
     def told(findings: Sequence[Finding], where: str, places: Places) -> None:
-        loop.call_soon_threadsafe(tell, findings, where, places)
+        loop.call_soon_threadsafe(tell, findings, where, places, context=around)
 
     return told
 

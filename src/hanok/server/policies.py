@@ -18,7 +18,13 @@ from hanok.guard.written import rules_text
 from hanok.server.errors import ApiError
 
 _NO_FILE = "this server was started without a policy file: give it one with --guard policy.toml"
-OUTSIDE = ("file", "url", "key_variable", "model")  # options of rules that name what lies outside of a policy
+OUTSIDE = (
+    "file",
+    "first",
+    "url",
+    "key_variable",
+    "model",
+)  # options of rules that name what lies outside of a policy
 
 
 @dataclass(frozen=True)

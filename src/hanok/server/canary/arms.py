@@ -42,6 +42,15 @@ class Arm:
             held[place] = value
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A request of an arm. `told`: what the guard said of its answer."""
+
+    arm: ArmName
+    told: set[str] = field(default_factory=set)
+    ended: bool = False
+
+
 class Arms:
     """Args: hashes: of each arm's weights. counts: as `plain` gave them, to go on from."""
 
@@ -50,21 +59,27 @@ class Arms:
         self.arms: dict[ArmName, Arm] = {name: Arm(**counts.get(name, {})) for name in ARMS}
         self.changed = False
         self._rng = random.Random(1)
-        self._requests: OrderedDict[str, tuple[ArmName, set[str]]] = OrderedDict()
+        self._requests: OrderedDict[str, _Asked] = OrderedDict()
 
     def begun(self, exchange: Exchange) -> None:
         name = self._of.get(exchange.model_hash)
         if name is not None:
-            self._requests[exchange.id] = (name, set())
+            self._requests[exchange.id] = _Asked(name)
             while len(self._requests) > _REMEMBERED:
                 self._requests.popitem(last=False)
 
     def ended(self, exchange: Exchange, outcome: Outcome) -> None:
         name = self._of.get(exchange.model_hash)
+        known = self._requests.get(exchange.id)
         if name is None or outcome.reason == "cancelled":
+            self._requests.pop(exchange.id, None)
             return
         arm, self.changed = self.arms[name], True
         arm.ended += 1
+        if known is not None:
+            known.ended = True
+            for kind in known.told:
+                setattr(arm, kind, getattr(arm, kind) + 1)
         if outcome.reason == "error":
             arm.errors += 1
             return
@@ -77,18 +92,20 @@ class Arms:
         known = self._requests.get(event.request_id)
         if event.direction != "output" or known is None:
             return
-        name, told = known
-        arm, self.changed = self.arms[name], True
+        arm = self.arms[known.arm]
         for kind in ("flagged", *(("blocked",) if event.action == "block" else ())):
-            if kind not in told:
-                told.add(kind)
-                setattr(arm, kind, getattr(arm, kind) + 1)
+            if kind not in known.told:
+                known.told.add(kind)
+                if known.ended:  # what comes behind the end of an answer; else they count when it ends
+                    self.changed = True
+                    setattr(arm, kind, getattr(arm, kind) + 1)
 
     def plain(self) -> dict[str, Any]:
         return {name: asdict(arm) for name, arm in self.arms.items()}
 
-    def fails(self, *, least: int, confidence: float = 0.99) -> str | None:
-        """Why the canary is to be taken back: its answers fail, and not by chance more often than the current model's."""
+    def fails(self, *, least: int, confidence: float = 0.9999) -> str | None:
+        """Why the canary is to be taken back: its answers fail, and not by chance more often than the current model's. Asked
+        behind every request, it wants much confidence."""
         current, canary = self.arms["current"], self.arms["canary"]
         if canary.errors < least:
             return None

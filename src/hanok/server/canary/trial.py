@@ -178,10 +178,14 @@ class Trials:
         self._leaving.append(trial.opened)
         self._soon(self._close_once_unused(trial.opened))
 
-    def taken_back(self, name: str, why: str) -> None:
-        """A model that replaced another failed on its probation: one that was promoted is not served again."""
+    def taken_back(self, name: str, weights: str, why: str) -> None:
+        """A model that replaced another failed on its probation: one that was promoted is not served again.
+
+        Args:
+            weights: the hash of the failed one's.
+        """
         if self.table is not None:
-            self._soon(asyncio.to_thread(self._note_taken_back, name, why))
+            self._soon(asyncio.to_thread(self._note_taken_back, name, weights, why))
 
     async def close(self) -> None:
         """What was counted is kept; trials go on when the server is started again."""
@@ -237,9 +241,9 @@ class Trials:
         else:
             readmit(Path(row.canary_directory))
 
-    def _note_taken_back(self, name: str, why: str) -> None:
+    def _note_taken_back(self, name: str, weights: str, why: str) -> None:
         row = self._rows.find(name)
-        if row is not None and row.state == "promoted":
+        if row is not None and row.state == "promoted" and row.canary_hash == weights:
             self._note(row, "rolled_back", "server", why)
 
     async def _roll_back_by_itself(self, name: str, why: str) -> None:

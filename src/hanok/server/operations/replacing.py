@@ -46,9 +46,11 @@ class _Probation:
 
 
 class Replacing:
-    """An `Observer` of exchanges. Args: told: of each model that was taken back, with its name and why."""
+    """An `Observer` of exchanges. Args: told: of each model that was taken back: its name, the hash of its weights, and why."""
 
-    def __init__(self, told: Callable[[str, str], None], *, probation: float = PROBATION_SECONDS) -> None:
+    def __init__(
+        self, told: Callable[[str, str, str], None], *, probation: float = PROBATION_SECONDS
+    ) -> None:
         self._told, self._seconds = told, probation
         self._open: dict[str, _Probation] = {}
         self._leaving: list[Opened] = []
@@ -118,7 +120,7 @@ class Replacing:
                 self._leaving[self._leaving.index(old)] = new
                 why = f"{probation.failed} of {probation.ended} answers failed"
                 log.error("model %s is taken back: %s", host.name, why)
-                self._told(host.name, why)
+                self._told(host.name, new.hash, why)
             while unused.users or unused.engine.in_use:
                 await asyncio.sleep(_LOOK)
         finally:

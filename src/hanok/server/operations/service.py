@@ -194,9 +194,9 @@ class Operations:
         self.status.error(what, model=model, why=why)
         self._tell(word, {"model": model, "why": why})
 
-    def _taken_back(self, model: str, why: str) -> None:
+    def _taken_back(self, model: str, weights: str, why: str) -> None:
         self._fault("model taken back", "model.taken_back", model, why)
-        self.trials.taken_back(model, why)
+        self.trials.taken_back(model, weights, why)
 
     def _tell(self, word: str, facts: Mapping[str, Any]) -> None:
         for tell in self.told:

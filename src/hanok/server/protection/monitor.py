@@ -88,6 +88,7 @@ class Monitor:
                     score = self._table.add(news, self._clock())
                 except SQLAlchemyError as error:
                     log.error("the monitor of extraction cannot write", exc_info=error)
+                    self._keep(watched, news)
                     return
                 if score is not None:  # others may have added to it
                     with self._lock:
@@ -105,6 +106,15 @@ class Monitor:
                 caller=watched.caller, gained=gained, step=watched.step, updated=watched.updated,
                 sketch=watched.sketch.packed(), counts=counts,
             )  # fmt: skip
+
+    def _keep(self, watched: _Watched, news: News) -> None:
+        """What could not be written is new still."""
+        with self._lock:
+            watched.gained += news.gained
+            for start, lost in news.counts.items():
+                counts = watched.counts.setdefault(start, {})
+                for what, number in lost.items():
+                    counts[what] = counts.get(what, 0) + number
 
     def list(self, *, tenant: str | None) -> list[dict[str, Any]]:
         """Who is suspected, the most first, with their windows. It asks the store: not for the event loop."""

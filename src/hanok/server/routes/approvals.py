@@ -32,8 +32,16 @@ def router(services: Services) -> APIRouter:
     @needs("chat:create")
     async def decide(body: Decision, request: Request) -> dict[str, Any]:
         """It is in the audit when this answers: the call may be made then, or not."""
-        tenant = principal_of(request).tenant
-        answered = await asyncio.to_thread(services.store.find_request, body.request_id, tenant=tenant)
+        principal = principal_of(request)
+        answered = await asyncio.to_thread(
+            services.store.find_request, body.request_id, tenant=principal.tenant
+        )
+        if (
+            answered is not None
+            and answered.owner not in ("", principal.id)
+            and principal.role != "administrator"
+        ):
+            answered = None
         call = None if answered is None else _waiting(answered, body.call)
         if call is None:
             raise ApiError(404, "no such call waits for a person", param="call", code="not_found")

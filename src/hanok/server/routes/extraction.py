@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from hanok.errors import NotFoundError
+from hanok.server.errors import ApiError
 from hanok.server.identity.reach import reach
 from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
@@ -44,6 +45,8 @@ def router(services: Services) -> APIRouter:
     async def clear(owner: str, body: Cleared, request: Request) -> dict[str, Any]:
         """A person has looked: the caller is off the ladder, and begins anew."""
         principal = principal_of(request)
+        if owner == principal.id:
+            raise ApiError(403, "somebody else has to look", code="own_item")
         tenant = reach(principal, body.tenant or None) or principal.tenant
         await asyncio.to_thread(trail.ready)
         if not await asyncio.to_thread(monitor().clear, Caller(owner=owner, tenant=tenant)):

@@ -84,6 +84,8 @@ def router(services: Services) -> APIRouter:
         def change() -> dict[str, Any]:
             before = policy_facts(guard)
             guard.take(PolicyFile.of(guard.policy).replaced(body.policy, seen=body.hash))
+            if services.watermarks is not None:
+                services.watermarks.take_up_or_say()
             trail.sure("policy.change", facts={"before": before, "now": policy_facts(guard)})
             return told(principal, None)
 
