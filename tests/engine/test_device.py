@@ -303,5 +303,5 @@ def test_no_tensor_of_a_step_lies_elsewhere(name: str, graphs: bool, monkeypatch
         logits = paged.step([1, 2, 3], [3, 1, 1], [0, 1, 2], [[0], [1], [2]], [0, 1, 2])
         assert logits.device == CPU
         assert paged.embed([[1, 2, 3]], adapter, layers=[-1])[0][0].isfinite().all()
-    with torch.device("meta"), pytest.raises((RuntimeError, NotImplementedError)):
+    with torch.device("meta"), pytest.raises(RuntimeError, match="meta"):  # the control
         logits + torch.zeros(3, 1)
