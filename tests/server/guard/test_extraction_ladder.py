@@ -8,16 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
+from audited_house import Audited, audited_house
 
-from hanok.guard.policy import parse_policy
-from hanok.guard.rulebook import Guard
-from hanok.server.app import create_app, services_of
-from hanok.server.auditing.open import end_audit, open_audit
-from hanok.server.identity.people import open_people
-from hanok.server.operations.config import ServeSettings
-from hanok.store.audit.reader import Reader, Wanted
-from hanok.store.database import Store
 from hanok.store.extraction import Caller, ExtractionTable
 
 POLICY = """format = 1
@@ -32,10 +24,7 @@ enabled = false
 """
 
 
-class Watching:
-    def __init__(self, services: Any, http: TestClient, model: str) -> None:
-        self.services, self.http, self.model = services, http, model
-
+class Watching(Audited):
     def key(self, **values: Any) -> tuple[str, str]:
         key, whole = self.services.people.management.create_key("bot", **values)
         return key.id, whole
@@ -54,25 +43,11 @@ class Watching:
         prompts = ["".join(draw.choices("abcdefghijklmnop ", k=40)) for _ in range(requests)]
         return [self.write(key, prompt, logprobs=5, temperature=0).status_code for prompt in prompts]
 
-    def entries(self, kind: str) -> list[dict[str, Any]]:
-        log = self.services.directory.trail.server_log
-        log.checkpoint().result(10)
-        with Reader(log.place) as reader:
-            return reader.list(Wanted(kind=kind), limit=50)
-
 
 @pytest.fixture
 def watching(server: Any, random_run: Path, tmp_path: Path) -> Iterator[Watching]:
-    with Store(tmp_path / "store.sqlite") as store:
-        people = open_people(store, host="127.0.0.1")
-        people.directory.trail.log = open_audit(ServeSettings(), tmp_path / "store.sqlite")
-        guard = Guard(parse_policy(POLICY))
-        services = services_of(server.engine, random_run / "model", store, people=people, guard=guard)
-        app = create_app(services)
-        with TestClient(app, base_url="http://127.0.0.1:8080", client=("127.0.0.1", 50_000)) as http:
-            yield Watching(services, http, server.model)
-        services.admission.ledger.flush()  # type: ignore[attr-defined]
-        end_audit(people.directory.trail)
+    with audited_house(server, random_run / "model", tmp_path, POLICY) as (services, http):
+        yield Watching(services, http, server.model)
 
 
 def test_a_copier_climbs_and_a_reviewer_takes_it_off(watching: Watching) -> None:

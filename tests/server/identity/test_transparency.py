@@ -8,18 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
+from audited_house import Audited, audited_house
 
 from hanok.artefacts import create_artefact, write_json
-from hanok.guard.policy import parse_policy
-from hanok.guard.rulebook import Guard
-from hanok.server.app import create_app, services_of
-from hanok.server.auditing.open import end_audit, open_audit
-from hanok.server.identity.people import open_people
-from hanok.server.operations.config import ServeSettings
 from hanok.server.protection.transparency import HEADER, card_of
-from hanok.store.audit.reader import Reader, Wanted
-from hanok.store.database import Store
 
 POLICY = """format = 1
 [rules.words]
@@ -35,10 +27,7 @@ contact = "ai@example.org"
 """
 
 
-class Open:
-    def __init__(self, services: Any, http: TestClient, model: str) -> None:
-        self.services, self.http, self.model = services, http, model
-
+class Open(Audited):
     def key(self, **values: Any) -> str:
         return self.services.people.management.create_key("bot", **values)[1]
 
@@ -52,25 +41,11 @@ class Open:
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "max_tokens": 3, **more}
         return self.ask("POST", "/v1/chat/completions", key, json=body)
 
-    def entries(self, kind: str) -> list[dict[str, Any]]:
-        log = self.services.directory.trail.server_log
-        log.checkpoint().result(10)
-        with Reader(log.place) as reader:
-            return reader.list(Wanted(kind=kind), limit=50)
-
 
 @pytest.fixture
 def open_house(server: Any, random_run: Path, tmp_path: Path) -> Iterator[Open]:
-    with Store(tmp_path / "store.sqlite") as store:
-        people = open_people(store, host="127.0.0.1")
-        people.directory.trail.log = open_audit(ServeSettings(), tmp_path / "store.sqlite")
-        guard = Guard(parse_policy(POLICY))
-        services = services_of(server.engine, random_run / "model", store, people=people, guard=guard)
-        app = create_app(services)
-        with TestClient(app, base_url="http://127.0.0.1:8080", client=("127.0.0.1", 50_000)) as http:
-            yield Open(services, http, server.model)
-        services.admission.ledger.flush()  # type: ignore[attr-defined]
-        end_audit(people.directory.trail)
+    with audited_house(server, random_run / "model", tmp_path, POLICY) as (services, http):
+        yield Open(services, http, server.model)
 
 
 def test_the_notice_needs_no_key_and_may_have_words_of_ones_own(open_house: Open) -> None:
