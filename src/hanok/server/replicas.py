@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,13 @@ from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError
 from hanok.guard.rulebook import Guard
 from hanok.reporting import log
-from hanok.server.app import create_app, listen, services_of
+from hanok.server.app import check_first, create_app, listen, services_of
+from hanok.server.auditing.trail import Trail
 from hanok.server.identity.directory import Entry
 from hanok.server.identity.people import open_people
 from hanok.server.models import check_names
+from hanok.server.operations.config import ServeSettings
+from hanok.server.operations.service import Operations
 from hanok.server.streams import DRAIN_SECONDS
 from hanok.store.connection import Place
 from hanok.store.database import Store, feedback_file
@@ -39,7 +42,7 @@ _RUNNING = 128  # answers that decode together in a replica, as `LocalEngine` ha
 
 def serve_replicas(
     model_dir: Path, *, replicas: int, host: str = "127.0.0.1", port: int = 8080, store: Place | None = None,
-    entry: Entry | None = None, options: Mapping[str, Any] = {}, guard: str = "default",
+    entry: Entry | None = None, options: Mapping[str, Any] = {}, guard: str = "default", keys: Sequence[Path] = (),
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; running answers may finish.
 
@@ -47,10 +50,11 @@ def serve_replicas(
         replicas: how many; each gets its part of this machine's cores.
         port: 0 picks a free one. store: as `hanok.server.app.serve` takes it.
         entry: who may come in. options: for each replica's `LocalEngine`. guard: the policy, as `Guard.open` takes it.
+        keys: files of public keys, one of which must have signed what is loaded.
 
     Raises:
         ConfigError: Ray is not installed; not a loopback address; the port is taken; more replicas than cores; an adapter
-            is called like the model.
+            is called like the model. SignatureError: not what one of the keys has signed.
     """
     if entry is not None and entry.setup:
         raise ConfigError(
@@ -58,6 +62,8 @@ def serve_replicas(
         )
     check_names(model_dir, options.get("adapters", {}))
     Guard.open(guard)  # here its error is clearer
+    settings = ServeSettings(require_signature=tuple(file.absolute() for file in keys))
+    check_first(Trail(), model_dir, options, options.get("adapters", {}), settings)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not 1 <= replicas <= cores:
         raise ConfigError(f"{replicas} replicas on {cores} cores", remedy=f"take 1 to {cores}")
@@ -85,6 +91,7 @@ def serve_replicas(
                 host=host,
                 entry=entry,
                 guard=guard,
+                settings=settings,
             ),
             name=_NAME,
         )
@@ -109,7 +116,7 @@ def serve_replicas(
 
 def deployment(
     serve: Any, model_dir: Path, store: Place, replicas: int, cores: int, options: Mapping[str, Any], *,
-    host: str = "127.0.0.1", entry: Entry | None = None, guard: str = "default",
+    host: str = "127.0.0.1", entry: Entry | None = None, guard: str = "default", settings: ServeSettings = ServeSettings(),
 ) -> Any:  # fmt: skip
     """What Ray Serve runs. A replica takes as many requests as its engine has places for, running and waiting."""
     wanted = serve.deployment(
@@ -124,16 +131,24 @@ def deployment(
         host,
         entry,
         str(Path(guard).absolute()) if guard not in ("default", "off") else guard,
+        settings,
     )
     return wanted(serve.ingress(application)()).bind()
 
 
 def _application(
-    model_dir: Path, store: Place, options: dict[str, Any], host: str, entry: Entry | None, guard: str
+    model_dir: Path,
+    store: Place,
+    options: dict[str, Any],
+    host: str,
+    entry: Entry | None,
+    guard: str,
+    settings: ServeSettings,
 ) -> Callable[[], FastAPI]:
     def application() -> FastAPI:
         """Called in each replica's process."""
         kept = Store(store)
+        signed_by = check_first(Trail(), model_dir, options, options.get("adapters", {}), settings)
         engine = LocalEngine(model_dir, max_running=_RUNNING, max_waiting=MAX_WAITING, **options)
         return create_app(
             services_of(
@@ -142,6 +157,8 @@ def _application(
                 kept,
                 people=open_people(kept, host=host, entry=entry),
                 guard=Guard.open(guard),
+                operations=Operations(settings),
+                signed_by=signed_by,
             )
         )
 
