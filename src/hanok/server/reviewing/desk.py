@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hanok.errors import NotFoundError, ReviewError
@@ -18,23 +18,31 @@ from hanok.server.reviewing.objects import (
     detail_object,
     item_object,
     names_in,
+    owners_item,
     reviewer_of,
     summary_object,
 )
 from hanok.store.access import Access, User
 from hanok.store.review.items import Decision, Item, Verdict
-from hanok.store.review.queue import Reviews
+from hanok.store.review.queue import Reviews, missing
 from hanok.store.review.rules import Reviewer
 
 LEASE_SECONDS = 1800.0
+Tells = Callable[[str, str, str], bool]
 _PAGE = 500
 
 
 class Desk:
-    """Asks the store: not for the event loop. What is out of a principal's reach is not there for it (NotFoundError)."""
+    """Asks the store: not for the event loop. What is out of a principal's reach is not there for it (NotFoundError).
 
-    def __init__(self, reviews: Reviews, access: Access) -> None:
-        self.reviews, self._access = reviews, access
+    Args:
+        tells: of a tenant, a rule and an action, whether whoever asked hears of it; of findings that do not say so themselves.
+    """
+
+    def __init__(
+        self, reviews: Reviews, access: Access, *, tells: Tells = lambda _tenant, _rule, _action: True
+    ) -> None:
+        self.reviews, self._access, self._tells = reviews, access, tells
 
     # ---- looking --------------------------------------------------------------------------------------------------
 
@@ -127,8 +135,8 @@ class Desk:
     # ---- one's own ------------------------------------------------------------------------------------------------
 
     def own(self, principal: Principal) -> dict[str, Any]:
-        items = self.reviews.of_owner(principal.tenant, principal.id)
-        return {"object": "list", "data": [self._appeal(item) for item in items]}
+        items = map(self._told, self.reviews.of_owner(principal.tenant, principal.id))
+        return {"object": "list", "data": [self._appeal(item) for item in items if item is not None]}
 
     def appeal(
         self, principal: Principal, statement: str, *, item: str | None = None, request_id: str | None = None
@@ -136,15 +144,27 @@ class Desk:
         """Raises ApiError 404, ReviewError."""
         if item is None:
             assert request_id is not None
-            found = self.reviews.of_request(request_id, tenant=principal.tenant, owner=principal.id)
-            if found is None:
-                why = f'nothing of yours was flagged or rejected in "{request_id}"'
-                raise ApiError(404, why, param="request_id", code="not_found")
-            item = found.id
-        changed = self.reviews.appeal(
-            item, statement, now=time.time(), tenant=principal.tenant, owner=principal.id
+            item = self._of_request(request_id, principal)
+        elif self._told(self.reviews.find(item, tenant=principal.tenant)) is None:
+            raise missing(item)
+        changed = self._told(
+            self.reviews.appeal(item, statement, now=time.time(), tenant=principal.tenant, owner=principal.id)
         )
+        assert changed is not None
         return self._appeal(changed)
+
+    def _of_request(self, request_id: str, principal: Principal) -> str:
+        """Id of the newest item of it that its owner may know of."""
+        found = self.reviews.of_request(request_id, tenant=principal.tenant, owner=principal.id)
+        told = next((item for item in found if self._told(item) is not None), None)
+        if told is None:
+            why = f'nothing of yours was flagged or rejected in "{request_id}"'
+            raise ApiError(404, why, param="request_id", code="not_found")
+        return told.id
+
+    def _told(self, item: Item) -> Item | None:
+        """As whose row it is may see it: without silent flags; None if it is nothing else."""
+        return owners_item(item, lambda rule, action: self._tells(item.tenant, rule, action))
 
     # ---- inside ---------------------------------------------------------------------------------------------------
 

@@ -68,10 +68,10 @@ class Reviews:
         """Newest first."""
         return self._newest(tenant, owner, limit=limit)
 
-    def of_request(self, request_id: str, *, tenant: str, owner: str) -> Item | None:
-        """The newest of an answer's id, or of the HTTP request's, which clients may choose: only the owner's are looked at."""
-        found = self._newest(tenant, owner, or_(c.request_id == request_id, c.http_id == request_id), limit=1)
-        return found[0] if found else None
+    def of_request(self, request_id: str, *, tenant: str, owner: str) -> list[Item]:
+        """Those of an answer's id, or of the HTTP request's, which clients may choose: only the owner's are looked at. Newest
+        first."""
+        return self._newest(tenant, owner, or_(c.request_id == request_id, c.http_id == request_id), limit=50)
 
     def _newest(self, tenant: str, owner: str, *where: ColumnElement[bool], limit: int) -> list[Item]:
         wanted = _items().where(c.tenant == tenant, c.owner == owner, *where)
@@ -189,7 +189,7 @@ class Reviews:
 
         def note(connection: Connection, item: Item) -> None:
             if item.owner != owner:
-                raise _missing(identifier)
+                raise missing(identifier)
             check_may_write(connection, tenant, owner)
             made = connection.execute(select(func.count()).where(a.item == identifier)).scalar_one()
             check_may_appeal(item, made)
@@ -225,11 +225,11 @@ def _find(connection: Connection, condition: ColumnElement[bool], tenant: str | 
         wanted = wanted.where(c.tenant == tenant)
     row = connection.execute(wanted).mappings().first()
     if row is None:
-        raise _missing(name)
+        raise missing(name)
     return _item(row)
 
 
-def _missing(name: str) -> NotFoundError:
+def missing(name: str) -> NotFoundError:
     return NotFoundError(f'no review "{name[:80]}"', remedy="`hanok review list` shows them")
 
 
