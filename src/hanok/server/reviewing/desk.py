@@ -10,7 +10,7 @@ from hanok.errors import NotFoundError, ReviewError
 from hanok.server.errors import ApiError
 from hanok.server.identity.reach import reach, within_reach
 from hanok.server.identity.roles import PERMISSIONS
-from hanok.server.principal import Principal
+from hanok.server.principal import HOUSE, Principal
 from hanok.server.reviewing.agreement import agreement
 from hanok.server.reviewing.objects import (
     appeal_object,
@@ -68,7 +68,7 @@ class Desk:
     def agreement(
         self, principal: Principal, tenant: str | None = None, kind: str | None = None
     ) -> dict[str, Any]:
-        decisions = self.reviews.made_by_several(tenant=reach(principal, tenant), kind=kind)
+        decisions = self.reviews.made_apart(tenant=reach(principal, tenant), kind=kind)
         return agreement(decisions, names_in(self._access))
 
     def detail(self, identifier: str, principal: Principal) -> dict[str, Any]:
@@ -80,14 +80,11 @@ class Desk:
         self, principal: Principal, *, kind: str | None = None, seconds: float = LEASE_SECONDS
     ) -> dict[str, Any]:
         """Appeals first, then by age; `item` is None where nothing is left that this principal may decide."""
-        reviewer, now = reviewer_of(principal), time.time()
-        for item in self._waiting(principal, kind=kind):
-            try:
-                taken = self.reviews.assign(item.id, reviewer, until=now + seconds, now=now)
-            except (ReviewError, NotFoundError):
-                continue  # one's own, decided once already, or somebody was quicker
-            return {"object": "review.next", "item": self._detail(taken, principal)}
-        return {"object": "review.next", "item": None}
+        now = time.time()
+        taken = self.reviews.take(
+            reviewer_of(principal), until=now + seconds, now=now, tenant=reach(principal, None), kind=kind
+        )
+        return {"object": "review.next", "item": None if taken is None else self._detail(taken, principal)}
 
     def assign(
         self, identifier: str, principal: Principal, *, seconds: float = LEASE_SECONDS, to: str | None = None
@@ -168,10 +165,6 @@ class Desk:
 
     # ---- inside ---------------------------------------------------------------------------------------------------
 
-    def _waiting(self, principal: Principal, *, kind: str | None) -> Iterator[Item]:
-        for state in ("appealed", "open"):
-            yield from self._pages(principal, kind=kind, states=(state,))
-
     def _pages(self, principal: Principal, **wanted: Any) -> Iterator[Item]:
         tenant, after = reach(principal, None), None
         while page := self.reviews.page(now=time.time(), tenant=tenant, after=after, limit=_PAGE, **wanted):
@@ -194,8 +187,9 @@ class Desk:
         user = self._access.find(User, identifier)
         if user is None or not within_reach(principal, user.tenant):
             raise ApiError(404, f'no user "{identifier}"', param="to", code="not_found")
-        runs_house = user.role == "administrator" and within_reach(principal, item.tenant)
-        if "feedback:review" not in PERMISSIONS[user.role] or (user.tenant != item.tenant and not runs_house):
+        runs_house = user.role == "administrator" and user.tenant == HOUSE
+        sees_it = user.tenant == item.tenant or runs_house
+        if "feedback:review" not in PERMISSIONS[user.role] or not sees_it or user.disabled is not None:
             raise ApiError(403, f'"{user.name}" may not review this', param="to", code="permission_denied")
         return Reviewer(id=user.id, senior=user.role == "administrator")
 

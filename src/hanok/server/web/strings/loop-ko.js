@@ -13,7 +13,7 @@ export const LOOP_KO = {
   verdict_poison_accept: "학습에 넣기", verdict_poison_correct: "고침", verdict_poison_reject: "학습에서 빼기",
   role_of_system: "시스템 프롬프트", role_of_user: "질문", role_of_assistant: "앞 답변", role_of_tool: "도구",
   batch: "묶음", batches: "오염 검사 묶음", batch_done: "결정 {n}건, 남은 것 {left}건", poison_accept: "모두 넣기", poison_accept_text: "이 묶음에서 결정할 수 있는 것을 모두 학습에 넣습니다.", poison_reject: "모두 빼기", poison_reject_text: "이 묶음에서 결정할 수 있는 것을 모두 학습에서 뺍니다.",
-  agreement: "일치도", agreement_text: "두 번 넘게 결정된 것 가운데서 셉니다. 1은 완전히 같음, 0은 우연과 같음을 뜻합니다.", alpha: "크리펜도르프 알파", kappa: "코헨 카파", agreement_items: "건수", agreement_decisions: "결정 {n}건", agreement_observed: "같은 판단", agreement_none: "같은 건을 두 사람이 결정한 적이 아직 없습니다.",
+  agreement: "일치도", agreement_text: "서로 모르고 내린 처음 두 결정만 셉니다. 1은 완전히 같음, 0은 우연과 같음을 뜻합니다.", alpha: "크리펜도르프 알파", kappa: "코헨 카파", agreement_items: "건수", agreement_decisions: "결정 {n}건", agreement_observed: "같은 판단", agreement_none: "같은 건을 두 사람이 결정한 적이 아직 없습니다.",
   appeals_text: "내가 남긴 의견과 보호 규칙에 막힌 질문, 그리고 사람들의 결정입니다. 한 건에 한 번 이의를 낼 수 있습니다.", appeals_none: "검토된 것이 없습니다.",
   canary_begin: "새 배포", canary_text: "요청의 일부를 다른 모델이 답하게 하고 둘을 견줍니다.", canary_directory_hint: "서버 컴퓨터에 있는 모델 폴더입니다. 예: runs/village/improve-001/model", canary_share: "요청의 비율 (%)", canary_auto: "뚜렷이 나쁘면 스스로 되돌리기",
   canary_none: "진행 중인 배포가 없습니다.", canary_before: "끝난 배포", canary_running: "진행 중", canary_promoted: "모두에게 배포함", canary_rolled_back: "되돌림", canary_since: "{time}부터",
