@@ -16,7 +16,7 @@ export const LOOP_KO = {
   agreement: "일치도", agreement_text: "서로 모르고 내린 처음 두 결정만 셉니다. 1은 완전히 같음, 0은 우연과 같음을 뜻합니다.", alpha: "크리펜도르프 알파", kappa: "코헨 카파", agreement_items: "건수", agreement_decisions: "결정 {n}건", agreement_observed: "같은 판단", agreement_none: "같은 건을 두 사람이 결정한 적이 아직 없습니다.",
   appeals_text: "내가 남긴 의견과 보호 규칙에 막힌 질문, 그리고 사람들의 결정입니다. 한 건에 한 번 이의를 낼 수 있습니다.", appeals_none: "검토된 것이 없습니다.",
   canary_begin: "새 배포", canary_text: "요청의 일부를 다른 모델이 답하게 하고 둘을 견줍니다.", canary_directory_hint: "서버 컴퓨터에 있는 모델 폴더입니다. 예: runs/village/improve-001/model", canary_share: "요청의 비율 (%)", canary_auto: "뚜렷이 나쁘면 스스로 되돌리기",
-  canary_none: "진행 중인 배포가 없습니다.", canary_before: "끝난 배포", canary_running: "진행 중", canary_promoted: "모두에게 배포함", canary_rolled_back: "되돌림", canary_since: "{time}부터",
+  canary_none: "진행 중인 배포가 없습니다.", canary_before: "끝난 배포", canary_running: "진행 중", canary_promoted: "모두에게 배포함", canary_rolled_back: "되돌림", canary_withdrawn: "배포했다가 거두어들임", canary_since: "{time}부터",
   canary_promote: "모두에게 배포", canary_promote_text: "모두가 새 모델을 쓰게 됩니다.", canary_promote_done: "이제 모두가 새 모델을 씁니다", canary_rollback: "되돌리기", canary_rollback_text: "모두가 지금 모델을 다시 쓰게 됩니다.", canary_rollback_done: "모두가 지금 모델을 다시 씁니다",
   canary_counts: "요청: 지금 {current}건, 새 모델 {canary}건. 평가 {ratings}건.", canary_comparison: "비교", canary_current: "지금", canary_new: "새 모델", canary_difference: "차이", canary_word: "한마디로",
   canary_liked: "좋아요", canary_errors: "오류", canary_flagged: "보호 규칙 표시", canary_blocked: "보호 규칙 막음", canary_milliseconds: "답변 전체, 중앙값", canary_first_token_milliseconds: "첫 토큰, 중앙값",
