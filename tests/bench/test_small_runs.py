@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hanok.bench import memory, on_device, prefill, serve, small
+from hanok.bench import device_side, memory, on_device, prefill, serve, small
+from hanok.bench.words import make_chat_model
 from hanok.cli.bench import BENCHMARKS, bench
 from hanok.errors import ConfigError
 from hanok.kernels.native import native
@@ -49,6 +50,48 @@ def test_answers_on_a_device(tiny_shape: ModelConfig, tmp_path: Path) -> None:
     assert [row["case"] for row in rows] == ["device/bf16/ctx20/streams1", "device/bf16/ctx30/streams2"]
     assert all(row["ours"] > 0 and row["peer"] == "none" for row in rows)
     assert (tmp_path / "device" / "report.html").is_file()
+
+
+def test_longer_contexts_find_nothing_of_shorter_ones(tiny_shape: ModelConfig, tmp_path: Path) -> None:
+    """Prompts of more than a block, first alone and then as the beginning of what is asked next."""
+    model = make_chat_model(tmp_path, tiny_shape, "tiny")
+    settings = {
+        "device": "cpu-torch",
+        "kind": "float32",
+        "threads": 1,
+        "contexts": [70, 140],
+        "streams": [],
+        "tokens": 2,
+    }
+    found = device_side.measure(model, settings | {"repeats": 1})
+    assert [len(seconds) for seconds in found["contexts"].values()] == [1, 1]
+    drawn = [
+        one
+        for n in (70, 140)
+        for repeat in range(3)
+        for one in device_side.prompts(300, [n] * 4, f"{n} {repeat}")
+    ]
+    assert len({tuple(one[:8]) for one in drawn}) == len(drawn)
+
+
+def test_a_context_found_in_the_cache_is_no_measurement(
+    tiny_shape: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: one prompt asked twice."""
+    monkeypatch.setattr(
+        device_side, "prompts", lambda _vocabulary, lengths, _seed: [[*range(n)] for n in lengths]
+    )
+    model = make_chat_model(tmp_path, tiny_shape, "tiny")
+    settings = {
+        "device": "cpu-torch",
+        "kind": "float32",
+        "threads": 1,
+        "contexts": [140],
+        "streams": [],
+        "tokens": 2,
+    }
+    with pytest.raises(AssertionError):
+        device_side.measure(model, settings | {"repeats": 1})
 
 
 @needs_kernels

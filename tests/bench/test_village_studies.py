@@ -92,12 +92,12 @@ def test_methods_practise_the_same_prompts(village: Path, model: Path, shards: P
         max_steps=2, prompts_per_step=2, group_size=2, max_new_tokens=4, max_seq_len=512, threads=1
     )
     found = practice.run(
-        model=model, shards=shards, village=village, folder=tmp_path, seeds=[1], methods=("grpo", "ppo"), practice=small,
+        model=model, shards=shards, village=village, folder=tmp_path, seeds=[1], methods=("ppo", "grpo"), practice=small,
         data=AlignmentDataConfig(pairs=1, prompts=4, validation=1, questions=2),
     )  # fmt: skip
     assert [(row["method"], row["reward"], row["minus grpo"]) for row in found] == [
+        ("ppo", 0, 0),  # also where the method that it is measured against comes last
         ("grpo", 0, 0),
-        ("ppo", 0, 0),
     ]
     assert all(row["sums"].startswith("+0.0") for row in found)  # an untrained model adds nothing up
     asked = [

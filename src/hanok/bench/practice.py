@@ -41,14 +41,15 @@ def run(
     *, model: Path, shards: Path, village: Path, folder: Path, seeds: Sequence[int], methods: Sequence[str] = tuple(METHODS),
     data: AlignmentDataConfig = AlignmentDataConfig(), practice: AlignConfig = PRACTICE,
 ) -> Rows:  # fmt: skip
-    """Rows {method, seed, reward, minus grpo, tokens, sums, facts, abstentions}: kinds as changes in points."""
+    """Rows {method, seed, reward, minus grpo, tokens, sums, facts, abstentions}: kinds as changes in points; "minus grpo" of the
+    same seed, None where that was not practised."""
     hard = folder / "hard"
     if not hard.exists():
         write_alignment(data, village, hard)
     before = _exam(model, shards, hard, folder / "before")
     rows: Rows = []
     for seed in seeds:
-        ends: dict[str, float] = {}
+        of_seed: dict[str, dict[str, Any]] = {}
         for method in methods:
             out = folder / f"{method}-seed{seed}"
             trained = align_on_rewards(
@@ -56,16 +57,16 @@ def run(
                 rewards=["numeric"], out=out, validation=hard / "prompts-validation.jsonl",
             ).path  # fmt: skip
             rollouts = [row for row in read_jsonl(out / "metrics.jsonl") if "reward" in row]
-            ends[method] = at_the_end(rollouts, "reward")
             changes = compare_answers(before, _exam(trained, shards, hard, out / "exam"))
-            rows.append(
-                {
-                    "method": method, "seed": seed, "reward": ends[method],
-                    "minus grpo": ends[method] - ends[MEASURED_AGAINST] if MEASURED_AGAINST in ends else None,
-                    "tokens": at_the_end(rollouts, "rollout.tokens"),
-                    **{name: _points(changes[kind]) for kind, name in KINDS.items()},
-                }
-            )  # fmt: skip
+            of_seed[method] = {
+                "method": method, "seed": seed, "reward": at_the_end(rollouts, "reward"), "minus grpo": None,
+                "tokens": at_the_end(rollouts, "rollout.tokens"),
+                **{name: _points(changes[kind]) for kind, name in KINDS.items()},
+            }  # fmt: skip
+        if MEASURED_AGAINST in of_seed:
+            for row in of_seed.values():
+                row["minus grpo"] = row["reward"] - of_seed[MEASURED_AGAINST]["reward"]
+        rows += of_seed.values()
     columns = list(rows[0])
     table(
         "practice: reward at the end, and changes on the exam in points", columns,
