@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hanok.bench import device_side, memory, on_device, prefill, serve, small
+from hanok.bench import decoding_cost, device_side, memory, on_device, prefill, serve, small
 from hanok.bench.words import make_chat_model
 from hanok.cli.bench import BENCHMARKS, bench
 from hanok.errors import ConfigError
@@ -102,6 +102,17 @@ def test_prefill(tiny_shape: ModelConfig, tmp_path: Path) -> None:
     assert [row["case"] for row in rows] == ["prefill/int4/ctx600"]
     assert all(row["ours"] > 0 and row["runs"] == 1 and row["peer"] == "none" for row in rows)
     assert (tmp_path / "prefill" / "report.html").is_file()
+
+
+@needs_kernels
+def test_what_heads_cost(tiny_shape: ModelConfig, tmp_path: Path) -> None:
+    """Heads that say one law and that law without heads draw the same tokens, so their times are of the same work."""
+    rows = decoding_cost.run(
+        quick=True, rounds=2, folder=tmp_path, sizes=("5m",), shapes={"5m": (tiny_shape, "tiny")}
+    )
+    assert [row["case"] for row in rows] == ["5m/int4/wall", "5m/int4/processor"]
+    assert all(row["ours"] > 0 and row["theirs"] > 0 and row["runs"] == 2 for row in rows)
+    assert (tmp_path / "decoding-cost" / "report.html").is_file()
 
 
 @needs_kernels
