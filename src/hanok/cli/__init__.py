@@ -105,6 +105,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "attack",
         "attack one's own server, compare with the run before, write it into the audit",
     ),
+    "guard compare-attacks": (
+        "attack_compare",
+        "compare_attacks",
+        "the same attacks before and after, with intervals over pairs",
+    ),
     "keys create": ("keys", "create_key", "make a key for the API; it is shown once"),
     "keys list": ("keys", "list_keys", "keys, their roles, limits and last use"),
     "keys rotate": ("keys", "rotate_key", "a new key in the place of an old one"),
