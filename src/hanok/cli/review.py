@@ -130,7 +130,7 @@ def agreement(
 def export(
     out: Annotated[Path, tyro.conf.Positional], review: Literal["optional", "required"] = "required",
     poisoning: Literal["stop", "off"] = "stop", feedback: Path | None = None, store: str | None = None,
-    served: Path | None = None,
+    served: Path | None = None, model: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Reviewed feedback as training data: a corpus of conversations and preference pairs, with who let each row in.
 
@@ -141,9 +141,11 @@ def export(
         feedback: a JSONL file instead of the store.
         store: the database, a file; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
+        model: the model or run that is to learn; the checks then also look at how much the taught texts surprise it.
     """
     from hanok.improvement.config import ImproveConfig
     from hanok.improvement.export import export as write
+    from hanok.recipes.runs import servable_model
 
     place = store_place(store, served)
     if not isinstance(place, Path):
@@ -151,7 +153,8 @@ def export(
             "feedback in PostgreSQL cannot be exported yet", remedy="copy it: `hanok store backup`"
         )
     config = ImproveConfig(review=review, poisoning=poisoning)
-    corpus = write(feedback or place, out, config=config, beside=place, queue=audited_queue)
+    asked = None if model is None else servable_model(model)
+    corpus = write(feedback or place, out, config=config, beside=place, queue=audited_queue, model=asked)
     table(f"{corpus.path}", ("what", "rows"), [[name, count] for name, count in corpus.metrics.items()])
     return {
         "path": str(corpus.path),

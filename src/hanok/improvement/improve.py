@@ -37,6 +37,7 @@ from hanok.improvement.export import export_lessons
 from hanok.improvement.feedback import Judgement, Refused, digest, read_feedback
 from hanok.improvement.lessons import Lesson, Lessons, draw_lessons
 from hanok.improvement.page import write_page
+from hanok.improvement.poisoning.surprise import surprise_of
 from hanok.improvement.reviewed import Queue, Reviewed, changed_since, review
 from hanok.improvement.rounds import clear_rounds, learn
 from hanok.improvement.shards import fitting, write_lesson_shards
@@ -82,7 +83,8 @@ def improve(
         trusted.check(base.path)
     root = model_hash(run / "model")
     read, unreadable = read_feedback(source)
-    reviewed = review(read, config, source=source, beside=feedback_file(run / "model"), queue=queue)
+    beside, surprise = feedback_file(run / "model"), surprise_of(base.path)
+    reviewed = review(read, config, source=source, beside=beside, queue=queue, surprise=surprise)
     same = _same_as_before(run, base.hash, digest(reviewed.judgements), config)
     if same is not None and out is None:
         log.info("nothing new to learn since %s", same.path.name)
