@@ -247,6 +247,8 @@ def create_app(services: Services) -> FastAPI:
             yield
         if services.monitor is not None:
             await asyncio.to_thread(services.monitor.flush)
+        for finish in operations.at_last:
+            await finish()
 
     app = FastAPI(
         title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
