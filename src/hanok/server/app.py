@@ -198,7 +198,9 @@ def services_of(
         caps=Caps(
             guard.protection_of, lambda facts: people.directory.trail.tell("logprobs.refused", facts=facts)
         ),
-        monitor=Monitor(store, guard, people.directory.trail),
+        monitor=Monitor(
+            store, guard, people.directory.trail, reviewers=lambda: operations.settings.reviewers
+        ),
     )
 
 
