@@ -198,7 +198,9 @@ def services_of(
         caps=Caps(
             guard.protection_of, lambda facts: people.directory.trail.tell("logprobs.refused", facts=facts)
         ),
-        monitor=Monitor(store, guard, people.directory.trail),
+        monitor=Monitor(
+            store, guard, people.directory.trail, reviewers=lambda: operations.settings.reviewers
+        ),
     )
 
 
@@ -247,6 +249,8 @@ def create_app(services: Services) -> FastAPI:
             yield
         if services.monitor is not None:
             await asyncio.to_thread(services.monitor.flush)
+        for finish in operations.at_last:
+            await finish()
 
     app = FastAPI(
         title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
