@@ -119,6 +119,7 @@ def serve(
 
         def start() -> FastAPI:
             gc.freeze()  # what was imported stays: no collection during an answer looks through it again
+            gc.set_threshold(10_000, *gc.get_threshold()[1:])  # a request makes some thousands of objects
             options = {
                 "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
                 "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,
