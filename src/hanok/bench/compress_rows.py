@@ -25,6 +25,7 @@ from hanok.artefacts import create_artefact, open_artefact, write_json
 from hanok.bench.outcome import Rows
 from hanok.compression.compress import texts_of
 from hanok.compression.fake import rounded_cache, rounded_inputs, turn_inner_inputs, turn_inner_weight
+from hanok.compression.folds import apply_fold, folds_of
 from hanok.compression.hqq import hqq
 from hanok.compression.layers import takes_codes
 from hanok.compression.measure import Distance, compare
@@ -35,7 +36,7 @@ from hanok.compression.tune import compress_and_tune, shrink_and_recover
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.decoder import Block, Decoder
-from hanok.models.linear import Linear, RMSNorm
+from hanok.models.linear import Linear
 from hanok.recipes.runs import servable_model
 from hanok.reporting import log, table
 
@@ -96,17 +97,12 @@ def put_in_outliers(decoder: Decoder) -> None:
     """In each layer some channels behind both norms become larger, and their readers' columns smaller: the same function."""
     generator = torch.Generator().manual_seed(1)
     for block in decoder.layers:
-        attention, mlp = block.get_submodule("self_attn"), block.get_submodule("mlp")
-        for name, part, readers in (
-            ("input_layernorm", attention, ("q_proj", "k_proj", "v_proj")),
-            ("post_attention_layernorm", mlp, ("gate_proj", "up_proj")),
-        ):
-            norm = block.get_submodule(name)
-            assert isinstance(norm, RMSNorm)
-            channels = torch.randperm(len(norm.weight), generator=generator)[:OUTLIERS]
-            norm.weight[channels] = (norm.weight[channels] + norm.offset) * TIMES - norm.offset
-            for reader in readers:
-                part.get_submodule(reader).get_parameter("weight")[:, channels] /= TIMES
+        assert isinstance(block, Block)
+        for fold in folds_of(block):
+            if fold.source.endswith("layernorm"):
+                scale_K = torch.ones(decoder.config.hidden_size)
+                scale_K[torch.randperm(len(scale_K), generator=generator)[:OUTLIERS]] = 1 / TIMES
+                apply_fold(block, fold, scale_K)
 
 
 def _layers(method: Method, changes: Mapping[str, Any], bench: Bench, seed: int) -> Metrics:
@@ -249,7 +245,8 @@ def run(
         ConfigError: rows of another model, or of other shards, lie in the folder.
     """
     bench = Bench(_in_bfloat16(model, folder), shards, folder)
-    _same_job({"model": open_artefact(bench.model).hash, "shards": open_artefact(shards).hash}, folder)
+    data = texts_of(BASE, bench.model, shards).hash
+    _same_job({"model": open_artefact(bench.model).hash, "data": data}, folder)
     for seed in range(1, seeds + 1):
         for case in CASES:
             file = folder / "rows" / f"{case.name}-seed{seed}.json"
