@@ -40,12 +40,12 @@ from hanok.models.linear import Linear
 from hanok.recipes.runs import servable_model
 from hanok.reporting import log, table
 
-BASE = CompressConfig(samples=32, length=512, held_out=32, head_bits=16, layer_windows=0)
+BASE = CompressConfig(samples=32, length=512, held_out=16, head_bits=16, layer_windows=0)
 OUTLIERS, TIMES = (
     4,
     32.0,
 )  # channels behind each norm, and how much larger they become: a power of two, so no number is rounded
-TUNING, RECOVERY = 100, 100  # steps of 4,096 tokens
+TUNING, RECOVERY = 60, 60  # steps of 4,096 tokens
 Metrics = Mapping[str, float]
 
 
