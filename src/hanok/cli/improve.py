@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,17 +27,27 @@ def improve(
         out: directory to make; default: the run's next improve-NNN.
         config: rounds, learning rates, replay, tolerances; what must be reviewed.
     """
+    from hanok.artefacts import withdrawal
     from hanok.cli.review import audited_queue
     from hanok.improvement.improve import improve as improve_run
 
     model = improve_run(run, feedback=feedback, out=out, config=config, queue=audited_queue)
-    scalars = [(name, value) for name, value in model.metrics.items() if isinstance(value, (int, float))]
+    scalars = [
+        (name, value)
+        for name, value in model.metrics.items()
+        if isinstance(value, (int, float)) and name != "accepted"
+    ]
     table(f"{model.path.parent}", ("measure", "value"), scalars)
-    accepted = model.metrics["accepted"]
-    served = f"hanok serve {model.path.parent if out else run}"
-    verdict = (
-        f"accepted; next: {served}" if accepted else f"not accepted; hanok serve {run} keeps the old model"
-    )
+    accepted, note = model.metrics["accepted"], withdrawal(model.path)
+    if note is not None and accepted:
+        verdict = f"accepted, then {note}; hanok serve {run} keeps the model before"
+    elif accepted:
+        verdict = f"accepted; next: hanok serve {model.path.parent if out else run}"
+    else:
+        verdict = f"not accepted; hanok serve {run} keeps the old model"
     print("\n".join(model.metrics["reasons"]), file=sys.stderr)
     print(f"report: {model.path.parent / 'report.html'}\n{verdict}", file=sys.stderr)
-    return {"path": str(model.path), "accepted": accepted, "metrics": dict(model.metrics)}
+    return {
+        "path": str(model.path), "accepted": accepted and note is None, "metrics": dict(model.metrics),
+        "withdrawn": None if note is None else asdict(note),
+    }  # fmt: skip

@@ -38,6 +38,13 @@ class AuditedReviews(Reviews):
         self._of("review.assign", item, {"to": reviewer.id})
         return item
 
+    def take(self, reviewer: Reviewer, **values: Any) -> Item | None:
+        self.trail.ready()
+        item = super().take(reviewer, **values)
+        if item is not None:
+            self._of("review.assign", item, {"to": reviewer.id})
+        return item
+
     def give_back(self, identifier: str, **values: Any) -> Item:
         self.trail.ready()
         item = super().give_back(identifier, **values)

@@ -19,7 +19,7 @@ from hanok.artefacts import open_artefact, readmit, withdraw
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError, HanokError
 from hanok.guard.verdicts import VerdictEvent
-from hanok.reporting import log
+from hanok.reporting import log, put_notice
 from hanok.server.canary.arms import Arms
 from hanok.server.exchange import Exchange, Outcome
 from hanok.server.hosting import Hold, Hosted, Opened, open_model
@@ -236,10 +236,13 @@ class Trials:
         self._rows.change(
             row.id, state=state, ended=time.time(), ended_by=by, why=why, counts=dict(row.counts)
         )
+        directory = Path(row.canary_directory)
         if state == "rolled_back":
-            withdraw(Path(row.canary_directory), why)
+            note = withdraw(directory, why, by=by)
+            put_notice(directory.parent, f"This model was {note}")
         else:
-            readmit(Path(row.canary_directory))
+            readmit(directory)
+            put_notice(directory.parent, None)
 
     def _note_taken_back(self, name: str, weights: str, why: str) -> None:
         row = self._rows.find(name)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from hanok.errors import ReviewError
 from hanok.server.principal import Principal
 from hanok.store.access import Access, Key, User
 from hanok.store.database import Store
-from hanok.store.review.items import KINDS, Appeal, Decision, Item
+from hanok.store.review.items import KINDS, Appeal, Decision, Item, titled
 from hanok.store.review.rules import Reviewer, check_may_appeal, check_may_decide
 
 _SHOWN = (
@@ -83,6 +83,25 @@ def content_of(store: Store, item: Item) -> dict[str, Any] | None:
     if answered is None:
         return None
     return {"messages": [*answered.messages, *answered.answers], **dict.fromkeys(_OPINION), "user": ""}
+
+
+def owners_item(item: Item, tells: Callable[[str, str], bool]) -> Item | None:
+    """Of a flag what whoever asked may know; None if that is nothing.
+
+    Args:
+        tells: of a rule and an action, whether they hear of it, for findings that do not say so.
+    """
+    if item.kind != "flag":
+        return item
+    told = [
+        one
+        for one in item.body.get("findings", ())
+        if (one["told"] if "told" in one else tells(one["rule"], one["action"]))
+    ]
+    if not told:
+        return None
+    title = titled(f"{told[0]['rule']}: {told[0]['reason']}")
+    return replace(item, title=title, body={**item.body, "findings": told})
 
 
 def appeal_object(

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from hanok.artefacts import withdrawal
 from hanok.server.canary.arms import ARMS, ArmName, compare
 from hanok.server.errors import ApiError
 from hanok.server.identity.objects import listed
@@ -54,7 +55,7 @@ def _add_looking(routes: APIRouter, services: Services, table: Canaries) -> None
     @needs("models:manage")
     async def every() -> dict[str, Any]:
         """Newest first."""
-        return listed(canary_object(row) for row in await asyncio.to_thread(table.every))
+        return listed(await asyncio.to_thread(lambda: [canary_object(row) for row in table.every()]))
 
     @routes.get("/admin/models/{model:path}/canary")
     @needs("models:manage")
@@ -123,13 +124,15 @@ def _add_changing(routes: APIRouter, services: Services, table: Canaries) -> Non
 
 
 def canary_object(row: Canary) -> dict[str, Any]:
+    """`withdrawn`: whether its model was taken out of service since, whatever became of this trial; when, by whom and why."""
     values = asdict(row)
     values.pop("counts")
     sides = {
         side: {"directory": values.pop(f"{side}_directory"), "hash": values.pop(f"{side}_hash")}
         for side in ARMS
     }
-    return {"object": "canary", **values, **sides}
+    note = withdrawal(Path(row.canary_directory))
+    return {"object": "canary", **values, **sides, "withdrawn": None if note is None else asdict(note)}
 
 
 async def _compared(services: Services, row: Canary) -> dict[str, Any]:

@@ -63,7 +63,10 @@ class Appealing(BaseModel):
 
 def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["review"])
-    desk = Desk(AuditedReviews(services.store, services.directory.trail), services.directory.access)
+    desk = Desk(
+        AuditedReviews(services.store, services.directory.trail), services.directory.access,
+        tells=lambda tenant, rule, action: services.guard.of(tenant).tells(rule, action),
+    )  # fmt: skip
     _add_reading(routes, desk)
     _add_deciding(routes, desk)
     _add_appeals(routes, desk)
