@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hanok.bench import compress_rows
-from hanok.bench.compress_rows import CASES, TIMES, Bench, Case, put_in_outliers, run
+from hanok.bench.compress_rows import CASES, TIMES, Bench, Case, by_the_largest, put_in_outliers, run
 from hanok.compression.fake import turn_inner_inputs
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model, save_model
@@ -57,6 +57,16 @@ def test_a_turned_model_is_the_same_function_once_its_inputs_turn(
         assert isinstance(block, Block)
         turn_inner_inputs(block)
     torch.testing.assert_close(hidden(turned), before, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("group", [0, 32])
+def test_the_papers_rounding(group: int) -> None:
+    weight_NK = torch.randn(6, 96, generator=torch.Generator().manual_seed(1))
+    found = by_the_largest(weight_NK, bits=3, group=group).unflatten(1, (-1, group or 96))
+    scale = weight_NK.unflatten(1, (-1, group or 96)).abs().amax(-1, keepdim=True) / 3
+    torch.testing.assert_close(
+        found, (weight_NK.view_as(found) / scale).round() * scale, atol=2e-3, rtol=2e-3
+    )
 
 
 def test_rows_stay_and_come_in_seeds(

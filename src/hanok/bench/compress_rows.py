@@ -19,13 +19,14 @@ from statistics import mean
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hanok.artefacts import create_artefact, open_artefact, write_json
 from hanok.bench.outcome import Rows
 from hanok.compression.compress import texts_of
 from hanok.compression.fake import rounded_cache, rounded_inputs, turn_inner_inputs, turn_inner_weight
 from hanok.compression.folds import apply_fold, folds_of
+from hanok.compression.grid import Grid, encode
 from hanok.compression.hqq import hqq
 from hanok.compression.layers import takes_codes
 from hanok.compression.measure import Distance, compare
@@ -139,14 +140,26 @@ def _cache(bits: int, bench: Bench, seed: int) -> Metrics:
 
 
 @torch.no_grad()
-def _fractional(bits: int, bench: Bench, seed: int) -> Metrics:
-    """HQQ as published: zero points that are no whole numbers, which no file here holds."""
+def _by_values(rounding: Callable[[Tensor], Tensor], bench: Bench, seed: int) -> Metrics:
+    """Maps rounded in memory, by what `hanok compress` does not write."""
     made, texts = opened(bench.model), texts_of(BASE, bench.model, bench.shards)
     for name, module in made.layers.named_modules():
         if isinstance(module, Linear) and takes_codes(name, module, BASE):
-            values = hqq(module.weight, bits, BASE.group, symmetric=False).values()
-            module.weight = nn.Parameter(values, requires_grad=False)
+            module.weight = nn.Parameter(rounding(module.weight), requires_grad=False)
     return _metrics(compare(opened(bench.model), made, texts.held_out, keep=False))
+
+
+def fractional(weight_NK: Tensor, *, bits: int) -> Tensor:
+    """HQQ as published: zero points that are no whole numbers, which no file here holds."""
+    return hqq(weight_NK, bits, BASE.group, symmetric=False).values()
+
+
+def by_the_largest(weight_NK: Tensor, *, bits: int, group: int) -> Tensor:
+    """Rounding to the nearest as papers have it: the scale is the largest number of the group over 2^(b-1) - 1."""
+    w_NGk = weight_NK.float().unflatten(1, (-1, group or weight_NK.shape[1]))
+    top = (1 << (bits - 1)) - 1
+    scales_NG = (w_NGk.abs().amax(-1) / top).half().float()
+    return encode(weight_NK, Grid(scales_NG, torch.zeros_like(scales_NG), bits, symmetric=True)).values()
 
 
 def _tuned(method: Method, head_bits: Literal[4, 8], bench: Bench, seed: int) -> Metrics:
@@ -227,7 +240,19 @@ CASES: Sequence[Case] = (
         for method in ("rtn", "gptq", "awq")
     ),
     *_quantised(8, bits=(4,)),
-    *(Case(f"hqq-{bits}-fractional", partial(_fractional, bits), False) for bits in (4, 3)),
+    *(
+        Case(f"hqq-{bits}-fractional", partial(_by_values, partial(fractional, bits=bits)), False)
+        for bits in (4, 3)
+    ),
+    *(
+        Case(
+            f"rtn-{bits}{'' if group else '-row'}-largest",
+            partial(_by_values, partial(by_the_largest, bits=bits, group=group)),
+            False,
+        )
+        for group in (32, 0)
+        for bits in (4, 3)
+    ),
     Case("channels", partial(_shrunk, 0), True),
     Case("tuned-gptq-4", partial(_tuned, "gptq", 4), True),
     Case("channels-recovered", partial(_shrunk, RECOVERY), True),
