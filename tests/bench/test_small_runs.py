@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hanok.bench import decoding_cost, device_side, memory, on_device, prefill, serve, small
+from hanok.bench import decoding_cost, device_side, memory, on_device, prefill, serve, shrunk, small
 from hanok.bench.words import make_chat_model
 from hanok.cli.bench import BENCHMARKS, bench
 from hanok.errors import ConfigError
 from hanok.kernels.native import native
+from hanok.models.checkpoint import load_config
 from hanok.models.config import ModelConfig
 
 needs_kernels = pytest.mark.skipif(native() is None, reason="the native kernels are not built")
@@ -130,6 +131,16 @@ def test_memory(tiny_shape: ModelConfig, tmp_path: Path) -> None:
     assert by_case["memory/int4/full"]["python_and_torch"] > 100
     further = by_case["start/int4/further"]
     assert further["from_process_start"] > further["ours"] > 0
+
+
+@needs_kernels
+def test_shrunk(tiny_shape: ModelConfig, tmp_path: Path) -> None:
+    rows = shrunk.run(quick=True, kinds=("int4",), rounds=1, folder=tmp_path, shape=tiny_shape, name="tiny")
+    assert [row["case"] for row in rows] == ["shrunk/int4/ctx64"]
+    less, all_of_it = rows[0]["weight_bytes"]
+    assert 0 < less < all_of_it
+    assert rows[0]["ratio"] > 0
+    assert load_config(tmp_path / "tiny-shrunk").mlp_width == 64
 
 
 @needs_kernels

@@ -7,6 +7,7 @@ llama.cpp rounds its own file and runs it. Embedding and head: llama.cpp's as it
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -48,6 +49,9 @@ def peers(
             decoder = load_model(stored).requires_grad_(False)
             bits = round_layers(decoder, rounding)
             yield name, bits, [logits_of(decoder)]
+    os.environ.setdefault(
+        "GPTQMODEL_CPU_WORKERS", "2"
+    )  # by itself it takes fewer on two cores, and then stops
     if _installed("gptqmodel", "gptqmodel"):
         found = [
             _gptqmodel(stored, shards, folder / f"gptqmodel-{seed}", replace(config, seed=seed))

@@ -19,12 +19,14 @@ from statistics import mean
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hanok.artefacts import create_artefact, open_artefact, write_json
 from hanok.bench.outcome import Rows
 from hanok.compression.compress import texts_of
 from hanok.compression.fake import rounded_cache, rounded_inputs, turn_inner_inputs, turn_inner_weight
+from hanok.compression.folds import apply_fold, folds_of
+from hanok.compression.grid import Grid, encode
 from hanok.compression.hqq import hqq
 from hanok.compression.layers import takes_codes
 from hanok.compression.measure import Distance, compare
@@ -35,16 +37,16 @@ from hanok.compression.tune import compress_and_tune, shrink_and_recover
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.decoder import Block, Decoder
-from hanok.models.linear import Linear, RMSNorm
+from hanok.models.linear import Linear
 from hanok.recipes.runs import servable_model
 from hanok.reporting import log, table
 
-BASE = CompressConfig(samples=32, length=512, held_out=32, head_bits=16, layer_windows=0)
+BASE = CompressConfig(samples=32, length=512, held_out=16, head_bits=16, layer_windows=0)
 OUTLIERS, TIMES = (
     4,
     32.0,
 )  # channels behind each norm, and how much larger they become: a power of two, so no number is rounded
-TUNING, RECOVERY = 100, 100  # steps of 4,096 tokens
+TUNING, RECOVERY = 60, 60  # steps of 4,096 tokens
 Metrics = Mapping[str, float]
 
 
@@ -96,17 +98,12 @@ def put_in_outliers(decoder: Decoder) -> None:
     """In each layer some channels behind both norms become larger, and their readers' columns smaller: the same function."""
     generator = torch.Generator().manual_seed(1)
     for block in decoder.layers:
-        attention, mlp = block.get_submodule("self_attn"), block.get_submodule("mlp")
-        for name, part, readers in (
-            ("input_layernorm", attention, ("q_proj", "k_proj", "v_proj")),
-            ("post_attention_layernorm", mlp, ("gate_proj", "up_proj")),
-        ):
-            norm = block.get_submodule(name)
-            assert isinstance(norm, RMSNorm)
-            channels = torch.randperm(len(norm.weight), generator=generator)[:OUTLIERS]
-            norm.weight[channels] = (norm.weight[channels] + norm.offset) * TIMES - norm.offset
-            for reader in readers:
-                part.get_submodule(reader).get_parameter("weight")[:, channels] /= TIMES
+        assert isinstance(block, Block)
+        for fold in folds_of(block):
+            if fold.source.endswith("layernorm"):
+                scale_K = torch.ones(decoder.config.hidden_size)
+                scale_K[torch.randperm(len(scale_K), generator=generator)[:OUTLIERS]] = 1 / TIMES
+                apply_fold(block, fold, scale_K)
 
 
 def _layers(method: Method, changes: Mapping[str, Any], bench: Bench, seed: int) -> Metrics:
@@ -143,14 +140,26 @@ def _cache(bits: int, bench: Bench, seed: int) -> Metrics:
 
 
 @torch.no_grad()
-def _fractional(bits: int, bench: Bench, seed: int) -> Metrics:
-    """HQQ as published: zero points that are no whole numbers, which no file here holds."""
+def _by_values(rounding: Callable[[Tensor], Tensor], bench: Bench, seed: int) -> Metrics:
+    """Maps rounded in memory, by what `hanok compress` does not write."""
     made, texts = opened(bench.model), texts_of(BASE, bench.model, bench.shards)
     for name, module in made.layers.named_modules():
         if isinstance(module, Linear) and takes_codes(name, module, BASE):
-            values = hqq(module.weight, bits, BASE.group, symmetric=False).values()
-            module.weight = nn.Parameter(values, requires_grad=False)
+            module.weight = nn.Parameter(rounding(module.weight), requires_grad=False)
     return _metrics(compare(opened(bench.model), made, texts.held_out, keep=False))
+
+
+def fractional(weight_NK: Tensor, *, bits: int) -> Tensor:
+    """HQQ as published: zero points that are no whole numbers, which no file here holds."""
+    return hqq(weight_NK, bits, BASE.group, symmetric=False).values()
+
+
+def by_the_largest(weight_NK: Tensor, *, bits: int, group: int) -> Tensor:
+    """Rounding to the nearest as papers have it: the scale is the largest number of the group over 2^(b-1) - 1."""
+    w_NGk = weight_NK.float().unflatten(1, (-1, group or weight_NK.shape[1]))
+    top = (1 << (bits - 1)) - 1
+    scales_NG = (w_NGk.abs().amax(-1) / top).half().float()
+    return encode(weight_NK, Grid(scales_NG, torch.zeros_like(scales_NG), bits, symmetric=True)).values()
 
 
 def _tuned(method: Method, head_bits: Literal[4, 8], bench: Bench, seed: int) -> Metrics:
@@ -231,7 +240,19 @@ CASES: Sequence[Case] = (
         for method in ("rtn", "gptq", "awq")
     ),
     *_quantised(8, bits=(4,)),
-    *(Case(f"hqq-{bits}-fractional", partial(_fractional, bits), False) for bits in (4, 3)),
+    *(
+        Case(f"hqq-{bits}-fractional", partial(_by_values, partial(fractional, bits=bits)), False)
+        for bits in (4, 3)
+    ),
+    *(
+        Case(
+            f"rtn-{bits}{'' if group else '-row'}-largest",
+            partial(_by_values, partial(by_the_largest, bits=bits, group=group)),
+            False,
+        )
+        for group in (32, 0)
+        for bits in (4, 3)
+    ),
     Case("channels", partial(_shrunk, 0), True),
     Case("tuned-gptq-4", partial(_tuned, "gptq", 4), True),
     Case("channels-recovered", partial(_shrunk, RECOVERY), True),
@@ -249,7 +270,8 @@ def run(
         ConfigError: rows of another model, or of other shards, lie in the folder.
     """
     bench = Bench(_in_bfloat16(model, folder), shards, folder)
-    _same_job({"model": open_artefact(bench.model).hash, "shards": open_artefact(shards).hash}, folder)
+    data = texts_of(BASE, bench.model, shards).hash
+    _same_job({"model": open_artefact(bench.model).hash, "data": data}, folder)
     for seed in range(1, seeds + 1):
         for case in CASES:
             file = folder / "rows" / f"{case.name}-seed{seed}.json"

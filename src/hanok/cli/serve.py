@@ -245,17 +245,13 @@ def _serve(settings: ServeSettings, source: Any) -> None:
             "several models in replicas", remedy="serve them in one process: without --runtime ray"
         )
     if settings.runtime == "ray":
-        if settings.audit:
-            from hanok.reporting import log
-
-            log.warning("replicas under Ray keep no audit (--no-audit says so)")
         from hanok.engine.parallel.start import refuse_together
         from hanok.server.replicas import serve_replicas
 
         refuse_together("Ray starts its replicas itself", remedy="start hanok serve without torchrun")
         serve_replicas(
             directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, entry=entry,
-            options=options, guard=settings.guard, keys=settings.require_signature,
+            options=options, settings=settings, source=source,
         )  # fmt: skip
         return
     if settings.replicas != 1:

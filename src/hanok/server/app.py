@@ -119,6 +119,7 @@ def serve(
 
         def start() -> FastAPI:
             gc.freeze()  # what was imported stays: no collection during an answer looks through it again
+            gc.set_threshold(10_000, *gc.get_threshold()[1:])  # a request makes some thousands of objects
             options = {
                 "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
                 "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,
@@ -210,7 +211,9 @@ def services_of(
         caps=Caps(
             guard.protection_of, lambda facts: people.directory.trail.tell("logprobs.refused", facts=facts)
         ),
-        monitor=Monitor(store, guard, people.directory.trail),
+        monitor=Monitor(
+            store, guard, people.directory.trail, reviewers=lambda: operations.settings.reviewers
+        ),
     )
 
 
@@ -278,6 +281,8 @@ def create_app(services: Services) -> FastAPI:
             yield
         if services.monitor is not None:
             await asyncio.to_thread(services.monitor.flush)
+        for finish in operations.at_last:
+            await finish()
 
     app = FastAPI(
         title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]

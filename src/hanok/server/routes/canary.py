@@ -76,6 +76,7 @@ def _add_changing(routes: APIRouter, services: Services, table: Canaries) -> Non
     @needs("models:manage")
     async def start(model: str, body: Starting) -> dict[str, Any]:
         """Try another model out beside this one; which of them answers a conversation stays so."""
+        services.operations.check_alone("a canary")
         host = services.models.host(model)
         if model != services.models.default_name:
             raise ApiError(
