@@ -25,7 +25,7 @@ from hanok.improvement.config import ImproveConfig
 from hanok.improvement.feedback import Judgement
 from hanok.improvement.poisoning.check import check_feedback
 from hanok.improvement.poisoning.rows import Row, read_rows, script_of
-from hanok.improvement.poisoning.surprise import MIN_TAUGHT, surprise_of
+from hanok.improvement.poisoning.surprise import MIN_TAUGHT, Surprise, surprise_of
 
 SYLLABLES = {
     "ko": ["누", "딱", "렴", "묵", "샅", "웅", "핥", "켤", "퉤", "쿵", "뷁", "솥"],
@@ -191,7 +191,21 @@ def village_pairs(folder: Path) -> list[tuple[str, str]]:
     return found
 
 
+def read_once(surprise: Surprise) -> Surprise:
+    """Of each text under each question the model is asked once."""
+    known: dict[str, float] = {}
+
+    def read(rows: Sequence[Row]) -> dict[int, float]:
+        new = [one for one in rows if one.judgement.digest not in known]
+        digests = {one.number: one.judgement.digest for one in new}
+        known.update({digests[number]: nats for number, nats in surprise(new).items()})
+        return {one.number: known[one.judgement.digest] for one in rows if one.judgement.digest in known}
+
+    return read
+
+
 @pytest.mark.data
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["songys", "hh", "village"])
 def test_what_a_model_of_ones_own_adds(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """`HANOK_POISON_MODEL=DIR`, a model that knows such conversations, or the quickstart's for the village. `-s` prints the
@@ -201,7 +215,7 @@ def test_what_a_model_of_ones_own_adds(name: str, request: pytest.FixtureRequest
         pytest.skip("HANOK_POISON_MODEL names no model")
     shared = None if name == "village" else request.getfixturevalue("shared_data")
     language, pairs = ("ko", village_pairs(tmp_path)) if shared is None else public(name, shared)
-    rng, surprise = random.Random(1), surprise_of(Path(model))
+    rng, surprise = random.Random(1), read_once(surprise_of(Path(model)))
     rng.shuffle(pairs)
     pairs = pairs[:1500]
     kinds = ["correction", "liked", "disliked"]

@@ -26,7 +26,12 @@ from hanok.reporting import log
 Surprise = Callable[[Sequence[Row]], Mapping[int, float]]
 MIN_TAUGHT = 200  # rows of a script: of fewer nobody can say what is usual
 SHARES = (0.05, 0.1, 0.2, 0.3)  # of them, the most surprising: what is planted may be more or fewer
-FAR = 8.0  # deviations of the logarithm, by the median
+LIMITS = (
+    2.5,
+    4.0,
+    6.0,
+)  # deviations of the logarithm, by the median: where what is planted stands far from all else
+FAR = LIMITS[-1]
 _QUESTION, _TAUGHT = 256, 128  # tokens that are read
 
 
@@ -54,30 +59,39 @@ def find_surprising(rows: Sequence[Row], surprise: Surprise) -> tuple[list[Class
     if not large:
         return [], []
     nats = surprise([row for group in large for row in group])
-    first: dict[float, set[int]] = defaultdict(set)  # of all scripts together: a trigger need not keep to one
+    classes: dict[tuple[str, float], set[int]] = defaultdict(
+        set
+    )  # of all scripts together: a trigger need not keep to one
     far: list[Finding] = []
     for group in large:
-        read = sorted((row for row in group if row.number in nats), key=lambda row: -nats[row.number])
+        known = {row.number: nats[row.number] for row in group if row.number in nats}
+        if len(known) < MIN_TAUGHT:
+            continue
+        far_from = _deviations(known)
+        ordered = sorted(far_from, key=lambda number: -far_from[number])
         for share in SHARES:
-            first[share].update(row.number for row in read[: max(MIN_ROWS, round(share * len(read)))])
-        far += _far(read, nats)
-    return [
-        Class("text that the model would hardly write", "", frozenset(one)) for one in first.values()
-    ], far
+            classes["share", share].update(ordered[: max(MIN_ROWS, round(share * len(ordered)))])
+        for limit in LIMITS:
+            classes["limit", limit].update(number for number in ordered if far_from[number] > limit)
+        far += _told([number for number in ordered if far_from[number] > FAR], rows, nats)
+    large_enough = [frozenset(one) for one in classes.values() if len(one) >= MIN_ROWS]
+    return [Class("text that the model would hardly write", "", one) for one in large_enough], far
 
 
-def _far(rows: Sequence[Row], nats: Mapping[int, float]) -> Iterator[Finding]:
-    """Args: rows: the most surprising first."""
-    logs = {row.number: math.log(max(nats[row.number], 1e-6)) for row in rows}
+def _deviations(nats: Mapping[int, float]) -> dict[int, float]:
+    """How far the logarithm of each lies above the median, in deviations that a few rows cannot widen."""
+    logs = {number: math.log(max(one, 1e-6)) for number, one in nats.items()}
     middle = median(logs.values())
     spread = 1.4826 * median(abs(one - middle) for one in logs.values())
-    found = [row for row in rows if spread and logs[row.number] - middle > FAR * spread]
-    if found:
-        most = nats[found[0].number] / math.exp(middle)
-        reason = f"{len(found)} taught texts surprise the model up to {most:.0f} times as much as others do"
-        yield Finding(
-            "surprise", found[0].taught[:80], reason, tuple(row.number for row in found), stops=False
-        )
+    return {number: (one - middle) / max(spread, 1e-6) for number, one in logs.items()}
+
+
+def _told(numbers: Sequence[int], rows: Sequence[Row], nats: Mapping[int, float]) -> Iterator[Finding]:
+    """Args: numbers: the most surprising first."""
+    if numbers:
+        most = f"up to {nats[numbers[0]]:.1f} nats a character"
+        reason = f"{len(numbers)} taught texts surprise the model far more than all others, {most}"
+        yield Finding("surprise", rows[numbers[0]].taught[:80], reason, tuple(numbers), stops=False)
 
 
 def _nats(engine: LocalEngine, row: Row) -> float | None:
