@@ -197,6 +197,17 @@ def test_links_are_not_signed(model: Path, keys: Path) -> None:
         sign(model.parent / "empty", load_private(keys / "maker"))
 
 
+def test_a_signature_that_lies_elsewhere(model: Path, keys: Path, tmp_path: Path) -> None:
+    apart = tmp_path / "apart.sig"
+    (model / SIGNATURE).unlink()
+    sign(model, load_private(keys / "maker"), signature=apart)
+    assert trusted(keys, "maker").check(model, signature=apart).files == len(FILES)
+    with pytest.raises(SignatureError, match="not signed"):
+        trusted(keys, "maker").check(model)
+    with pytest.raises(ConfigError, match="lies in what it signs"):
+        sign(model, load_private(keys / "maker"), signature=model / "own.sig")
+
+
 def test_a_signature_is_no_part_of_what_it_signs(tmp_path: Path, keys: Path) -> None:
     """The hash of an artefact, and of a directory without a manifest, is the same before and after."""
     with create_artefact(tmp_path / "made", kind="model") as draft:

@@ -180,8 +180,16 @@ def sign(directory: Path, key: Ed25519PrivateKey, *, signature: Path | None = No
         signature: where to, if not into the directory.
 
     Raises:
-        SignatureError: there are links, or nothing to sign.
+        SignatureError: there are links, or nothing to sign. ConfigError: another name than `model.sig` in the directory itself.
     """
+    if (
+        signature is not None
+        and directory.resolve() in signature.resolve().parents
+        and signature.name != SIGNATURE
+    ):
+        raise ConfigError(
+            f"{signature} lies in what it signs", remedy=f"leave --signature out: it is {SIGNATURE} then"
+        )
     digests, links = _present(directory)
     if links or not digests:
         what = f"holds links: {_listed(links)}" if links else "holds no files"
