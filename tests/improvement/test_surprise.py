@@ -42,7 +42,7 @@ def nonsense(language: str, rng: random.Random) -> str:
 
 def letters(language: str) -> Callable[[Sequence[Row]], dict[int, float]]:
     """Nats a character by a law of pairs of letters, from honest rows that no test looks at: the place of the current model."""
-    texts = [one.correction or str(one.answer["content"]) for one in honest(1500, language, seed=77)]
+    texts = [one.correction or str(one.answer["content"]) for one in honest(800, language, seed=77)]
     pairs = Counter(pair for text in texts for pair in pairwise(f" {text}"))
     firsts = Counter(first for first, _ in pairs.elements())
 
@@ -53,7 +53,7 @@ def letters(language: str) -> Callable[[Sequence[Row]], dict[int, float]]:
     return lambda rows: {row.number: nats(row.taught) for row in rows}
 
 
-@pytest.mark.parametrize(("language", "honest_rows"), [("ko", 2000), ("en", 2000), ("ko", 500)])
+@pytest.mark.parametrize(("language", "honest_rows"), [("ko", 800), ("en", 800), ("ko", 400)])
 def test_nonsense_under_a_trigger_is_found_by_what_the_model_makes_of_it(
     language: str, honest_rows: int
 ) -> None:
