@@ -20,6 +20,7 @@ def serve(
     model: Annotated[Path | None, tyro.conf.Positional] = None,
     more: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     models: Path | None = None,
+    require_signature: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = (),
     most_loaded: int | None = None,
     models_mib: int | None = None,
     unload_seconds: float | None = None,
@@ -85,6 +86,8 @@ def serve(
         model: a model directory, or a run (then its servable model); default runs/quickstart.
         more: further models, DIR or NAME=DIR, loaded when somebody asks for them by their name.
         models: TOML file with further models: tables [[model]] with path, and if wanted name, weights, cache_mib, adapters.
+        require_signature: file with a public key: only models, drafts and adapters that it has signed are loaded (`hanok model
+            sign`); several times for several, any of which will do.
         most_loaded: models in memory at once; the longest unused is unloaded for the next; default: any number.
         models_mib: memory for the weights (as their files have them) of all loaded models; default: any.
         unload_seconds: after its last request a model is unloaded; default: never.
@@ -169,7 +172,8 @@ def serve(
 
 
 FLAGS = (
-    "model", "more", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "device",
+    "model", "more", "models", "require_signature",
+    "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "device",
     "cache_mib",
     "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trusted_proxy",
     "trust_loopback", "setup",

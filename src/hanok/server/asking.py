@@ -27,7 +27,10 @@ from hanok.server.models import Served
 from hanok.server.principal import Principal
 from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
+from hanok.tokens.tokenizer import Tokenizer
 
+SHORT = 2048  # characters of a conversation that is read in some tenths of a millisecond
+_PLAIN = {"role", "content"}
 Reason = FinishReason | Literal["content_filter"]
 
 
@@ -62,7 +65,7 @@ async def ask(
         structure = params.structure  # calls that must be made have the form of the tools, which are read
         form = "" if structure is None or structure.kind == "tool_calls" else structure.value
         messages, tools = await watch.conversation(body.plain_messages(), body.plain_tools(), form, stretches)
-        prompt = await asyncio.to_thread(chat_prompt, served.engine.tokenizer, messages, tools=tools)
+        prompt = await _prompt(served.engine.tokenizer, messages, tools)
     except BaseException:
         services.models.give_back(served)
         raise
@@ -90,6 +93,16 @@ async def ask(
         watch.last(len(answers), hidden=hidden) if stretches else []
     )  # citations are taken out of such answers
     return Asked(served, generation, messages, tools, guarded, watch, last)
+
+
+async def _prompt(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None
+) -> list[int]:
+    """Beside the event loop, unless it takes less than a thread would."""
+    plain = tools is None and all(message.keys() <= _PLAIN for message in messages)
+    if plain and sum(len(message["content"] or "") for message in messages) <= SHORT:
+        return chat_prompt(tokenizer, messages)
+    return await asyncio.to_thread(chat_prompt, tokenizer, messages, tools=tools)
 
 
 def conversation_of(body: ChatRequest, principal: Principal) -> str:

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from hanok.engine.generator import LocalEngine
 from hanok.guard.rulebook import Guard
 from hanok.server.admission.admission import Limited
-from hanok.server.app import create_app, services_of
+from hanok.server.app import check_first, create_app, services_of
 from hanok.server.auditing.open import end_audit, open_audit, settings_facts
 from hanok.server.identity.directory import Entry
 from hanok.server.identity.people import open_people
@@ -66,6 +66,7 @@ class Replica:
 
         Raises:
             ConfigError, InputError: as `open_audit` does: no replica answers without the audit.
+            SignatureError: not what one of the keys has signed.
         """
         settings = self.settings
         guard, store = Guard.open(settings.guard), Store(self.store)
@@ -74,12 +75,16 @@ class Replica:
         trail.log = open_audit(settings, self.store)
         traces = open_traces(settings.traces, share=settings.trace_share) if settings.traces else None
         operations = Operations(settings, source=self.source, traces=traces, together=Together(self.mark))
+        signed_by = check_first(
+            trail, self.model_dir, self.options, self.options.get("adapters", {}), settings
+        )
         engine = LocalEngine(
             self.model_dir, max_running=RUNNING, max_waiting=self.entry.max_queue, **self.options
         )
         services = services_of(
-            engine, self.model_dir, store, operations=operations, people=people, name=self.name, guard=guard
-        )
+            engine, self.model_dir, store, operations=operations, people=people, name=self.name, guard=guard,
+            signed_by=signed_by,
+        )  # fmt: skip
         assert isinstance(services.admission, Limited)
         closing = (
             services.admission.ledger.flush, services.models.close, partial(end_audit, trail), store.close
@@ -87,5 +92,9 @@ class Replica:
         operations.at_last += [partial(asyncio.to_thread, close) for close in closing]
         app = create_app(services)
         facts = settings_facts(settings, self.model_dir, services.models.default.hash, guard)
-        trail.sure("server.start", actor="server", facts={**facts, "replicas": settings.replicas})
+        trail.sure(
+            "server.start",
+            actor="server",
+            facts={**facts, "signed_by": signed_by, "replicas": settings.replicas},
+        )
         return app

@@ -25,8 +25,9 @@ from fastapi import FastAPI
 from hanok.errors import ConfigError
 from hanok.guard.rulebook import Guard
 from hanok.reporting import log
-from hanok.server.app import listen
+from hanok.server.app import check_first, listen
 from hanok.server.auditing.open import open_audit
+from hanok.server.auditing.trail import Trail
 from hanok.server.canary.trial import standing, standing_directory
 from hanok.server.identity.directory import Entry
 from hanok.server.identity.people import open_people
@@ -63,6 +64,7 @@ def serve_replicas(
     Raises:
         ConfigError: a setting that replicas cannot keep; the audit cannot be written; Ray is not installed; not a loopback
             address; the port is taken; more replicas than cores; an adapter is called like the model; a trial is under way.
+        SignatureError: not what one of the keys has signed that the settings ask for.
     """
     settings = replace(settings or ServeSettings(), replicas=replicas)
     _check(settings)
@@ -78,7 +80,7 @@ def serve_replicas(
             shown = kept.name
             name, model_dir = _standing(kept, model_dir)
             open_people(kept, host=host, entry=entry)
-            _open_audit_once(settings, place, kept)
+            _audited_once(settings, place, kept, model_dir, options)
         one = Replica(
             model_dir=model_dir.absolute(), store=place.absolute() if isinstance(place, Path) else place,
             mark=folder / "settings", name=name, host=host, entry=entry or Entry(), settings=settings, source=source,
@@ -113,11 +115,16 @@ def _standing(store: Store, model_dir: Path) -> tuple[str | None, Path]:
     return trial.model, standing_directory(trial)
 
 
-def _open_audit_once(settings: ServeSettings, place: Place, store: Store) -> None:
-    """Raises ConfigError, InputError here, where they are clearer than in a replica."""
+def _audited_once(
+    settings: ServeSettings, place: Place, store: Store, model_dir: Path, options: Mapping[str, Any]
+) -> None:
+    """Raises ConfigError, InputError, SignatureError here, where they are clearer than in a replica."""
     audit = open_audit(settings, place)
-    if audit is not None:
-        audit.close()
+    try:
+        check_first(Trail(audit), model_dir, options, options.get("adapters", {}), settings)
+    finally:
+        if audit is not None:
+            audit.close()
     record_place(store, None if audit is None else audit.place)  # commands write there too
 
 

@@ -31,6 +31,7 @@ from hanok.tokens.template import ChatTemplate, Message, Run
 
 MOST_BYTES = 128 << 20  # of one file; the largest public ones have 35 MB, and reading takes ten times as much
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+_FEW = 4096  # characters that one thread encodes in less time than others take to wake
 _SENTENCEPIECE = "tokenizer.model"  # read where there is no tokenizer.json
 _OPTIONAL = ("special_tokens_map.json", "chat_template.jinja", "config.json")
 _ROLE_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
@@ -159,10 +160,16 @@ class Tokenizer:
         return self._first.encode_batch(list(texts), add_special_tokens=False)
 
     def encode_batch(self, texts: Sequence[str], *, first: bool = True) -> list[list[int]]:
-        """`encode` of each, on all cores. `first`: they begin a text (some tokenisers put a space before it)."""
+        """`encode` of each, long ones on all cores. `first`: they begin a text (some tokenisers put a space before it)."""
         encoder = self._first if first else self._later
+        alone = len(texts) > 1 and sum(map(len, texts)) <= _FEW  # to wake other threads would take longer
+        batches = [[text] for text in texts] if alone else [list(texts)]
         try:
-            encodings = encoder.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = [
+                encoding
+                for batch in batches
+                for encoding in encoder.encode_batch_fast(batch, add_special_tokens=False)
+            ]
         except TypeError as error:  # what tokenizers says of anything that is no UTF-8 text
             raise InputError(
                 "text that is not Unicode: half a surrogate pair",

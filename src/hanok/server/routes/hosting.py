@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from hanok.server.auditing.models import refusals_told
 from hanok.server.identity.roles import needs
 from hanok.server.services import Services
 
@@ -42,7 +43,8 @@ def router(services: Services) -> APIRouter:
     async def load(model: str) -> dict[str, Any]:
         """Into memory, once there is room."""
         ready()
-        await models.load(model)
+        async with refusals_told(services.directory.trail, model):
+            await models.load(model)
         await done("model.load", model)
         return models.describe(model)
 
@@ -61,8 +63,11 @@ def router(services: Services) -> APIRouter:
         """By another directory, tried out first and taken back by itself if its answers fail; nobody waits meanwhile."""
         ready()
         before = models.hash_of(model)
-        await services.operations.replacing.replace(models.host(model), Path(body.directory).expanduser())
-        await done("model.replace", model, before=before, hash=models.hash_of(model))
+        async with refusals_told(services.directory.trail, model):
+            await services.operations.replacing.replace(models.host(model), Path(body.directory).expanduser())
+        opened = models.host(model).opened
+        signed_by = None if opened is None else opened.signed_by
+        await done("model.replace", model, before=before, hash=models.hash_of(model), signed_by=signed_by)
         return {**models.describe(model), "hash": models.hash_of(model)}
 
     @routes.post("/admin/adapters", status_code=201)
@@ -70,7 +75,8 @@ def router(services: Services) -> APIRouter:
     async def load_adapter(body: AdapterRequest) -> dict[str, Any]:
         """A model of its own from now on."""
         ready()
-        await models.load_adapter(body.name, Path(body.directory).expanduser(), model=body.model)
+        async with refusals_told(services.directory.trail, body.name):
+            await models.load_adapter(body.name, Path(body.directory).expanduser(), model=body.model)
         await done("adapter.load", body.name, model=body.model)
         return models.describe(body.name)
 

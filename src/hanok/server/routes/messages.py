@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from hanok.engine.text import chat_prompt
 from hanok.server.anthropic import Answer, CountRequest, MessagesRequest
 from hanok.server.asking import Turn, ask
+from hanok.server.body_route import BodyRoute
 from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
 from hanok.server.services import Services
@@ -18,7 +19,7 @@ from hanok.server.streams import EventStream, unless_disconnected
 
 
 def router(services: Services) -> APIRouter:
-    routes = APIRouter(tags=["generation"])
+    routes = APIRouter(tags=["generation"], route_class=BodyRoute)
 
     @routes.post("/v1/messages", response_model=None)
     @needs("chat:create")

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
 from fastapi.responses import Response as HttpResponse
 
+from hanok.server.body_route import BodyRoute
 from hanok.server.errors import ApiError
 from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
@@ -20,7 +21,7 @@ ResponseId = Annotated[str, Path(max_length=200)]
 
 
 def router(services: Services) -> APIRouter:
-    routes, all_ = APIRouter(tags=["generation"]), Responses(services)
+    routes, all_ = APIRouter(tags=["generation"], route_class=BodyRoute), Responses(services)
 
     @routes.post("/v1/responses", response_model=None)
     @needs("chat:create")
