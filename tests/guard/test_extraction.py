@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from hanok.guard.extraction import (
 from hanok.guard.protection import ExtractionPolicy
 
 SYSTEM = list(range(900, 940))
-Asked = tuple[list[int], dict[str, bool]]
+Asked = tuple[list[int], dict[str, Any]]
 
 
 def words(draw: random.Random, count: int) -> list[int]:
@@ -97,7 +98,8 @@ def test_heavy_honest_callers_stay_off_the_ladder(kind: Callable[..., Iterator[A
 
 
 def test_a_conversation_that_goes_on_is_not_new() -> None:
-    sketch, ask = Sketch(), {"logprobs": False, "samples": False, "greedy": False}
+    sketch = Sketch()
+    ask: dict[str, Any] = {"logprobs": False, "samples": False, "greedy": False}
     first = list(range(50))
     assert sketch.look(first, **ask).fresh
     assert not sketch.look(first, **ask).fresh
@@ -181,7 +183,7 @@ def test_a_climb_is_the_same_from_any_score(start: float) -> None:
 def test_what_two_sketches_saw_is_put_together() -> None:
     draw = random.Random(6)
     one, other, news = Sketch(), Sketch(), Sketch()
-    ask = {"logprobs": False, "samples": False, "greedy": False}
+    ask: dict[str, Any] = {"logprobs": False, "samples": False, "greedy": False}
     mine, theirs = ([words(draw, 40) for _ in range(30)] for _ in range(2))
     for prompt in mine:
         one.look(prompt, **ask)

@@ -13,7 +13,7 @@ from hanok.store.review.items import Item
 from hanok.store.review.queue import Reviews
 
 WHO = Caller(owner="k1", tenant="acme")
-ONE = dict.fromkeys(COUNTS, 1)
+ONE: dict[str, int] = dict.fromkeys(COUNTS, 1)
 
 
 def one_more(known: Known) -> tuple[Known, Item | None]:

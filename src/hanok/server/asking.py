@@ -24,6 +24,7 @@ from hanok.server.generation import BLOCKED, Generation
 from hanok.server.guarded import Guarded, LastFilter, Reader, read
 from hanok.server.guarding import Stretch, Watch
 from hanok.server.models import Served
+from hanok.server.operations.requests import CURRENT
 from hanok.server.principal import Principal
 from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
@@ -117,8 +118,9 @@ def is_blocked(answer: Reader) -> bool:
 
 
 def new_calls(answer: Reader, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Calls that became whole. Ids of their own: the same call twice in a conversation is two calls."""
-    return [
+    """Calls that became whole. Ids of their own: the same call twice in a conversation is two calls. The request is told of
+    them."""
+    new = [
         {
             **call,
             "id": f"call_{uuid.uuid4().hex[:24]}",
@@ -126,6 +128,12 @@ def new_calls(answer: Reader, known: Sequence[Mapping[str, Any]]) -> list[dict[s
         }
         for call in answer.calls[len(known) :]
     ]
+    request = CURRENT.get()
+    if request is not None:
+        request.calls += [
+            {"id": call["id"], "tool": call["function"]["name"], "asked": "approval" in call} for call in new
+        ]
+    return new
 
 
 def approval(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _run(one: Replica, cores: int, port: int, store: str) -> None:
         stopped.wait()
         serve.delete(_NAME)  # returns once answers under way have been given, or time is up
         serve.shutdown()  # and they have all been passed on
-    except RuntimeError as error:
+    except (RuntimeError, TimeoutError) as error:
         raise ConfigError(
             f"the replicas did not start ({error})", remedy="without --runtime ray the message is clearer"
         ) from error

@@ -213,7 +213,9 @@ class Monitor:
             known = self._table.find(caller) or Known(owner=caller.owner, tenant=caller.tenant)
         except SQLAlchemyError as error:  # the answer does not wait for it
             log.error("the monitor of extraction cannot read", exc_info=error)
-            return self._watched.setdefault(caller, _Watched(caller))
+            watched = self._watched.setdefault(caller, _Watched(caller))
+            watched.read = self._clock()  # nor do those behind it, each for itself
+            return watched
         with self._lock:
             watched = self._watched.setdefault(caller, _Watched(caller))
             if not watched.news.counts:
