@@ -271,7 +271,8 @@ def create_app(services: Services) -> FastAPI:
 def listen(host: str, port: int) -> socket.socket:
     """Raises ConfigError if the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # the protocol by name: without it asyncio leaves Nagle's algorithm on, and each event of a stream waits for a client's ACK
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # of every connection
     try:
