@@ -49,8 +49,13 @@ def router(services: Services) -> APIRouter:
         """How many tokens the prompt has."""
         chat = body.chat()
         async with services.models.use(chat.model, principal_of(request)) as served:
+            tokenizer = served.engine.tokenizer
             ids = await asyncio.to_thread(
-                chat_prompt, served.engine.tokenizer, chat.plain_messages(), tools=chat.plain_tools()
+                chat_prompt,
+                tokenizer,
+                chat.plain_messages(),
+                tools=chat.plain_tools(),
+                settings=chat.template_settings(tokenizer),
             )
         return {"input_tokens": len(ids)}
 
