@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def serve(
     model: Annotated[Path | None, tyro.conf.Positional] = None,
     more: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    alias: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     models: Path | None = None,
     most_loaded: int | None = None,
     models_mib: int | None = None,
@@ -84,6 +85,8 @@ def serve(
     Args:
         model: a model directory, or a run (then its servable model); default runs/quickstart.
         more: further models, DIR or NAME=DIR, loaded when somebody asks for them by their name.
+        alias: NAME=MODEL, another name by which a model may be asked for, as of clients that know one alone; several times for
+            several. Keys name the models themselves.
         models: TOML file with further models: tables [[model]] with path, and if wanted name, weights, cache_mib, adapters.
         most_loaded: models in memory at once; the longest unused is unloaded for the next; default: any number.
         models_mib: memory for the weights (as their files have them) of all loaded models; default: any.
@@ -169,8 +172,8 @@ def serve(
 
 
 FLAGS = (
-    "model", "more", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "device",
-    "cache_mib",
+    "model", "more", "alias", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights",
+    "device", "cache_mib",
     "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trusted_proxy",
     "trust_loopback", "setup",
     "prices", "request_timeout", "max_queue", "max_queue_tokens",
@@ -234,11 +237,12 @@ def _serve(settings: ServeSettings, source: Any) -> None:
         prices=prices_in(settings.prices),
     )  # fmt: skip
     further = _further(settings, options)
-    if settings.runtime == "ray" and further:
+    if settings.runtime == "ray" and (further or settings.alias):
         from hanok.errors import ConfigError
 
         raise ConfigError(
-            "several models in replicas", remedy="serve them in one process: without --runtime ray"
+            "several models, or aliases, in replicas",
+            remedy="serve them in one process: without --runtime ray",
         )
     if settings.runtime == "ray":
         if settings.audit:

@@ -40,7 +40,7 @@ from hanok.server.document_vectors import ModelEmbedding
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
 from hanok.server.exchange import Admission
-from hanok.server.hosting import Hosted, ModelSpec, model_name
+from hanok.server.hosting import Hosted, ModelSpec, model_name, parse_aliases
 from hanok.server.hosts import SafeHeaders
 from hanok.server.identity.directory import Directory, Entry
 from hanok.server.identity.middleware import Identify, authorise
@@ -176,6 +176,8 @@ def services_of(
         [first, *map(Hosted, more)], most_loaded=settings.most_loaded,
         memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
     )  # fmt: skip
+    _take_aliases(models, settings)()
+    operations.on_reload.append(partial(_take_aliases, models))
     operations.trials.table = Canaries(store)
     flags = FlagQueue(store, lambda: operations.settings.review_flags, lambda: operations.settings.reviewers)
     operations.at_end.append(flags.flush)
@@ -201,6 +203,13 @@ def services_of(
         ),
         monitor=Monitor(store, guard, people.directory.trail),
     )
+
+
+def _take_aliases(models: Models, settings: ServeSettings) -> Callable[[], None]:
+    """Raises ConfigError for names that cannot be used."""
+    aliases = parse_aliases(settings.alias)
+    models.check_aliases(aliases)
+    return partial(models.take_aliases, aliases)
 
 
 def _through(provider: Provider) -> Oidc:

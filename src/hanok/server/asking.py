@@ -97,6 +97,14 @@ async def ask(
     return Asked(served, generation, messages, tools, guarded, watch, last)
 
 
+async def count_prompt(services: Services, chat: ChatRequest, principal: Principal) -> int:
+    """Tokens that a model reads of a conversation."""
+    async with services.models.use(chat.model, principal) as served:
+        tokenizer = served.engine.tokenizer
+        settings = chat.template_settings(tokenizer)
+        return len(await _prompt(tokenizer, chat.plain_messages(), chat.plain_tools(), settings))
+
+
 async def _prompt(
     tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None,
     settings: Mapping[str, Setting],

@@ -35,6 +35,7 @@ class ServeSettings:
     draft: Path | None = None
     adapter: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
+    alias: tuple[str, ...] = field(default=(), metadata=_LIVE)
     models: Path | None = None
     most_loaded: int | None = None
     models_mib: int | None = None
