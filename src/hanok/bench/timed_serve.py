@@ -7,39 +7,39 @@ The engine is told to note them; the service is the one that is served otherwise
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import hanok.server.app as app
-from hanok.cli import main
 from hanok.engine.api import Delta, Request
 from hanok.engine.generation import Generation
 from hanok.engine.generator import LocalEngine
 
 MOMENTS: dict[str, list[float]] = {}
+_new, _put_in = LocalEngine._new, LocalEngine._put_in
 
 
-class TimedEngine(LocalEngine):
-    """Notes both moments of each request, and is itself from its second delta on."""
+def timed_new(
+    engine: LocalEngine, request: Request, listen: Callable[[Delta], None], fail: Callable[[Exception], None]
+) -> Generation:
+    """Notes the first delta; from the second on nothing is in between."""
 
-    def _new(
-        self, request: Request, listen: Callable[[Delta], None], fail: Callable[[Exception], None]
-    ) -> Generation:
-        def first(delta: Delta) -> None:
-            MOMENTS[request.id].append(time.monotonic())
-            generation.listener = listen
-            listen(delta)
+    def first(delta: Delta) -> None:
+        MOMENTS[request.id].append(time.monotonic())
+        generation.listener = listen
+        listen(delta)
 
-        generation = super()._new(request, first, fail)
-        return generation
+    generation = _new(engine, request, first, fail)
+    return generation
 
-    def _put_in(self, generations: Sequence[Generation]) -> None:
-        now = time.monotonic()
-        MOMENTS.update((one.request.id, [now]) for one in generations)
-        super()._put_in(generations)
+
+def timed_put_in(engine: LocalEngine, generations: Sequence[Generation]) -> None:
+    now = time.monotonic()
+    MOMENTS.update((one.request.id, [now]) for one in generations)
+    _put_in(engine, generations)
 
 
 def read(file: Path) -> dict[str, tuple[float, float]]:
@@ -49,9 +49,9 @@ def read(file: Path) -> dict[str, tuple[float, float]]:
 
 
 if __name__ == "__main__":
-    app.LocalEngine = TimedEngine
+    LocalEngine._new, LocalEngine._put_in = timed_new, timed_put_in  # type: ignore[method-assign]
     file = Path(sys.argv.pop(1))
     try:
-        main()
+        runpy.run_module("hanok", run_name="__main__")
     finally:
         file.write_text(json.dumps(MOMENTS), encoding="utf-8")
