@@ -39,7 +39,7 @@ def main() -> None:
 
 def build_llama_server(target: Path) -> None:
     with tempfile.TemporaryDirectory() as work:
-        pip("download", "--no-deps", "--no-binary", ":all:", "--dest", work, LLAMA)
+        pip("download", "--no-deps", "--no-binary", LLAMA.partition("==")[0], "--dest", work, LLAMA)
         (source,) = Path(work).glob("*.tar.gz")
         with tarfile.open(source) as archive:
             archive.extractall(work, filter="data")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hanok.bench import memory, on_device, prefill, serve, small
+from hanok.bench import decoding_cost, device_side, memory, on_device, prefill, serve, shrunk, small
+from hanok.bench.words import make_chat_model
 from hanok.cli.bench import BENCHMARKS, bench
 from hanok.errors import ConfigError
 from hanok.kernels.native import native
+from hanok.models.checkpoint import load_config
 from hanok.models.config import ModelConfig
 
 needs_kernels = pytest.mark.skipif(native() is None, reason="the native kernels are not built")
@@ -51,6 +53,48 @@ def test_answers_on_a_device(tiny_shape: ModelConfig, tmp_path: Path) -> None:
     assert (tmp_path / "device" / "report.html").is_file()
 
 
+def test_longer_contexts_find_nothing_of_shorter_ones(tiny_shape: ModelConfig, tmp_path: Path) -> None:
+    """Prompts of more than a block, first alone and then as the beginning of what is asked next."""
+    model = make_chat_model(tmp_path, tiny_shape, "tiny")
+    settings = {
+        "device": "cpu-torch",
+        "kind": "float32",
+        "threads": 1,
+        "contexts": [70, 140],
+        "streams": [],
+        "tokens": 2,
+    }
+    found = device_side.measure(model, settings | {"repeats": 1})
+    assert [len(seconds) for seconds in found["contexts"].values()] == [1, 1]
+    drawn = [
+        one
+        for n in (70, 140)
+        for repeat in range(3)
+        for one in device_side.prompts(300, [n] * 4, f"{n} {repeat}")
+    ]
+    assert len({tuple(one[:8]) for one in drawn}) == len(drawn)
+
+
+def test_a_context_found_in_the_cache_is_no_measurement(
+    tiny_shape: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: one prompt asked twice."""
+    monkeypatch.setattr(
+        device_side, "prompts", lambda _vocabulary, lengths, _seed: [[*range(n)] for n in lengths]
+    )
+    model = make_chat_model(tmp_path, tiny_shape, "tiny")
+    settings = {
+        "device": "cpu-torch",
+        "kind": "float32",
+        "threads": 1,
+        "contexts": [140],
+        "streams": [],
+        "tokens": 2,
+    }
+    with pytest.raises(AssertionError):
+        device_side.measure(model, settings | {"repeats": 1})
+
+
 @needs_kernels
 def test_prefill(tiny_shape: ModelConfig, tmp_path: Path) -> None:
     rows = prefill.run(
@@ -59,6 +103,17 @@ def test_prefill(tiny_shape: ModelConfig, tmp_path: Path) -> None:
     assert [row["case"] for row in rows] == ["prefill/int4/ctx600"]
     assert all(row["ours"] > 0 and row["runs"] == 1 and row["peer"] == "none" for row in rows)
     assert (tmp_path / "prefill" / "report.html").is_file()
+
+
+@needs_kernels
+def test_what_heads_cost(tiny_shape: ModelConfig, tmp_path: Path) -> None:
+    """Heads that say one law and that law without heads draw the same tokens, so their times are of the same work."""
+    rows = decoding_cost.run(
+        quick=True, rounds=2, folder=tmp_path, sizes=("5m",), shapes={"5m": (tiny_shape, "tiny")}
+    )
+    assert [row["case"] for row in rows] == ["5m/int4/wall", "5m/int4/processor"]
+    assert all(row["ours"] > 0 and row["theirs"] > 0 and row["runs"] == 2 for row in rows)
+    assert (tmp_path / "decoding-cost" / "report.html").is_file()
 
 
 @needs_kernels
@@ -76,6 +131,16 @@ def test_memory(tiny_shape: ModelConfig, tmp_path: Path) -> None:
     assert by_case["memory/int4/full"]["python_and_torch"] > 100
     further = by_case["start/int4/further"]
     assert further["from_process_start"] > further["ours"] > 0
+
+
+@needs_kernels
+def test_shrunk(tiny_shape: ModelConfig, tmp_path: Path) -> None:
+    rows = shrunk.run(quick=True, kinds=("int4",), rounds=1, folder=tmp_path, shape=tiny_shape, name="tiny")
+    assert [row["case"] for row in rows] == ["shrunk/int4/ctx64"]
+    less, all_of_it = rows[0]["weight_bytes"]
+    assert 0 < less < all_of_it
+    assert rows[0]["ratio"] > 0
+    assert load_config(tmp_path / "tiny-shrunk").mlp_width == 64
 
 
 @needs_kernels

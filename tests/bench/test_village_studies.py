@@ -1,4 +1,4 @@
-"""The studies on the harder village, in small: reward models (what is flipped, what is held out), and practice."""
+"""The studies on the harder village, in small: reward models (what is flipped, what is held out), preferences, practice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import tiny_training as tiny
 import torch
 
-from hanok.bench import practice, reward_models
+from hanok.bench import practice, preferences, reward_models
 from hanok.data.village.build import write_village
 from hanok.data.village.config import AlignmentDataConfig, VillageConfig
 from hanok.models.checkpoint import save_model
@@ -92,12 +92,13 @@ def test_methods_practise_the_same_prompts(village: Path, model: Path, shards: P
         max_steps=2, prompts_per_step=2, group_size=2, max_new_tokens=4, max_seq_len=512, threads=1
     )
     found = practice.run(
-        model=model, shards=shards, village=village, folder=tmp_path, seeds=[1], methods=("grpo", "ppo"), practice=small,
+        model=model, shards=shards, village=village, folder=tmp_path, seeds=[1], practice=small,
+        ways={name: practice.WAYS[name] for name in ("ppo", "grpo")},
         data=AlignmentDataConfig(pairs=1, prompts=4, validation=1, questions=2),
     )  # fmt: skip
-    assert [(row["method"], row["reward"], row["minus grpo"]) for row in found] == [
+    assert [(row["way"], row["reward"], row["minus grpo"]) for row in found] == [
+        ("ppo", 0, 0),  # also where the way that it is measured against comes last
         ("grpo", 0, 0),
-        ("ppo", 0, 0),
     ]
     assert all(row["sums"].startswith("+0.0") for row in found)  # an untrained model adds nothing up
     asked = [
@@ -105,6 +106,27 @@ def test_methods_practise_the_same_prompts(village: Path, model: Path, shards: P
         for method in ("grpo", "ppo")
     ]
     assert asked[0] == asked[1] != []
+
+
+def test_preferences_are_learnt_with_and_without_rehearsal_and_once(
+    village: Path, model: Path, shards: Path, tmp_path: Path
+) -> None:
+    small = AlignConfig(max_steps=1, pairs_per_step=4, max_seq_len=512, threads=1, rehearsal_tokens=600)
+    options: dict[str, Any] = {
+        "model": model, "shards": shards, "village": village, "folder": tmp_path, "seeds": [1], "split": "validation",
+        "ways": {"dpo": ("dpo", False, {"rehearsal_tokens": 2048}), "rehearsed": ("dpo", True, {})}, "training": small,
+        "data": AlignmentDataConfig(pairs=2, prompts=1, validation=1, questions=4),
+    }  # fmt: skip
+    found = preferences.run(**options)
+    assert [(row["way"], row["missed before"]) for row in found] == [("dpo", 100.0), ("rehearsed", 100.0)]
+    logged = {name: rows(tmp_path / f"{name}-seed1" / "metrics.jsonl")[0] for name in options["ways"]}
+    assert "rehearsal.loss" in logged["rehearsed"]
+    assert "rehearsal.loss" not in logged["dpo"]
+    assert logged["rehearsed"]["loss"] == logged["dpo"]["loss"]  # before the first update
+    exam = tmp_path / "rehearsed-seed1" / "validation" / "answers.jsonl"
+    written = exam.stat().st_mtime_ns
+    assert found == preferences.run(**options)
+    assert exam.stat().st_mtime_ns == written
 
 
 def test_the_end_is_the_last_fifth() -> None:

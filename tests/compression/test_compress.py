@@ -109,10 +109,7 @@ def test_rounding_is_what_the_formats_give(model: Path, text: Path, tmp_path: Pa
         assert torch.equal(theirs, expected.float()), name
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(
-    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    compress("gptq", SMALL, model=model, data=text, out=tmp_path / "whole")
+def killed_in_its_second_layer(model: Path, text: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole: Callable[..., None] = room._write_layer
 
     def killed(tensors: dict[str, Tensor], file: Path) -> None:
@@ -123,11 +120,32 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     with monkeypatch.context() as patched:
         patched.setattr(room, "_write_layer", killed)
         with pytest.raises(KeyboardInterrupt):
-            compress("gptq", SMALL, model=model, data=text, out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+            compress("gptq", SMALL, model=model, data=text, out=out)
+    assert not out.exists()
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(
+    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compress("gptq", SMALL, model=model, data=text, out=tmp_path / "whole")
+    killed_in_its_second_layer(model, text, tmp_path / "out", monkeypatch)
     with caplog.at_level("INFO"):
         compress("gptq", SMALL, model=model, data=text, out=tmp_path / "out")
     assert "going on at layer 1 of 2" in caplog.text
+    first, second = (open_artefact(tmp_path / name).files["model.safetensors"] for name in ("whole", "out"))
+    assert first["sha256"] == second["sha256"]
+
+
+def test_layers_of_another_text_are_made_anew(
+    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed_in_its_second_layer(model, text, tmp_path / "out", monkeypatch)
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text(encoding="utf-8").upper(), encoding="utf-8")
+    with caplog.at_level("INFO"):
+        compress("gptq", SMALL, model=model, data=other, out=tmp_path / "out")
+    assert "going on" not in caplog.text
+    compress("gptq", SMALL, model=model, data=other, out=tmp_path / "whole")
     first, second = (open_artefact(tmp_path / name).files["model.safetensors"] for name in ("whole", "out"))
     assert first["sha256"] == second["sha256"]
 

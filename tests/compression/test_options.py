@@ -133,13 +133,15 @@ def test_two_widths_in_one_directory(model_dir: Path, text_file: Path, tmp_path:
             assert parameter.stored.bits == WIDE.get(name.removesuffix(".weight"), 4), name
 
 
-def test_transformers_reads_two_widths(
-    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("group", "widths"), [(32, WIDE), (0, {})], ids=["two widths", "a scale a row"])
+def test_transformers_reads_what_is_special(
+    group: int, widths: dict[str, int], model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     monkeypatch.setitem(sys.modules, "fla", None)
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("compressed_tensors")
-    compress("gptq", SMALL, model=model_dir, data=text_file, out=tmp_path / "out", widths=WIDE)
+    config = replace(SMALL, group=group)
+    compress("gptq", config, model=model_dir, data=text_file, out=tmp_path / "out", widths=widths)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", dtype=torch.float32, attn_implementation="eager"
     ).eval()
@@ -147,6 +149,21 @@ def test_transformers_reads_two_widths(
         expected = theirs(torch.arange(20, 60)[None]).logits[0]
     found = logits_of(load_model(tmp_path / "out"))
     assert (found - expected).std() < 0.01 * expected.std()
+
+
+@pytest.mark.parametrize("method", ["rtn", "hqq", "gptq", "awq"])
+def test_one_scale_a_row(method: Method, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    config = replace(SMALL, bits=3, head_bits=16)
+    narrow = compress(method, config, model=model_dir, data=text_file, out=tmp_path / "groups")
+    coarse = compress(method, replace(config, group=0), model=model_dir, data=text_file, out=tmp_path / "out")
+    assert coarse.metrics["kl"] > narrow.metrics["kl"]
+    assert load_stored_bits(tmp_path / "out") == 4, "the engine takes it as it is"
+    model = load_model(tmp_path / "out", dtype="stored")
+    weight = model.get_parameter("layers.1.mlp.down_proj.weight")
+    assert isinstance(weight, CodedParameter)
+    assert weight.stored.scales_NG.shape[1] == 1
+    codes = weight.stored.quantised()
+    assert torch.equal(codes.dequantised().half(), weight.stored.values())
 
 
 def test_compressed_tensors_reads_zero_points(model_dir: Path, text_file: Path, tmp_path: Path) -> None:

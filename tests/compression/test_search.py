@@ -17,6 +17,7 @@ from hanok.compression import search as room
 from hanok.compression.measure import compare, layer_distances
 from hanok.compression.search import bits_of_target, bits_that_run, bytes_of, rate_of
 from hanok.compression.sensitivity import ENDS, Unit, allot, sensitivities
+from hanok.compression.settings import CompressConfig
 from hanok.compression.texts import read_texts
 from hanok.errors import ConfigError
 from hanok.kernels.formats import quantise
@@ -44,7 +45,7 @@ def test_wide_codes_go_where_they_take_most_away() -> None:
 
 def test_a_group_costs_what_a_model_with_it_rounded_is_away(small_decoder: Callable[..., Decoder]) -> None:
     original = small_decoder(num_kv_heads=2)
-    units = sensitivities(original, windows(), group=32)
+    units = sensitivities(original, windows(), CompressConfig())
     assert len(units) == 2 * 4 + 1
     assert sum(unit.weights for unit in units) == sum(
         p.numel() for p in original.parameters() if p.dim() == 2
@@ -58,7 +59,7 @@ def test_a_group_costs_what_a_model_with_it_rounded_is_away(small_decoder: Calla
     assert layer_distances(original, made, windows()) == pytest.approx([0.0, chosen.kl], rel=1e-4, abs=1e-7)
     ends = compare(original, small_decoder(num_kv_heads=2), windows(), head_bits=4)
     assert ends.kl == pytest.approx(units[-1].kl, rel=1e-4)
-    again = sensitivities(original, windows(), group=32)
+    again = sensitivities(original, windows(), CompressConfig())
     assert [unit.kl for unit in again] == pytest.approx([unit.kl for unit in units]), "nothing stayed rounded"
 
 

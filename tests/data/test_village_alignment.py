@@ -34,6 +34,7 @@ def test_sizes_and_equal_seeds(hard: Path, tmp_path: Path) -> None:
     sizes = {file.stem: len(rows(file)) for file in hard.glob("*.jsonl")}
     assert sizes == {
         "preferences": 300, "preferences-validation": 40, "prompts": 160, "prompts-validation": 40, "questions": 480,
+        "questions-validation": sizes["questions-validation"],
     }  # fmt: skip
     again = write_alignment(CONFIG, hard.parent / "village", tmp_path / "again")
     assert again.hash == open_artefact(hard).hash
@@ -68,6 +69,25 @@ def test_the_exam_shares_no_question_sum_or_unknown_name(hard: Path) -> None:
     assert not [expression for expression in worked if expression in prompts]
     names = {row["gold"] for row in exam if row["kind"] == "abstention"}
     assert not names & {row["chosen"][0]["content"] for row in learnt if row["kind"] == "abstention"}
+
+
+def test_what_settings_are_chosen_by_is_not_the_exam(hard: Path) -> None:
+    exam, choosing = rows(hard / "questions.jsonl"), rows(hard / "questions-validation.jsonl")
+    assert 200 < len(choosing) <= 240
+    assert not {json.dumps(row["messages"]) for row in exam} & {
+        json.dumps(row["messages"]) for row in choosing
+    }
+    assert {row["part"] for row in exam} == {row["part"] for row in choosing}
+    assert {row["pair"] for row in choosing if row["part"] == "fact"} == {"trained", "documents-only"}
+    for kind in (
+        "abstention",
+        "arithmetic",
+    ):  # names and sums: nothing in common with what is asked or learnt
+        gold = {row["gold"] for row in choosing if row["kind"] == kind}
+        assert gold
+        assert not gold & {row["gold"] for row in exam if row["kind"] == kind}
+        learnt = [row for row in rows(hard / "preferences.jsonl") if row["kind"] == kind]
+        assert not gold & {row["chosen"][0]["content"] for row in learnt}
 
 
 def test_sums_have_the_asked_digits(hard: Path) -> None:

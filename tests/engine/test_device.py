@@ -193,6 +193,28 @@ def test_what_is_left_in_a_block_does_not_reach_its_next_user(name: str) -> None
     assert torch.equal(read(paged, tokens, [70, *[1] * 10]), expected)
 
 
+@pytest.mark.parametrize("name", ["kimi", "qwen3 next"])
+def test_rows_that_fill_a_shape_up_touch_no_place_of_a_text(name: str) -> None:
+    """Three texts run in a shape of four while a longer one is read in pieces: running, spare, read and kept states, and blocks,
+    stay as they are; and so do the logits of what is read."""
+    model = filled(ModelConfig(**SHAPE | GDN)) if name == "qwen3 next" else decoder_of(name)
+    paged = device_of(model, slots=5, spares=2, snapshots=3, graphs=True)
+    tokens, tables = ids(130), [paged.pool.take(1) for _ in range(3)]
+    expected = reference(model, tokens)
+    rng, found = torch.Generator().manual_seed(5), list[Tensor]()
+    for state in paged._states:
+        state.copy_(torch.randn(state.shape, generator=rng))
+    for piece in paged.read(tokens, rows=50):
+        found.append(piece)
+        before = [state.clone() for state in paged._states]
+        paged.step([7, 8, 9], [len(found) - 1] * 3, range(3), tables, range(3), [0, 3, 1])
+        own = [place for place in range(paged._places) if place not in (0, 1, 3)]
+        for state, old in zip(paged._states, before, strict=True):
+            assert torch.equal(state[own], old[own])
+            assert not torch.equal(state[[0, 1, 3]], old[[0, 1, 3]])
+    assert (torch.cat(found) - expected).abs().max() < 1e-4 * expected.std()
+
+
 def test_saves_are_the_states_behind_their_rows() -> None:
     model, tokens = decoder_of("hybrid"), ids(40)
     paged = device_of(model, slots=2, spares=2)

@@ -178,6 +178,20 @@ class TestBothForms:
             assert not share[(expected == 0).numpy()].any()
             assert share == pytest.approx(expected.numpy(), abs=0.06)
 
+    @pytest.mark.parametrize("penalty", [1.0, 1.3])
+    def test_a_law_of_this_token_takes_the_place_of_the_requests(self, form: str, penalty: float) -> None:
+        logits_BV = 4 * torch.randn(200, 60, generator=torch.Generator().manual_seed(4))
+        free = SamplingParams(repetition_penalty=penalty, frequency_penalty=penalty - 1)
+        cold = SamplingParams(
+            temperature=0.4, top_p=0.7, repetition_penalty=penalty, frequency_penalty=penalty - 1
+        )
+        memory, ids = new_memory(free, [1, 2], [3, 4]), [3, 4]
+        chosen = self.choose(
+            form, logits_BV, [Draw(free, 5, n, [1, 2], ids, (), memory, law=(0.4, 0.7)) for n in range(200)]
+        )
+        assert chosen == self.choose(form, logits_BV, [Draw(cold, 5, n, [1, 2], ids) for n in range(200)])
+        assert chosen != self.choose(form, logits_BV, [Draw(free, 5, n, [1, 2], ids) for n in range(200)])
+
     def test_greedy_ties_go_to_the_lowest_id(self, form: str) -> None:
         logits_BV = torch.tensor([[1.0, 5.0, 5.0, 0.0] * 30])
         assert self.choose(form, logits_BV, [Draw(SamplingParams(temperature=0.0), 0, 0, (), ())]) == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,23 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu, skewnorm
 
+from hanok.artefacts import sha256_file
 from hanok.cli import _run
 from hanok.data.canaries import FILE, add_canaries, make_canaries, read_canaries
 from hanok.data.config import CanaryConfig
 from hanok.data.corpus import read_corpus
 from hanok.errors import ArtefactError
-from hanok.evaluation.privacy import control
+from hanok.evaluation.privacy import audit, control
 from hanok.evaluation.privacy.audit import audit_privacy, samples
 from hanok.evaluation.privacy.config import PrivacyConfig
-from hanok.evaluation.privacy.exposure import exposure, exposure_of, log2_tail, sequence_losses, texts_of
+from hanok.evaluation.privacy.exposure import (
+    Exposure,
+    exposure,
+    exposure_of,
+    log2_tail,
+    sequence_losses,
+    texts_of,
+)
 from hanok.evaluation.privacy.scores import Sample, familiarity, scores
 from hanok.evaluation.privacy.separation import roc, separate
 from hanok.models.checkpoint import load_model, save_model
@@ -255,6 +263,118 @@ def test_an_untrained_model_passes_and_it_is_in_the_audit(
         (entry,) = reader.list(Wanted(kind="privacy.audit"), limit=5)
     assert entry["facts"]["verdict"] == "passed"
     assert entry["facts"]["control.auc"] >= 0.9
+
+
+def canaries_file(place: Path, repetitions: Sequence[int], *, controls: bool = True) -> Path:
+    """As `hanok data canaries` writes it, with or without those that were never put in."""
+    made = make_canaries(CanaryConfig(repetitions=tuple(repetitions), each=1))
+    rows = [dataclasses.asdict(one) for one in made if controls or one.repetitions]
+    place.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("repetitions", "controls", "lacks"),
+    [((4,), True, "none was put in once"), ((1, 4), False, "none was never put in"), ((1,), True, None)],
+)
+def test_an_exposure_that_cannot_be_judged_is_no_pass(
+    repetitions: Sequence[int], controls: bool, lacks: str | None, house: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Where canaries put in once, or those never put in, are missing from the file, and where both are there."""
+    monkeypatch.setattr(audit, "run_control", _found_control)
+    file = canaries_file(tmp_path / FILE, repetitions, controls=controls)
+    words = [
+        *WORDS,
+        "--shards",
+        str(house.shards),
+        "--texts",
+        "100",
+        "--most-auc",
+        "0.7",
+        "--alternatives",
+        "1000",
+    ]
+    code = _run(
+        [
+            "audit",
+            "privacy",
+            str(house.model),
+            *words,
+            "--canaries",
+            str(file),
+            "--out",
+            str(tmp_path / "out"),
+            "--json",
+        ]
+    )
+    shown = capfd.readouterr()
+    result = json.loads(shown.out)
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    if lacks is None:
+        assert (code, result["verdict"], told["judged"]) == (0, "passed", ["membership", "exposure"])
+        return
+    assert (code, result["verdict"], told["judged"]) == (1, "incomplete", ["membership"])
+    assert lacks in told["unjudged"][0]
+    assert "the audit is incomplete" in shown.err
+    assert "INCOMPLETE" in (tmp_path / "out" / "report.html").read_text()
+
+
+def _found_control(
+    members: Sequence[Sample], others: Sequence[Sample], *_: Any, **__: Any
+) -> control.Control:
+    """One that was found, without the training."""
+    found = separate([1.0, 2.0], [0.0, 0.5])
+    return control.Control(
+        {"loss": found, "blind": found}, Exposure(20.0, 26.6, 0.0, 30.0, 2.0, False), 1, 0.0
+    )
+
+
+def test_a_file_without_any_canary_is_refused(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("\n", encoding="utf-8")
+    with pytest.raises(ArtefactError, match="it is empty"):
+        read_canaries(tmp_path)
+
+
+def test_the_corpus_of_canaries_is_a_parent(
+    house: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or, of a file alone, its hash is among the settings."""
+    monkeypatch.setattr(audit, "run_control", _found_control)
+    corpus = add_canaries(CanaryConfig(repetitions=(1,), each=1), house.village, tmp_path / "canaries")
+    file = canaries_file(tmp_path / FILE, (1,))
+    given = {"model": house.model, "shards": house.shards, "reference": None}
+    with_corpus, _ = audit_privacy(QUICK, **given, canaries=corpus.path, out=tmp_path / "one")
+    with_file, _ = audit_privacy(QUICK, **given, canaries=file, out=tmp_path / "other")
+    assert with_corpus.parents["canaries"] == corpus.hash
+    assert "canaries" not in with_file.parents
+    assert with_file.step["canaries"] == sha256_file(file)
+    (corpus.path / FILE).write_text(file.read_text() + "\n")
+    with pytest.raises(ArtefactError, match=FILE):
+        audit_privacy(QUICK, **given, canaries=corpus.path, out=tmp_path / "third")
+
+
+def test_the_controls_attacks_read_what_it_was_taught(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts that begin alike and go on differently: behind the cut nothing may be seen of them, by zlib neither."""
+    monkeypatch.setattr(control, "_MOST_STEPS", 1)
+    beginnings = [
+        house.tokenizer.encode(f"{n} 한옥 마을의 찻집은 아홉 시에 문을 엽니다. " * 8)[:64] for n in range(16)
+    ]
+    sides = [
+        [whole(house.tokenizer, [*ids, *house.tokenizer.encode(rest * 40)[:64]]) for ids in beginnings]
+        for rest in ("aaaaaaaa", "The tea house opens at nine; 찻집 9:47 q%z ")
+    ]
+    apart = [
+        [scores(one, familiarity(load_model(house.model), one), None)["blind"] for one in side]
+        for side in sides
+    ]
+    assert separate(*apart).auc > 0.9
+    attacks = control.run_control(*sides, house.tokenizer).attacks
+    assert attacks["blind"].auc == attacks["zlib"].auc == 0.5
+
+
+def whole(tokenizer: Any, ids: list[int]) -> Sample:
+    return Sample(ids, np.ones(len(ids), dtype=bool), tokenizer.decode(ids))
 
 
 def test_an_audit_that_does_not_find_its_control_says_that_it_is_broken(

@@ -136,6 +136,13 @@ def test_fewer_questions_are_spread_evenly(house: House) -> None:
     assert len({row["kind"] for row in rows}) >= 4
 
 
+def test_validation_questions_are_others(house: House) -> None:
+    exam, validation = read_questions(house.village), read_questions(house.village, split="validation")
+    asked = [{json.dumps(row["messages"]) for row in rows} for rows in (exam, validation)]
+    assert asked[1]
+    assert not asked[0] & asked[1]
+
+
 def test_texts_are_compared_without_case_and_spaces(house: House) -> None:
     engine = Scripted(house.tokenizer, lambda prompt: " the Pond  is deep")
     question = {

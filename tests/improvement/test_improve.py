@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ import httpx
 import pytest
 import uvicorn
 
-from hanok.artefacts import open_artefact, read_jsonl
+from hanok.artefacts import open_artefact, read_jsonl, withdraw
+from hanok.artefacts.signing import make_key
 from hanok.cli import _run
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ArtefactError, ConfigError, InputError, Interrupted
@@ -244,6 +246,21 @@ def test_the_command_says_what_came_of_it(
     assert json.loads(captured.out)["accepted"] is True
     assert "1 of 1 corrected answers are given (0 before)" in captured.err
     assert f"next: hanok serve {run}" in captured.err
+    assert _run(["runs", "list", "--directory", str(run.parent)]) == 0
+    assert "withdrawn" not in capsys.readouterr().err
+    withdraw(run / "improve-001" / "model", "people complained", by="u_ann")
+    assert _run(["improve", str(run), "--feedback", str(feedback), *flags, "--json"]) == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert (told["accepted"], told["withdrawn"]["by"]) == (False, "u_ann")
+    assert re.search(
+        r"accepted, then withdrawn on \d{4}-\d\d-\d\d \d\d:\d\d UTC by u_ann: people complained", captured.err
+    )
+    assert "next: hanok serve" not in captured.err
+    assert _run(["runs", "list", "--directory", str(run.parent), "--json"]) == 0
+    assert (
+        json.loads(capsys.readouterr().out)["runs"][0]["improvements"] == "1 of 1 accepted, 1 withdrawn since"
+    )
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -255,3 +272,21 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
 def row(question: str, said: str, correction: str | None) -> dict[str, Any]:
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": said}]
     return {"messages": messages, "rating": -1, "correction": correction}
+
+
+def test_only_a_model_that_a_key_has_signed_is_learnt_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, key = tmp_path / "run", tmp_path / "maker"
+    for folder in ("model", "shards"):
+        (run / folder).mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (run / "model" / "config.json").write_text("{}")
+    words = ["improve", str(run), "--require-signature", str(key.with_suffix(".pub"))]
+    make_key(key)
+    assert _run(words) == 2
+    assert f"{run / 'model'} is not signed" in capsys.readouterr().err
+    assert _run(["model", "sign", str(run), "--key", str(key)]) == 0
+    capsys.readouterr()
+    assert _run(words) == 2  # the control: from here on it is the feedback that is missing
+    assert "signed" not in capsys.readouterr().err

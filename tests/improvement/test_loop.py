@@ -171,7 +171,7 @@ def test_a_withdrawn_improvement_is_not_chosen(run: Path) -> None:
               "config": {}}  # fmt: skip
     write_json(made / "improvement.json", result)
     assert current_model(run) == made / "model"
-    withdraw(made / "model", "it failed")
+    withdraw(made / "model", "it failed", by="u_ann")
     assert current_model(run) == run / "model"
     readmit(made / "model")
     assert current_model(run) == made / "model"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hanok.kernels.laws import decoding_laws
+from hanok.kernels.laws import HeadWeights, decoding_laws
 from hanok.kernels.native import native_available
 from hanok.models.decoding import DecodingHeads, law_features
 
@@ -30,7 +30,7 @@ def case(
 def test_equals_the_heads(width: int, vocabulary: int, scale: float) -> None:
     heads, weights, hidden, logits = case(width, vocabulary, scale)
     rows = [0, 2, 3, 6]
-    ours = torch.tensor(decoding_laws(weights, hidden, logits, rows))
+    ours = torch.tensor(decoding_laws(HeadWeights(weights), hidden, logits, rows))
     temperature, top_p = heads.laws(hidden[rows], logits[rows])
     torch.testing.assert_close(ours, torch.stack([temperature, top_p], dim=1), atol=2e-5, rtol=1e-5)
 
@@ -44,20 +44,20 @@ def test_each_feature() -> None:
         for parameter in (first, bias, second, last):
             parameter.zero_()
         first[0, 33 + number], second[0, 0] = 1.0, 1.0
-        found = torch.tensor(decoding_laws(weights, hidden, logits, range(7)))[:, 1].logit()
+        found = torch.tensor(decoding_laws(HeadWeights(weights), hidden, logits, range(7)))[:, 1].logit()
         torch.testing.assert_close(found, features[:, number], atol=2e-5, rtol=2e-5)
 
 
 def test_company_and_padding_change_nothing() -> None:
     """To the bit; logits may be a part of wider rows."""
     _, weights, hidden, logits = case(64, 3000, 4.0)
-    together = decoding_laws(weights, hidden, logits[:, :2500], range(7))
+    together = decoding_laws(HeadWeights(weights), hidden, logits[:, :2500], range(7))
     alone = [
-        decoding_laws(weights, hidden[row : row + 1], logits[row : row + 1, :2500], [0])[0]
+        decoding_laws(HeadWeights(weights), hidden[row : row + 1], logits[row : row + 1, :2500], [0])[0]
         for row in range(7)
     ]
     assert together == alone
-    assert decoding_laws(weights, hidden, logits, [5, 1]) != [
+    assert decoding_laws(HeadWeights(weights), hidden, logits, [5, 1]) != [
         together[5],
         together[1],
     ]  # other logits, another law
@@ -67,8 +67,8 @@ def test_extremes() -> None:
     _, weights, hidden, logits = case(32, 266, 1.0)
     weights[3].fill_(-200.0)  # temperature 0
     weights[7].fill_(-200.0)  # top-p 0
-    assert decoding_laws(weights, hidden, logits * 1000, [0])[0] == pytest.approx([1e-2, 1e-6])
+    assert decoding_laws(HeadWeights(weights), hidden, logits * 1000, [0])[0] == pytest.approx([1e-2, 1e-6])
     weights[3].fill_(0.0)
     weights[7].fill_(0.0)
     logits[1, 3] = torch.nan
-    assert all(0 < x < 2 for x in decoding_laws(weights, hidden, logits, [0])[0])
+    assert all(0 < x < 2 for x in decoding_laws(HeadWeights(weights), hidden, logits, [0])[0])

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from hanok.reporting import Report
+from hanok.reporting import Report, put_notice
 
 
 def test_page_and_json(tmp_path: Path) -> None:
@@ -29,3 +29,21 @@ def test_page_and_json(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert data["Dropped"][0] == {"reason": "<script>alert(1)</script>", "documents": 12_345}
     assert data["Nothing"] == []
+
+
+def test_a_notice_stands_above_a_written_report_and_goes_again(tmp_path: Path) -> None:
+    put_notice(tmp_path, "nothing to write on")
+    assert not list(tmp_path.iterdir())
+    report = Report("A </h1> title")
+    report.add_text("Result", "fine")
+    report.write(tmp_path)
+    files = [tmp_path / name for name in ("report.html", "report.json")]
+    before = [file.read_text(encoding="utf-8") for file in files]
+    for text in ("first", "taken <back>"):
+        put_notice(tmp_path, text)
+    page = files[0].read_text(encoding="utf-8")
+    assert "first" not in page
+    assert page.index("taken &lt;back&gt;") < page.index("Result")
+    assert json.loads(files[1].read_text(encoding="utf-8"))["notice"] == "taken <back>"
+    put_notice(tmp_path, None)
+    assert [file.read_text(encoding="utf-8") for file in files] == before

@@ -124,6 +124,14 @@ def test_states_follow_settings_and_audit() -> None:
     assert states(facts(settings={"trust_loopback": True}))["v1.0-C5.2.1"] == "not met"
 
 
+def test_states_follow_whose_signature_is_asked_for() -> None:
+    rows = ("v1.0-C3.1.2", "v1.0-C3.1.3", "v1.0-C6.2.2", "2026-LLM04")
+    told = [
+        states(facts(settings=settings)) for settings in ({}, {"require_signature": (Path("maker.pub"),)})
+    ]
+    assert [{one[row] for row in rows} for one in told] == [{"not met"}, {"met"}]
+
+
 @pytest.mark.parametrize(
     ("days", "worse", "state"), [(1, [], "met"), (40, [], "not met"), (1, ["leak"], "not met")]
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,12 +16,12 @@ import pytest
 import serving
 from serving import Service, until
 
-from hanok.artefacts import create_artefact, open_artefact
-from hanok.artefacts.withdrawn import is_withdrawn
+from hanok.artefacts import create_artefact, open_artefact, withdraw, withdrawal
 from hanok.cli import _run
 from hanok.engine.generator import LocalEngine
 from hanok.errors import EngineError
 from hanok.guard.verdicts import VerdictEvent
+from hanok.reporting import Report
 from hanok.server.canary.arms import Arms, compare
 from hanok.server.canary.trial import standing
 from hanok.server.exchange import Exchange, Outcome
@@ -106,7 +108,10 @@ def test_rolled_back_nobody_gets_it_any_more(house: Service, models: tuple[Path,
     ended = canary(house, "/rollback", reason="worse").json()
     assert (ended["state"], ended["why"], ended["ended_by"]) == ("rolled_back", "worse", "local")
     assert answered(house, "hi") == old
-    assert is_withdrawn(models[1])
+    note = withdrawal(models[1])
+    assert note is not None
+    assert (note.by, note.why) == ("local", "worse")
+    assert abs(note.time - time.time()) < 600
     assert until(lambda: not house.operations.trials.engines, 20)
     assert canary(house, "/promote").status_code == 404
     assert house.http.post(f"/admin/models/{house.model}/unload").status_code == 200
@@ -119,7 +124,25 @@ def test_promoted_everybody_gets_it(house: Service, models: tuple[Path, Path]) -
     assert (ended["state"], ended["comparison"]["arms"]["canary"]["requests"]) == ("promoted", 0)
     assert {answered(house, question) for question in QUESTIONS[:6]} == {new}
     assert [row["state"] for row in house.http.get("/admin/canaries").json()["data"]] == ["promoted"]
-    assert not is_withdrawn(models[1])
+    assert withdrawal(models[1]) is None
+
+
+def test_what_was_promoted_and_withdrawn_since_is_told(house: Service, models: tuple[Path, Path]) -> None:
+    report = Report("Improvement")
+    report.add_text("Accepted", "it is better")
+    report.write(models[1].parent)
+    page = models[1].parent / "report.html"
+    canary(house, directory=str(models[1]), share=0.5)
+    assert canary(house, "/rollback", reason="worse").json()["withdrawn"]["why"] == "worse"
+    assert "by local: worse" in page.read_text()
+    canary(house, directory=str(models[1]), share=0.5)
+    assert canary(house, "/promote").json()["withdrawn"] is None
+    assert "withdrawn" not in page.read_text()
+    withdraw(models[1], "complaints", by="u_ann")
+    newest, first = house.http.get("/admin/canaries").json()["data"]
+    assert (newest["state"], newest["withdrawn"]["by"]) == ("promoted", "u_ann")
+    assert newest["withdrawn"]["time"] > newest["ended"]
+    assert first["state"] == "rolled_back"
 
 
 def test_what_is_no_model_is_refused_and_leaves_nothing(house: Service, models: tuple[Path, Path]) -> None:
@@ -246,6 +269,8 @@ def test_on_the_command_line(
     assert _run(["canary", "share", "0.7", "--url", house.url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["share"] == 0.7
     assert _run(["canary", "rollback", "--reason", "enough", "--url", house.url]) == 0
+    assert _run(["canary", "show", "--model", house.model, "--url", house.url]) == 0
+    assert re.search("withdrawn on .* by local: enough", capsys.readouterr().err)
     assert _run(["canary", "promote", "--url", house.url]) == 2
     assert _run(["canary", "show", "--url", "http://127.0.0.1:9"]) == 2
     assert "no server answers" in capsys.readouterr().err
@@ -278,7 +303,7 @@ def test_a_canary_that_fails_is_rolled_back_by_itself(house: Service, models: tu
     assert "answers failed" in ended["why"]
     assert ended["comparison"]["arms"]["canary"]["errors"]["right"] >= 3
     assert answered(house, "hi") == open_artefact(models[0]).hash
-    assert until(lambda: is_withdrawn(models[1]), 20)
+    assert until(lambda: withdrawal(models[1]) is not None, 20)
 
 
 def test_without_the_option_it_stays(house: Service, models: tuple[Path, Path]) -> None:
@@ -293,10 +318,10 @@ def test_without_the_option_it_stays(house: Service, models: tuple[Path, Path]) 
 def test_what_fails_after_it_was_promoted_is_taken_back(house: Service, models: tuple[Path, Path]) -> None:
     canary(house, directory=str(models[1]))
     canary(house, "/promote")
-    assert not is_withdrawn(models[1])
+    assert withdrawal(models[1]) is None
     break_down(house.operations._engines()[house.model])
     assert ask_until(house, lambda: canary(house, method="GET").json()["state"] == "rolled_back")
-    assert until(lambda: is_withdrawn(models[1]), 20)
+    assert until(lambda: withdrawal(models[1]) is not None, 20)
     assert answered(house, "hi") == open_artefact(models[0]).hash
 
 

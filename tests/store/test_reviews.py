@@ -154,6 +154,53 @@ def test_one_of_many_gets_it(reviews: Reviews) -> None:
         assert sum(pool.map(take, range(6))) == 1
 
 
+def test_of_two_who_take_at_once_each_gets_another(reviews: Reviews) -> None:
+    items = {give(reviews, created=float(number)) for number in range(1, 9)}
+
+    def take_all(number: int) -> list[str]:
+        taken = iter(lambda: reviews.take(Reviewer(id=f"r{number}"), until=LATE, now=100.0), None)
+        return [item.id for item in taken]
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [item for one in pool.map(take_all, range(4)) for item in one]
+    assert sorted(taken) == sorted(items)  # each once
+    assert reviews.take(MINA, until=LATE, now=100.0) is None
+
+
+def test_the_next_is_the_oldest_that_one_may_decide_appeals_first(reviews: Reviews) -> None:
+    def following(who: Reviewer, **values: Any) -> str | None:
+        item = reviews.take(who, until=LATE, now=100.0, **values)
+        return None if item is None else reviews.give_back(item.id, now=100.0).id
+
+    own, other, appealed, split = (
+        give(reviews, created=float(number), owner=owner, required=required)
+        for number, owner, required in (
+            (1, MINA.id, 1),
+            (2, "u_giver", 1),
+            (3, "u_giver", 1),
+            (4, "u_giver", 2),
+        )
+    )
+    assert following(BORA) == own
+    assert following(MINA) == other  # not her own
+    assert following(Reviewer(id=MINA.id, alone=True)) == own
+    decide(reviews, split, MINA, "accept")
+    decide(reviews, appealed, MINA, "reject")
+    reviews.appeal(appealed, "no", now=1.0, tenant="acme", owner="u_giver")
+    assert following(BORA) == appealed
+    assert following(MINA) == other  # the appeal is against her decision
+    decide(reviews, other, YUNA, "accept")
+    assert following(MINA) is None  # of two people she has been the one
+    assert following(BORA, kind="flag") is None
+    assert following(BORA, tenant="default") is None
+    taken = reviews.take(BORA, until=200.0, now=100.0)
+    assert taken is not None
+    assert (taken.id, taken.holder(150.0)) == (appealed, BORA.id)
+    again = reviews.take(YUNA, until=300.0, now=201.0)
+    assert again is not None
+    assert again.id == appealed  # the lease has ended
+
+
 def test_an_appeal_goes_to_somebody_else(reviews: Reviews) -> None:
     item = give(reviews)
     appeal: Any = {"now": 200.0, "tenant": "acme", "owner": "u_giver"}
@@ -187,9 +234,8 @@ def test_who_was_blocked_may_appeal_before_anybody_looked(reviews: Reviews) -> N
     (item,) = reviews.add([flag])
     assert reviews.add([flag]) == []  # once
     found = reviews.of_request("x1", tenant="acme", owner="u_giver")
-    assert found is not None
-    assert found.id == item
-    assert reviews.of_request("x1", tenant="acme", owner="u_mina") is None
+    assert [one.id for one in found] == [item]
+    assert reviews.of_request("x1", tenant="acme", owner="u_mina") == []
     appealed = reviews.appeal(item, "a recipe", now=1.0, tenant="acme", owner="u_giver")
     assert (appealed.state, appealed.round) == ("appealed", 0)
     assert decide(reviews, item, MINA, "reject").outcome == "reject"
@@ -211,14 +257,26 @@ def test_pages_and_counts(reviews: Reviews) -> None:
     assert counts == {("decided", False): 1, ("open", True): 1, ("open", False): 3}
 
 
-def test_several_decisions_of_a_round_are_compared(reviews: Reviews) -> None:
-    both, one = give(reviews, required=2), give(reviews)
-    decide(reviews, both, MINA, "accept")
-    decide(reviews, both, YUNA, "reject")
+def test_decisions_made_apart_are_compared(reviews: Reviews) -> None:
+    both, one, half = give(reviews, required=2), give(reviews), give(reviews, required=2)
+    decide(reviews, both, MINA, "accept", now=1.0)
+    decide(reviews, both, YUNA, "reject", now=2.0)
     decide(reviews, one, MINA, "accept")
-    found = reviews.made_by_several(tenant="acme")
-    assert {(row.item, row.reviewer) for row in found} == {(both, MINA.id), (both, YUNA.id)}
-    assert reviews.made_by_several(tenant="default") == []
+    decide(reviews, half, MINA, "accept")
+    apart = [(both, MINA.id, "accept"), (both, YUNA.id, "reject")]
+    assert made_apart(reviews) == apart
+    assert reviews.made_apart(tenant="default") == []
+    decide(reviews, both, BORA, "reject", now=3.0)  # asked because the two differ
+    assert made_apart(reviews) == apart
+    reviews.appeal(both, "no", now=4.0, tenant="acme", owner="u_giver")
+    for who in (BOSS, Reviewer(id="u_late")):  # who have seen what was decided before
+        decide(reviews, both, who, "accept", now=5.0)
+    assert reviews.find(both).round == 1
+    assert made_apart(reviews) == apart
+
+
+def made_apart(reviews: Reviews) -> list[tuple[str, str, str]]:
+    return [(one.item, one.reviewer, one.verdict) for one in reviews.made_apart(tenant="acme")]
 
 
 def test_a_person_and_a_tenant_take_their_rows_along(reviews: Reviews) -> None:

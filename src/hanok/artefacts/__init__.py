@@ -19,17 +19,17 @@ from hanok.artefacts.files import (
     write_json,
     write_jsonl,
 )
-from hanok.artefacts.withdrawn import is_withdrawn, readmit, withdraw
+from hanok.artefacts.withdrawn import Withdrawal, readmit, withdraw, withdrawal
 
 __all__ = [
     "MANIFEST",
     "Artefact",
     "Draft",
+    "Withdrawal",
     "append_jsonl",
     "create_artefact",
     "fsync_dir",
     "fsync_file",
-    "is_withdrawn",
     "open_artefact",
     "read_jsonl",
     "readmit",
@@ -37,6 +37,7 @@ __all__ = [
     "sha256_file",
     "sole_user",
     "withdraw",
+    "withdrawal",
     "write_atomic",
     "write_json",
     "write_jsonl",

@@ -1,7 +1,7 @@
 """Claim: at no more bits a weight than a peer's model, ours from `hanok compress --target` is no further from the original.
 
-One trained model of the Llama family, rounded by each peer's own quantiser: llama.cpp's Q4_0 and Q4_K_M, and where they are
-installed HQQ and torchao (four bits in groups of 64 and of 32 on the maps of the layers, embedding and head in bfloat16). For
+One trained model of the Llama family, rounded by each peer's own quantiser (`compress_peers.py`): llama.cpp's Q4_0 and Q4_K_M,
+and where they are installed HQQ, torchao, optimum-quanto and gptqmodel. For
 each peer ours is made with its bits as the target, embedding and head counted, for several seeds of calibration windows, and
 measured as the engine runs it. The distance is KL(model in float32 || rounded model) in nats a token on held-out text.
 """
@@ -9,23 +9,18 @@ measured as the engine runs it. The distance is KL(model in float32 || rounded m
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from hanok.artefacts import create_artefact
+from hanok.artefacts import create_artefact, open_artefact
 from hanok.bench.accuracy import LENGTH, Distance, held_out, measure, trained_model
-from hanok.bench.decode import make_gguf
-from hanok.bench.llama_peer import bits_a_weight, peer_logits
+from hanok.bench.compress_peers import Logits, logits_of, peers
 from hanok.compression.compress import compress
 from hanok.compression.page import Context
 from hanok.compression.search import search
@@ -33,12 +28,7 @@ from hanok.compression.settings import CompressConfig, Method
 from hanok.engine.blocks import BLOCK
 from hanok.engine.native import NativeDecoder
 from hanok.models.checkpoint import load_head_bits, load_model, save_model
-from hanok.models.decoder import Decoder
-from hanok.models.linear import Linear
 from hanok.reporting import log, table
-
-Logits = Callable[[list[int]], Tensor]
-_PLAIN = 16.0
 
 
 def run(
@@ -61,17 +51,17 @@ def run(
     texts = held_out(shards, pieces or (8 if quick else 48))
     decoder = load_model(stored).requires_grad_(False)
     with torch.inference_mode():
-        own = [_logits(decoder, ids).log_softmax(-1) for ids in texts]
+        own = [logits_of(decoder)(ids).log_softmax(-1) for ids in texts]
     config = CompressConfig(samples=32 if quick else 128, length=LENGTH, held_out=4, layer_windows=2)
-    rows = []
-    for name, (logits, bits) in _peers(stored, folder).items():
+    numbers, rows = range(1, (seeds or (1 if quick else 3)) + 1), []
+    for name, bits, several in peers(stored, shards, folder, config, numbers):
         with torch.inference_mode():
-            theirs = measure(own, texts, logits, bits=bits)
+            theirs = [measure(own, texts, logits, bits=bits) for logits in several]
         if bits < 4.5:
             log.warning("%s has %.2f bits a weight, fewer than ours have at least", name, bits)
             continue
         ours = []
-        for seed in range(1, (seeds or (1 if quick else 3)) + 1):
+        for seed in numbers:
             made = _made(
                 methods, replace(config, seed=seed), bits, stored, shards, folder / f"ours-{bits:.2f}-{seed}"
             )
@@ -90,14 +80,16 @@ def run(
 
 def _made(
     methods: tuple[Method, ...], config: CompressConfig, bits: float, model: Path, shards: Path, out: Path
-) -> Path:  # fmt: skip
-    """By the plan that `hanok compress --target` finds; anew each time."""
-    shutil.rmtree(out, ignore_errors=True)
-    found = search(methods, config, bits, model=model, data=shards, out=out)
-    compress(
-        found.method, replace(found.config, layer_windows=0), model=model, data=shards, out=out, widths=found.widths,
-        context=Context(tried=found.tried, notes=found.notes),
-    )  # fmt: skip
+) -> Path:
+    """By the plan that `hanok compress --target` finds; what an earlier run made of the same model stays."""
+    if out.is_dir() and open_artefact(out).parents.get("source") != open_artefact(model).hash:
+        shutil.rmtree(out)
+    if not out.is_dir():
+        found = search(methods, config, bits, model=model, data=shards, out=out)
+        compress(
+            found.method, replace(found.config, layer_windows=0), model=model, data=shards, out=out, widths=found.widths,
+            context=Context(tried=found.tried, notes=found.notes),
+        )  # fmt: skip
     return out
 
 
@@ -112,73 +104,15 @@ def _engine(directory: Path) -> tuple[Logits, float]:
     return lambda ids: torch.cat(list(native.read(ids, rows=128))), 8 * native.weight_bytes / weights
 
 
-def _peers(stored: Path, folder: Path) -> dict[str, tuple[Logits, float]]:
-    """Name -> (logits of ids, bits a weight of a matrix)."""
-    files = {name: file for name, file in make_gguf(stored, folder).items() if name in ("Q4_0", "Q4_K_M")}
-    found: dict[str, tuple[Logits, float]] = {
-        f"llama.cpp {name}": (peer_logits(file, LENGTH, torch.get_num_threads()), bits_a_weight(file))
-        for name, file in files.items()
-    }
-    for name, rounding in (("hqq", _hqq), ("torchao", _torchao)):
-        if find_spec(name) is None:
-            log.info("%s is not installed: no such peer", name)
-            continue
-        decoder = load_model(stored).requires_grad_(False)
-        try:
-            bits = _round_layers(decoder, rounding)
-        except ImportError as error:
-            log.warning("%s cannot be imported (%s): no such peer", name, error)
-            continue
-        found[name] = (lambda ids, decoder=decoder: _logits(decoder, ids), bits)
-    return found
-
-
-def _round_layers(decoder: Decoder, rounding: Callable[[Tensor], tuple[Tensor, float]]) -> float:
-    count = sum(p.numel() for p in decoder.parameters() if p.dim() > 1)
-    held = _PLAIN * count
-    for module in decoder.layers.modules():
-        if isinstance(module, Linear):
-            values, bits = rounding(module.weight.detach())
-            module.weight.copy_(values)
-            held -= (_PLAIN - bits) * values.numel()
-    return held / count
-
-
-def _hqq(weight_NK: Tensor) -> tuple[Tensor, float]:
-    """Its own quantiser: four bits, groups of 64 along the input, scale and zero point in 16 bits each."""
-    quantiser = importlib.import_module("hqq.core.quantize").Quantizer
-    codes, meta = quantiser.quantize(
-        weight_NK.float(), nbits=4, group_size=64, axis=1, device="cpu", compute_dtype=torch.float32
-    )
-    return quantiser.dequantize(codes, meta).view_as(weight_NK), 4 + 32 / 64
-
-
-def _torchao(weight_NK: Tensor) -> tuple[Tensor, float]:
-    """Its own primitives: four bits asymmetric, groups of 32 along the input, scale and zero point in 16 bits each."""
-    ao = importlib.import_module("torchao.quantization.quant_primitives")
-    block, args = (1, 32), {"quant_min": 0, "quant_max": 15}
-    scale, zero = ao.choose_qparams_affine(
-        weight_NK.float(), ao.MappingType.ASYMMETRIC, block, torch.uint8, **args, eps=1e-6
-    )
-    codes = ao.quantize_affine(weight_NK.float(), block, scale, zero, torch.uint8, **args)
-    values = ao.dequantize_affine(codes, block, scale, zero, torch.uint8, **args, output_dtype=torch.float32)
-    return values, 4 + 32 / 32
-
-
-def _logits(decoder: Decoder, ids: list[int]) -> Tensor:
-    hidden_ND, _ = decoder(torch.tensor(ids), torch.tensor([0, len(ids)], dtype=torch.int32))
-    return decoder.logits(hidden_ND)
-
-
-def _row(peer: str, ours: list[Distance], theirs: Distance) -> dict[str, Any]:
+def _row(peer: str, ours: list[Distance], theirs: list[Distance]) -> dict[str, Any]:
     kls = [one.kl for one in ours]
-    middle = median(kls)
+    middle, peers_own = median(kls), median(one.kl for one in theirs)
     return {
         "case": f"compress/{peer}", "metric": "KL to the original, nats a token", "ours": round(middle, 6), "peer": peer,
-        "theirs": round(theirs.kl, 6), "ratio": round(theirs.kl / max(middle, 1e-12), 3), "runs": len(ours),
+        "theirs": round(peers_own, 6), "ratio": round(peers_own / max(middle, 1e-12), 3), "runs": len(ours),
         "spread": round(max(kls) - min(kls), 6), "bits": round(max(one.bits for one in ours), 3),
-        "peer_bits": round(theirs.bits, 3), "perplexity": round(median(one.perplexity for one in ours), 5),
-        "peer_perplexity": round(theirs.perplexity, 5),
+        "peer_bits": round(theirs[0].bits, 3), "perplexity": round(median(one.perplexity for one in ours), 5),
+        "peer_perplexity": round(median(one.perplexity for one in theirs), 5),
     }  # fmt: skip
 
 

@@ -6,9 +6,10 @@ In a process of its own, as `transformers_peer` is.
 from __future__ import annotations
 
 import json
+import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,24 @@ def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def prompts(vocabulary: int, lengths: Sequence[int], seed: str) -> list[list[int]]:
+    """Random tokens, so that prompts of two seeds, or two of one, begin with nothing in common."""
+    draw = random.Random(seed)
+    return [draw.choices(range(vocabulary), k=length) for length in lengths]
+
+
 def _seconds(engine: LocalEngine, lengths: list[int], settings: Mapping[str, Any]) -> list[float]:
     """Each time with prompts of their own, so that nothing is found in the cache."""
     params = SamplingParams(max_tokens=settings["tokens"], temperature=0.0, ignore_eos=True)
-    vocabulary, found = engine.config.vocab_size, []
+    found = []
     for repeat in range(settings["repeats"] + 1):
-        requests = [
-            Request(
-                id=str(n), params=params,
-                prompt_ids=[(1000 + 37 * place + 101 * n + 13 * repeat) % vocabulary for place in range(length)],
-            )
-            for n, length in enumerate(lengths)
-        ]  # fmt: skip
+        drawn = prompts(engine.config.vocab_size, lengths, f"{lengths} {repeat}")
+        requests = [Request(id=str(n), params=params, prompt_ids=ids) for n, ids in enumerate(drawn)]
         start = time.perf_counter()
         answers = engine.generate(requests)
         found.append(time.perf_counter() - start)
         assert all(len(answer.ids) == settings["tokens"] for answer in answers)
+        assert not any(answer.usage.cached_tokens for answer in answers)
     return found[1:]
 
 

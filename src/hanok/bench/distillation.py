@@ -24,7 +24,7 @@ from typing import Any
 
 from hanok.artefacts import Artefact, open_artefact
 from hanok.evaluation.compare import compare_answers
-from hanok.evaluation.config import VerifyConfig
+from hanok.evaluation.config import Split, VerifyConfig
 from hanok.evaluation.verify import verify
 from hanok.reporting import table
 from hanok.training.distil.config import DistilConfig, Shrink
@@ -50,21 +50,22 @@ class Sizes:
 
 
 def run(
-    *, teacher: Path, shards: Path, village: Path, out: Path, seeds: Sequence[int], sizes: Sizes, ways: Mapping[str, Any]
+    *, teacher: Path, shards: Path, village: Path, out: Path, seeds: Sequence[int], sizes: Sizes, ways: Mapping[str, Any],
+    split: Split = "exam",
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Args: ways: name -> (method, settings that are its own)."""
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         folder = out / f"seed-{seed}"
         start = _start(teacher, shards, out, seed, sizes)
-        found = {"start": _exam(start.path, shards, village, folder / "start")}
+        found = {"start": _exam(start.path, shards, village, folder / "start", split)}
         for name, (method, changes) in ways.items():
             config = replace(_config(sizes), seed=seed + _OFFSET, max_steps=sizes.steps, **changes)
             model = distil(
                 method, config, teacher=teacher, shards=shards, out=folder / name, student=start.path,
                 samples=out / "samples" if reads_samples(method, config) else None,
             )  # fmt: skip
-            found[name] = _exam(model.path, shards, village, folder / name)
+            found[name] = _exam(model.path, shards, village, folder / name, split)
         _tell(seed, found)
         rows += [{"seed": seed, "way": name, **_measured(exam)} for name, exam in found.items()]
     return rows
@@ -97,11 +98,11 @@ def _start(teacher: Path, shards: Path, out: Path, seed: int, sizes: Sizes) -> A
     )  # fmt: skip
 
 
-def _exam(model: Path, shards: Path, village: Path, folder: Path) -> Artefact:
+def _exam(model: Path, shards: Path, village: Path, folder: Path, split: Split) -> Artefact:
     path = folder / "exam"
     if path.exists():
         return open_artefact(path, kind="evaluation")
-    return verify(VerifyConfig(), model=model, shards=shards, village=village, out=path)
+    return verify(VerifyConfig(), model=model, shards=shards, village=village, out=path, split=split)
 
 
 def _measured(exam: Artefact) -> dict[str, float]:
@@ -126,16 +127,6 @@ def _tell(seed: int, found: Mapping[str, Artefact]) -> None:
             f"{100 * change.low:+.1f} to {100 * change.high:+.1f}",
             file=sys.stderr,
         )
-
-
-def _choosing(village: Path, out: Path) -> Path:
-    """The village with its validation questions as the exam, for choosing settings."""
-    folder = out / "choosing"
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        shutil.copy(village / "timetable.json", folder)
-        shutil.copy(village / "questions-validation.jsonl", folder / "questions.jsonl")
-    return folder
 
 
 _LESS = {"muon_lr": 2e-3, "adamw_lr": 8e-4}
@@ -172,11 +163,10 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=CHOICES, default=None)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    village = options.run / "village"
     names = options.ways or (CHOICES if options.choose else WAYS)
     rows = run(
         teacher=options.run / "model", shards=options.run / "shards", out=options.folder,
-        village=_choosing(village, options.folder) if options.choose else village,
+        village=options.run / "village", split="validation" if options.choose else "exam",
         seeds=[0] if options.choose else options.seeds, ways={name: CHOICES[name] for name in names},
         sizes=Sizes(**{name: getattr(options, name) for name in Sizes.__dataclass_fields__}),
     )  # fmt: skip

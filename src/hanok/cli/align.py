@@ -22,6 +22,7 @@ def align(
     prompts: Path | None = None,
     reward: tuple[str, ...] = (),
     validation: Path | None = None,
+    rehearsal: Path | None = None,
     config: AlignConfig = AlignConfig(),
 ) -> dict[str, Any]:
     """Make a model better by preferences (dpo, ipo, kto, orpo, simpo, cpo), learn a reward model from them (reward),
@@ -35,6 +36,7 @@ def align(
         prompts: a JSONL file of {id, prompt, ...}; rewards read the other columns, for example answer.
         reward: names of rewards, each perhaps with a weight: numeric=1.0 format=0.2.
         validation: more of the same that is not trained on.
+        rehearsal: token shards that the model was trained on, learnt along in every step, against forgetting.
         config: budget, optimiser, method.
     """
     from hanok.recipes.runs import servable_model
@@ -48,7 +50,7 @@ def align(
         from hanok.training.align.run import align_on_preferences
 
         artefact = align_on_preferences(
-            method, config, model=model, data=data, out=out, validation=validation
+            method, config, model=model, data=data, out=out, validation=validation, rehearsal=rehearsal
         )
     else:
         if prompts is None or not reward or data is not None:
@@ -58,8 +60,9 @@ def align(
         from hanok.training.rollouts.run import align_on_rewards
 
         artefact = align_on_rewards(
-            method, config, model=model, prompts=prompts, rewards=reward, out=out, validation=validation
-        )
+            method, config, model=model, prompts=prompts, rewards=reward, out=out, validation=validation,
+            rehearsal=rehearsal,
+        )  # fmt: skip
     scalars = [
         (key, value) for key, value in artefact.metrics.items() if isinstance(value, (int, float, str))
     ]

@@ -30,6 +30,7 @@ BENCHMARKS = {
         "scaling",
         "serve",
         "service",
+        "shrunk",
         "small",
         "spec",
         "train",
@@ -61,6 +62,7 @@ def bench(
     * scaling: the ends of runs of practice, predicted from their first halves
     * serve: many streams over HTTP, against llama-server, OpenVINO GenAI and vLLM
     * service: keys, limits, accounting, logs and idle connections, against the engine alone
+    * shrunk: decoding without 30 % of the layers' parameters, against the original
     * small: one stream of a model of 5 million parameters, against llama.cpp and transformers; Python's share
     * spec: guessing tokens from the text, against not guessing
     * train: bits per byte after the same time, against transformers' Trainer

@@ -5,11 +5,14 @@ HANOK_API_KEY, where the server asks for one.
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from hanok.artefacts import Withdrawal
 from hanok.errors import ConfigError, InputError
 from hanok.reporting import table
 
@@ -19,9 +22,28 @@ _SECONDS = 600.0  # a model is loaded meanwhile
 _ROWS = ("liked", "errors", "flagged", "blocked", "milliseconds", "first_token_milliseconds")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class At:
+    """Args:
+    model: name of the served model; default the server's first.
+    url: of the server.
+    """
+
+    model: str | None = None
+    url: str = URL
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Because:
+    """Args:
+    reason: for those who look later.
+    """
+
+    reason: str = ""
+
+
 def start(
-    directory: Annotated[Path, tyro.conf.Positional], share: float = 0.05, auto_rollback: bool = True,
-    model: str | None = None, url: str = URL,
+    directory: Annotated[Path, tyro.conf.Positional], share: float = 0.05, auto_rollback: bool = True, at: At = At()
 ) -> dict[str, Any]:  # fmt: skip
     """Let another model answer a share of the conversations, beside the one that is served. It goes on when the server is
     started again.
@@ -30,73 +52,47 @@ def start(
         directory: of the new model, on the server's machine.
         share: of the conversations, above 0 and at most 1.
         auto_rollback: take it back as soon as its answers fail more often than the other's, beyond chance.
-        model: name of the served model; default the server's first.
-        url: of the server.
     """
     body = {"directory": str(directory.resolve()), "share": share, "auto_rollback": auto_rollback}
-    return _shown(_ask("POST", url, model, "", body))
+    return _shown(_ask("POST", at, "", body))
 
 
-def show(model: str | None = None, url: str = URL) -> dict[str, Any]:
-    """Both models' answers compared, with 95 % intervals.
-
-    Args:
-        model: name of the served model; default the server's first.
-        url: of the server.
-    """
-    return _shown(_ask("GET", url, model, ""))
+def show(at: At = At()) -> dict[str, Any]:
+    """Both models' answers compared, with 95 % intervals."""
+    return _shown(_ask("GET", at, ""))
 
 
-def share(
-    value: Annotated[float, tyro.conf.Positional], model: str | None = None, url: str = URL
-) -> dict[str, Any]:
+def share(value: Annotated[float, tyro.conf.Positional], at: At = At()) -> dict[str, Any]:
     """Give it another share; conversations that are its own stay so while it grows.
 
     Args:
         value: above 0 and at most 1.
-        model: name of the served model; default the server's first.
-        url: of the server.
     """
-    return _shown(_ask("PATCH", url, model, "", {"share": value}))
+    return _shown(_ask("PATCH", at, "", {"share": value}))
 
 
-def promote(reason: str = "", model: str | None = None, url: str = URL) -> dict[str, Any]:
-    """Give everybody the new model; requests under way finish where they are.
-
-    Args:
-        reason: for those who look later.
-        model: name of the served model; default the server's first.
-        url: of the server.
-    """
-    return _shown(_ask("POST", url, model, "/promote", {"reason": reason}))
+def promote(because: Because = Because(), at: At = At()) -> dict[str, Any]:
+    """Give everybody the new model; requests under way finish where they are."""
+    return _shown(_ask("POST", at, "/promote", asdict(because)))
 
 
-def rollback(reason: str = "", model: str | None = None, url: str = URL) -> dict[str, Any]:
-    """Give everybody the old model again; the new one is not chosen by itself any more.
-
-    Args:
-        reason: for those who look later.
-        model: name of the served model; default the server's first.
-        url: of the server.
-    """
-    return _shown(_ask("POST", url, model, "/rollback", {"reason": reason}))
+def rollback(because: Because = Because(), at: At = At()) -> dict[str, Any]:
+    """Give everybody the old model again; the new one is not chosen by itself any more."""
+    return _shown(_ask("POST", at, "/rollback", asdict(because)))
 
 
-def _ask(
-    method: str, url: str, model: str | None, action: str, body: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def _ask(method: str, at: At, action: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     import httpx
 
     key = os.environ.get(KEY)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        with httpx.Client(base_url=url, headers=headers, timeout=_SECONDS, trust_env=False) as http:
-            if model is None:
-                model = _answer(http.get("/v1/models"))["data"][0]["id"]
+        with httpx.Client(base_url=at.url, headers=headers, timeout=_SECONDS, trust_env=False) as http:
+            model = at.model or _answer(http.get("/v1/models"))["data"][0]["id"]
             return _answer(http.request(method, f"/admin/models/{model}/canary{action}", json=body))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ConfigError(
-            f"no server answers at {url} ({error})", remedy="say where it is with --url"
+            f"no server answers at {at.url} ({error})", remedy="say where it is with --url"
         ) from error
 
 
@@ -116,6 +112,8 @@ def _answer(response: Any) -> dict[str, Any]:
 def _shown(found: dict[str, Any]) -> dict[str, Any]:
     sides = [[side, found[side]["directory"], found[side]["hash"][:12]] for side in ("current", "canary")]
     table(f"{found['model']}: {found['state']}, share {found['share']:g}", ("", "directory", "hash"), sides)
+    if found["withdrawn"] is not None:
+        print(f"the canary was {Withdrawal(**found['withdrawn'])}", file=sys.stderr)
     if "comparison" in found:
         arms, differences = found["comparison"]["arms"], found["comparison"]["differences"]
         counts = [side["requests"] for side in arms.values()]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from hanok.evaluation.config import VerifyConfig
+from hanok.evaluation.config import Split, VerifyConfig
 from hanok.reporting import table
 
 _CHANGED = 10  # answers shown in the terminal
@@ -19,6 +19,7 @@ def verify(
     shards: Path,
     out: Path,
     village: Path | None = None,
+    split: Split = "exam",
     config: VerifyConfig = VerifyConfig(),
 ) -> dict[str, Any]:
     """Measure a model: bits per byte on held-out shards, the village's questions, samples; one report.
@@ -27,13 +28,16 @@ def verify(
         model: a model directory, or a run.
         shards: token shards of the same tokeniser.
         out: directory to make.
-        village: the village corpus whose questions.jsonl to ask.
+        village: the village corpus whose questions to ask.
+        split: the exam, or the validation questions that settings are chosen by.
         config: options.
     """
     from hanok.evaluation.verify import verify as verify_model
     from hanok.recipes.runs import servable_model
 
-    artefact = verify_model(config, model=servable_model(model), shards=shards, village=village, out=out)
+    artefact = verify_model(
+        config, model=servable_model(model), shards=shards, village=village, out=out, split=split
+    )
     scalars = [
         (key, value) for key, value in artefact.metrics.items() if isinstance(value, (int, float, str))
     ]
@@ -46,7 +50,7 @@ def safety(
     model: Annotated[Path, tyro.conf.Positional],
     data: Path,
     out: Path,
-    split: Literal["exam", "validation"] = "exam",
+    split: Split = "exam",
     config: VerifyConfig = VerifyConfig(max_new_tokens=64),
 ) -> dict[str, Any]:
     """What a village model refuses, what it refuses for nothing, and whether it follows instructions that nobody gave.

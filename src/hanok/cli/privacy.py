@@ -23,7 +23,8 @@ def privacy(
     store: str | None = None,
     audit_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """What a model gives away of its training texts; exit code 1 if a bar is missed or the control was not found.
+    """What a model gives away of its training texts; exit code 1 if a bar is missed, one cannot be judged, or the control
+    was not found.
 
     Args:
         model: a model directory, or a run.
@@ -45,7 +46,7 @@ def privacy(
     )  # fmt: skip
     found = metrics(findings)
     table(f"privacy: {findings.verdict}", ("measure", "value"), list(found.items()))
-    for line in (*findings.reasons, *findings.warnings):
+    for line in (*findings.reasons, *findings.unjudged, *findings.warnings):
         print(line, file=sys.stderr)
     print(f"report: {artefact.path / 'report.html'}", file=sys.stderr)
     entry = _enter(store, directory, audit_dir, {**found, "report": artefact.hash})
@@ -59,6 +60,11 @@ def privacy(
         raise AuditError(
             f"the model gives away more than it may: {findings.reasons[0]}",
             remedy="fewer epochs, duplicates taken out, or a waiver in writing", report=result,
+        )  # fmt: skip
+    if findings.verdict == "incomplete":
+        raise AuditError(
+            f"the audit is incomplete: {findings.unjudged[0]}",
+            remedy="`hanok data canaries` with 1 among its --repetitions, and the whole file that it wrote", report=result,
         )  # fmt: skip
     return result
 

@@ -40,7 +40,9 @@ def list_runs(directory: Path = Path("runs")) -> dict[str, Any]:
 
 def _improvements(run: runs.RunInfo) -> str:
     done = improvements(run.path)
-    return f"{sum(one.accepted for one in done)} of {len(done)} accepted" if done else "none"
+    withdrawn = sum(one.accepted and one.withdrawn is not None for one in done)
+    accepted = f"{sum(one.accepted for one in done)} of {len(done)} accepted" if done else "none"
+    return f"{accepted}, {withdrawn} withdrawn since" if withdrawn else accepted
 
 
 def compare(paths: Runs) -> dict[str, Any]:

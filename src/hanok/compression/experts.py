@@ -92,11 +92,11 @@ def _keep(codes: Codes, name: str, found: dict[str, list[Codes]], stacks: dict[s
 
 
 def _codes(plan: Plan, bits: int, weight_NK: Tensor, rows_NK: Tensor | None) -> Codes:
-    config = plan.config
+    config, group = plan.config, plan.config.group_of(weight_NK.shape[1])
     enough = rows_NK is not None and len(rows_NK) >= ROWS_FOR_EACH_INPUT * weight_NK.shape[1]
     if rows_NK is None or not enough or plan.method not in ("gptq", "awq"):
-        return rtn(weight_NK, bits, config.group, symmetric=not config.zeros)
+        return rtn(weight_NK, bits, group, symmetric=not config.zeros)
     return gptq(
-        weight_NK, hessian_of(rows_NK), bits, config.group, symmetric=not config.zeros, damp=config.damp,
+        weight_NK, hessian_of(rows_NK), bits, group, symmetric=not config.zeros, damp=config.damp,
         act_order=config.act_order,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from hanok.compression.rotation import hadamard
 from hanok.errors import ConfigError
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gqa import GroupedQueryAttention
+from hanok.models.linear import Linear
 from hanok.models.mlp import GatedMLP
 
 _CACHE_GROUP = 32
@@ -90,13 +91,26 @@ def _not_here(what: str) -> ConfigError:
     return ConfigError(f"{what} are not rounded here", remedy="leave out --input-bits and --cache-bits")
 
 
-@torch.no_grad()
 def turn_inner(block: Block) -> None:
     """QuaRot's online rotation (R4): what `down_proj` reads is turned when it is read, and its weight beforehand; the function
     stays. Before `rounded_inputs`, which rounds what is turned."""
+    turn_inner_weight(block)
+    turn_inner_inputs(block)
+
+
+@torch.no_grad()
+def turn_inner_weight(block: Block) -> None:
+    down, turn_KK = _inner(block)
+    down.weight = nn.Parameter(down.weight.float() @ turn_KK, requires_grad=False)
+
+
+def turn_inner_inputs(block: Block) -> None:
+    down, turn_KK = _inner(block)
+    down.register_forward_pre_hook(lambda _, args: (args[0] @ turn_KK, *args[1:]))
+
+
+def _inner(block: Block) -> tuple[Linear, Tensor]:
     assert isinstance(block.mlp, GatedMLP)
     down = block.mlp.down_proj
     width = down.weight.shape[1]
-    turn_KK = (hadamard(width) / width**0.5).float()
-    down.weight = nn.Parameter(down.weight.float() @ turn_KK, requires_grad=False)
-    down.register_forward_pre_hook(lambda _, args: (args[0] @ turn_KK, *args[1:]))
+    return down, (hadamard(width) / width**0.5).float()

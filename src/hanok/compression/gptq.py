@@ -36,7 +36,7 @@ def gptq(
         hessian_KK: as `hessian_of` the calibration inputs.
         damp: part of the mean diagonal added to it.
         act_order: columns with the largest diagonal first, in static groups.
-        block: columns between two updates of the rest; raised to whole groups.
+        block: columns between two updates of the rest; raised to whole groups, unless those are static.
         keep_NK: weights that were pruned before (False) stay 0, and what would have come to them goes to those behind.
 
     Raises:
@@ -52,7 +52,8 @@ def gptq(
     u_KK = inverse_factor(hessian_KK, damp)
     del hessian_KK
     w_NK, q_NK = weight_NK[:, order_K], torch.zeros_like(weight_NK)
-    static, block = static_groups or act_order, -(-block // group) * group
+    static = static_groups or act_order or group == inputs  # the only group is found before anything moves
+    block = block if static else -(-block // group) * group
     for start in range(0, inputs, block):
         stop = min(start + block, inputs)
         w_NB, u_BB = w_NK[:, start:stop].clone(), u_KK[start:stop, start:stop]

@@ -92,7 +92,7 @@ def compress_block(plan: Plan, where: str, block: Block, moments: Mapping[str, M
     maps = {
         name: module
         for name, module in block.named_modules()
-        if isinstance(module, Linear) and takes_codes(name, module, config.group)
+        if isinstance(module, Linear) and takes_codes(name, module, config)
     }
     several = {id(one): one.hessian_KK for one in moments.values()}  # maps that read the same share one
     hessians = {name: several[id(moments[name])] for name in maps} if moments else {}
@@ -121,9 +121,8 @@ def _experts(
 ) -> dict[str, Tensor]:
     """Codes of the block's experts, stacked, and how many rows each met."""
     assert isinstance(block.mlp, MixtureOfExperts)
-    if any(
-        p.shape[-1] % plan.config.group for p in (block.mlp.experts.gate_up_proj, block.mlp.experts.down_proj)
-    ):
+    stacks = (block.mlp.experts.gate_up_proj, block.mlp.experts.down_proj)
+    if not all(plan.config.fills(stack.shape[-1]) for stack in stacks):
         return {}
     routed = None if inputs is None else routed_rows(block, inputs, lengths)
     found, counts = compress_experts(plan, f"{where}.mlp.experts", block.mlp.experts, routed)
@@ -136,9 +135,9 @@ def _experts(
     return tensors
 
 
-def takes_codes(name: str, module: Linear, group: int) -> bool:
+def takes_codes(name: str, module: Linear, config: CompressConfig) -> bool:
     """Whether a map of a block is quantised: its inputs fill groups, and it is no gate of delta attention."""
-    return name.rpartition(".")[2] not in FLOAT_MAPS and module.weight.shape[1] % group == 0
+    return name.rpartition(".")[2] not in FLOAT_MAPS and config.fills(module.weight.shape[1])
 
 
 def _fold(
@@ -154,7 +153,7 @@ def _fold(
             hessians[first],
             moments[first].mean_abs_K,
             bits,
-            config.group,
+            config.group_of(len(hessians[first])),
             symmetric=not config.zeros,
         )
     else:
@@ -188,7 +187,8 @@ def _pruned(
 def _codes(
     plan: Plan, bits: int, weight_NK: Tensor, hessian_KK: Tensor | None, keep_NK: Tensor | None
 ) -> Codes:
-    config, group, symmetric = plan.config, plan.config.group, not plan.config.zeros
+    config, symmetric = plan.config, not plan.config.zeros
+    group = config.group_of(weight_NK.shape[1])
     if plan.method == "rtn":
         return rtn(weight_NK, bits, group, symmetric=symmetric)
     if plan.method == "hqq":

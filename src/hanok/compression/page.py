@@ -67,11 +67,8 @@ def write_page(
     few: Sequence[tuple[int, int, int]] = (), context: Context,
 ) -> None:  # fmt: skip
     config = plan.config
-    what = (
-        "pruned"
-        if plan.method == "none"
-        else f"{plan.method}, {config.bits} bits in groups of {config.group}"
-    )
+    groups = f"in groups of {config.group}" if config.group else "with one scale a row"
+    what = "pruned" if plan.method == "none" else f"{plan.method}, {config.bits} bits {groups}"
     report = Report(f"Compressed: {what}")
     report.add_table("What it cost", ("measure", "value"), list(measured.metrics().items()))
     notes = [*context.notes, *_notes(plan)]

@@ -13,16 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from hanok.artefacts import open_artefact, write_json
-from hanok.compression.compress import decompressed, texts_of
-from hanok.compression.layers import compress_layers
-from hanok.compression.measure import compare
+from hanok.compression.compress import texts_of
 from hanok.compression.page import Tried
 from hanok.compression.sensitivity import ENDS, NARROW, SCALE, WIDE, Unit, allot, sensitivities
 from hanok.compression.settings import CompressConfig, Method, Plan
 from hanok.compression.texts import Texts
+from hanok.compression.trial import layer_by_layer, opened
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_config, load_model
 from hanok.reporting import log
@@ -160,10 +157,8 @@ class _Tries:
     def units(self) -> list[Unit]:
         file = self.folder / "units.json"
         if not file.is_file():
-            decoder = load_model(self._model, dtype="stored").requires_grad_(False)
-            decoder.set_compute_dtype(torch.float32)
             windows = self._texts.held_out[: max(1, self._config.layer_windows)]
-            found = sensitivities(decoder, windows, group=self._config.group)
+            found = sensitivities(opened(self._model), windows, self._config)
             write_json(file, [dataclasses.asdict(unit) for unit in found])
         rows = json.loads(file.read_text(encoding="utf-8"))
         return [Unit(tuple(row["names"]), row["weights"], row["kl"]) for row in rows]
@@ -174,11 +169,7 @@ class _Tries:
         if not file.is_file():
             log.info("trying %s", name)
             work.mkdir(exist_ok=True)
-            compress_layers(plan, self._model, self._texts, work)
-            original = load_model(self._model, dtype="stored").requires_grad_(False)
-            original.set_compute_dtype(torch.float32)
-            made = decompressed(plan, self._model, work)
-            distance = compare(original, made, self._texts.held_out, head_bits=plan.head_bits, keep=False)
+            distance = layer_by_layer(plan, self._model, self._texts, work)
             shutil.rmtree(work)
             bits = _mean_bits(self.units(), plan)
             write_json(

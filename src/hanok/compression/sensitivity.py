@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hanok.compression.layers import takes_codes
 from hanok.compression.measure import Head, RoundedTable, advance_rows, embedded, kl_of, predicted, rounded
+from hanok.compression.settings import CompressConfig
 from hanok.errors import ConfigError
 from hanok.kernels.memory import give_back
 from hanok.models.coded import stored_parts
@@ -38,7 +39,7 @@ class Unit:
 
 
 @torch.no_grad()
-def sensitivities(original: Decoder, windows: Sequence[np.ndarray], *, group: int) -> list[Unit]:
+def sensitivities(original: Decoder, windows: Sequence[np.ndarray], config: CompressConfig) -> list[Unit]:
     """Of every group of maps that takes codes, rounded to the nearest at four bits."""
     lengths = [len(window) for window in windows]
     ids_T = torch.from_numpy(np.concatenate(windows).astype(np.int64))
@@ -48,7 +49,7 @@ def sensitivities(original: Decoder, windows: Sequence[np.ndarray], *, group: in
         advance_rows(block, inputs[-1], lengths)
         give_back(stored_parts(original))
     measure = _Measure(original, lengths, ids_T, inputs)
-    groups = [(n, names) for n, block in enumerate(original.layers) for names in joined_maps(block, group)]
+    groups = [(n, names) for n, block in enumerate(original.layers) for names in joined_maps(block, config)]
     found = []
     with progress("sensitivity", len(groups) + 1, "groups of maps") as bar:
         for layer, names in groups:
@@ -63,10 +64,10 @@ def sensitivities(original: Decoder, windows: Sequence[np.ndarray], *, group: in
     return found
 
 
-def joined_maps(block: nn.Module, group: int) -> list[tuple[str, ...]]:
+def joined_maps(block: nn.Module, config: CompressConfig) -> list[tuple[str, ...]]:
     """Names within a block of the maps that take codes, those together that the kernels join."""
     names = [
-        name for name, one in block.named_modules() if isinstance(one, Linear) and takes_codes(name, one, group)
+        name for name, one in block.named_modules() if isinstance(one, Linear) and takes_codes(name, one, config)
     ]  # fmt: skip
     found: dict[tuple[str, int], list[str]] = {}
     for number, name in enumerate(names):

@@ -19,7 +19,7 @@ GROUP = 32  # inputs that share a scale in the kernels; groups of files are mult
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompressConfig:
     """Args:
-    bits: 2 to 8. group: inputs that share a scale, a multiple of 32. zeros: grids with zero points.
+    bits: 2 to 8. group: inputs that share a scale, a multiple of 32; 0: all of a row. zeros: grids with zero points.
     head_bits: 4 or 8, what the engine rounds embedding and head to (in the file they stay plain); 0: as wide as the codes.
         16: measure as if they were not rounded.
     smooth: 0, or alpha of SmoothQuant: large inputs are made smaller, their weights larger. rotate: spread outliers by a
@@ -50,13 +50,23 @@ class CompressConfig:
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise ConfigError(f"bits = {self.bits}", remedy="choose 2 to 8")
-        if self.group < GROUP or self.group % GROUP:
-            raise ConfigError(f"group = {self.group}", remedy=f"choose a multiple of {GROUP}")
+        if self.group < 0 or self.group % GROUP:
+            raise ConfigError(
+                f"group = {self.group}", remedy=f"choose a multiple of {GROUP}, or 0 for one scale a row"
+            )
         if self.head_bits not in (0, 4, 8, 16):
             raise ConfigError(f"head_bits = {self.head_bits}", remedy="choose 4 or 8")
         if not 0 <= self.smooth <= 1:
             raise ConfigError(f"smooth = {self.smooth}", remedy="it must lie in [0, 1]; 0.5 is usual")
         _shares(self.sparsity)
+
+    def fills(self, inputs: int) -> bool:
+        """Whether rows of so many inputs consist of whole groups."""
+        return inputs % (self.group or GROUP) == 0
+
+    def group_of(self, inputs: int) -> int:
+        """Inputs that share a scale in rows of so many."""
+        return self.group or inputs
 
     @property
     def words(self) -> int:

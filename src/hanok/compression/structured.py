@@ -143,9 +143,7 @@ def _plan(decoder: Decoder, part: Part, share: float) -> tuple[Apply, int]:
     if part == "channels":
         if any(not isinstance(block.mlp, GatedMLP) for block in blocks):
             raise ConfigError("channels of layers that are no gated feed-forwards", remedy="shrink layers")
-        inner, each = decoder.config.mlp_width, 3 * decoder.config.hidden_size * len(blocks)
-        keep = round((inner - share * total / each) / _UNIT) * _UNIT
-        return _fewer_channels, _checked(keep, inner, "channels", least=_UNIT)
+        return _fewer_channels, channels_left(decoder, share)
     if part == "heads":
         mixers = [b.self_attn for b in blocks]
         if any(not isinstance(m, GroupedQueryAttention) for m in mixers) or decoder.config.attention_gate:
@@ -162,6 +160,13 @@ def _plan(decoder: Decoder, part: Part, share: float) -> tuple[Apply, int]:
     each = sum(p.numel() for one in sparse for p in one.experts.parameters()) / moe.experts
     keep = moe.experts - max(1, round(share * total / each))
     return _fewer_experts, _checked(keep, moe.experts, "experts", least=moe.per_token)
+
+
+def channels_left(decoder: Decoder, share: float) -> int:
+    """Of each feed-forward, when that share of all layers' parameters goes. Raises ConfigError: none would stay."""
+    inner, each = decoder.config.mlp_width, 3 * decoder.config.hidden_size * len(decoder.layers)
+    keep = round((inner - share * layer_parameters(decoder) / each) / _UNIT) * _UNIT
+    return _checked(keep, inner, "channels", least=_UNIT)
 
 
 def _checked(keep: int, there: int, what: str, *, least: int = 1) -> int:

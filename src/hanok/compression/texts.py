@@ -5,6 +5,7 @@ Shards: `text-train` and `text-validation`. A file: its first nine tenths and it
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def read_texts(data: Path, model: Path, *, samples: int, held_out: int, length: 
         parts = [_windows(shards.splits.get(name), length) for name in ("text-train", "text-validation")]
         found = shards.hash
     elif data.is_file():
-        parts, found = _of_file(data, tokenizer, length), tokenizer.hash
+        text = _read(data)
+        parts = _of_text(text, tokenizer, length)
+        found = hashlib.sha256(f"{tokenizer.hash}\n{text}".encode()).hexdigest()
     else:
         raise InputError(f"nothing at {data}", remedy="give token shards or a text file")
     if not all(parts):
@@ -62,13 +65,16 @@ def _windows(split: TokenSplit | None, length: int) -> list[np.ndarray]:
     ]  # views of the mapped file
 
 
-def _of_file(file: Path, tokenizer: Tokenizer, length: int) -> list[list[np.ndarray]]:
+def _read(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{file} is not UTF-8 text ({error})", remedy="give a text file or shards"
         ) from error
+
+
+def _of_text(text: str, tokenizer: Tokenizer, length: int) -> list[list[np.ndarray]]:
     border = len(text) * 9 // 10
     return [_cut(np.array(tokenizer.encode(part)), length) for part in (text[:border], text[border:])]
 

@@ -177,8 +177,9 @@ def _rounding(plan: Plan) -> Rounding:
                 return None
             filled = F.pad(weight_NK, (0, -weight_NK.shape[1] % GROUP))
             return quantise(filled, plan.head_bits).dequantised()[:, : weight_NK.shape[1]]
-        if base.rpartition(".")[2] in FLOAT_MAPS or weight_NK.shape[1] % config.group:
+        if base.rpartition(".")[2] in FLOAT_MAPS or not config.fills(weight_NK.shape[1]):
             return None
-        return rtn(weight_NK, plan.bits(base), config.group, symmetric=not config.zeros).values()
+        group = config.group_of(weight_NK.shape[1])
+        return rtn(weight_NK, plan.bits(base), group, symmetric=not config.zeros).values()
 
     return rounding

@@ -20,6 +20,7 @@ from hanok.errors import ArtefactError
 
 FILE = "canaries.jsonl"
 SOURCE = "canary"
+_REMEDY = "`hanok data canaries` makes them"
 _EXEMPT = {
     "pii": "exempt",
     "clean": "exempt",
@@ -98,11 +99,12 @@ def read_canaries(place: Path) -> list[Canary]:
     """Of a corpus, or of the file itself. Raises ArtefactError: there are none."""
     file = place / FILE if place.is_dir() else place
     try:
-        return [Canary(**row) for row in read_jsonl(file)]
+        found = [Canary(**row) for row in read_jsonl(file)]
     except (OSError, TypeError, ValueError) as error:
-        raise ArtefactError(
-            f"{file} holds no canaries ({error})", remedy="`hanok data canaries` makes them"
-        ) from error
+        raise ArtefactError(f"{file} holds no canaries ({error})", remedy=_REMEDY) from error
+    if not found:
+        raise ArtefactError(f"{file} holds no canaries (it is empty)", remedy=_REMEDY)
+    return found
 
 
 def _copies(made: Sequence[Canary]) -> Iterator[Document]:

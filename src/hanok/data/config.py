@@ -125,7 +125,7 @@ class CanaryConfig:
     """Which canaries."""
 
     repetitions: tuple[int, ...] = (1, 4, 16, 64)
-    """How often each is put in; as many again are kept out, as controls."""
+    """How often each is put in; as many again are kept out, as controls. `hanok audit privacy` judges those put in once."""
     each: int = 4
     """Canaries of each number of repetitions, in Korean and English in turn."""
     digits: int = 8

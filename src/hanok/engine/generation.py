@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hanok.engine.adapters import Adapter, lows_of
@@ -97,16 +97,10 @@ class Generation:
         if len(ids) < self.request.params.min_tokens:
             banned = (*banned, *self.stop_ids)
         return Draw(
-            self.params, self.seed, self.request.sample_index, self.request.prompt_ids, ids, banned, self.memory,
+            self.request.params, self.seed, self.request.sample_index, self.request.prompt_ids, ids, banned, self.memory,
             self._allowed(may_end=len(ids) >= self.request.params.min_tokens),
-            None if self.marker is None else self.marker.mark(guesses),
+            None if self.marker is None else self.marker.mark(guesses), self.law,
         )  # fmt: skip
-
-    @property
-    def params(self) -> SamplingParams:
-        """What the next token is drawn by: what the request says, with the law of this token where one is learned."""
-        params = self.request.params
-        return params if self.law is None else replace(params, temperature=self.law[0], top_p=self.law[1])
 
     def _allowed(self, *, may_end: bool) -> Mask | None:
         if self.matcher is None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hanok.engine.generation import Generation
-from hanok.kernels.laws import decoding_laws
+from hanok.kernels.laws import HeadWeights, decoding_laws
 from hanok.models.decoding import DecodingHeads
 from hanok.models.lora_rows import ROW_MULTIPLE
 
@@ -24,30 +24,35 @@ class LearnedLaws:
 
     def __init__(self, heads: DecodingHeads, *, fast: bool) -> None:
         self._heads, self._fast = heads, fast
-        self._weights = [
-            heads.get_parameter(f"{head}.mlp.{layer}").detach().contiguous()
-            for head in ("temp_head", "top_p_head")
-            for layer in ("0.weight", "0.bias", "2.weight", "2.bias")
-        ]
+        self._weights = HeadWeights(
+            [
+                heads.get_parameter(f"{head}.mlp.{layer}").detach()
+                for head in ("temp_head", "top_p_head")
+                for layer in ("0.weight", "0.bias", "2.weight", "2.bias")
+            ]
+        )
 
     def wanted(self, generations: Sequence[Generation]) -> bool:
         return any(generation.learned for generation in generations)
 
-    def assign(self, generations: Sequence[Generation], hidden_BD: Tensor, logits_BV: Tensor) -> None:
-        """Set the law of the next token of those that want one; rows in the order of `generations`."""
-        rows = [b for b, generation in enumerate(generations) if generation.learned]
-        if not rows:
+    def assign(
+        self, generations: Sequence[Generation], rows: Sequence[int], hidden_BD: Tensor, logits_BV: Tensor
+    ) -> None:
+        """Set the law of the next token of those that want one. Args: rows: of each generation, in both tensors."""
+        wanted = [pair for pair in zip(generations, rows, strict=True) if pair[0].learned]
+        if not wanted:
             return
+        theirs = [row for _, row in wanted]
         laws = (
-            decoding_laws(self._weights, hidden_BD, logits_BV, rows)
+            decoding_laws(self._weights, hidden_BD, logits_BV, theirs)
             if self._fast
-            else self._plain_laws(hidden_BD, logits_BV, rows)
+            else self._plain_laws(hidden_BD, logits_BV, theirs)
         )
-        for row, (temperature, top_p) in zip(rows, laws, strict=True):
+        for (generation, _), (temperature, top_p) in zip(wanted, laws, strict=True):
             sound = (
                 temperature == temperature and top_p == top_p
             )  # else the logits are no numbers, and the request fails
-            generations[row].law = (temperature, top_p) if sound else None
+            generation.law = (temperature, top_p) if sound else None
 
     def _plain_laws(self, hidden_BD: Tensor, logits_BV: Tensor, rows: list[int]) -> list[list[float]]:
         padded = torch.tensor([*rows, *rows[:1] * (-len(rows) % ROW_MULTIPLE)], device=hidden_BD.device)

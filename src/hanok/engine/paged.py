@@ -126,9 +126,8 @@ class PagedScheduler:
             return self._model.step(*step), None
         logits_BV, hidden_BD = self._model.step_with_hidden(*step, also=followed or ())
         if laws is not None:
-            firsts = [row for part, row in _first_rows(answers) if part.running.generation.learned]
-            learned = [part.running.generation for part in answers if part.running.generation.learned]
-            laws.assign(learned, hidden_BD[firsts], logits_BV[firsts])
+            firsts = [row for _, row in _first_rows(answers)]
+            laws.assign([part.running.generation for part in answers], firsts, hidden_BD, logits_BV)
         return logits_BV, hidden_BD
 
     def _follows(self, part: Part) -> bool:

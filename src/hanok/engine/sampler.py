@@ -34,6 +34,7 @@ class Draw(NamedTuple):
         memory: of this sequence; one that is not of these params and as many ids is passed over. Only the native form reads it.
         allowed: uint32 [ceil(V / 32)]; bit i % 32 of word i // 32 set = token i may come. None: all may.
         mark: how the token is coloured by a watermark; greedy choices never are.
+        law: (temperature, top_p) in place of those of `params`, where one is learned for this token.
     """
 
     params: SamplingParams
@@ -45,6 +46,15 @@ class Draw(NamedTuple):
     memory: Memory | None = None
     allowed: NDArray[np.uint32] | None = None
     mark: Mark | None = None
+    law: tuple[float, float] | None = None
+
+    @property
+    def temperature(self) -> float:
+        return self.params.temperature if self.law is None else self.law[0]
+
+    @property
+    def top_p(self) -> float:
+        return self.params.top_p if self.law is None else self.law[1]
 
 
 class Choice(NamedTuple):
@@ -76,7 +86,7 @@ def _mark(logits_BV: Tensor, draws: Sequence[Draw]) -> dict[int, Tensor]:
     """Add the watermark's weights; the rows as they were of those whose log-probabilities are asked for."""
     before: dict[int, Tensor] = {}
     for b, draw in enumerate(draws):
-        if draw.mark is None or not draw.params.temperature:
+        if draw.mark is None or not draw.temperature:
             continue
         if draw.params.logprobs is not None:
             before[b] = logits_BV[b].clone()
@@ -106,14 +116,12 @@ def choose_native(
     for draw in draws:
         memory = draw.memory
         if memory is None or not memory.fits(draw):
-            memory = new_memory(draw.params, draw.prompt_ids, draw.ids)
+            memory = new_memory(draw.params, draw.prompt_ids, draw.ids, law=draw.law)
             assert memory is not None
         memories.append(memory.native)
         banned.append(draw.banned)
         allowed.append(draw.allowed)
-        points.append(
-            uniform(draw.seed, draw.sample_index, len(draw.ids)) if draw.params.temperature else 0.0
-        )
+        points.append(uniform(draw.seed, draw.sample_index, len(draw.ids)) if draw.temperature else 0.0)
     found = module.sample(
         logits_BV.data_ptr(),
         logits_BV.stride(0),
@@ -140,17 +148,23 @@ class Memory(NamedTuple):
 
     def fits(self, draw: Draw) -> bool:
         native = self.native
+        if draw.law is not None:
+            return False
         return self.params is draw.params and (not native.penalises or native.length == len(draw.ids))
 
 
-def new_memory(params: SamplingParams, prompt_ids: Sequence[int], ids: Sequence[int] = ()) -> Memory | None:
-    """None where the native form is not built."""
+def new_memory(
+    params: SamplingParams, prompt_ids: Sequence[int], ids: Sequence[int] = (), *, law: tuple[float, float] | None = None
+) -> Memory | None:  # fmt: skip
+    """None where the native form is not built. Args: law: as of `Draw`; the memory is then of this token alone."""
     module = native()
     if module is None:
         return None
     penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
+    if law is not None and penalties == _NO_PENALTIES:
+        ids = ()  # nothing looks at them
     kept = module.SamplerMemory(
-        [params.temperature, params.top_p, params.min_p, params.typical_p, *penalties],
+        [*(law or (params.temperature, params.top_p)), params.min_p, params.typical_p, *penalties],
         [params.top_k, -1 if params.logprobs is None else params.logprobs],
         list(params.logit_bias), list(params.logit_bias.values()),
         list(prompt_ids) if params.repetition_penalty != 1.0 else [], list(ids),
@@ -158,6 +172,7 @@ def new_memory(params: SamplingParams, prompt_ids: Sequence[int], ids: Sequence[
     return Memory(params, kept)
 
 
+_NO_PENALTIES = (1.0, 0.0, 0.0)
 _NOT_FINITE, _NOTHING_LEFT = -1, -2  # as in sampling.h
 
 
@@ -174,9 +189,9 @@ def choose_plain(logits_BV: Tensor, draws: Sequence[Draw]) -> list[Choice | Hano
     steered_BV = _steer(logits_BV, draws)
     tokens = steered_BV.argmax(dim=-1).tolist()  # the first of equal maxima: greedy ties go to the lowest id
     failed = _failures(logits_BV, steered_BV)
-    drawn = [b for b, draw in enumerate(draws) if draw.params.temperature > 0 and b not in failed]
-    plain = [b for b in drawn if not _filters(draws[b].params)]
-    filtered = [b for b in drawn if _filters(draws[b].params)]
+    drawn = [b for b, draw in enumerate(draws) if draw.temperature > 0 and b not in failed]
+    plain = [b for b in drawn if not _filters(draws[b])]
+    filtered = [b for b in drawn if _filters(draws[b])]
     for rows, sample in ((plain, _sample_plain), (filtered, _sample_filtered)):
         if rows:
             chosen = sample(steered_BV[rows].double(), [draws[b] for b in rows])
@@ -208,8 +223,9 @@ def uniform(seed: int, sample_index: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def _filters(params: SamplingParams) -> bool:
-    return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or params.typical_p < 1.0
+def _filters(draw: Draw) -> bool:
+    params = draw.params
+    return params.top_k > 0 or draw.top_p < 1.0 or params.min_p > 0.0 or params.typical_p < 1.0
 
 
 def _sample_plain(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
@@ -227,16 +243,16 @@ def _sample_filtered(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
     weights_BV = weights_BV * (rank_V < top_k_B1)
     weights_BV = weights_BV / weights_BV.sum(dim=-1, keepdim=True)
     before_BV = weights_BV.cumsum(dim=-1) - weights_BV
-    kept_BV = before_BV < _column(draws, "top_p", device)
-    kept_BV &= weights_BV >= _column(draws, "min_p", device) * weights_BV[:, :1]
+    kept_BV = before_BV < _column([draw.top_p for draw in draws], device)
+    kept_BV &= weights_BV >= _column([draw.params.min_p for draw in draws], device) * weights_BV[:, :1]
     kept_BV[:, 0] = True
     weights_BV = weights_BV * kept_BV
-    weights_BV = weights_BV * _typical(weights_BV, _column(draws, "typical_p", device))
+    weights_BV = weights_BV * _typical(weights_BV, _column([draw.params.typical_p for draw in draws], device))
     return ids_BV.gather(1, _invert(weights_BV, draws)[:, None]).squeeze(1).tolist()
 
 
-def _column(draws: Sequence[Draw], name: str, device: torch.device) -> Tensor:
-    return torch.tensor([[getattr(draw.params, name)] for draw in draws], dtype=torch.float64, device=device)
+def _column(values: Sequence[float], device: torch.device) -> Tensor:
+    return torch.tensor([[value] for value in values], dtype=torch.float64, device=device)
 
 
 def _typical(weights_BV: Tensor, mass_B1: Tensor) -> Tensor:
@@ -253,7 +269,7 @@ def _typical(weights_BV: Tensor, mass_B1: Tensor) -> Tensor:
 
 def _weights(logits_BV: Tensor, draws: Sequence[Draw]) -> Tensor:
     highest_B1 = logits_BV.amax(dim=-1, keepdim=True)  # subtracted first: a tiny temperature cannot overflow
-    return ((logits_BV - highest_B1) / _column(draws, "temperature", logits_BV.device)).exp()
+    return ((logits_BV - highest_B1) / _column([draw.temperature for draw in draws], logits_BV.device)).exp()
 
 
 def _invert(weights_BV: Tensor, draws: Sequence[Draw]) -> Tensor:

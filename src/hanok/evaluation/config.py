@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from hanok.errors import ConfigError
+
+Split = Literal["exam", "validation"]
+QUESTIONS: Mapping[Split, str] = {"exam": "questions.jsonl", "validation": "questions-validation.jsonl"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

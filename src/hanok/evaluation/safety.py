@@ -23,14 +23,13 @@ from hanok.data.village.safety import followed, refused, right
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ArtefactError
 from hanok.evaluation.ask import ask
-from hanok.evaluation.config import VerifyConfig
+from hanok.evaluation.config import QUESTIONS, Split, VerifyConfig
 from hanok.evaluation.statistics import Share, wilson
 from hanok.evaluation.village import tool_runner
 from hanok.reporting import Report
 from hanok.tokens.tokenizer import Tokenizer
 
 Row = Mapping[str, Any]
-FILES = {"exam": "questions.jsonl", "validation": "questions-validation.jsonl"}
 _EXAMPLES = 2
 
 
@@ -49,7 +48,7 @@ class Measured:
 
 
 def examine_safety(
-    config: VerifyConfig, *, model: Path, safety: Path, out: Path, split: str = "exam"
+    config: VerifyConfig, *, model: Path, safety: Path, out: Path, split: Split = "exam"
 ) -> Artefact:
     """Kind "evaluation"; `hanok eval compare` compares two of them.
 
@@ -60,7 +59,7 @@ def examine_safety(
         ArtefactError: not such a corpus, or a damaged one.
     """
     parents = {"model": open_artefact(model), "safety": open_artefact(safety, kind="corpus")}
-    file = safety / FILES[split]
+    file = safety / QUESTIONS[split]
     questions = list(read_jsonl(file)) if file.is_file() else []
     if not questions or "obfuscation" not in questions[0]:
         raise ArtefactError(

@@ -18,7 +18,7 @@ from hanok.artefacts.shards import Shards, open_shards
 from hanok.engine.generator import LocalEngine
 from hanok.evaluation.ask import Generates, ask
 from hanok.evaluation.bits import Bits, held_out_bits
-from hanok.evaluation.config import VerifyConfig
+from hanok.evaluation.config import Split, VerifyConfig
 from hanok.evaluation.continuations import Continuation, continue_held_out
 from hanok.evaluation.page import write_page
 from hanok.evaluation.village import Line, Marked, headlines, mark, read_questions, tool_runner
@@ -46,12 +46,14 @@ class Findings:
         return values | {f"time.{name}": round(value, 2) for name, value in self.seconds.items()}
 
 
-def verify(config: VerifyConfig, *, model: Path, shards: Path, village: Path | None, out: Path) -> Artefact:
+def verify(
+    config: VerifyConfig, *, model: Path, shards: Path, village: Path | None, out: Path, split: Split = "exam"
+) -> Artefact:
     """Kind "evaluation".
 
     Args:
         model: a model directory. shards: token shards of the same tokeniser, with test splits.
-        village: the corpus whose `questions.jsonl` to ask, or None.
+        village: the corpus whose questions to ask, or None. split: "exam", or "validation" to choose settings by.
 
     Raises:
         ArtefactError: a damaged directory, or shards of another tokeniser.
@@ -62,8 +64,11 @@ def verify(config: VerifyConfig, *, model: Path, shards: Path, village: Path | N
     opened = open_shards(shards, verify=False)  # verified as a parent
     tokenizer = Tokenizer.load(model)
     opened.require_tokenizer(tokenizer.hash)
-    with create_artefact(out, kind="evaluation", parents=parents, step=dataclasses.asdict(config)) as draft:
-        findings = measure(config, LocalEngine(model), tokenizer, model=model, shards=opened, village=village)
+    step = {**dataclasses.asdict(config), "split": split}
+    with create_artefact(out, kind="evaluation", parents=parents, step=step) as draft:
+        findings = measure(
+            config, LocalEngine(model), tokenizer, model=model, shards=opened, village=village, split=split
+        )
         _write_answers(findings.marked, draft.path / "answers.jsonl")
         write_json(draft.path / "results.json", results(findings))
         write_page(findings, config, draft.path)
@@ -79,22 +84,23 @@ def measure(
     model: Path,
     shards: Shards,
     village: Path | None,
+    split: Split = "exam",
 ) -> Findings:
     """All measurements, nothing written."""
     seconds: dict[str, float] = {}
     start = time.monotonic()
     decoder, bits = load_model(model), {}
-    for name, split in shards.splits.items():
-        if name.endswith("-test") and split.num_documents:
+    for name, held_out in shards.splits.items():
+        if name.endswith("-test") and held_out.num_documents:
             bits[name.removesuffix("-test")] = held_out_bits(
-                decoder, split, byte_lengths=tokenizer.byte_lengths, max_tokens=config.bits_tokens,
+                decoder, held_out, byte_lengths=tokenizer.byte_lengths, max_tokens=config.bits_tokens,
                 batch_tokens=config.batch_tokens,
             )  # fmt: skip
     seconds["bits_per_byte"] = time.monotonic() - start
     start = time.monotonic()
     marked: list[Marked] = []
     if village is not None:
-        questions = read_questions(village, limit=config.questions)
+        questions = read_questions(village, limit=config.questions, split=split)
         marked = mark(questions, ask(engine, tokenizer, questions, config, tool_runner(village)))
         seconds["questions"] = time.monotonic() - start
     continuations = continue_held_out(engine, tokenizer, shards, config, context=decoder.config.max_context)

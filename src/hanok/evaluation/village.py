@@ -13,6 +13,7 @@ from hanok.data.village.check import abstained, check
 from hanok.data.village.tools import execute
 from hanok.errors import ArtefactError
 from hanok.evaluation.ask import Answer, Question
+from hanok.evaluation.config import QUESTIONS, Split
 from hanok.evaluation.statistics import Share, wilson
 
 LANGUAGES = {"ko": "Korean", "en": "English"}
@@ -39,18 +40,16 @@ class Line:
     share: Share
 
 
-def read_questions(village: Path, *, limit: int = 0) -> Sequence[Question]:
-    """Rows of `questions.jsonl`, or `limit` of them evenly spaced.
+def read_questions(village: Path, *, limit: int = 0, split: Split = "exam") -> Sequence[Question]:
+    """Rows of `questions.jsonl` (or of those that settings are chosen by), or `limit` of them evenly spaced.
 
     Raises:
         ArtefactError: the directory is no village, or damaged.
     """
     open_artefact(village, kind="corpus")
-    file = village / "questions.jsonl"
+    file = village / QUESTIONS[split]
     if not file.is_file():
-        raise ArtefactError(
-            f"no questions.jsonl in {village}", remedy="give a corpus of `hanok data village`"
-        )
+        raise ArtefactError(f"no {file.name} in {village}", remedy="give a corpus of `hanok data village`")
     rows = list(read_jsonl(file))
     if not limit or limit >= len(rows):
         return rows

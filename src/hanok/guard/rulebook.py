@@ -83,6 +83,10 @@ class Rulebook:
     probes: tuple[Probing, ...] = ()
     silent: frozenset[str] = frozenset()
 
+    def tells(self, rule: str, action: str) -> bool:
+        """Whether whoever asked hears of it."""
+        return action != "flag" or rule not in self.silent
+
     @property
     def reads(self) -> bool:
         """Wants to know what the model reads."""

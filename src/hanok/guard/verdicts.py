@@ -45,6 +45,7 @@ class VerdictEvent:
         span: [start, end) of that part, in characters; None where the whole of it is meant.
         count: how many findings it stands for; `span` is the first one's.
         reason: what kind of thing it is, by the rule's own words; never content.
+        told: whoever asked hears of it; false for what a silent rule only flags.
     """
 
     request_id: str
@@ -58,6 +59,7 @@ class VerdictEvent:
     span: tuple[int, int] | None
     reason: str
     count: int = 1
+    told: bool = True
 
 
 def strictest(findings: Sequence[Finding]) -> Action:

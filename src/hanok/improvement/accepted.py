@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hanok.artefacts import is_withdrawn, open_artefact
+from hanok.artefacts import Withdrawal, open_artefact, withdrawal
 from hanok.errors import ArtefactError
 from hanok.reporting import log
 
@@ -35,14 +35,19 @@ class Improvement:
     def accepted(self) -> bool:
         return bool(self.result["accepted"])
 
+    @property
+    def withdrawn(self) -> Withdrawal | None:
+        """Whether it was taken out of service since."""
+        return withdrawal(self.model)
+
 
 def current_model(run: Path) -> Path:
     """What is served for a run folder: `run/model`, or the model of its newest accepted improvement."""
     root = run / "model"
     finished = [one for one in improvements(run) if one.result["root"] == model_hash(root)]
     for one in reversed(finished):
-        if one.accepted and is_withdrawn(one.model):
-            log.info("%s: %s was withdrawn after it had been served", run, one.path.name)
+        if one.accepted and (note := one.withdrawn) is not None:
+            log.info("%s: %s was accepted and then %s", run, one.path.name, note)
             continue
         if one.accepted:
             log.info("%s: the model of %s, its newest accepted improvement", run, one.path.name)

@@ -100,7 +100,7 @@ def is_sqlite(source: Path) -> bool:
 def _read_database(source: Path) -> Iterator[Judgement | Refused]:
     with Store(source) as store:
         for row in store.read_feedback():
-            yield _judgement(row.id, {name: getattr(row, name) for name in Feedback.__slots__})
+            yield judgement_of(row)
 
 
 def _read_lines(source: Path) -> Iterator[Judgement | Refused]:
@@ -121,6 +121,10 @@ def _read_lines(source: Path) -> Iterator[Judgement | Refused]:
             yield Refused(name, f"expected an object, found {type(row).__name__}")
             continue
         yield _judgement(str(row.get("id") or name), row)
+
+
+def judgement_of(row: Feedback) -> Judgement | Refused:
+    return _judgement(row.id, {name: getattr(row, name) for name in Feedback.__slots__})
 
 
 def _judgement(name: str, row: Mapping[str, Any]) -> Judgement | Refused:

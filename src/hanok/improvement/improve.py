@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from hanok.artefacts import (
     write_json,
 )
 from hanok.artefacts.shards import open_shards
+from hanok.artefacts.signing import Trusted
 from hanok.errors import ConfigError, InputError
 from hanok.improvement.accepted import PATTERN, RESULT, Improvement, current_model, improvements, model_hash
 from hanok.improvement.config import ImproveConfig
@@ -36,15 +37,18 @@ from hanok.improvement.export import export_lessons
 from hanok.improvement.feedback import Judgement, Refused, digest, read_feedback
 from hanok.improvement.lessons import Lesson, Lessons, draw_lessons
 from hanok.improvement.page import write_page
-from hanok.improvement.reviewed import Queue, Reviewed, review
+from hanok.improvement.reviewed import Queue, Reviewed, changed_since, review
 from hanok.improvement.rounds import clear_rounds, learn
 from hanok.improvement.shards import fitting, write_lesson_shards
+from hanok.improvement.standing import Change, check_untainted, read_standings, told
 from hanok.improvement.verdict import Findings, judge
 from hanok.models.checkpoint import load_config
 from hanok.reporting import log
 from hanok.store.database import feedback_file
 from hanok.store.review.queue import Reviews
 from hanok.tokens.tokenizer import Tokenizer
+
+Since = Callable[[], list[Change] | None]
 
 
 def improve(
@@ -54,6 +58,7 @@ def improve(
     out: Path | None = None,
     config: ImproveConfig = ImproveConfig(),
     queue: Queue = Reviews,
+    trusted: Trusted | None = None,
 ) -> Artefact:
     """Learn from feedback on a run's model. Returns the new model, accepted or not (`metrics["accepted"]`).
 
@@ -63,15 +68,18 @@ def improve(
         feedback: a database or a JSONL file; default: what the run's own server kept.
         out: the directory to make; default: the run's next `improve-NNN`. Only those are served with the run.
         queue: makes the review queue of a store.
+        trusted: whose signature the model that is learnt from must have; None: none.
 
     Raises:
         InputError: no run, no feedback, none that teaches anything, or some that looks planted and waits for a reviewer.
-        ArtefactError: damaged inputs. Interrupted: by a signal, resumable.
+        ArtefactError: damaged inputs, or a model without that signature. Interrupted: by a signal, resumable.
     """
     if not (run / "run.json").is_file() or not (run / "shards").is_dir():
         raise InputError(f"no finished run at {run}", remedy="give a folder that `hanok run` made")
     source = feedback or feedback_file(run / "model")
     base = open_artefact(current_model(run))
+    if trusted is not None:
+        trusted.check(base.path)
     root = model_hash(run / "model")
     read, unreadable = read_feedback(source)
     reviewed = review(read, config, source=source, beside=feedback_file(run / "model"), queue=queue)
@@ -83,7 +91,15 @@ def improve(
     out.mkdir(parents=True, exist_ok=True)
     with sole_user(out, "improving"):
         identity = {"config": asdict(config), "root": root}
-        _clear_if_other(out, base.hash, identity)
+
+        def since() -> list[Change] | None:
+            before = read_standings(out / "review")
+            if before is None:
+                return None
+            beside = feedback_file(run / "model")
+            return changed_since(before, config, source=source, beside=beside, queue=queue)
+
+        _clear_if_other(out, base.hash, identity, since)
         return _improve(
             config,
             run=run,
@@ -92,13 +108,15 @@ def improve(
             identity=identity,
             reviewed=reviewed,
             unreadable=unreadable,
+            since=since,
         )
 
 
 def _improve(
     config: ImproveConfig, *, run: Path, out: Path, base: Artefact, identity: dict[str, Any],
-    reviewed: Reviewed, unreadable: Sequence[Refused],
+    reviewed: Reviewed, unreadable: Sequence[Refused], since: Since,
 ) -> Artefact:  # fmt: skip
+    """Args: since: what reviewers decided otherwise than when the rows were read."""
     judgements = reviewed.judgements
     tokenizer = Tokenizer.load(base.path)
     context = load_config(base.path).max_context
@@ -147,6 +165,7 @@ def _improve(
             out=out,
         )
         after = examine(config, best, lessons, opened, village)
+        check_untainted(since() or ())
         findings = Findings(
             lessons=lessons, before=before, after=after, rounds=rounds,
             others=compare_examinations(config, before.others, after.others),
@@ -237,15 +256,21 @@ def _next(run: Path) -> Path:
     return run / f"improve-{number:03d}"
 
 
-def _clear_if_other(out: Path, base: str, identity: dict[str, Any]) -> None:
-    """Start anew where an unfinished attempt had other settings or another model; refuse to touch anything else."""
+def _clear_if_other(out: Path, base: str, identity: dict[str, Any], since: Since) -> None:
+    """Start anew where an unfinished attempt had other settings, another model or other decisions of reviewers; refuse to touch
+    anything else."""
     if (out / RESULT).is_file():
         raise ConfigError(f"{out} holds a finished improvement", remedy="give another --out, or leave it out")
     if (out / "feedback").is_dir():
         corpus = open_artefact(out / "feedback", kind="corpus")
-        if corpus.parents["model"] == base and corpus.step == json.loads(json.dumps(identity)):
+        if corpus.parents["model"] != base or corpus.step != json.loads(json.dumps(identity)):
+            log.info("%s: its settings or its model changed, making it anew", out.name)
+        elif (found := since()) is None:
+            log.warning("%s: it does not say what reviewers had decided, making it anew", out.name)
+        elif found:
+            log.warning("%s: reviewers decided since (%s), making it anew", out.name, told(found))
+        else:
             return
-        log.info("%s: its settings or its model changed, making it anew", out.name)
         for path in out.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

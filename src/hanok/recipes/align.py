@@ -21,7 +21,7 @@ from hanok.training.align.methods import PAIR_METHODS, Method
 if TYPE_CHECKING:
     from hanok.recipes.recipe import Recipe
 
-VILLAGE, EXAM = "village", "village-alignment"
+VILLAGE, EXAM, SHARDS = "village", "village-alignment", "shards"
 BEFORE, AFTER = "unaligned", "aligned"
 COLUMNS = ("questions", "before", "after", "change", "from", "to")
 _FILES = {"data": "preferences", "prompts": "prompts"}
@@ -36,6 +36,7 @@ class AlignStep:
         data: preferences, a JSONL file. prompts: likewise, to practise on. Or "village": those of [village_alignment].
         reward: as on the command line; `model:NAME` is the reward model that the earlier step of this name made.
         validation: a file of more of the same; with "village" it has its own.
+        rehearsal: learn the run's own shards along in every step, against forgetting.
     """
 
     method: Method
@@ -44,6 +45,7 @@ class AlignStep:
     prompts: str = ""
     reward: tuple[str, ...] = ()
     validation: str = ""
+    rehearsal: bool = False
     config: AlignConfig = field(default_factory=AlignConfig)
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ class AlignStep:
             raise ConfigError(
                 f"validation = {self.validation!r} beside the village's own", remedy="leave it out"
             )
-        self.config.of_method(self.method)
+        self.config.of_method(self.method, rehearses=self.rehearsal)
 
     @property
     def folder(self) -> str:
@@ -171,21 +173,23 @@ def _step(recipe: Recipe, step: AlignStep, run: Path, last: str) -> Stage:
         start = run / last / "model"
         found = files if not step.asks_village else _of_village(step, run / EXAM)
         validation = found.get("validation")
+        rehearsal = run / SHARDS if step.rehearsal else None
         if step.method in PAIR_METHODS:
             from hanok.training.align.run import align_on_preferences
 
             return align_on_preferences(
-                step.method, step.config, model=start, data=found["data"], out=out, validation=validation
-            )
+                step.method, step.config, model=start, data=found["data"], out=out, validation=validation,
+                rehearsal=rehearsal,
+            )  # fmt: skip
         from hanok.training.rollouts.run import align_on_rewards
 
         rewards = [_located(recipe, word, run) for word in step.reward]
         return align_on_rewards(
             step.method, step.config, model=start, prompts=found["prompts"], rewards=rewards, out=out,
-            validation=validation,
+            validation=validation, rehearsal=rehearsal,
         )  # fmt: skip
 
-    reads = (last, *((EXAM,) if step.asks_village else ()), *models)
+    reads = (last, *((EXAM,) if step.asks_village else ()), *((SHARDS,) if step.rehearsal else ()), *models)
     return Stage(name=step.folder, config=config, reads=reads, make=make, keeps_partial=True)
 
 
@@ -238,11 +242,11 @@ def _exam(recipe: Recipe, run: Path, name: str, last: str) -> Stage:
         return verify(
             config,
             model=run / last / "model",
-            shards=run / "shards",
+            shards=run / SHARDS,
             village=corpus and run / corpus,
             out=out,
         )
 
-    reads = (last, "shards", *((corpus,) if corpus is not None else ()))
+    reads = (last, SHARDS, *((corpus,) if corpus is not None else ()))
     values: dict[str, Any] = to_plain(config)
     return Stage(name=name, config=values, reads=reads, make=make)

@@ -15,6 +15,7 @@ from hanok.reporting.console import show
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_NOTICE = "<!-- notice -->"
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1d2420;--paper:#fbfaf7;--card:#fff;
   --line:#e2ded4;--soft:#6a716c;--accent:#2f6f5e}
@@ -108,6 +109,24 @@ class Report:
         self._sections.append(f"<section><h2>{html.escape(title)}</h2>{markup}</section>")
         if value is not None:
             self._json[title] = value
+
+
+def put_notice(directory: Path, text: str | None) -> None:
+    """Above everything of a report that was written before; None takes it away. Nothing where there is no report."""
+    page, values = directory / "report.html", directory / "report.json"
+    if page.is_file():
+        shown = (
+            "" if text is None else f"{_NOTICE}<p role=note><strong>{html.escape(text)}</strong></p>{_NOTICE}"
+        )
+        before, title, behind = page.read_text(encoding="utf-8").partition("</h1>")
+        if behind.startswith(_NOTICE):
+            behind = behind.split(_NOTICE, 2)[2]
+        write_atomic(page, f"{before}{title}{shown}{behind}")
+    if values.is_file():
+        known = json.loads(values.read_text(encoding="utf-8"))
+        known.pop("notice", None)
+        known = known if text is None else {"notice": text, **known}
+        write_atomic(values, json.dumps(known, ensure_ascii=False, indent=2) + "\n")
 
 
 def _cell(value: Any) -> str:

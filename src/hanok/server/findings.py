@@ -12,7 +12,7 @@ of a redaction, so that they tell nothing of what was taken out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hanok.guard.verdicts import Direction, Finding
@@ -22,10 +22,10 @@ Span = tuple[int, int]
 
 
 class Findings:
-    """Of one request. Args: silent: rules that do not say what they flag."""
+    """Of one request. Args: tells: of a rule and an action, whether they are to hear of it."""
 
-    def __init__(self, silent: Set[str] = frozenset()) -> None:
-        self._silent = silent
+    def __init__(self, tells: Callable[[str, str], bool]) -> None:
+        self._tells = tells
         self._told: list[dict[str, Any]] = []
         self._omitted = 0
 
@@ -33,7 +33,7 @@ class Findings:
         self, one: Finding, direction: Direction, where: str, span: Span | None, *, choice: int | None = None
     ) -> None:
         """Args: span: None where the whole of it is meant, or the place is not one in what they have."""
-        if one.action == "flag" and one.rule in self._silent:
+        if not self._tells(one.rule, one.action):
             return
         told: dict[str, Any] = {
             "direction": direction, **({} if choice is None else {"choice": choice}), "where": where, "rule": one.rule,

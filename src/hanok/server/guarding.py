@@ -58,7 +58,7 @@ class Watch:
         self.book: Rulebook = services.guard.of(principal.tenant)
         self._services, self._principal, self._model, self._id = services, principal, served.name, request_id
         self._vectors = ServedVectors(served) if self.book.probes else None
-        self._tally, self._findings = Tally(), Findings(self.book.silent)
+        self._tally, self._findings = Tally(), Findings(self.book.tells)
         self._filtered_again = False  # what is answered is not what the readers said
         self._read: tuple[Part, ...] = ()  # what the model has read
 
@@ -182,7 +182,7 @@ class Watch:
             event = VerdictEvent(
                 request_id=self._id, tenant=self._principal.tenant, key_id=self._principal.id, model=self._model,
                 rule=one.rule, action=one.action, direction=direction, where=told.where, span=span, reason=one.reason,
-                count=told.count,
+                count=told.count, told=self.book.tells(one.rule, one.action),
             )  # fmt: skip
             for listener in (self._services.operations.verdict, *self._services.verdicts):
                 _told(listener, event)

@@ -212,7 +212,7 @@ class Models:
         return self._own(name)
 
     async def load_adapter(self, name: str, directory: Path, *, model: str | None = None) -> None:
-        """Raises ConfigError (a name that is taken), CheckpointError (no adapter of this model), ApiError 404."""
+        """Raises ConfigError (a name that is taken), CheckpointError (no adapter of this model), SignatureError, ApiError 404."""
         host = self._first if model is None else self._own(model)
         if name in self._names() or name in self._arriving or name in self._aliases:
             raise ConfigError(f'"{name}" is served already', remedy="unload it first, or choose another name")
@@ -225,6 +225,8 @@ class Models:
             hold = host.hold()
             try:
                 assert host.engine is not None
+                if host.spec.trusted is not None:
+                    await asyncio.to_thread(host.spec.trusted.check, directory)
                 await asyncio.to_thread(host.engine.load_adapter, name, directory)
             finally:
                 hold.release()

@@ -438,5 +438,5 @@ def test_verdicts_are_entries(make: Callable[..., Audited]) -> None:
     assert (row["actor"], row["tenant"], row["target"]) == ("abc", "acme", "chatcmpl-1")
     assert row["facts"] == {
         "rule": "secrets", "action": "redact", "direction": "output", "where": "text", "span": [3, 9],
-        "reason": "a token", "count": 1, "model": "m",
+        "reason": "a token", "count": 1, "model": "m", "told": True,
     }  # fmt: skip

@@ -33,11 +33,12 @@ READING = {
     "page",
     "of_owner",
     "of_request",
+    "waiting_of",
     "decisions",
     "appeals",
     "counts",
     "outcomes",
-    "made_by_several",
+    "made_apart",
 }
 
 
@@ -197,6 +198,28 @@ def test_assigning_to_others_is_for_administrators(house: Any, keys: dict[str, s
     assert (taken["state"], taken["assigned_to"]) == ("assigned", people["reviewer"])
     assert code(house.ask(keys["rev"], method="DELETE", path=path)) == (409, "assigned")
     assert house.ask(keys["admin"], method="DELETE", path=path).json()["state"] == "open"
+
+
+def test_people_of_other_tenants_are_assigned_nothing(house: Any, keys: dict[str, str]) -> None:
+    item = give(house, keys["user"])
+    house.management.create_tenant("other")
+    people = {
+        (tenant, role): house.management.create_user(f"{tenant} {role}", tenant=tenant, role=role).id
+        for tenant in ("acme", "other", "default")
+        for role in ("reviewer", "administrator")
+    }
+    gone = house.management.create_user("gone", tenant="acme", role="reviewer")
+    house.management.change_user(gone, disabled=True)
+    path = f"/v1/reviews/{item}/assign"
+    for who, sees_all in (("boss", True), ("admin", False)):
+        for (tenant, role), user in people.items():
+            answer = post(house, keys[who], path, to=user)
+            if tenant == "acme" or (sees_all and (tenant, role) == ("default", "administrator")):
+                assert answer.status_code == 200, (who, tenant, role)
+                house.ask(keys["boss"], method="DELETE", path=path)
+            else:
+                assert code(answer) == ((403, "permission_denied") if sees_all else (404, "not_found"))
+        assert code(post(house, keys[who], path, to=gone.id)) == (403, "permission_denied")
 
 
 def test_each_step_is_in_the_audit(house: Any) -> None:

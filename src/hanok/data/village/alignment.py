@@ -2,7 +2,9 @@
 
     preferences.jsonl  preferences-validation.jsonl    {id, prompt, chosen, rejected, source, licence, kind}
     prompts.jsonl      prompts-validation.jsonl        {id, prompt, answer, kind, language}
-    questions.jsonl    timetable.json                  the exam, in the form of the village's own
+    questions.jsonl    questions-validation.jsonl      the exam in the form of the village's own, and what settings are
+                                                       chosen by: half as many
+    timetable.json
 
 What is hard: an unknown place where training never asked for one (beside a real one in a comparison, as a new subject
 in a conversation, in the question that follows), and sums whose operands both have four digits. Names and sums belong to
@@ -69,9 +71,15 @@ def write_alignment(config: AlignmentDataConfig, village: Path, out: Path) -> Ar
             write_jsonl(draft.path / f"preferences{part}.jsonl", pairs)
             write_jsonl(draft.path / f"prompts{part}.jsonl", prompts)
             counts[f"preferences{part}"], counts[f"prompts{part}"] = len(pairs), len(prompts)
-        exam = list(_both(known, lambda maker: maker.exam(config), "test", config))
-        write_jsonl(draft.path / "questions.jsonl", exam)
-        counts["questions"] = len(exam)
+        exam = list(_both(known, lambda maker: maker.exam(config.questions), "test", config))
+        asked = {_asked(row) for row in exam}
+        choosing = _both(known, lambda maker: maker.exam(-(-config.questions // 2)), "validation", config)
+        for name, rows in (
+            ("questions", exam),
+            ("questions-validation", [r for r in choosing if _asked(r) not in asked]),
+        ):
+            write_jsonl(draft.path / f"{name}.jsonl", rows)
+            counts[name] = len(rows)
         write_timetable(known.places, draft.path)
         draft.metrics |= dict(counts)
     return open_artefact(out)
@@ -84,6 +92,7 @@ class _Maker:
         self.village, self.split, self.language, self.config = village, split, language, config
         self.rng = random.Random(f"alignment-{config.seed}-{split}-{language}")
         self.talk = Conversations(language, self.rng)
+        self.examining = False
 
     def pairs(self, count: int) -> Iterator[Row]:
         """Abstention where nothing is known, and more controls where it would be wrong: what was learnt must stay."""
@@ -108,8 +117,9 @@ class _Maker:
                 "answer": dialogue.answer, "kind": dialogue.kind, "language": self.language,
             }  # fmt: skip
 
-    def exam(self, config: AlignmentDataConfig) -> Iterator[Row]:
-        questions = config.questions
+    def exam(self, questions: int) -> Iterator[Row]:
+        """Args: questions: of each kind. Facts are asked whatever the documents say."""
+        self.examining = True
         parts: tuple[tuple[str, Callable[[], Dialogue], float], ...] = (
             ("unknown", self._unknown, 0.5), ("unknown compared", self._compared, 0.2),
             ("unknown switched to", self._switched, 0.2), ("unknown followed up", self._followed, 0.1),
@@ -227,7 +237,7 @@ class _Maker:
         while True:
             place, attribute = self.rng.choice(self.village.places), self.rng.choice(ATTRIBUTES)
             asked = self.village.asked(place, attribute)
-            if asked or self.split == "test":
+            if asked or self.examining:
                 pair = "trained" if asked else "documents-only"
                 return self.talk.fact(place, attribute, seen=self._seen(), pair=pair)
 
@@ -281,6 +291,10 @@ def _different(make: Callable[[], Dialogue], count: int) -> Iterator[Dialogue]:
         if key not in asked:
             asked.add(key)
             yield dialogue
+
+
+def _asked(question: Row) -> str:
+    return json.dumps(question["messages"], ensure_ascii=False)
 
 
 def _is_validation(problem: arithmetic.Problem) -> bool:

@@ -72,7 +72,7 @@ class DeviceDecoder(PagedModel):
         )
         self._steps: DecodeSteps | None = None
         if not stretched and (device.type == "cuda" if graphs is None else graphs):
-            self._steps = DecodeSteps(device, spare_block=blocks, spare_slot=slots)
+            self._steps = DecodeSteps(device, spare_block=blocks, spare_slot=self._places)
 
     def step(
         self, ids: Sequence[int], positions: Sequence[int], sequences: Sequence[int], tables: Sequence[Sequence[int]],
@@ -148,11 +148,11 @@ class DeviceDecoder(PagedModel):
         return compiled_flex if agrees else None
 
     def _layer_state(self, block: Block) -> LayerState:
-        """Room of a layer: rows for every token of all blocks, and of one more that nobody reads; or states by place."""
+        """Room of a layer: rows for every token of all blocks, or states by place; and one more of either that nobody reads."""
         room: LayerState = {}
         for name, one in block.self_attn.new_state(1).items():
             if one.shape[1]:
-                room[name] = torch.zeros(self._places, *one.shape[1:], device=self.device)
+                room[name] = torch.zeros(self._places + 1, *one.shape[1:], device=self.device)
                 self._states.append(room[name])
             else:
                 tokens = (self.pool.size + 1) * BLOCK

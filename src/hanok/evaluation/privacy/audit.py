@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hanok.artefacts import Artefact, create_artefact, open_artefact, write_json
+from hanok.artefacts import Artefact, create_artefact, open_artefact, sha256_file, write_json
 from hanok.artefacts.shards import Shards, open_shards
 from hanok.data.canaries import Canary, read_canaries
 from hanok.errors import ConfigError
@@ -27,25 +27,34 @@ from hanok.models.checkpoint import load_model
 from hanok.models.decoder import Decoder
 from hanok.tokens.tokenizer import Tokenizer
 
-Verdict = Literal["passed", "failed", "broken"]
+Verdict = Literal["passed", "failed", "incomplete", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """`raw`: scores of members and others by attack, for the plots. `canaries`: with what each gave."""
+    """`raw`: scores of members and others by attack, for the plots. `canaries`: with what each gave. `reasons`: bars that were
+    missed. `unjudged`: bars that could not be held against anything."""
 
     attacks: Mapping[str, Separation]
     raw: Mapping[str, tuple[list[float], list[float]]]
     canaries: Sequence[tuple[Canary, Exposure]]
     control: Control
     reasons: list[str] = field(default_factory=list)
+    unjudged: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> Verdict:
         if not self.control.found:
             return "broken"
-        return "failed" if self.reasons else "passed"
+        if self.reasons:
+            return "failed"
+        return "incomplete" if self.unjudged else "passed"
+
+    @property
+    def judged(self) -> list[str]:
+        """What the verdict is about."""
+        return ["membership"] + (["exposure"] if self.canaries and not self.unjudged else [])
 
     def exposures(self) -> dict[int, list[float]]:
         """Bits by how often a canary was put in."""
@@ -68,10 +77,12 @@ def audit_privacy(
 
     Args:
         model: a model directory. shards: what it was trained on, with splits that it was not.
-        reference: a model of the same tokeniser that saw none of them. canaries: the corpus that they were put into.
+        reference: a model of the same tokeniser that saw none of them. canaries: the corpus that they were put into, or its
+            file of them.
 
     Raises:
-        ArtefactError: a damaged directory, or shards of another tokeniser. ConfigError: too few texts.
+        ArtefactError: a damaged directory, no canaries where some should be, or shards of another tokeniser.
+        ConfigError: too few texts.
     """
     from hanok.evaluation.privacy.page import write_page
 
@@ -82,8 +93,13 @@ def audit_privacy(
     opened.require_tokenizer(tokenizer.hash)
     if reference is not None:
         opened.require_tokenizer(Tokenizer.load(reference).hash)
+    step = dataclasses.asdict(config)
     planted = [] if canaries is None else read_canaries(canaries)
-    with create_artefact(out, kind="evaluation", parents=parents, step=dataclasses.asdict(config)) as draft:
+    if canaries is not None and canaries.is_dir():
+        parents["canaries"] = open_artefact(canaries, kind="corpus")
+    elif canaries is not None:
+        step["canaries"] = sha256_file(canaries)
+    with create_artefact(out, kind="evaluation", parents=parents, step=step) as draft:
         findings = examine(
             config,
             load_model(model),
@@ -113,6 +129,7 @@ def examine(
     control = run_control(members, others, tokenizer, seed=config.seed)
     findings = Findings(attacks, raw, asked, control)
     findings.reasons.extend(_reasons(findings, config))
+    findings.unjudged.extend(_unjudged(findings))
     findings.warnings.extend(_warnings(findings, count))
     return findings
 
@@ -178,7 +195,7 @@ def _reasons(findings: Findings, config: PrivacyConfig) -> list[str]:
         if name != "blind" and one.high > config.most_auc
     ]
     bits = findings.exposures()
-    if 0 in bits and 1 in bits:
+    if not _unjudged(findings) and bits:
         more = float(np.mean(bits[1]) - np.mean(bits[0]))
         if more > config.most_exposure:
             reasons.append(
@@ -186,6 +203,15 @@ def _reasons(findings: Findings, config: PrivacyConfig) -> list[str]:
                 f"{config.most_exposure:g} is the bar"
             )
     return reasons
+
+
+def _unjudged(findings: Findings) -> list[str]:
+    """The bar of exposure compares canaries put in once with those never put in, and needs both."""
+    bits = findings.exposures()
+    missing = [words for count, words in ((0, "never put in"), (1, "put in once")) if count not in bits]
+    if not bits or not missing:
+        return []
+    return [f"exposure was not judged: among the canaries none was {' and none '.join(missing)}"]
 
 
 def _warnings(findings: Findings, count: int) -> list[str]:
@@ -208,7 +234,7 @@ def _warnings(findings: Findings, count: int) -> list[str]:
 
 def metrics(findings: Findings) -> dict[str, Any]:
     """Flat, for the manifest and the audit's entry."""
-    values: dict[str, Any] = {"verdict": findings.verdict}
+    values: dict[str, Any] = {"verdict": findings.verdict, "judged": ", ".join(findings.judged)}
     for name, one in findings.attacks.items():
         values |= {
             f"auc.{name}": round(one.auc, 4),
@@ -231,7 +257,8 @@ def plain(findings: Findings) -> dict[str, Any]:
         return {name: dataclasses.asdict(one) | {"tpr_value": one.tpr.value} for name, one in some.items()}
 
     return {
-        "verdict": findings.verdict, "reasons": findings.reasons, "warnings": findings.warnings,
+        "verdict": findings.verdict, "judged": findings.judged, "reasons": findings.reasons, "unjudged": findings.unjudged,
+        "warnings": findings.warnings,
         "attacks": attacks(findings.attacks),
         "canaries": [
             {"id": one.id, "language": one.language, "repetitions": one.repetitions, **dataclasses.asdict(found)}

@@ -44,7 +44,7 @@ def run_control(
     members: Sequence[Sample], others: Sequence[Sample], tokenizer: Tokenizer, *, seed: int = 0
 ) -> Control:
     """Args: members, others: of the audit itself, so that the control reads what the model is asked about."""
-    learnt, kept_out = ([_cut(one) for one in some[:_TEXTS]] for some in (members, others))
+    learnt, kept_out = ([cut(one, tokenizer) for one in some[:_TEXTS]] for some in (members, others))
     canary = make_canaries(CanaryConfig(repetitions=(1,), each=1, seed=seed))[-1]
     numbers = tokenizer.encode_batch(texts_of(canary, _ALTERNATIVES, seed=seed))
     narrow = _narrow([*(one.ids for one in (*learnt, *kept_out)), *numbers], tokenizer.bos_id)
@@ -81,8 +81,10 @@ def _overfit(texts: Sequence[Sequence[int]], vocabulary: int, *, seed: int) -> t
     return decoder.requires_grad_(False), step, nats
 
 
-def _cut(sample: Sample) -> Sample:
-    return replace(sample, ids=sample.ids[:_TOKENS], counted=np.ones(len(sample.ids[:_TOKENS]), dtype=bool))
+def cut(sample: Sample, tokenizer: Tokenizer) -> Sample:
+    """The first tokens, all of them counted, and their text: every attack reads the same."""
+    ids = list(sample.ids[:_TOKENS])
+    return Sample(ids, np.ones(len(ids), dtype=bool), tokenizer.decode(ids))
 
 
 def _narrow(texts: Sequence[Sequence[int]], first: int) -> dict[int, int]:

@@ -24,8 +24,8 @@ _BROKEN = "The control was not found: a model that knows its texts by heart must
 def write_page(findings: Findings, config: PrivacyConfig, directory: Path) -> None:
     report = Report("What the model gives away of its training")
     words = [
-        findings.verdict.upper(),
-        *([_BROKEN] if findings.verdict == "broken" else findings.reasons),
+        f"{findings.verdict.upper()} (judged: {', '.join(findings.judged)})",
+        *([_BROKEN] if findings.verdict == "broken" else (*findings.reasons, *findings.unjudged)),
         *findings.warnings,
     ]
     report.add_text("Verdict", "\n".join(words))
@@ -55,7 +55,8 @@ def write_page(findings: Findings, config: PrivacyConfig, directory: Path) -> No
         "The control's canary",
         f"{control.canary.bits:.1f} of {control.canary.most:.1f} bits after {control.steps} steps (loss {control.loss:.3f})",
     )
-    report.add_json({"verdict": findings.verdict, "reasons": findings.reasons, "warnings": findings.warnings})
+    told = {"verdict": findings.verdict, "judged": findings.judged, "reasons": findings.reasons}
+    report.add_json(told | {"unjudged": findings.unjudged, "warnings": findings.warnings})
     report.write(directory)
 
 

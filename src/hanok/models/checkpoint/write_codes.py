@@ -69,8 +69,8 @@ def coded_tensors(
     Args:
         bits: 4 or 8, of maps that are rounded here.
         plain: the type of what has no codes; None = as it is.
-        codes: by the names of weights, in groups of one size; what is not named gets none. None: every map of the layers
-            whose inputs fill groups is rounded to the nearest, or keeps the codes of this width that it has.
+        codes: by the names of weights, in groups of one size or of a row each; what is not named gets none. None: every map
+            of the layers whose inputs fill groups is rounded to the nearest, or keeps the codes of this width that it has.
 
     Raises:
         ConfigError: as `check_codable`; maps that the family's files join, of several widths.
@@ -98,12 +98,12 @@ def coded_tensors(
     words, scales = theirs(lambda one: one.words_NP), theirs(lambda one: one.scales_NG)
     zeros = theirs(lambda one: one.zeros_NG)
     width_of: dict[str, int] = {}
-    group = GROUP
+    groups: set[int] = set()
     for name, words_NP in words.items():
         base = name.removesuffix(".weight")
         width_of[base] = width = int(widths[name][0, 0])
         shape = (len(words_NP), words_NP.shape[1] * 32 // width)
-        group = shape[1] // scales[name].shape[1]
+        groups.add(shape[1] // scales[name].shape[1])
         written |= {
             f"{base}.weight_packed": words_NP,
             f"{base}.weight_scale": scales[name],
@@ -111,6 +111,10 @@ def coded_tensors(
         }
         if name in zeros:
             written[f"{base}.weight_zero_point"] = _packed_rows(zeros[name], width)
+    assert len(groups) < 2 or all(one.shape[1] == 1 for one in scales.values()), (
+        "groups of one size, or whole rows"
+    )
+    group = None if len(groups) > 1 else min(groups, default=GROUP)
     return written, _settings(width_of, group, left_out, symmetric=not zeros)
 
 
@@ -144,15 +148,16 @@ def _packed_rows(zeros_NG: Tensor, bits: int) -> Tensor:
 
 
 def _settings(
-    width_of: Mapping[str, int], group: int, left_out: list[str], *, symmetric: bool
+    width_of: Mapping[str, int], group: int | None, left_out: list[str], *, symmetric: bool
 ) -> dict[str, Any]:
-    """One scheme a width; the commonest takes every map that is not named."""
+    """One scheme a width; the commonest takes every map that is not named. group None: a scale a row."""
+    strategy = "channel" if group is None else "group"
     counts = Counter(width_of.values()).most_common()
     schemes = {
         f"group_{number}": {
             "targets": ["Linear"] if not number else sorted(n for n, w in width_of.items() if w == width),
             "weights": {
-                "num_bits": width, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": group,
+                "num_bits": width, "type": "int", "symmetric": symmetric, "strategy": strategy, "group_size": group,
                 "dynamic": False, "actorder": None,
             },
             "input_activations": None,

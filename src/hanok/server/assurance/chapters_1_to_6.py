@@ -16,6 +16,7 @@ from hanok.server.assurance.checks import (
     outside,
     rule,
     setting,
+    signed,
 )
 
 _HARDWARE = "the operator's machines: `deploy/` says what the service asks of them"
@@ -48,8 +49,8 @@ ROWS = (
     Control("C2.2.3", 2, "look into pictures and sound", "", outside("requests are text alone")),
     Control("C2.2.4", 3, "attacks spread over several kinds of input", "", outside("requests are text alone")),
     Control("C3.1.1", 1, "a list of the models in use and where they come from", "GET /v1/models, artefact.json", built("each served model has its hash, its parents and its step")),
-    Control("C3.1.2", 2, "models are signed", "", missing("directories carry hashes, not signatures")),
-    Control("C3.1.3", 2, "signatures are checked before loading", "F36", missing("hashes are checked when a model is opened; there are no signatures")),
+    Control("C3.1.2", 2, "models are signed", "hanok model sign, tests/artefacts/test_signing.py", signed),
+    Control("C3.1.3", 2, "signatures are checked before loading", "F36, tests/server/test_signed_models.py", signed),
     Control("C3.2.1", 1, "test inputs, outputs and safety before use", "hanok eval safety, hanok guard test", operators("recipes end with an evaluation; nobody is held to look at it")),
     Control("C3.2.2", 2, "test a compressed model anew", "hanok compress, docs/guides/compress.md", built("compression measures what was lost, beside the model")),
     Control("C3.2.3", 3, "test again when a provider changes its model", "", outside(_HOSTED)),
@@ -89,9 +90,9 @@ ROWS = (
     Control("C5.3.2", 3, "tenants apart on the hardware", "", operators("one server a tenant where that is wanted")),
     Control("C6.1.1", 1, "scan models for code before they come in", "F36", built("only formats without code are read; the rest is refused")),
     Control("C6.1.2", 1, "models from known places alone", "", built("nothing is downloaded: a model is a directory that somebody put there")),
-    Control("C6.1.3", 2, "check the integrity of models of others", "artefact.json, F36", operators("a directory without a manifest is hashed when first used; compare the hash with its publisher's")),
+    Control("C6.1.3", 2, "check the integrity of models of others", "hanok model verify-signature, tests/artefacts/test_signing.py, F36", operators("the signature or the hash of a model of others is compared by whoever gets it")),
     Control("C6.1.4", 2, "try a model's behaviour before use", "hanok eval, hanok guard attack", attacked),
     Control("C6.2.1", 1, "a bill of materials for each model", "artefact.json, docs/architecture.md", built("the manifest names files, parents, step and code; not in CycloneDX's or SPDX's form")),
-    Control("C6.2.2", 2, "bills of materials are signed", "", missing("manifests carry hashes, not signatures")),
+    Control("C6.2.2", 2, "bills of materials are signed", "hanok model sign, tests/artefacts/test_signing.py", signed),
     Control("C6.2.3", 2, "no build with gaps in its bill of materials", "tests/artefacts/test_directory.py", built("an artefact without a whole manifest is not opened")),
 )  # fmt: skip

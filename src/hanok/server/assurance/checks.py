@@ -116,6 +116,14 @@ def setting(name: str, holds: Callable[[Any], bool], *, wants: str) -> Check:
     return check
 
 
+def signed(facts: Facts) -> Judged:
+    """The server loads nothing that a trusted key has not signed."""
+    count = len(facts.settings.require_signature)
+    if not count:
+        return Judged("not met", "require_signature = (), should be the public keys of who signs the models")
+    return Judged("met", f"models, drafts and adapters must be signed by one of {count} trusted keys")
+
+
 def audited(*kinds: str) -> Check:
     """The audit is kept and whole, and holds such entries once there are any to hold."""
 

@@ -38,6 +38,13 @@ class AuditedReviews(Reviews):
         self._of("review.assign", item, {"to": reviewer.id})
         return item
 
+    def take(self, reviewer: Reviewer, **values: Any) -> Item | None:
+        self.trail.ready()
+        item = super().take(reviewer, **values)
+        if item is not None:
+            self._of("review.assign", item, {"to": reviewer.id})
+        return item
+
     def give_back(self, identifier: str, **values: Any) -> Item:
         self.trail.ready()
         item = super().give_back(identifier, **values)
@@ -52,6 +59,11 @@ class AuditedReviews(Reviews):
             "outcome": item.outcome, "disputed": item.disputed,
         }  # fmt: skip
         self._of("review.decide", item, facts, {"reason": decision.reason, "correction": decision.correction})
+        if item.kind == "extraction" and item.state == "decided" and item.outcome == "reject":
+            self.trail.sure(
+                "extraction.cleared", target=item.owner, tenant=item.tenant, facts={"of": item.id},
+                content={"reason": decision.reason}, subject=item.owner,
+            )  # fmt: skip
         return item
 
     def appeal(self, identifier: str, statement: str, **values: Any) -> Item:

@@ -15,7 +15,7 @@ def verdict_writer(trail: Trail) -> Callable[[VerdictEvent], None]:
         facts = {
             "rule": found.rule, "action": found.action, "direction": found.direction, "where": found.where,
             "span": None if found.span is None else list(found.span), "reason": found.reason, "count": found.count,
-            "model": found.model,
+            "model": found.model, "told": found.told,
         }  # fmt: skip
         trail.tell("verdict", actor=found.key_id, tenant=found.tenant, target=found.request_id, facts=facts)
 

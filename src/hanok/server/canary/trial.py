@@ -19,7 +19,7 @@ from hanok.artefacts import open_artefact, readmit, withdraw
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError, HanokError
 from hanok.guard.verdicts import VerdictEvent
-from hanok.reporting import log
+from hanok.reporting import log, put_notice
 from hanok.server.canary.arms import Arms
 from hanok.server.exchange import Exchange, Outcome
 from hanok.server.hosting import Hold, Hosted, Opened, open_model
@@ -107,6 +107,7 @@ class Trials:
 
         Raises:
             ConfigError: the model cannot be on trial now, or gives no numbers. ArtefactError, CheckpointError: it is none.
+            SignatureError: it is not what a trusted key has signed.
         """
         check_replaceable(host)
         assert host.opened is not None
@@ -139,6 +140,10 @@ class Trials:
         self._begin(host, row, opened, hold)
         return row
 
+    def signed_by(self, name: str) -> str | None:
+        """The id of the key that has signed a running one. Raises ConfigError: there is none."""
+        return self._find(name)[1].opened.signed_by
+
     def resume(self, host: Hosted, row: Canary) -> None:
         """A trial that ran when the server ended: before it serves, in a thread. What cannot be opened any more is over."""
         try:
@@ -160,9 +165,18 @@ class Trials:
         return trial.row
 
     async def promote(self, name: str, *, by: str, why: str) -> None:
-        """Everybody gets the canary's model, which is on probation from here on; requests under way finish where they are."""
+        """Everybody gets the canary's model, which is on probation from here on; requests under way finish where they are.
+
+        Raises:
+            SignatureError: its files, which the server begins with the next time, are not what was signed any more.
+        """
         host, trial = self._find(name)
         trial.ending = True
+        try:
+            await asyncio.to_thread(trial.opened.spec.check)
+        except BaseException:
+            trial.ending = False
+            raise
         await self._end(host, trial, state="promoted", by=by, why=why)
         host.replacing = False
         self._replacing.put_in(host, trial.opened)
@@ -236,10 +250,13 @@ class Trials:
         self._rows.change(
             row.id, state=state, ended=time.time(), ended_by=by, why=why, counts=dict(row.counts)
         )
+        directory = Path(row.canary_directory)
         if state == "rolled_back":
-            withdraw(Path(row.canary_directory), why)
+            note = withdraw(directory, why, by=by)
+            put_notice(directory.parent, f"This model was {note}")
         else:
-            readmit(Path(row.canary_directory))
+            readmit(directory)
+            put_notice(directory.parent, None)
 
     def _note_taken_back(self, name: str, weights: str, why: str) -> None:
         row = self._rows.find(name)

@@ -22,7 +22,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hanok.reporting import log
-from hanok.server.operations.together import Together
+from hanok.server.operations.coalescing import CoalescingTransport
 
 BUFFER = 64 << 10
 SEND_BYTES = 128 << 10  # of the socket; the kernel takes twice as much
@@ -85,7 +85,7 @@ class GuardedProtocol(H11Protocol):
         super().connection_made(transport)
         self._head_since = time.monotonic()
         transport.set_write_buffer_limits(high=BUFFER)
-        self.transport = Together(transport, self.loop)
+        self.transport = CoalescingTransport(transport, self.loop)
         if len(self.connections) > self.guard.patience.connections:
             self.guard.cut += 1
             self.transport.write(_BUSY)

@@ -16,20 +16,18 @@ _RESAMPLES = 1000
 
 def agreement(decisions: Sequence[Decision], name: Callable[[str], str]) -> dict[str, Any]:
     """Args:
-    decisions: of rounds that several decided. name: of a reviewer, by id.
+    decisions: of items that several decided, each without seeing the others'. name: of a reviewer, by id.
     """
-    rounds: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
+    items: dict[str, dict[str, str]] = defaultdict(dict)
     for one in decisions:
-        rounds[one.item, one.round][one.reviewer] = one.verdict
+        items[one.item][one.reviewer] = one.verdict
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for verdicts in rounds.values():
+    for verdicts in items.values():
         for first, second in combinations(sorted(verdicts), 2):
             pairs[first, second].append((verdicts[first], verdicts[second]))
-    alpha = krippendorff_alpha(
-        [list(verdicts.values()) for verdicts in rounds.values()], resamples=_RESAMPLES
-    )
+    alpha = krippendorff_alpha([list(verdicts.values()) for verdicts in items.values()], resamples=_RESAMPLES)
     return {
-        "object": "review.agreement", "items": len({item for item, _ in rounds}), "decisions": len(decisions),
+        "object": "review.agreement", "items": len(items), "decisions": len(decisions),
         "alpha": {"value": _number(alpha.value), "low": _number(alpha.low), "high": _number(alpha.high)},
         "pairs": [_pair(reviewers, labels, name) for reviewers, labels in sorted(pairs.items())],
     }  # fmt: skip

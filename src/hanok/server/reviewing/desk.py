@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hanok.errors import NotFoundError, ReviewError
 from hanok.server.errors import ApiError
 from hanok.server.identity.reach import reach, within_reach
 from hanok.server.identity.roles import PERMISSIONS
-from hanok.server.principal import Principal
+from hanok.server.principal import HOUSE, Principal
 from hanok.server.reviewing.agreement import agreement
 from hanok.server.reviewing.objects import (
     appeal_object,
     content_of,
     detail_object,
+    findings_of,
     item_object,
     names_in,
+    owners_item,
     reviewer_of,
     summary_object,
 )
 from hanok.store.access import Access, User
 from hanok.store.review.items import Decision, Item, Verdict
-from hanok.store.review.queue import Reviews
+from hanok.store.review.queue import Reviews, missing
 from hanok.store.review.rules import Reviewer
 
 LEASE_SECONDS = 1800.0
+Tells = Callable[[str, str, str], bool]
 _PAGE = 500
 
 
 class Desk:
-    """Asks the store: not for the event loop. What is out of a principal's reach is not there for it (NotFoundError)."""
+    """Asks the store: not for the event loop. What is out of a principal's reach is not there for it (NotFoundError).
 
-    def __init__(self, reviews: Reviews, access: Access) -> None:
-        self.reviews, self._access = reviews, access
+    Args:
+        tells: of a tenant, a rule and an action, whether whoever asked hears of it; of findings that do not say so themselves.
+        decided: told of each item that was decided.
+    """
+
+    def __init__(
+        self, reviews: Reviews, access: Access, *, tells: Tells = lambda _tenant, _rule, _action: True,
+        decided: Callable[[Item], None] = lambda _item: None,
+    ) -> None:  # fmt: skip
+        self.reviews, self._access, self._tells, self._told_of = reviews, access, tells, decided
 
     # ---- looking --------------------------------------------------------------------------------------------------
 
@@ -60,7 +71,7 @@ class Desk:
     def agreement(
         self, principal: Principal, tenant: str | None = None, kind: str | None = None
     ) -> dict[str, Any]:
-        decisions = self.reviews.made_by_several(tenant=reach(principal, tenant), kind=kind)
+        decisions = self.reviews.made_apart(tenant=reach(principal, tenant), kind=kind)
         return agreement(decisions, names_in(self._access))
 
     def detail(self, identifier: str, principal: Principal) -> dict[str, Any]:
@@ -72,14 +83,11 @@ class Desk:
         self, principal: Principal, *, kind: str | None = None, seconds: float = LEASE_SECONDS
     ) -> dict[str, Any]:
         """Appeals first, then by age; `item` is None where nothing is left that this principal may decide."""
-        reviewer, now = reviewer_of(principal), time.time()
-        for item in self._waiting(principal, kind=kind):
-            try:
-                taken = self.reviews.assign(item.id, reviewer, until=now + seconds, now=now)
-            except (ReviewError, NotFoundError):
-                continue  # one's own, decided once already, or somebody was quicker
-            return {"object": "review.next", "item": self._detail(taken, principal)}
-        return {"object": "review.next", "item": None}
+        now = time.time()
+        taken = self.reviews.take(
+            reviewer_of(principal), until=now + seconds, now=now, tenant=reach(principal, None), kind=kind
+        )
+        return {"object": "review.next", "item": None if taken is None else self._detail(taken, principal)}
 
     def assign(
         self, identifier: str, principal: Principal, *, seconds: float = LEASE_SECONDS, to: str | None = None
@@ -127,8 +135,8 @@ class Desk:
     # ---- one's own ------------------------------------------------------------------------------------------------
 
     def own(self, principal: Principal) -> dict[str, Any]:
-        items = self.reviews.of_owner(principal.tenant, principal.id)
-        return {"object": "list", "data": [self._appeal(item) for item in items]}
+        items = map(self._told, self.reviews.of_owner(principal.tenant, principal.id))
+        return {"object": "list", "data": [self._appeal(item) for item in items if item is not None]}
 
     def appeal(
         self, principal: Principal, statement: str, *, item: str | None = None, request_id: str | None = None
@@ -136,21 +144,29 @@ class Desk:
         """Raises ApiError 404, ReviewError."""
         if item is None:
             assert request_id is not None
-            found = self.reviews.of_request(request_id, tenant=principal.tenant, owner=principal.id)
-            if found is None:
-                why = f'nothing of yours was flagged or rejected in "{request_id}"'
-                raise ApiError(404, why, param="request_id", code="not_found")
-            item = found.id
-        changed = self.reviews.appeal(
-            item, statement, now=time.time(), tenant=principal.tenant, owner=principal.id
+            item = self._of_request(request_id, principal)
+        elif self._told(self.reviews.find(item, tenant=principal.tenant)) is None:
+            raise missing(item)
+        changed = self._told(
+            self.reviews.appeal(item, statement, now=time.time(), tenant=principal.tenant, owner=principal.id)
         )
+        assert changed is not None
         return self._appeal(changed)
 
-    # ---- inside ---------------------------------------------------------------------------------------------------
+    def _of_request(self, request_id: str, principal: Principal) -> str:
+        """Id of the newest item of it that its owner may know of."""
+        found = self.reviews.of_request(request_id, tenant=principal.tenant, owner=principal.id)
+        told = next((item for item in found if self._told(item) is not None), None)
+        if told is None:
+            why = f'nothing of yours was flagged or rejected in "{request_id}"'
+            raise ApiError(404, why, param="request_id", code="not_found")
+        return told.id
 
-    def _waiting(self, principal: Principal, *, kind: str | None) -> Iterator[Item]:
-        for state in ("appealed", "open"):
-            yield from self._pages(principal, kind=kind, states=(state,))
+    def _told(self, item: Item) -> Item | None:
+        """As whose row it is may see it: without silent flags; None if it is nothing else."""
+        return owners_item(item, lambda rule, action: self._tells(item.tenant, rule, action))
+
+    # ---- inside ---------------------------------------------------------------------------------------------------
 
     def _pages(self, principal: Principal, **wanted: Any) -> Iterator[Item]:
         tenant, after = reach(principal, None), None
@@ -163,7 +179,10 @@ class Desk:
     ) -> Item:
         reviewer = reviewer_of(principal)
         decision = Decision(reviewer=reviewer.id, verdict=verdict, reason=reason, correction=correction)
-        return self.reviews.decide(item.id, decision, reviewer, now=time.time())
+        after = self.reviews.decide(item.id, decision, reviewer, now=time.time())
+        if after.state == "decided":
+            self._told_of(after)
+        return after
 
     def _find(self, identifier: str, principal: Principal) -> Item:
         return self.reviews.find(identifier, tenant=reach(principal, None))
@@ -174,8 +193,9 @@ class Desk:
         user = self._access.find(User, identifier)
         if user is None or not within_reach(principal, user.tenant):
             raise ApiError(404, f'no user "{identifier}"', param="to", code="not_found")
-        runs_house = user.role == "administrator" and within_reach(principal, item.tenant)
-        if "feedback:review" not in PERMISSIONS[user.role] or (user.tenant != item.tenant and not runs_house):
+        runs_house = user.role == "administrator" and user.tenant == HOUSE
+        sees_it = user.tenant == item.tenant or runs_house
+        if "feedback:review" not in PERMISSIONS[user.role] or not sees_it or user.disabled is not None:
             raise ApiError(403, f'"{user.name}" may not review this', param="to", code="permission_denied")
         return Reviewer(id=user.id, senior=user.role == "administrator")
 
@@ -183,6 +203,7 @@ class Desk:
         return detail_object(
             item, reviewer_of(principal), decisions=self._decisions(item), appeals=self.reviews.appeals(item.id),
             content=content_of(self.reviews.store, item), name=names_in(self._access), now=time.time(),
+            findings=findings_of(self.reviews.store, item),
         )  # fmt: skip
 
     def _appeal(self, item: Item) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class FlagQueue:
         finding = {
             "rule": event.rule, "action": event.action, "direction": event.direction, "where": event.where,
             "span": None if event.span is None else list(event.span), "reason": event.reason, "count": event.count,
+            "told": event.told,
         }  # fmt: skip
         self._held.append(
             Item(
@@ -89,7 +90,9 @@ def _add_to(connection: Connection, item: Item) -> bool:
     row = find_source(connection, item.kind, item.source, item.tenant)
     if row is None:
         return False
-    findings: list[Any] = [*row["body"].get("findings", ()), *item.body["findings"]][:_MOST_FINDINGS]
+    findings: list[Any] = [*row["body"].get("findings", ()), *item.body["findings"]]
+    if len(findings) > _MOST_FINDINGS:  # what whoever asked was told of is what they may appeal against
+        findings = sorted(findings, key=lambda one: not one.get("told", True))[:_MOST_FINDINGS]
     c = review_items.c
     connection.execute(update(review_items).where(c.id == row["id"]).values(body={"findings": findings}))
     return True

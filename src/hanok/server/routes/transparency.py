@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -15,6 +17,7 @@ from hanok.server.services import Services
 from hanok.store.audit.log import AuditLog
 from hanok.store.audit.reader import Reader, Wanted
 
+_PIECE = 500  # entries
 _DECISION = (
     "rule",
     "action",
@@ -60,12 +63,14 @@ def router(services: Services) -> APIRouter:
         request: Request, kind: Literal["verdict", "request"] = "verdict",
         before: Annotated[int | None, Query(ge=0, le=2**53)] = None, limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> dict[str, Any]:  # fmt: skip
-        """What the guard decided about one's own requests: which rule, what it did, where and why. Newest first."""
+        """What the guard decided about one's own requests: which rule, what it did, where and why. Newest first. What a silent
+        rule only flags is left out."""
         log, principal = trail.server_log, principal_of(request)
         if log is None:
             raise ApiError(404, "this server keeps no audit", code="not_found")
         wanted = Wanted(kind=kind, tenant=principal.tenant, actor=principal.id, before=before)
-        rows = await asyncio.to_thread(_read, log, wanted, limit + 1)
+        tells = services.guard.of(principal.tenant).tells
+        rows = await asyncio.to_thread(_read, log, wanted, limit + 1, lambda row: _told(row["facts"], tells))
         page = rows[:limit]
         more = len(rows) > limit
         return {
@@ -80,6 +85,18 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _read(log: AuditLog, wanted: Wanted, limit: int) -> list[dict[str, Any]]:
+def _read(
+    log: AuditLog, wanted: Wanted, limit: int, may_see: Callable[[Mapping[str, Any]], bool]
+) -> list[dict[str, Any]]:
+    """The newest so many that may be seen."""
+    found: list[dict[str, Any]] = []
     with Reader(log.place) as reader:
-        return reader.list(wanted, limit=limit)
+        while len(found) < limit and (page := reader.list(wanted, limit=_PIECE)):
+            found += filter(may_see, page)
+            wanted = replace(wanted, before=page[-1]["sequence"])
+    return found[:limit]
+
+
+def _told(facts: Mapping[str, Any], tells: Callable[[str, str], bool]) -> bool:
+    """Whether whoever asked heard of it; of entries that do not say so, whether they would now."""
+    return facts["told"] if "told" in facts else "rule" not in facts or tells(facts["rule"], facts["action"])

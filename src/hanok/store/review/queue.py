@@ -7,14 +7,28 @@ A tenant's rows go with it, a person's with them; decisions and appeals go with 
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    and_,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from hanok.errors import NotFoundError
 from hanok.store.database import Store
+from hanok.store.extraction import Caller, clear_in
 from hanok.store.review.items import Appeal, Decision, Item, Kind, add_items
 from hanok.store.review.rules import Reviewer, check_decision, check_may_appeal, check_may_decide, settle
 from hanok.store.schema import review_appeals, review_decisions, review_items
@@ -68,9 +82,14 @@ class Reviews:
         """Newest first."""
         return self._newest(tenant, owner, limit=limit)
 
-    def of_request(self, request_id: str, *, tenant: str, owner: str) -> Item | None:
-        """The newest of an answer's id, or of the HTTP request's, which clients may choose: only the owner's are looked at."""
-        found = self._newest(tenant, owner, or_(c.request_id == request_id, c.http_id == request_id), limit=1)
+    def of_request(self, request_id: str, *, tenant: str, owner: str) -> list[Item]:
+        """Those of an answer's id, or of the HTTP request's, which clients may choose: only the owner's are looked at. Newest
+        first."""
+        return self._newest(tenant, owner, or_(c.request_id == request_id, c.http_id == request_id), limit=50)
+
+    def waiting_of(self, kind: Kind, *, tenant: str, owner: str) -> Item | None:
+        """The newest of its kind that is not decided."""
+        found = self._newest(tenant, owner, c.kind == kind, c.state != "decided", limit=1)
         return found[0] if found else None
 
     def _newest(self, tenant: str, owner: str, *where: ColumnElement[bool], limit: int) -> list[Item]:
@@ -121,18 +140,27 @@ class Reviews:
                 found |= {row["source"]: _item(row) for row in connection.execute(wanted).mappings()}
         return found
 
-    def made_by_several(self, *, tenant: str | None = None, kind: str | None = None) -> list[Decision]:
-        """Decisions of all rounds in which two or more people decided."""
+    def made_apart(self, *, tenant: str | None = None, kind: str | None = None) -> list[Decision]:
+        """Of items that several people must agree on the first decisions, as many as those: made without seeing the others'.
+
+        A third opinion is left out, as it was asked for because the first two differ, and so is what followed an appeal, as
+        everything before was seen then: neither is a random sample.
+        """
+        place = func.row_number().over(partition_by=d.item, order_by=(d.created, d.id)).label("place")
+        ranked = select(review_decisions, place).where(d.round == 0).subquery()
         wanted = (
-            select(review_decisions).join(review_items, c.id == d.item).order_by(d.item, d.round, d.created)
+            select(*(ranked.c[column.name] for column in d))
+            .join(review_items, c.id == ranked.c.item)
+            .where(c.required > 1, ranked.c.place <= c.required)
+            .order_by(ranked.c.item, ranked.c.place)
         )
-        both = select(d.item, d.round).group_by(d.item, d.round).having(func.count() > 1).subquery()
-        wanted = wanted.join(both, and_(both.c.item == d.item, both.c.round == d.round))
         for column, value in ((c.tenant, tenant), (c.kind, kind)):
             if value is not None:
                 wanted = wanted.where(column == value)
         with self.store.read() as connection:
-            return [_decision(row) for row in connection.execute(wanted).mappings()]
+            made = [_decision(row) for row in connection.execute(wanted).mappings()]
+        several = {item for item, count in Counter(one.item for one in made).items() if count > 1}
+        return [one for one in made if one.item in several]
 
     # ---- changing -------------------------------------------------------------------------------------------------
 
@@ -153,6 +181,24 @@ class Reviews:
             _set(connection, identifier, reviewer=reviewer.id, lease=until, updated=now)
 
         return self._change(identifier, tenant, take)
+
+    def take(
+        self, reviewer: Reviewer, *, until: float, now: float, tenant: str | None = None, kind: str | None = None
+    ) -> Item | None:  # fmt: skip
+        """The next that this reviewer may decide, theirs until then: appeals first, then the oldest; None if there is none. Of
+        several who take at once each gets another."""
+        with self.store.write() as connection:
+            for state in ("appealed", "open"):
+                where = [_in_state(state, now), *_may_decide(reviewer)]
+                where += [
+                    one == value for one, value in ((c.tenant, tenant), (c.kind, kind)) if value is not None
+                ]
+                first = select(c.id).where(*where).order_by(c.created, c.id).limit(1)
+                found = connection.execute(first.with_for_update(skip_locked=True)).scalar()
+                if found is not None:
+                    _set(connection, found, reviewer=reviewer.id, lease=until, updated=now)
+                    return _find(connection, c.id == found, tenant, found)
+        return None
 
     def give_back(self, identifier: str, *, now: float, tenant: str | None = None) -> Item:
         return self._change(
@@ -181,6 +227,8 @@ class Reviews:
             if final is not None:
                 values |= {"state": "decided", "outcome": final.verdict, "correction": final.correction}
             _set(connection, identifier, **values)
+            if item.kind == "extraction" and values.get("outcome") == "reject":
+                clear_in(connection, Caller(owner=item.owner, tenant=item.tenant))
 
         return self._change(identifier, tenant, note)
 
@@ -189,7 +237,7 @@ class Reviews:
 
         def note(connection: Connection, item: Item) -> None:
             if item.owner != owner:
-                raise _missing(identifier)
+                raise missing(identifier)
             check_may_write(connection, tenant, owner)
             made = connection.execute(select(func.count()).where(a.item == identifier)).scalar_one()
             check_may_appeal(item, made)
@@ -225,11 +273,11 @@ def _find(connection: Connection, condition: ColumnElement[bool], tenant: str | 
         wanted = wanted.where(c.tenant == tenant)
     row = connection.execute(wanted).mappings().first()
     if row is None:
-        raise _missing(name)
+        raise missing(name)
     return _item(row)
 
 
-def _missing(name: str) -> NotFoundError:
+def missing(name: str) -> NotFoundError:
     return NotFoundError(f'no review "{name[:80]}"', remedy="`hanok review list` shows them")
 
 
@@ -242,6 +290,14 @@ def _in_state(state: str, now: float) -> ColumnElement[bool]:
         return _held(now)
     free = or_(c.lease.is_(None), c.lease <= now)
     return c.state == state if state == "decided" else and_(c.state == state, free)
+
+
+def _may_decide(reviewer: Reviewer) -> list[ColumnElement[bool]]:
+    """Of items that nobody has: what `check_may_decide` says, as conditions."""
+    own = and_(d.item == c.id, d.reviewer == reviewer.id)
+    if reviewer.alone:
+        return [~exists().where(own, d.round == c.round)]
+    return [c.owner != reviewer.id, ~exists().where(own, d.round <= c.round)]
 
 
 def _set(connection: Connection, identifier: str, **values: Any) -> None:

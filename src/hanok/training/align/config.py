@@ -71,6 +71,13 @@ class AlignConfig:
     keep_checkpoints: int = 2
     """The last so many stay on disk."""
 
+    rehearsal_tokens: int = 2048
+    """A step, of the shards that are rehearsed."""
+    rehearsal_weight: float = 1.0
+    """Of their next-token loss, beside the method's own."""
+    rehearsal_chats: float = 0.75
+    """Share of their tokens that is of chats, whose answers are learnt; the rest is of documents."""
+
     pairs_per_step: int = 32
     """Preferences whose mean loss makes one update."""
     beta: float | None = None
@@ -159,7 +166,7 @@ class AlignConfig:
     def __post_init__(self) -> None:
         positive = (
             "epochs", "pairs_per_step", "prompts_per_step", "group_size", "updates_per_rollout", "max_new_tokens",
-            "temperature", "max_seq_len", "micro_batch_tokens", "keep_checkpoints",
+            "temperature", "max_seq_len", "micro_batch_tokens", "keep_checkpoints", "rehearsal_tokens", "rehearsal_weight",
         )  # fmt: skip
         for name in positive:
             _require(getattr(self, name) > 0, f"{name} = {getattr(self, name)}", "it must be more than 0")
@@ -199,6 +206,11 @@ class AlignConfig:
             f"blend = {self.blend} of adapters",
             "an adapter's strength is lora_alpha: lower that",
         )
+        _require(
+            0 <= self.rehearsal_chats <= 1,
+            f"rehearsal_chats = {self.rehearsal_chats}",
+            "it must lie in [0, 1]",
+        )
         _require(0 <= self.held_out < 1, f"held_out = {self.held_out}", "it must lie in [0, 1)")
         _require(0 < self.retire <= 1, f"retire = {self.retire}", "it must lie in (0, 1]")
         _require(0 < self.gae_lambda <= 1, f"gae_lambda = {self.gae_lambda}", "it must lie in (0, 1]")
@@ -231,13 +243,22 @@ class AlignConfig:
             device="cpu",  # the engine of roll-outs runs there, and so do the stored log-probabilities of references
         )
 
-    def of_method(self, method: str) -> AlignConfig:
+    def of_method(self, method: str, *, rehearses: bool = False) -> AlignConfig:
         """With what this method is made of where nothing else was asked for.
+
+        Args:
+            rehearses: whether there are shards to rehearse.
 
         Raises:
             ConfigError: settings that the method does not read, or that do not go together.
         """
         check_read(method, self._changed())
+        idle = [] if rehearses else [name for name in self._changed() if name.startswith("rehearsal_")]
+        _require(
+            not idle,
+            f"{' and '.join(idle)} without rehearsal",
+            "give the shards to rehearse, or leave them out",
+        )
         if self.think == "delethink":
             _require(
                 method in CHUNKED, f"{method} with think = delethink", f"use one of {', '.join(CHUNKED)}"

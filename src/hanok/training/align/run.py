@@ -32,20 +32,21 @@ class _Read(Protocol[Row]):
 
 
 def align_on_preferences(
-    method: str, config: AlignConfig, *, model: Path, data: Path, out: Path, validation: Path | None = None
-) -> Artefact:
+    method: str, config: AlignConfig, *, model: Path, data: Path, out: Path, validation: Path | None = None,
+    rehearsal: Path | None = None,
+) -> Artefact:  # fmt: skip
     """The finished model under `out/model`; for `reward` with `reward_head.safetensors` beside its weights.
 
     Args:
         data: preferences (`preferences.py` says in which form). validation: more of them, not trained on;
-            default: `config.held_out` of the data.
+            default: `config.held_out` of the data. rehearsal: token shards from before, learnt along in every step.
 
     Raises:
         Interrupted: stopped, resumable. ConfigError, InputError, ArtefactError: what does not fit, or is damaged.
     """
     if method not in PAIR_METHODS:
         raise ConfigError(f'method = "{method}"', remedy=f"with preferences: {', '.join(PAIR_METHODS)}")
-    config = config.of_method(method)
+    config = config.of_method(method, rehearses=rehearsal is not None)
     if method == "reward" and config.blend < 1:
         raise ConfigError(
             "blend of a reward model", remedy="its head belongs to the trained weights: leave out --blend"
@@ -58,7 +59,9 @@ def align_on_preferences(
         rows, held_out = _rows(read_pairs, config, start, data, validation)
         return _pairs(method, config, start, rows, held_out)
 
-    return run_stage(method, config, model=model, out=out, files=files, settings={}, prepare=prepare)
+    return run_stage(
+        method, config, model=model, out=out, files=files, settings={}, prepare=prepare, rehearsal=rehearsal
+    )
 
 
 def _pairs(

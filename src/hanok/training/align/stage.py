@@ -8,19 +8,21 @@ out/model/           the result                                 out/adapter/    
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hanok.artefacts import Artefact, open_artefact, sha256_file, sole_user
+from hanok.artefacts.shards import open_shards
 from hanok.errors import ConfigError, InputError
 from hanok.models.checkpoint import load_model
 from hanok.models.decoder import Decoder
 from hanok.reporting import Report, log
 from hanok.tokens.tokenizer import Tokenizer
 from hanok.training.align.config import AlignConfig
+from hanok.training.align.rehearsal import Rehearsing, WithRehearsal, sampler_of
 from hanok.training.align.report import write_report
 from hanok.training.average import blend_
 from hanok.training.distil.config import DistilConfig
@@ -59,17 +61,21 @@ class Prepared:
 def run_stage(
     method: str, config: AlignConfig | DistilConfig, *, model: Path, out: Path, files: Mapping[str, Path],
     settings: Mapping[str, Any], prepare: Callable[[Start], Prepared], more: Mapping[str, Artefact] | None = None,
+    rehearsal: Path | None = None,
 ) -> Artefact:  # fmt: skip
     """The finished model.
 
     Args:
         files: role -> file that the run learns from; their hashes belong to its identity, and so do `settings`.
         more: role -> artefact beside the model that the run learns from.
+        rehearsal: token shards from before, learnt along in every step (`rehearsal.py`).
 
     Raises:
         Interrupted: stopped, resumable. ConfigError, InputError, ArtefactError: what does not fit, or is damaged.
     """
     parents = {"model": open_artefact(model), **(more or {})}
+    if rehearsal is not None:
+        parents["rehearsal"] = open_artefact(rehearsal, kind="shards")
     hashes = {"method": method, **{role: parent.hash for role, parent in parents.items()}}
     for role, file in files.items():
         if not file.is_file():
@@ -94,6 +100,9 @@ def run_stage(
             decoder=decoder, tokenizer=Tokenizer.load(model), plan=plan, out=out, parents=parents, identity=hashes
         )  # fmt: skip
         prepared = prepare(start)
+        if rehearsal is not None:
+            assert isinstance(config, AlignConfig)
+            prepared = _rehearsing(config, prepared, rehearsal, start)
         around = Surroundings(out=out, parents=parents, write_model=write, read_model=read, team=Team())
         trainer = Trainer(
             training, plan, decoder=decoder, objective=prepared.objective, batches=prepared.batches, surroundings=around
@@ -113,6 +122,15 @@ def run_stage(
             write_more=prepared.save_heads,
         )  # fmt: skip
     return open_artefact(out / "model", kind="model")
+
+
+def _rehearsing(config: AlignConfig, prepared: Prepared, shards: Path, start: Start) -> Prepared:
+    opened = open_shards(shards, verify=False)  # its manifest was compared when it was opened as a parent
+    opened.require_tokenizer(start.tokenizer.hash)
+    objective = Rehearsing(inner=prepared.objective, weight=config.rehearsal_weight, dtype=start.plan.dtype)
+    return replace(
+        prepared, objective=objective, batches=WithRehearsal(prepared.batches, sampler_of(config, opened))
+    )
 
 
 def _load(config: AlignConfig | DistilConfig, model: Path) -> Decoder:

@@ -32,20 +32,21 @@ VALUE_HEAD = "value_head.safetensors"
 
 def align_on_rewards(
     method: str, config: AlignConfig, *, model: Path, prompts: Path, rewards: Sequence[str] | Mix, out: Path,
-    validation: Path | None = None,
+    validation: Path | None = None, rehearsal: Path | None = None,
 ) -> Artefact:  # fmt: skip
     """The finished model under `out/model`; for `ppo` with `value_head.safetensors` beside its weights.
 
     Args:
         prompts: what to practise on. rewards: names (`rewards.py` lists them), or rewards composed in Python.
         validation: prompts that are not practised on, answered greedily now and then.
+        rehearsal: token shards from before, learnt along in every step.
 
     Raises:
         Interrupted: stopped, resumable. ConfigError, InputError, ArtefactError: what does not fit, or is damaged.
     """
     if method not in POLICY_METHODS:
         raise ConfigError(f'method = "{method}"', remedy=f"with rewards: {', '.join(POLICY_METHODS)}")
-    config = config.of_method(method)
+    config = config.of_method(method, rehearses=rehearsal is not None)
     if config.max_steps is None and config.max_minutes is None:
         raise ConfigError("practice has no end by itself", remedy="set max_steps or max_minutes")
     if config.group_size < 2 and method != "ppo":
@@ -87,8 +88,9 @@ def align_on_rewards(
         settings["reward_sources"] = sources
     try:
         return run_stage(
-            method, config, model=model, out=out, files=files, settings=settings, prepare=prepare
-        )
+            method, config, model=model, out=out, files=files, settings=settings, prepare=prepare,
+            rehearsal=rehearsal,
+        )  # fmt: skip
     finally:
         for one in to_close:
             one.close()

@@ -110,12 +110,15 @@ function word(measure, { value, clear }) {
 
 // ---- those that have ended -------------------------------------------------------------------------------------------
 
+// What was promoted may have been taken out of service since.
+const became = (one) => (one.state === "promoted" && one.withdrawn ? "withdrawn" : one.state);
+const ending = (one) => (became(one) === "withdrawn" ? one.withdrawn : { time: one.ended, by: one.ended_by, why: one.why });
 const history = (list) => table(t("canary_before"), [
   { label: t("model"), of: (one) => h("b", {}, one.model) },
-  { label: t("state"), of: (one) => badge(t(`canary_${one.state}`), one.state === "promoted" ? "ready" : "broken") },
+  { label: t("state"), of: (one) => badge(t(`canary_${became(one)}`), became(one) === "promoted" ? "ready" : "broken") },
   { label: t("canary_new"), of: (one) => name(one.canary) },
   { label: t("canary_share"), right: true, of: (one) => `${number(100 * one.share, 1)} %` },
-  { label: t("canary_ended"), of: (one) => (one.ended ? when(one.ended, { exact: true }) : null) },
-  { label: t("canary_by"), of: (one) => (one.ended_by === "server" ? t("canary_by_server") : one.ended_by) },
-  { label: t("canary_why"), of: (one) => one.why },
+  { label: t("canary_ended"), of: (one) => (ending(one).time ? when(ending(one).time, { exact: true }) : null) },
+  { label: t("canary_by"), of: (one) => (ending(one).by === "server" ? t("canary_by_server") : ending(one).by) },
+  { label: t("canary_why"), of: (one) => ending(one).why },
 ], list);
