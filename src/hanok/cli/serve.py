@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def serve(
     model: Annotated[Path | None, tyro.conf.Positional] = None,
     more: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    alias: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     models: Path | None = None,
     require_signature: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = (),
     most_loaded: int | None = None,
@@ -85,6 +86,8 @@ def serve(
     Args:
         model: a model directory, or a run (then its servable model); default runs/quickstart.
         more: further models, DIR or NAME=DIR, loaded when somebody asks for them by their name.
+        alias: NAME=MODEL, another name by which a model may be asked for, as of clients that know one alone; several times for
+            several. Keys name the models themselves.
         models: TOML file with further models: tables [[model]] with path, and if wanted name, weights, cache_mib, adapters.
         require_signature: file with a public key: only models, drafts and adapters that it has signed are loaded (`hanok model
             sign`); several times for several, any of which will do.
@@ -172,7 +175,7 @@ def serve(
 
 
 FLAGS = (
-    "model", "more", "models", "require_signature",
+    "model", "more", "alias", "models", "require_signature",
     "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "device",
     "cache_mib",
     "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trusted_proxy",
@@ -238,11 +241,12 @@ def _serve(settings: ServeSettings, source: Any) -> None:
         prices=prices_in(settings.prices),
     )  # fmt: skip
     further = _further(settings, options)
-    if settings.runtime == "ray" and further:
+    if settings.runtime == "ray" and (further or settings.alias):
         from hanok.errors import ConfigError
 
         raise ConfigError(
-            "several models in replicas", remedy="serve them in one process: without --runtime ray"
+            "several models, or aliases, in replicas",
+            remedy="serve them in one process: without --runtime ray",
         )
     if settings.runtime == "ray":
         from hanok.engine.parallel.start import refuse_together

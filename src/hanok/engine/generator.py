@@ -103,7 +103,7 @@ class LocalEngine(Worker):
         self._updated = False
         self._change = threading.Lock()  # one `sleep` or `wake` at a time
         self._adapters = Adapters()
-        self._posts = Posts(self._hand_over)
+        self._posts = Posts()
         self._options = BackendOptions(
             model_dir=model_dir, config=config, weights=self.weights, vocabulary=self._vocabulary,
             max_running=max_running, cache_bytes=cache_bytes, cache_type=cache_type,

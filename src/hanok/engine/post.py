@@ -51,17 +51,19 @@ class Post:
 
 
 class Gathering:
-    """Calls `hand_over` once the running loop has been quiet for some turns since the last `add`, or when time is up."""
+    """Calls back once the running loop has been quiet for some turns since the last `add`, or when time is up."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hand_over: Callable[[], None]) -> None:
-        self._loop, self._hand_over = weakref.ref(loop), hand_over
-        self._left = 0
-        self._ends: float | None = None  # while somebody waits
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._hand_over: Callable[[], None] | None = (
+            None  # while somebody waits: whose it is may go when nobody does
+        )
+        self._left, self._ends = 0, 0.0
 
-    def add(self) -> None:
+    def add(self, hand_over: Callable[[], None]) -> None:
         self._left = QUIET_TURNS
-        if self._ends is None:
-            self._ends = time.monotonic() + MOST_SECONDS
+        if self._hand_over is None:
+            self._hand_over, self._ends = hand_over, time.monotonic() + MOST_SECONDS
             self._next_turn()
 
     def _next_turn(self) -> None:
@@ -70,20 +72,19 @@ class Gathering:
         loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        assert self._ends is not None
         self._left -= 1
         if self._left > 0 and time.monotonic() < self._ends:
             self._next_turn()
-        else:
-            self._ends = None
-            self._hand_over()
+            return
+        hand_over, self._hand_over = self._hand_over, None
+        assert hand_over is not None
+        hand_over()
 
 
 class Posts:
-    """A `Post` and a `Gathering` for each event loop that somebody listens in. `hand_over`: to the engine, what was gathered."""
+    """A `Post` and a `Gathering` for each event loop that somebody listens in."""
 
-    def __init__(self, hand_over: Callable[[], None]) -> None:
-        self._hand_over = hand_over
+    def __init__(self) -> None:
         self._of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Post, Gathering]] = (
             weakref.WeakKeyDictionary()
         )
@@ -93,5 +94,5 @@ class Posts:
         loop = asyncio.get_running_loop()
         found = self._of.get(loop)
         if found is None:
-            found = self._of[loop] = Post(loop), Gathering(loop, self._hand_over)
+            found = self._of[loop] = Post(loop), Gathering(loop)
         return found

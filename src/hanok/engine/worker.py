@@ -90,7 +90,7 @@ class Worker(ABC):
             else:
                 self._put_in([generation])
         if idle:
-            gathering.add()
+            gathering.add(self._hand_over)
 
     def _hand_over(self) -> None:
         """What was gathered begins; whoever cannot is told."""

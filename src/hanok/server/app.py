@@ -43,7 +43,7 @@ from hanok.server.document_vectors import ModelEmbedding
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
 from hanok.server.exchange import Admission
-from hanok.server.hosting import Hosted, ModelSpec, model_name
+from hanok.server.hosting import Hosted, ModelSpec, model_name, parse_aliases
 from hanok.server.hosts import SafeHeaders
 from hanok.server.identity.directory import Directory, Entry
 from hanok.server.identity.middleware import Identify, authorise
@@ -188,6 +188,8 @@ def services_of(
         [first, *further], most_loaded=settings.most_loaded,
         memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
     )  # fmt: skip
+    _take_aliases(models, settings)()
+    operations.on_reload.append(partial(_take_aliases, models))
     operations.trials.table = Canaries(store)
     flags = FlagQueue(store, lambda: operations.settings.review_flags, lambda: operations.settings.reviewers)
     operations.at_end.append(flags.flush)
@@ -215,6 +217,13 @@ def services_of(
             store, guard, people.directory.trail, reviewers=lambda: operations.settings.reviewers
         ),
     )
+
+
+def _take_aliases(models: Models, settings: ServeSettings) -> Callable[[], None]:
+    """Raises ConfigError for names that cannot be used."""
+    aliases = parse_aliases(settings.alias)
+    models.check_aliases(aliases)
+    return partial(models.take_aliases, aliases)
 
 
 def check_first(
@@ -306,7 +315,8 @@ def create_app(services: Services) -> FastAPI:
 def listen(host: str, port: int) -> socket.socket:
     """Raises ConfigError if the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # the protocol by name: without it asyncio leaves Nagle's algorithm on, and each event of a stream waits for a client's ACK
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # of every connection
     try:

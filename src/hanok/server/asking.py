@@ -28,6 +28,7 @@ from hanok.server.operations.requests import CURRENT
 from hanok.server.principal import Principal
 from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
+from hanok.tokens.template import Setting
 from hanok.tokens.tokenizer import Tokenizer
 
 SHORT = 2048  # characters of a conversation that is read in some tenths of a millisecond
@@ -66,7 +67,8 @@ async def ask(
         structure = params.structure  # calls that must be made have the form of the tools, which are read
         form = "" if structure is None or structure.kind == "tool_calls" else structure.value
         messages, tools = await watch.conversation(body.plain_messages(), body.plain_tools(), form, stretches)
-        prompt = await _prompt(served.engine.tokenizer, messages, tools)
+        settings = body.template_settings(served.engine.tokenizer)
+        prompt = await _prompt(served.engine.tokenizer, messages, tools, settings)
     except BaseException:
         services.models.give_back(served)
         raise
@@ -96,14 +98,23 @@ async def ask(
     return Asked(served, generation, messages, tools, guarded, watch, last)
 
 
+async def count_prompt(services: Services, chat: ChatRequest, principal: Principal) -> int:
+    """Tokens that a model reads of a conversation."""
+    async with services.models.use(chat.model, principal) as served:
+        tokenizer = served.engine.tokenizer
+        settings = chat.template_settings(tokenizer)
+        return len(await _prompt(tokenizer, chat.plain_messages(), chat.plain_tools(), settings))
+
+
 async def _prompt(
-    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None
-) -> list[int]:
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None,
+    settings: Mapping[str, Setting],
+) -> list[int]:  # fmt: skip
     """Beside the event loop, unless it takes less than a thread would."""
     plain = tools is None and all(message.keys() <= _PLAIN for message in messages)
     if plain and sum(len(message["content"] or "") for message in messages) <= SHORT:
-        return chat_prompt(tokenizer, messages)
-    return await asyncio.to_thread(chat_prompt, tokenizer, messages, tools=tools)
+        return chat_prompt(tokenizer, messages, settings=settings)
+    return await asyncio.to_thread(chat_prompt, tokenizer, messages, tools=tools, settings=settings)
 
 
 def conversation_of(body: ChatRequest, principal: Principal) -> str:

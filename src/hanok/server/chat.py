@@ -243,6 +243,8 @@ class Chat:
 
     def _reports(self, index: int, delta: Delta) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Log-probabilities and decoding of tokens that may be told now; where the text is read once more, at the end."""
+        if not (self.body.logprobs or self.body.show_decoding):
+            return [], []
         fates, logged, decoded = fates_of(self._answers[index]), self._logged[index], self._decoded[index]
         reports, laws = (
             logged.push(self._logprobs(delta), fates),

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -61,6 +61,17 @@ def parse_model(option: str, options: Mapping[str, Any]) -> ModelSpec:
     if not (name and directory):
         raise ConfigError(f'model "{option}"', remedy="write NAME=DIR, or DIR")
     return ModelSpec(name=name, directory=Path(directory).expanduser(), options=options)
+
+
+def parse_aliases(options: Sequence[str]) -> dict[str, str]:
+    """NAME=MODEL each. Raises ConfigError: something else, or a name twice."""
+    aliases: dict[str, str] = {}
+    for option in options:
+        alias, _, name = option.partition("=")
+        if not (alias and name) or alias in aliases:
+            raise ConfigError(f'alias "{option}"', remedy="write NAME=MODEL, each name once")
+        aliases[alias] = name
+    return aliases
 
 
 def read_models(file: Path, options: Mapping[str, Any]) -> list[ModelSpec]:

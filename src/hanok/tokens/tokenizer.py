@@ -27,7 +27,7 @@ from hanok.tokens.calls import assistant_parts
 from hanok.tokens.control import IM_END
 from hanok.tokens.model import content_encoders, read_vocabulary
 from hanok.tokens.pieces import StreamDecoder
-from hanok.tokens.template import ChatTemplate, Message, Run
+from hanok.tokens.template import ChatTemplate, Message, Run, Setting
 
 MOST_BYTES = 128 << 20  # of one file; the largest public ones have 35 MB, and reading takes ten times as much
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
@@ -90,6 +90,11 @@ class Tokenizer:
     def has_template(self) -> bool:
         """Whether it can write chats."""
         return self._template is not None
+
+    @property
+    def template_settings(self) -> frozenset[str]:
+        """Names of what its chat template reads beside the conversation, as `enable_thinking`."""
+        return frozenset() if self._template is None else self._template.settings
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
@@ -203,13 +208,16 @@ class Tokenizer:
         *,
         tools: Sequence[Any] | None = None,
         add_generation_prompt: bool = False,
+        settings: Mapping[str, Setting] | None = None,
     ) -> ChatIds:
-        """Ids of a conversation through the chat template.
+        """Ids of a conversation through the chat template. `settings`: some of `template_settings`.
 
         Raises:
             InputError: messages that the template cannot take. ConfigError: the tokeniser has no chat template.
         """
-        runs = self._chat_template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        runs = self._chat_template.render(
+            messages, tools=tools, add_generation_prompt=add_generation_prompt, settings=settings
+        )
         return self._encode_runs([runs])[0]
 
     def encode_chats(self, conversations: Sequence[Conversation]) -> list[ChatIds]:

@@ -43,6 +43,7 @@ class ServeSettings:
     draft: Path | None = None
     adapter: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
+    alias: tuple[str, ...] = field(default=(), metadata=_LIVE)
     models: Path | None = None
     require_signature: tuple[Path, ...] = ()
     most_loaded: int | None = None

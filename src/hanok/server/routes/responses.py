@@ -36,6 +36,13 @@ def router(services: Services) -> APIRouter:
             await response.close()
         return JSONResponse(done) if done is not None else HttpResponse(status_code=499)
 
+    @routes.post("/v1/responses/input_tokens")
+    @needs("chat:create")
+    async def input_tokens(body: ResponseRequest, request: Request) -> dict[str, Any]:
+        """How many tokens the model would read; nothing is answered."""
+        count = await all_.count(body, principal_of(request))
+        return {"object": "response.input_tokens", "input_tokens": count}
+
     @routes.get("/v1/responses/{response_id}")
     @needs("chat:create")
     async def read(
