@@ -11,9 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from hanok.artefacts import open_artefact
+from hanok.bench import compress as compress_bench
 from hanok.bench import compress_rows
 from hanok.bench.compress_rows import CASES, TIMES, Bench, Case, by_the_largest, put_in_outliers, run
 from hanok.compression.fake import turn_inner_inputs
+from hanok.compression.search import search
+from hanok.compression.settings import CompressConfig
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.decoder import Block, Decoder
@@ -112,3 +116,28 @@ def test_rows_of_another_model_are_not_mixed_in(
     text_file2.write_text(text_file.read_text() * 2)
     with pytest.raises(ConfigError, match="other data"):
         run(model=model_dir, shards=text_file2, folder=folder, only=["rtn-4"], seeds=1)
+
+
+def test_beside_peers_a_plan_is_found_once(
+    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+
+    def counted(*args: object, **more: object) -> object:
+        searched.append(args[2])
+        return search(*args, **more)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(compress_bench, "search", counted)
+    config, out = CompressConfig(samples=6, length=48, held_out=2), tmp_path / "ours"
+
+    def made(**changes: int) -> str:
+        where = compress_bench._made(("rtn",), replace(config, **changes), 6.0, model_dir, text_file, out)
+        return open_artefact(where).hash
+
+    first = made()
+    assert made() == first
+    assert searched == [6.0]
+    assert made(seed=2) != first
+    assert searched == [6.0], "the plan is that of the first seed"
+    assert made(samples=7) != first
+    assert searched == [6.0, 6.0]
