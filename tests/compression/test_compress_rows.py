@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_are_of_one_row_each() -> None:
-    names = [case.name for case in CASES]
+    names = [name for case in CASES for name in case.names]
     assert len(set(names)) == len(names)
 
 
@@ -79,7 +79,7 @@ def test_rows_stay_and_come_in_seeds(
     asked: list[tuple[str, int]] = []
 
     def counted(case: Case) -> Case:
-        def measure(bench: Bench, seed: int) -> compress_rows.Metrics:
+        def measure(bench: Bench, seed: int) -> Sequence[compress_rows.Metrics]:
             asked.append((case.name, seed))
             return case.measure(bench, seed)
 
@@ -91,6 +91,7 @@ def test_rows_stay_and_come_in_seeds(
     }
     assert rows["gptq-4-row"]["seeds"] == 2
     assert rows["rtn-4"]["seeds"] == 1
+    assert rows["rtn-4"]["kl"]["mean"] < rows["rtn-4-head8"]["kl"]["mean"] < rows["rtn-4-head4"]["kl"]["mean"]
     assert rows["w4a4-outliers"]["kl"]["mean"] > 2 * rows["w4a4-outliers-rotated-r4"]["kl"]["mean"] > 0
     assert 0 <= rows["cache-8"]["kl"]["mean"] < rows["cache-4"]["kl"]["mean"]
     assert rows["gptq-4-row"]["kl"]["least"] < rows["gptq-4-row"]["kl"]["largest"]

@@ -28,10 +28,15 @@ def layer_by_layer(
         original: what is compared with, if not `model`.
         around: is open while the made model is measured.
     """
-    compress_layers(plan, model, texts, work)
-    made = decompressed(plan, model, work)
+    made = made_of(plan, model, texts, work)
     with around(made) if around is not None else nullcontext():
         return compare(opened(original or model), made, texts.held_out, head_bits=plan.head_bits, keep=False)
+
+
+def made_of(plan: Plan, model: Path, texts: Texts, work: Path) -> Decoder:
+    """The model that the plan makes, in memory; `work` as above."""
+    compress_layers(plan, model, texts, work)
+    return decompressed(plan, model, work)
 
 
 def opened(model: Path) -> Decoder:
