@@ -68,7 +68,15 @@ def run(
             run_by, held = _engine(made)
             with torch.inference_mode():
                 ours.append(measure(own, texts, run_by, bits=held))
-        rows.append(_row(name, ours, theirs))
+        rows.append(row := _row(name, ours, theirs))
+        log.info(
+            "%s: KL %g at %g bits; ours %g at %g",
+            name,
+            row["theirs"],
+            row["peer_bits"],
+            row["ours"],
+            row["bits"],
+        )
     table(
         f"KL to the original, {sum(map(len, texts)):,} tokens of held-out text",
         ("peer", "theirs", "bits", "ours", "bits", "ratio", "perplexity theirs", "ours"),
