@@ -11,7 +11,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from hanok.compression.folds import apply_fold, folds_of
 from hanok.compression.grid import Grid, encode
 from hanok.compression.hqq import hqq
 from hanok.compression.layers import takes_codes
-from hanok.compression.measure import compare
+from hanok.compression.measure import Walked, compare, walked
 from hanok.compression.settings import CompressConfig, Method, Plan
 from hanok.compression.structured import shrink
 from hanok.compression.trial import layer_by_layer, made_of, opened
@@ -41,7 +41,7 @@ from hanok.models.linear import Linear
 from hanok.recipes.runs import servable_model
 from hanok.reporting import log, table
 
-BASE = CompressConfig(samples=32, length=512, held_out=16, head_bits=16, layer_windows=0)
+BASE = CompressConfig(samples=16, length=512, held_out=16, head_bits=16, layer_windows=0)
 OUTLIERS, TIMES = (
     4,
     32.0,
@@ -57,6 +57,14 @@ class Bench:
     model: Path
     shards: Path
     folder: Path
+    _walked: dict[Path, Walked] = field(default_factory=dict)
+
+    def original(self, model: Path | None = None) -> Walked:
+        """This model, or another of the same function, on the held-out windows."""
+        model = model or self.model
+        if model not in self._walked:
+            self._walked[model] = walked(opened(model), texts_of(BASE, model, self.shards).held_out)
+        return self._walked[model]
 
     @property
     def work(self) -> Path:
@@ -118,7 +126,7 @@ def _layers(
     plan = Plan(method, replace(BASE, seed=seed, **changes))
     texts = texts_of(plan.config, bench.model, bench.shards)
     made = made_of(plan, bench.model, texts, bench.work)
-    return [compare(opened(bench.model), made, texts.held_out, head_bits=bits).metrics() for bits in heads]
+    return [compare(bench.original(), made, texts.held_out, head_bits=bits).metrics() for bits in heads]
 
 
 def _inputs(
@@ -136,13 +144,14 @@ def _inputs(
     texts = texts_of(plan.config, model, bench.shards)
     start = bench.turned(model) if turn else model
     around = coarser if bits < 16 else None
-    return [layer_by_layer(plan, start, texts, bench.work, original=model, around=around).metrics()]
+    original = bench.original(model)
+    return [layer_by_layer(plan, start, texts, bench.work, original=original, around=around).metrics()]
 
 
 def _cache(bits: int, bench: Bench, seed: int) -> list[Metrics]:
-    texts, sides = texts_of(BASE, bench.model, bench.shards), [opened(bench.model) for _ in range(2)]
-    with rounded_cache(sides[1], bits):
-        return [compare(sides[0], sides[1], texts.held_out, keep=False).metrics()]
+    texts, same = texts_of(BASE, bench.model, bench.shards), opened(bench.model)
+    with rounded_cache(same, bits):
+        return [compare(bench.original(), same, texts.held_out, keep=False).metrics()]
 
 
 @torch.no_grad()
@@ -152,7 +161,7 @@ def _by_values(rounding: Callable[[Tensor], Tensor], bench: Bench, seed: int) ->
     for name, module in made.layers.named_modules():
         if isinstance(module, Linear) and takes_codes(name, module, BASE):
             module.weight = nn.Parameter(rounding(module.weight), requires_grad=False)
-    return [compare(opened(bench.model), made, texts.held_out, keep=False).metrics()]
+    return [compare(bench.original(), made, texts.held_out, keep=False).metrics()]
 
 
 def fractional(weight_NK: Tensor, *, bits: int) -> Tensor:
