@@ -21,6 +21,7 @@ import torch
 from hanok.artefacts import create_artefact, open_artefact, write_json
 from hanok.bench.accuracy import LENGTH, Distance, held_out, measure, trained_model
 from hanok.bench.compress_peers import Logits, logits_of, peers
+from hanok.bench.outcome import tell_steps
 from hanok.compression.compress import compress
 from hanok.compression.search import search
 from hanok.compression.settings import CompressConfig, Method
@@ -157,6 +158,7 @@ def main() -> None:
         "--methods", nargs="+", choices=("rtn", "hqq", "gptq", "awq"), default=["gptq", "awq"]
     )
     options = parser.parse_args()
+    tell_steps()
     rows = run(
         quick=options.quick, folder=options.folder, model=options.model, shards=options.shards, pieces=options.pieces,
         seeds=options.seeds, samples=options.samples, methods=tuple(options.methods),

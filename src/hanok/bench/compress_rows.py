@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hanok.artefacts import create_artefact, open_artefact, write_json
-from hanok.bench.outcome import Rows
+from hanok.bench.outcome import Rows, tell_steps
 from hanok.compression.compress import texts_of
 from hanok.compression.fake import rounded_cache, rounded_inputs, turn_inner_inputs, turn_inner_weight
 from hanok.compression.folds import apply_fold, folds_of
@@ -390,6 +390,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of calibration windows")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    tell_steps()
     rows = run(
         model=servable_model(given.model),
         shards=given.shards,
