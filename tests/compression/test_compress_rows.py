@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from hanok.artefacts import open_artefact
+from hanok.bench import compress as compress_bench
 from hanok.bench import compress_rows
 from hanok.bench.compress_rows import CASES, TIMES, Bench, Case, by_the_largest, put_in_outliers, run
 from hanok.compression.fake import turn_inner_inputs
+from hanok.compression.search import search
+from hanok.compression.settings import CompressConfig
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.decoder import Block, Decoder
@@ -34,7 +38,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_are_of_one_row_each() -> None:
-    names = [case.name for case in CASES]
+    names = [name for case in CASES for name in case.names]
     assert len(set(names)) == len(names)
 
 
@@ -75,7 +79,7 @@ def test_rows_stay_and_come_in_seeds(
     asked: list[tuple[str, int]] = []
 
     def counted(case: Case) -> Case:
-        def measure(bench: Bench, seed: int) -> compress_rows.Metrics:
+        def measure(bench: Bench, seed: int) -> Sequence[compress_rows.Metrics]:
             asked.append((case.name, seed))
             return case.measure(bench, seed)
 
@@ -87,6 +91,7 @@ def test_rows_stay_and_come_in_seeds(
     }
     assert rows["gptq-4-row"]["seeds"] == 2
     assert rows["rtn-4"]["seeds"] == 1
+    assert rows["rtn-4"]["kl"]["mean"] < rows["rtn-4-head8"]["kl"]["mean"] < rows["rtn-4-head4"]["kl"]["mean"]
     assert rows["w4a4-outliers"]["kl"]["mean"] > 2 * rows["w4a4-outliers-rotated-r4"]["kl"]["mean"] > 0
     assert 0 <= rows["cache-8"]["kl"]["mean"] < rows["cache-4"]["kl"]["mean"]
     assert rows["gptq-4-row"]["kl"]["least"] < rows["gptq-4-row"]["kl"]["largest"]
@@ -112,3 +117,28 @@ def test_rows_of_another_model_are_not_mixed_in(
     text_file2.write_text(text_file.read_text() * 2)
     with pytest.raises(ConfigError, match="other data"):
         run(model=model_dir, shards=text_file2, folder=folder, only=["rtn-4"], seeds=1)
+
+
+def test_beside_peers_a_plan_is_found_once(
+    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+
+    def counted(*args: object, **more: object) -> object:
+        searched.append(args[2])
+        return search(*args, **more)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(compress_bench, "search", counted)
+    config, out = CompressConfig(samples=6, length=48, held_out=2), tmp_path / "ours"
+
+    def made(**changes: int) -> str:
+        where = compress_bench._made(("rtn",), replace(config, **changes), 6.0, model_dir, text_file, out)
+        return open_artefact(where).hash
+
+    first = made()
+    assert made() == first
+    assert searched == [6.0]
+    assert made(seed=2) != first
+    assert searched == [6.0], "the plan is that of the first seed"
+    assert made(samples=7) != first
+    assert searched == [6.0, 6.0]

@@ -14,7 +14,7 @@ import torch
 from hanok.cli import _run
 from hanok.compression import measure
 from hanok.compression import search as room
-from hanok.compression.measure import compare, layer_distances
+from hanok.compression.measure import compare, layer_distances, walked
 from hanok.compression.search import bits_of_target, bits_that_run, bytes_of, rate_of
 from hanok.compression.sensitivity import ENDS, Unit, allot, sensitivities
 from hanok.compression.settings import CompressConfig
@@ -187,3 +187,19 @@ def test_pieces_of_the_vocabulary_are_the_whole(
         surprise = -law.gather(1, targets)[:, 0]
         torch.testing.assert_close(found.surprise_2T[side], surprise, atol=1e-5, rtol=1e-5)
         assert torch.equal(found.likeliest_2T[side], law.argmax(-1))
+
+
+def test_a_model_walked_before_is_the_same_to_compare_with(small_decoder: Callable[..., Decoder]) -> None:
+    first, second = small_decoder(num_kv_heads=2), small_decoder(num_kv_heads=2)
+    second.layers[1].get_submodule("mlp.up_proj").get_parameter("weight").mul_(1.2)
+    known = walked(first, windows())
+    for bits in (16, 4):
+        expected = compare(first, second, windows(), head_bits=bits)
+        found = compare(known, second, windows(), head_bits=bits)
+        assert torch.equal(found.kl_T, expected.kl_T)
+        assert torch.equal(found.surprise_2T, expected.surprise_2T)
+        assert expected.kl > 0
+        assert expected.drift_L
+        assert not found.drift_L
+        second = small_decoder(num_kv_heads=2)
+        second.layers[1].get_submodule("mlp.up_proj").get_parameter("weight").mul_(1.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -90,3 +91,46 @@ def test_a_clock_that_runs_slower_or_faster_in_the_decay_moves_the_end_not_the_r
         factors = [moved.factor(step) for step in range(150, total)]
         assert all(a > b for a, b in pairwise(factors))
         assert factors[-1] < 0.05
+
+
+def run_by_the_clock(*, late: bool) -> tuple[float, list[float]]:
+    """300 seconds with steps of one second, of six once the decay has begun: (when it ends, factors of the decay).
+
+    late: whether the time that has gone counts, too.
+    """
+    budget, seconds, step = 300.0, 10.0, 10
+    schedule, factors = Schedule(warmup_steps=0, final_lr=0.0).from_clock(10, 300, decay_fraction=0.5), []
+    while not schedule.finished(step):
+        if schedule.due(step, seconds if late else 0.0, budget=budget):
+            rate = (seconds - schedule.checked_seconds) / (step - schedule.checked_step)
+            planned = schedule.from_clock(
+                step, step + max(1, int((budget - seconds) / rate)), decay_fraction=0.5
+            )
+            schedule = replace(planned, checked_step=step, checked_seconds=seconds)
+        factors.append(schedule.factor(step))
+        seconds += 1.0 if step < 160 else 6.0
+        step += 1
+    return seconds, factors[150:]
+
+
+def test_a_rate_that_falls_in_the_decay_is_met_in_time() -> None:
+    end, factors = run_by_the_clock(late=True)
+    assert end < 345
+    assert factors[-1] < 0.15
+    assert max(a - b for a, b in pairwise(factors)) < 0.15
+    too_late, abrupt = run_by_the_clock(late=False)
+    assert too_late > 500, "the check by steps alone comes when the time is long up"
+    assert abrupt[-1] > 0.3
+
+
+def test_what_is_due_is_due_once() -> None:
+    plan = replace(
+        Schedule(warmup_steps=0, final_lr=0.0).from_clock(100, 200, decay_fraction=0.5), checked_step=100
+    )
+    assert not plan.due(100, 1e9, budget=60.0)
+    assert plan.due(150, 0.0, budget=60.0)
+    assert not plan.due(120, 30.0, budget=60.0)
+    assert plan.due(120, 40.0, budget=60.0)
+    assert (
+        not Schedule(warmup_steps=0, final_lr=0.0).of_length(50, decay_fraction=0.5).due(20, 1e9, budget=60.0)
+    )

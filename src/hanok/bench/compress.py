@@ -11,18 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from hanok.artefacts import create_artefact, open_artefact
+from hanok.artefacts import create_artefact, open_artefact, write_json
 from hanok.bench.accuracy import LENGTH, Distance, held_out, measure, trained_model
 from hanok.bench.compress_peers import Logits, logits_of, peers
+from hanok.bench.outcome import tell_steps
 from hanok.compression.compress import compress
-from hanok.compression.page import Context
 from hanok.compression.search import search
 from hanok.compression.settings import CompressConfig, Method
 from hanok.engine.blocks import BLOCK
@@ -34,13 +34,13 @@ from hanok.reporting import log, table
 def run(
     *, quick: bool = False, folder: Path = Path("runs/bench/compress"), model: Path | None = None,
     shards: Path | None = None, pieces: int | None = None, seeds: int | None = None,
-    methods: tuple[Method, ...] = ("gptq", "awq"),
+    methods: tuple[Method, ...] = ("gptq", "awq"), samples: int | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows {case, metric, ours, peer, theirs, ratio, runs, spread, bits, peer_bits}; ratio = theirs / ours, medians over seeds.
 
     Args:
         model, shards: a trained model of the Llama or Qwen families, and shards with its tokeniser; default: made here.
-        pieces: of held-out text, 512 tokens each. methods: tried for ours.
+        pieces: of held-out text, 512 tokens each. methods: tried for ours. samples: windows of text that is calibrated on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model, shards = trained_model(model, shards, folder, quick=quick)
@@ -52,7 +52,9 @@ def run(
     decoder = load_model(stored).requires_grad_(False)
     with torch.inference_mode():
         own = [logits_of(decoder)(ids).log_softmax(-1) for ids in texts]
-    config = CompressConfig(samples=32 if quick else 128, length=LENGTH, held_out=4, layer_windows=2)
+    config = CompressConfig(
+        samples=samples or (32 if quick else 128), length=LENGTH, held_out=4, layer_windows=2
+    )
     numbers, rows = range(1, (seeds or (1 if quick else 3)) + 1), []
     for name, bits, several in peers(stored, shards, folder, config, numbers):
         with torch.inference_mode():
@@ -62,13 +64,20 @@ def run(
             continue
         ours = []
         for seed in numbers:
-            made = _made(
-                methods, replace(config, seed=seed), bits, stored, shards, folder / f"ours-{bits:.2f}-{seed}"
-            )
+            out = folder / f"ours-{bits:.3f}-{seed}"
+            made = _made(methods, replace(config, seed=seed), bits, stored, shards, out)
             run_by, held = _engine(made)
             with torch.inference_mode():
                 ours.append(measure(own, texts, run_by, bits=held))
-        rows.append(_row(name, ours, theirs))
+        rows.append(row := _row(name, ours, theirs))
+        log.info(
+            "%s: KL %g at %g bits; ours %g at %g",
+            name,
+            row["theirs"],
+            row["peer_bits"],
+            row["ours"],
+            row["bits"],
+        )
     table(
         f"KL to the original, {sum(map(len, texts)):,} tokens of held-out text",
         ("peer", "theirs", "bits", "ours", "bits", "ratio", "perplexity theirs", "ours"),
@@ -81,16 +90,35 @@ def run(
 def _made(
     methods: tuple[Method, ...], config: CompressConfig, bits: float, model: Path, shards: Path, out: Path
 ) -> Path:
-    """By the plan that `hanok compress --target` finds; what an earlier run made of the same model stays."""
-    if out.is_dir() and open_artefact(out).parents.get("source") != open_artefact(model).hash:
-        shutil.rmtree(out)
+    """By the plan that `hanok compress --target` finds with the first seed; what an earlier run made in the same way stays."""
+    file = out.with_name(f"plan-{bits:.3f}.json")
+    found = _plan(methods, replace(config, seed=1), bits, model, shards, file)
+    settings = replace(config, bits=found["bits"], head_bits=found["head_bits"], layer_windows=0)
+    wanted = {"method": found["method"], "widths": found["widths"], **asdict(settings)}
+    if out.is_dir():
+        there = open_artefact(out)
+        same = all(there.step["compress"].get(name) == value for name, value in wanted.items())
+        if not same or there.parents.get("source") != open_artefact(model).hash:
+            shutil.rmtree(out)
     if not out.is_dir():
-        found = search(methods, config, bits, model=model, data=shards, out=out)
-        compress(
-            found.method, replace(found.config, layer_windows=0), model=model, data=shards, out=out, widths=found.widths,
-            context=Context(tried=found.tried, notes=found.notes),
-        )  # fmt: skip
+        compress(found["method"], settings, model=model, data=shards, out=out, widths=found["widths"])
     return out
+
+
+def _plan(
+    methods: tuple[Method, ...], config: CompressConfig, bits: float, model: Path, shards: Path, file: Path
+) -> dict[str, Any]:
+    """{method, bits, head_bits, widths}: kept beside the models, as it takes longer than making one of them."""
+    job = {"model": open_artefact(model).hash, "methods": list(methods), "samples": config.samples}
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if kept.get("job") != job:
+        found = search(methods, config, bits, model=model, data=shards, out=file.with_suffix(""))
+        kept = {
+            "job": job, "method": found.method, "bits": found.config.bits, "head_bits": found.config.head_bits,
+            "widths": dict(found.widths),
+        }  # fmt: skip
+        write_json(file, kept)
+    return kept
 
 
 def _engine(directory: Path) -> tuple[Logits, float]:
@@ -125,10 +153,15 @@ def main() -> None:
     parser.add_argument("--shards", type=Path)
     parser.add_argument("--pieces", type=int, help=f"of held-out text, {LENGTH} tokens each")
     parser.add_argument("--seeds", type=int, help="of calibration windows")
+    parser.add_argument("--samples", type=int, help="calibration windows; default: 128, or 32 with --quick")
+    parser.add_argument(
+        "--methods", nargs="+", choices=("rtn", "hqq", "gptq", "awq"), default=["gptq", "awq"]
+    )
     options = parser.parse_args()
+    tell_steps()
     rows = run(
         quick=options.quick, folder=options.folder, model=options.model, shards=options.shards, pieces=options.pieces,
-        seeds=options.seeds,
+        seeds=options.seeds, samples=options.samples, methods=tuple(options.methods),
     )  # fmt: skip
     if options.json:
         print(json.dumps(rows))

@@ -11,7 +11,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -22,17 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from hanok.artefacts import create_artefact, open_artefact, write_json
-from hanok.bench.outcome import Rows
+from hanok.bench.outcome import Rows, tell_steps
 from hanok.compression.compress import texts_of
 from hanok.compression.fake import rounded_cache, rounded_inputs, turn_inner_inputs, turn_inner_weight
 from hanok.compression.folds import apply_fold, folds_of
 from hanok.compression.grid import Grid, encode
 from hanok.compression.hqq import hqq
 from hanok.compression.layers import takes_codes
-from hanok.compression.measure import Distance, compare
+from hanok.compression.measure import Walked, compare, walked
 from hanok.compression.settings import CompressConfig, Method, Plan
 from hanok.compression.structured import shrink
-from hanok.compression.trial import layer_by_layer, opened
+from hanok.compression.trial import layer_by_layer, made_of, opened
 from hanok.compression.tune import compress_and_tune, shrink_and_recover
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model, save_model
@@ -41,7 +41,7 @@ from hanok.models.linear import Linear
 from hanok.recipes.runs import servable_model
 from hanok.reporting import log, table
 
-BASE = CompressConfig(samples=32, length=512, held_out=16, head_bits=16, layer_windows=0)
+BASE = CompressConfig(samples=16, length=512, held_out=16, head_bits=16, layer_windows=0)
 OUTLIERS, TIMES = (
     4,
     32.0,
@@ -57,6 +57,14 @@ class Bench:
     model: Path
     shards: Path
     folder: Path
+    _walked: dict[Path, Walked] = field(default_factory=dict)
+
+    def original(self, model: Path | None = None) -> Walked:
+        """This model, or another of the same function, on the held-out windows."""
+        model = model or self.model
+        if model not in self._walked:
+            self._walked[model] = walked(opened(model), texts_of(BASE, model, self.shards).held_out)
+        return self._walked[model]
 
     @property
     def work(self) -> Path:
@@ -86,11 +94,16 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A row. seeded: whether it depends on the text that is calibrated or tuned on."""
+    """One row or several, of one compressed model. seeded: whether it depends on the text that is calibrated or tuned on."""
 
     name: str
-    measure: Callable[[Bench, int], Metrics]
+    measure: Callable[[Bench, int], Sequence[Metrics]]
     seeded: bool
+    more: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.more)
 
 
 @torch.no_grad()
@@ -106,17 +119,19 @@ def put_in_outliers(decoder: Decoder) -> None:
                 apply_fold(block, fold, scale_K)
 
 
-def _layers(method: Method, changes: Mapping[str, Any], bench: Bench, seed: int) -> Metrics:
-    """Method and settings as `hanok compress` takes them."""
+def _layers(
+    method: Method, changes: Mapping[str, Any], heads: Sequence[int], bench: Bench, seed: int
+) -> list[Metrics]:
+    """Method and settings as `hanok compress` takes them, with embedding and head in each of these widths."""
     plan = Plan(method, replace(BASE, seed=seed, **changes))
-    return _metrics(
-        layer_by_layer(plan, bench.model, texts_of(plan.config, bench.model, bench.shards), bench.work)
-    )
+    texts = texts_of(plan.config, bench.model, bench.shards)
+    made = made_of(plan, bench.model, texts, bench.work)
+    return [compare(bench.original(), made, texts.held_out, head_bits=bits).metrics() for bits in heads]
 
 
 def _inputs(
     changes: Mapping[str, Any], outliers: bool, turn: bool, bench: Bench, seed: int, *, method: Method = "rtn", bits: int = 4
-) -> Metrics:  # fmt: skip
+) -> list[Metrics]:  # fmt: skip
     """The same with vectors of `bits` (16: as they are) as inputs; embedding and head in eight bits."""
     model = bench.outliers() if outliers else bench.model
     plan = Plan(method, replace(BASE, seed=seed, head_bits=8 if bits < 16 else 16, **changes))
@@ -128,25 +143,25 @@ def _inputs(
 
     texts = texts_of(plan.config, model, bench.shards)
     start = bench.turned(model) if turn else model
-    return _metrics(
-        layer_by_layer(plan, start, texts, bench.work, original=model, around=coarser if bits < 16 else None)
-    )
+    around = coarser if bits < 16 else None
+    original = bench.original(model)
+    return [layer_by_layer(plan, start, texts, bench.work, original=original, around=around).metrics()]
 
 
-def _cache(bits: int, bench: Bench, seed: int) -> Metrics:
-    texts, sides = texts_of(BASE, bench.model, bench.shards), [opened(bench.model) for _ in range(2)]
-    with rounded_cache(sides[1], bits):
-        return _metrics(compare(sides[0], sides[1], texts.held_out, keep=False))
+def _cache(bits: int, bench: Bench, seed: int) -> list[Metrics]:
+    texts, same = texts_of(BASE, bench.model, bench.shards), opened(bench.model)
+    with rounded_cache(same, bits):
+        return [compare(bench.original(), same, texts.held_out, keep=False).metrics()]
 
 
 @torch.no_grad()
-def _by_values(rounding: Callable[[Tensor], Tensor], bench: Bench, seed: int) -> Metrics:
+def _by_values(rounding: Callable[[Tensor], Tensor], bench: Bench, seed: int) -> list[Metrics]:
     """Maps rounded in memory, by what `hanok compress` does not write."""
     made, texts = opened(bench.model), texts_of(BASE, bench.model, bench.shards)
     for name, module in made.layers.named_modules():
         if isinstance(module, Linear) and takes_codes(name, module, BASE):
             module.weight = nn.Parameter(rounding(module.weight), requires_grad=False)
-    return _metrics(compare(opened(bench.model), made, texts.held_out, keep=False))
+    return [compare(bench.original(), made, texts.held_out, keep=False).metrics()]
 
 
 def fractional(weight_NK: Tensor, *, bits: int) -> Tensor:
@@ -162,17 +177,17 @@ def by_the_largest(weight_NK: Tensor, *, bits: int, group: int) -> Tensor:
     return encode(weight_NK, Grid(scales_NG, torch.zeros_like(scales_NG), bits, symmetric=True)).values()
 
 
-def _tuned(method: Method, head_bits: Literal[4, 8], bench: Bench, seed: int) -> Metrics:
+def _tuned(method: Method, head_bits: Literal[4, 8], bench: Bench, seed: int) -> list[Metrics]:
     out = bench.folder / f"tuned-{method}-{head_bits}-seed{seed}"
     config = replace(BASE, head_bits=head_bits, seed=seed)
     if not out.exists():
         compress_and_tune(
             method, config, steps=TUNING, learning_rate=3e-4, model=bench.model, data=bench.shards, out=out
         )
-    return _kept(out)
+    return [_kept(out)]
 
 
-def _shrunk(steps: int, bench: Bench, seed: int) -> Metrics:
+def _shrunk(steps: int, bench: Bench, seed: int) -> list[Metrics]:
     out, config = bench.folder / f"channels-{steps}-seed{seed}", replace(BASE, seed=seed)
     if not out.exists() and steps:
         shrink_and_recover(
@@ -187,18 +202,18 @@ def _shrunk(steps: int, bench: Bench, seed: int) -> Metrics:
         )
     elif not out.exists():
         shrink("channels", 0.3, config, model=bench.model, data=bench.shards, out=out)
-    return _kept(out)
+    return [_kept(out)]
 
 
-def _quantised(head_bits: int, *, bits: tuple[int, ...] = (4, 3), group: int = 32) -> list[Case]:
+def _quantised(bits: int, *, group: int = 32, heads: Sequence[int] = (16,)) -> list[Case]:
     methods: tuple[Method, ...] = ("rtn", "hqq", "gptq", "awq")
-    ends = {16: "", 8: "-head8", 4: "-head4"}[head_bits]
+    names = [f"{method}-{bits}{'' if group else '-row'}" for method in methods]
     return [
         Case(
-            f"{method}-{width}{'' if group else '-row'}{ends}",
-            partial(_layers, method, {"bits": width, "group": group, "head_bits": head_bits}), method in ("gptq", "awq"),
+            name, partial(_layers, method, {"bits": bits, "group": group}, heads), method in ("gptq", "awq"),
+            tuple(f"{name}-head{width}" for width in heads[1:]),
         )
-        for width in bits for method in methods
+        for name, method in zip(names, methods, strict=True)
     ]  # fmt: skip
 
 
@@ -206,7 +221,7 @@ def _pruned(sparsity: str, name: str) -> list[Case]:
     return [
         Case(
             f"{name}-{rule}",
-            partial(_layers, "none", {"prune": rule, "sparsity": sparsity}),
+            partial(_layers, "none", {"prune": rule, "sparsity": sparsity}, (16,)),
             rule != "magnitude",
         )
         for rule in ("magnitude", "wanda", "sparsegpt")
@@ -224,22 +239,22 @@ def _four_by_four(outliers: bool) -> list[Case]:
 
 
 CASES: Sequence[Case] = (
-    *_quantised(16),
-    *_quantised(4, bits=(4,)),
+    *_quantised(4, heads=(16, 8, 4)),
+    *_quantised(3),
     *_pruned("0.5", "half"),
     *_pruned("2:4", "2of4"),
     *_four_by_four(False),
     *_four_by_four(True),
     Case("cache-8", partial(_cache, 8), False),
     Case("cache-4", partial(_cache, 4), False),
-    *_quantised(16, group=0),
+    *_quantised(4, group=0),
+    *_quantised(3, group=0),
     *(
         Case(
             f"{method}-4-outliers", partial(_inputs, {}, True, False, method=method, bits=16), method != "rtn"
         )
         for method in ("rtn", "gptq", "awq")
     ),
-    *_quantised(8, bits=(4,)),
     *(
         Case(f"hqq-{bits}-fractional", partial(_by_values, partial(fractional, bits=bits)), False)
         for bits in (4, 3)
@@ -274,12 +289,12 @@ def run(
     _same_job({"model": open_artefact(bench.model).hash, "data": data}, folder)
     for seed in range(1, seeds + 1):
         for case in CASES:
-            file = folder / "rows" / f"{case.name}-seed{seed}.json"
-            wanted = any(fnmatch(case.name, pattern) for pattern in only)
-            if wanted and not file.is_file() and (seed == 1 or case.seeded):
+            wanted = any(fnmatch(case.name, pattern) for pattern in only) and (seed == 1 or case.seeded)
+            if wanted and not all(_file(folder, name, seed).is_file() for name in case.names):
                 log.info("%s, seed %d", case.name, seed)
-                _measured(case, bench, seed, file)
-    rows = [row for case in CASES if (row := _row(case, folder)) is not None]
+                _measured(case, bench, seed)
+    names = [name for case in CASES for name in case.names]
+    rows = [row for name in names if (row := _row(name, folder)) is not None]
     table(
         "perplexity against the original's, KL in nats a token, likeliest tokens that differ",
         ("case", "seeds", "perplexity, %", "KL", "differ, %"),
@@ -289,19 +304,24 @@ def run(
     return rows
 
 
-def _measured(case: Case, bench: Bench, seed: int, file: Path) -> None:
+def _measured(case: Case, bench: Bench, seed: int) -> None:
     shutil.rmtree(bench.work, ignore_errors=True)
     bench.work.mkdir(parents=True)
-    found = case.measure(bench, seed)
-    file.parent.mkdir(exist_ok=True)
-    write_json(file, dict(found))
+    for name, found in zip(case.names, case.measure(bench, seed), strict=True):
+        file = _file(bench.folder, name, seed)
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, dict(found))
+        after, before = found["perplexity_after"], found["perplexity_before"]
+        log.info("%s: perplexity %+.2f %%, KL %.4f", name, 100 * (after / before - 1), found["kl"])
     shutil.rmtree(bench.work)
-    after, before = found["perplexity_after"], found["perplexity_before"]
-    log.info("%s: perplexity %+.2f %%, KL %.4f", case.name, 100 * (after / before - 1), found["kl"])
 
 
-def _row(case: Case, folder: Path) -> dict[str, Any] | None:
-    files = sorted((folder / "rows").glob(f"{case.name}-seed*.json"))
+def _file(folder: Path, name: str, seed: int) -> Path:
+    return folder / "rows" / f"{name}-seed{seed}.json"
+
+
+def _row(name: str, folder: Path) -> dict[str, Any] | None:
+    files = sorted((folder / "rows").glob(f"{name}-seed*.json"))
     found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     if not found:
         return None
@@ -310,7 +330,7 @@ def _row(case: Case, folder: Path) -> dict[str, Any] | None:
         "kl": [one["kl"] for one in found],
         "flipped": [100 * one["likeliest_token_differs"] for one in found],
     }
-    return {"case": case.name, "seeds": len(found)} | {
+    return {"case": name, "seeds": len(found)} | {
         key: {"mean": mean(several), "least": min(several), "largest": max(several)}
         for key, several in values.items()
     }
@@ -346,10 +366,6 @@ def _same_job(job: Mapping[str, str], folder: Path) -> None:
         )
 
 
-def _metrics(distance: Distance) -> Metrics:
-    return distance.metrics()
-
-
 def _kept(directory: Path) -> Metrics:
     metrics = open_artefact(directory).metrics
     return {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
@@ -374,6 +390,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of calibration windows")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    tell_steps()
     rows = run(
         model=servable_model(given.model),
         shards=given.shards,

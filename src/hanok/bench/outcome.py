@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import statistics
@@ -107,6 +108,12 @@ def command_line(
     rows = run(**{name: tuple(value) if name in choices else value for name, value in given.items()})
     if as_json:
         print(json.dumps(rows))
+
+
+def tell_steps() -> None:
+    """What is logged on the way goes to standard error, as under `hanok bench`: for files of `benchmarks/` that run for long."""
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
 
 
 def shown(value: Any) -> Any:

@@ -84,22 +84,46 @@ def rounded(weight_NK: Tensor, bits: int) -> Tensor:
     return quantise(filled, bits).dequantised()[:, : weight_NK.shape[1]]
 
 
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """A model that several are compared with on the same windows: its head, and its hidden vectors behind the last norm."""
+
+    decoder: Decoder
+    normed_TD: Tensor
+
+
+@torch.no_grad()
+def walked(decoder: Decoder, windows: Sequence[np.ndarray]) -> Walked:
+    lengths = [len(window) for window in windows]
+    x_TD = embedded(decoder, torch.from_numpy(np.concatenate(windows).astype(np.int64)), lengths)
+    for block in decoder.layers:
+        advance_rows(block, x_TD, lengths)
+    return Walked(decoder, decoder.norm(x_TD))
+
+
 @torch.no_grad()
 def compare(
-    original: Decoder, made: Decoder, windows: Sequence[np.ndarray], *, head_bits: int = 16, keep: bool = True
+    original: Decoder | Walked,
+    made: Decoder,
+    windows: Sequence[np.ndarray],
+    *,
+    head_bits: int = 16,
+    keep: bool = True,
 ) -> Distance:
     """Args:
-    head_bits: of the made model's embedding and head. keep: False takes both models apart on the way.
+    original: one that was walked before, on these windows, saves its half of the work; how far layers drift is then not told.
+    head_bits: of the made model's embedding and head. keep: False takes models apart on the way.
     """
     lengths = [len(window) for window in windows]
     ids_T = torch.from_numpy(np.concatenate(windows).astype(np.int64))
     if head_bits < 16:
         made.embed_tokens = RoundedTable(made.embed_tokens, head_bits)  # pyright: ignore[reportAttributeAccessIssue]
-    sides = [embedded(decoder, ids_T, lengths) for decoder in (original, made)]
-    give_back([*stored_parts(original), *stored_parts(made)])
-    drift, alike = [], len(original.layers) == len(made.layers)
-    for number in range(max(len(original.layers), len(made.layers))):
-        for decoder, x_TD in zip((original, made), sides, strict=True):
+    walking = [made] if isinstance(original, Walked) else [original, made]
+    sides = [embedded(decoder, ids_T, lengths) for decoder in walking]
+    give_back([part for decoder in walking for part in stored_parts(decoder)])
+    drift, alike = [], len({len(decoder.layers) for decoder in walking}) == 1 < len(walking)
+    for number in range(max(len(decoder.layers) for decoder in walking)):
+        for decoder, x_TD in zip(walking, sides, strict=True):
             if number >= len(decoder.layers):
                 continue
             advance_rows(decoder.layers[number], x_TD, lengths)
@@ -108,7 +132,9 @@ def compare(
                 decoder.layers[number] = nn.Identity()
         if alike:
             drift.append(float((sides[0] - sides[1]).norm() / sides[0].norm().clamp(min=1e-30)))
-    normed = [decoder.norm(x_TD) for decoder, x_TD in zip((original, made), sides, strict=True)]
+    normed = [decoder.norm(x_TD) for decoder, x_TD in zip(walking, sides, strict=True)]
+    if isinstance(original, Walked):
+        original, normed = original.decoder, [original.normed_TD, *normed]
     rows_T, targets_T = predicted(ids_T, lengths)
     sums = _Sums(len(rows_T))
     places = range(

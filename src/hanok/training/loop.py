@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic
 
@@ -365,7 +365,7 @@ class Trainer(Generic[E]):
             enough = position.step >= _LEAST_STEPS and position.seconds >= _LEAST_SHARE * budget
             if not enough and (self._most is None or position.step != self._most[0]):
                 return
-        elif position.step != schedule.next_check:
+        elif not schedule.due(position.step, position.seconds, budget=budget):
             return
         steps = self._steps_in(budget)
         if self._most is not None:
@@ -373,12 +373,16 @@ class Trainer(Generic[E]):
         planned = schedule.from_clock(position.step, steps, decay_fraction=self.config.decay_fraction)
         if schedule.total_steps is None:
             log.info("%.1f minutes are about %d steps at this rate", self.config.max_minutes, steps)
-        self._fix(planned)
+        self._fix(replace(planned, checked_step=position.step, checked_seconds=position.seconds))
 
     def _steps_in(self, budget: float) -> int:
-        """The step at which the time will be up, at the rate so far."""
-        position = self.position
-        per_step = (position.seconds - position.untimed_seconds) / max(1, position.step - _UNTIMED_STEPS)
+        """The step at which the time will be up, at the rate since the last measurement; so far, where that is too short ago."""
+        position, schedule = self.position, self.plan.schedule
+        seconds, steps = position.seconds - schedule.checked_seconds, position.step - schedule.checked_step
+        short = steps < _LEAST_STEPS and seconds < _LEAST_SHARE * budget
+        if not schedule.checked_step or short:
+            seconds, steps = position.seconds - position.untimed_seconds, position.step - _UNTIMED_STEPS
+        per_step = seconds / max(1, steps)
         return position.step + max(1, int((budget - position.seconds) / max(per_step, 1e-9)))
 
     def _fix(self, schedule: Schedule) -> None:

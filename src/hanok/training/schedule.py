@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+_LATE = 0.6  # of the time that was left: a little more than what the next check is set for
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
@@ -19,6 +21,7 @@ class Schedule:
         total_steps: None while the length is not known yet (a budget in minutes, first steps).
         decay_start: the first step of the decay; `total_steps` if there is none.
         next_check: the step before which a length set by the clock is measured again; None if it stands.
+        checked_step, checked_seconds: where it was measured last.
     """
 
     warmup_steps: int
@@ -26,6 +29,8 @@ class Schedule:
     total_steps: int | None = None
     decay_start: int | None = None
     next_check: int | None = None
+    checked_step: int = 0
+    checked_seconds: float = 0.0
     first_length: int = 0
     """`total_steps` as first set: intervals are parts of it, so that a correction does not move them."""
 
@@ -66,6 +71,15 @@ class Schedule:
             first_length=self.first_length or total_steps,
             decay_start=decay_start,
             next_check=step + wait if wait else None,
+        )
+
+    def due(self, step: int, seconds: float, *, budget: float) -> bool:
+        """Whether the length is to be measured again: at the step that was set, or when more than half of the time that was left
+        then has gone, since a rate may fall so far that the time is up before that step."""
+        if self.next_check is None or step <= self.checked_step:
+            return False
+        return step >= self.next_check or seconds - self.checked_seconds > _LATE * (
+            budget - self.checked_seconds
         )
 
     def to_json(self) -> dict[str, Any]:
