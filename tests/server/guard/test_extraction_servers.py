@@ -148,3 +148,33 @@ def test_clearing_at_one_server_reaches_the_other(house: House) -> None:
     house.flush()  # what the other saw before it was cleared does not come back
     assert house.score() == 0.0
     assert not house.servers[0].clear(CALLER)
+
+
+def test_what_was_read_before_another_wrote_takes_no_step_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    while house.ask(0) == 200:
+        pass
+    house.flush()
+    monitor = house.servers[0]
+    (watched,) = monitor._watched.values()
+    step, find = watched.step, monitor._table.find
+    assert step in ("no_logprobs", "review")
+    house.table.clear(CALLER)
+    cleared = find(CALLER)
+
+    def late(caller: Caller) -> Any:
+        """Another request of the caller is looked at and written down behind the reading."""
+        monkeypatch.setattr(monitor._table, "find", find)
+        while house.ask(0) == 200:
+            pass
+        house.flush()
+        return cleared
+
+    house.now += 2 * FLUSH_SECONDS
+    monkeypatch.setattr(monitor._table, "find", late)
+    monitor._load(CALLER)
+    assert watched.step == step
+    house.now += 2 * FLUSH_SECONDS  # the control: what nobody has overtaken is taken
+    monkeypatch.setattr(monitor._table, "find", lambda _caller: cleared)
+    assert monitor._load(CALLER).step == ""

@@ -209,6 +209,8 @@ class Monitor:
         return not watched.news.counts and self._clock() - watched.read > FLUSH_SECONDS
 
     def _load(self, caller: Caller) -> _Watched:
+        there = self._watched.get(caller)
+        read = 0.0 if there is None else there.read
         try:
             known = self._table.find(caller) or Known(owner=caller.owner, tenant=caller.tenant)
         except SQLAlchemyError as error:  # the answer does not wait for it
@@ -218,7 +220,7 @@ class Monitor:
             return watched
         with self._lock:
             watched = self._watched.setdefault(caller, _Watched(caller))
-            if not watched.news.counts:
+            if not watched.news.counts and watched.read == read:  # else another knows more of it by now
                 watched.take(known, self._clock())
         return watched
 
