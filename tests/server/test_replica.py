@@ -5,6 +5,7 @@ What Ray does between them is in `test_replicas.py`.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from hanok.server import replicas as replicas_module
 from hanok.server.admission.prices import Prices
 from hanok.server.identity.directory import Entry
 from hanok.server.operations.config import ServeSettings
+from hanok.server.operations.service import Operations
 from hanok.server.operations.together import Together
 from hanok.server.replica import Replica
 from hanok.server.replicas import serve_replicas
@@ -207,3 +209,19 @@ def test_a_trial_is_ended_first_and_what_was_promoted_is_served(random_run: Path
         Canaries(store).change(row.id, state="promoted")
         assert replicas_module._standing(store, model) == ("m", Path(other))
         assert replicas_module._standing(store, tmp_path) == (None, tmp_path)
+
+
+def test_settings_that_fail_to_be_taken_up_do_not_end_the_looks_at_the_engines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def source() -> ServeSettings:
+        raise OSError("the disk is gone")
+
+    other = Together(tmp_path / "mark")
+    operations = Operations(ServeSettings(), source=source, together=Together(tmp_path / "mark"))
+    other.announce()
+    asyncio.run(operations._hear())
+    assert "the disk is gone" in caplog.text
+    caplog.clear()
+    asyncio.run(operations._hear())  # the control: nothing new is announced
+    assert not caplog.text

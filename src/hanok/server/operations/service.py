@@ -239,10 +239,20 @@ class Operations:
                 log.error("looking at the engines failed", exc_info=error)
             if not self.health.stuck():
                 notify("WATCHDOG=1")
-            if self._together is not None and self._together.heard():
-                with contextlib.suppress(ConfigError):  # the log says why
-                    await asyncio.to_thread(self._take_up)
+            await self._hear()
             await asyncio.sleep(_EVERY)
+
+    async def _hear(self) -> None:
+        """Take up what another process of this server has announced."""
+        try:
+            if self._together is not None and self._together.heard():
+                await asyncio.to_thread(self._take_up)
+        except ConfigError:
+            pass  # the log says why
+        except (
+            Exception
+        ) as error:  # as an audit that cannot be written: the engines are looked at all the same
+            log.error("taking up the settings failed", exc_info=error)
 
     def look(self) -> None:
         self.health.look()
