@@ -11,7 +11,7 @@ import pytest
 
 from hanok.server import streams
 from hanok.server.app import listen
-from hanok.server.operations.together import MOST, Together
+from hanok.server.operations.coalescing import MOST, CoalescingTransport
 from hanok.server.streams import EventStream
 
 
@@ -176,7 +176,7 @@ class Written(asyncio.Transport):
 def test_what_one_turn_writes_leaves_together() -> None:
     async def run() -> None:
         inner = Written()
-        transport = Together(inner, asyncio.get_running_loop())
+        transport = CoalescingTransport(inner, asyncio.get_running_loop())
         transport.write(b"head")
         transport.write(b"")
         transport.write(b"body")
@@ -199,7 +199,7 @@ def test_what_one_turn_writes_leaves_together() -> None:
 def test_what_is_cut_is_not_written() -> None:
     async def run() -> None:
         inner = Written()
-        transport = Together(inner, asyncio.get_running_loop())
+        transport = CoalescingTransport(inner, asyncio.get_running_loop())
         transport.write(b"x")
         transport.abort()
         await asyncio.sleep(0)
