@@ -7,7 +7,8 @@
     │   ├── ReviewError        a step of a review that its rules forbid
     │   └── StructureError     a schema, regular expression or grammar that an answer cannot be held to
     ├── ArtefactError          a directory that is missing, damaged, of another kind or of a newer format
-    │   └── CheckpointError    weights: a tensor missing, mis-shaped or cut short
+    │   ├── CheckpointError    weights: a tensor missing, mis-shaped or cut short
+    │   └── SignatureError     files that no trusted key has signed as they are
     ├── ChatError              a chat model that gave no reply
     ├── FetchError             an address that may not be asked for, or gave nothing
     ├── ContextLengthError     a prompt longer than the model's context
@@ -75,6 +76,14 @@ class ArtefactError(HanokError):
 
 class CheckpointError(ArtefactError):
     """Weights that do not fit the model or the file they should be in."""
+
+
+class SignatureError(ArtefactError):
+    """A directory that is unsigned, signed by a key that is not trusted, or not what was signed; `why` leaves out where."""
+
+    def __init__(self, place: object, why: str, *, remedy: str = "") -> None:
+        super().__init__(f"{place} {why}", remedy=remedy)
+        self.why = why
 
 
 class ContextLengthError(HanokError):

@@ -15,7 +15,9 @@ from tests.support.classifier_server import Classifier, classifier, minds
 
 from hanok.cli import _run
 from hanok.errors import ConfigError
-from hanok.guard.external import Remembered
+from hanok.guard.careful import Unfit
+from hanok.guard.external import External, Most, Remembered
+from hanok.guard.intake import Reader, take_in
 from hanok.guard.policy import parse_policy
 from hanok.guard.provenance import Part
 from hanok.guard.remote import Asked, Remote, RemoteError, Service
@@ -255,6 +257,76 @@ def test_a_server_that_is_not_there() -> None:
         Remote(Service(url="http://127.0.0.1:9", timeout=5)).ask(Asked("x", "input", "user"))
 
 
+LONG = "".join(f"Plain sentence number {number}. " for number in range(2000))  # some 30 windows
+
+
+@pytest.mark.parametrize("fail", ["closed", "flag"])
+def test_a_long_message_costs_so_many_calls_and_no_more(server: Classifier, fail: str) -> None:
+    rules = book(server, f"fail = '{fail}'\ncalls = 5\naction = 'flag'")
+    found = findings(rules, [Part(f"A bomb. {LONG}", "user")])
+    assert len(server.asked) == 5
+    first, last = found  # what was found before counts, and the rest is no silence
+    assert first.reason == "found bomb 0.90"
+    assert (last.action, last.reason) == (
+        "block" if fail == "closed" else "flag",
+        "more than 5 calls for one text",
+    )
+    server.asked.clear()
+    many = [Part(f"message {number}", "user", f"messages.{number}") for number in range(9)]
+    assert [one.reason for one in findings(rules, many)] == ["more than 5 calls for one text"]
+    assert len(server.asked) == 5
+    assert findings(rules, many[:5]) == []  # they are known
+    assert findings(rules, [Part("a sentence", "user")]) == []  # another request has its own
+    assert findings(book(server, "calls = 50"), [Part(LONG, "user")]) == []  # the control
+
+
+@pytest.mark.parametrize("fail", ["closed", "flag"])
+def test_an_answer_too_and_streamed_as_whole(server: Classifier, fail: str) -> None:
+    more = f"fail = '{fail}'\ncalls = 3\nwindow = 100"
+    answer = LONG[:1000]
+    whole = run(book(server, more), [answer])
+    assert len(server.asked) == 3
+    server.asked.clear()
+    assert run(book(server, more), list(answer)) == whole
+    assert len(server.asked) == 3
+    out, told, blocked = whole
+    assert [reason for *_, reason in told] == ["more than 3 calls for one text"]
+    assert (len(out) < 300, blocked) == ((True, True) if fail == "closed" else (False, False))
+    if fail == "flag":
+        assert out == answer
+    server.asked.clear()
+    make = book(server, more).watch()
+    for _ in range(2):  # each answer has its own
+        one = make()
+        released = [one.push(LONG[:150]), one.finish()]
+        assert not any(part.findings for part in released)
+
+
+def test_a_long_message_takes_so_many_seconds_and_no_more(server: Classifier) -> None:
+    now = [0.0]
+
+    def slow(_path: str, _body: dict[str, Any]) -> dict[str, Any]:
+        now[0] += 1.0
+        return {"categories": {}}
+
+    server.answer = slow
+    remote = Remote(Service(url=server.url, concurrency=1, timeout=60))
+    most = Most(seconds=4.0, clock=lambda: now[0])
+    rule = External(remote, frozenset({"user"}), most=most)
+    taken = take_in([Part(LONG, "user")], [Reader(rule, "closed")])
+    assert [one.finding.reason for one in taken.found] == ["one text took longer than 4 s"]
+    assert taken.action == "block"
+    assert len(server.asked) == 4
+    server.asked.clear()
+    follower = rule.begin("")
+    now[0] += 100.0  # what the model takes to write does not count
+    follower.read(LONG[:1500], last=False)
+    now[0] += 100.0
+    with pytest.raises(Unfit, match="longer than 4 s"):
+        follower.read(LONG, last=True)
+    assert len(server.asked) == 4
+
+
 def test_verdicts_are_kept_up_to_a_number() -> None:
     kept = Remembered()
     for number in range(3000):
@@ -274,6 +346,8 @@ def test_verdicts_are_kept_up_to_a_number() -> None:
         ("url = 'http://a'\nstyle = 'chat'\nmodel = 'm'\nthreshold = 0.5", "external.threshold means nothing"),
         ("url = 'http://a'\nwhole = true\nwindow = 200", "external has whole and window"),
         ("url = 'http://a'\nkey_variable = 'NOT_SET_ANYWHERE'", "rules.external.key_variable = .* NOT_SET_ANYWHERE is not"),
+        ("url = 'http://a'\ncalls = 0", "rules.external.calls = 0; it must be a whole number from 1 to 100000"),
+        ("url = 'http://a'\nseconds = 1000", "rules.external.seconds = 1000; it must be a number from 0.1 to 600"),
         ("url = 'http://a'\ntimeout = 0", "rules.external.timeout = 0; it must be a number from 0.05 to 60"),
         ("url = 'http://a'\ncategories = { hate = 'kill' }", "rules.external.categories = .*one of allow, .* for hate"),
         ("url = 'http://a'\nkey = 'abc'", 'unknown key "rules.external.key"'),

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
-from hanok.guard.extraction import ALLOWANCE, HALF_LIFE, Signs, Sketch, at_least, next_score, simhash, step_of
+from hanok.guard.extraction import (
+    ALLOWANCE,
+    HALF_LIFE,
+    Climb,
+    Signs,
+    Sketch,
+    at_least,
+    climb_of,
+    next_score,
+    simhash,
+    step_of,
+)
 from hanok.guard.protection import ExtractionPolicy
 
 SYSTEM = list(range(900, 940))
-Asked = tuple[list[int], dict[str, bool]]
+Asked = tuple[list[int], dict[str, Any]]
 
 
 def words(draw: random.Random, count: int) -> list[int]:
@@ -86,7 +98,8 @@ def test_heavy_honest_callers_stay_off_the_ladder(kind: Callable[..., Iterator[A
 
 
 def test_a_conversation_that_goes_on_is_not_new() -> None:
-    sketch, ask = Sketch(), {"logprobs": False, "samples": False, "greedy": False}
+    sketch = Sketch()
+    ask: dict[str, Any] = {"logprobs": False, "samples": False, "greedy": False}
     first = list(range(50))
     assert sketch.look(first, **ask).fresh
     assert not sketch.look(first, **ask).fresh
@@ -124,6 +137,66 @@ def test_the_score_never_falls_below_nothing_and_halves_in_a_week() -> None:
     assert next_score(0.0, honest, seconds=0) == 0.0
     assert next_score(100.0, copier, seconds=0) == pytest.approx(100 + copier.suspicion - ALLOWANCE)
     assert next_score(100.0, copier, seconds=HALF_LIFE) == pytest.approx(50 + copier.suspicion - ALLOWANCE)
+
+
+def test_two_servers_that_add_what_they_saw_come_to_what_one_would() -> None:
+    draw = random.Random(4)
+    signs = [
+        Signs(**{name: draw.random() < 0.4 for name in ("fresh", "new_cell", "alike", "logprobs", "samples", "greedy")})
+        for _ in range(400)
+    ]  # fmt: skip
+    times = [3600.0 * number for number in range(400)]
+    score = 0.0
+    for one, seconds in zip(signs, [0.0] + [3600.0] * 399, strict=True):
+        score = next_score(score, one, seconds=seconds)
+    whole, halves = Climb(), [Climb(), Climb()]
+    kept = known = (0.0, 0.0)
+    for place, (one, at) in enumerate(zip(signs, times, strict=True)):
+        whole = whole.then(climb_of(one, at))
+        kept = climb_of(one, at).over(*kept)
+        halves[place % 2] = halves[place % 2].then(climb_of(one, at))
+        if place % 10 == 9:  # both put what they saw together with what there is, one after the other
+            for mine in halves:
+                known = mine.over(*known)
+            halves = [Climb(), Climb()]
+    assert kept[0] == pytest.approx(score, rel=1e-9)
+    assert whole.over(0.0, 0.0)[0] == pytest.approx(
+        score, rel=1e-9
+    )  # all at once, wherever it was cut off at 0
+    assert known[0] == pytest.approx(score, abs=2.0)  # only their order within ten is another
+    assert known[0] > 0
+    assert Climb().over(5.0, 3.0) == (5.0, 3.0)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3, 40.0])
+def test_a_climb_is_the_same_from_any_score(start: float) -> None:
+    draw = random.Random(5)
+    climb, score, at = Climb(), start, 0.0
+    for _ in range(60):
+        one = Signs(*(draw.random() < 0.35 for _ in range(6)))
+        seconds = draw.random() * HALF_LIFE / 10
+        score, at = next_score(score, one, seconds=seconds), at + seconds
+        climb = climb.then(climb_of(one, at))
+    assert climb.over(start, 0.0) == (pytest.approx(score), at)
+
+
+def test_what_two_sketches_saw_is_put_together() -> None:
+    draw = random.Random(6)
+    one, other, news = Sketch(), Sketch(), Sketch()
+    ask: dict[str, Any] = {"logprobs": False, "samples": False, "greedy": False}
+    mine, theirs = ([words(draw, 40) for _ in range(30)] for _ in range(2))
+    for prompt in mine:
+        one.look(prompt, **ask)
+    for prompt in theirs:
+        other.look(prompt, **ask, news=news)
+    assert one.look(theirs[3], **ask).fresh  # the control
+    together = Sketch.unpacked(one.packed())
+    together.take_in(news)
+    for prompt in (*mine, *theirs):
+        assert not together.look(prompt, **ask).fresh
+        assert not together.look([*prompt, 1, 2], **ask).fresh  # goes on from it
+    assert int(np.unpackbits(together.cells).sum()) >= int(np.unpackbits(one.cells | other.cells).sum())
+    assert Sketch.unpacked("").look(mine[0], **ask).fresh
 
 
 def test_steps_in_their_order() -> None:

@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 
 from hanok.artefacts import open_artefact, read_jsonl, withdraw
+from hanok.artefacts.signing import make_key
 from hanok.cli import _run
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ArtefactError, ConfigError, InputError, Interrupted
@@ -271,3 +272,21 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
 def row(question: str, said: str, correction: str | None) -> dict[str, Any]:
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": said}]
     return {"messages": messages, "rating": -1, "correction": correction}
+
+
+def test_only_a_model_that_a_key_has_signed_is_learnt_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, key = tmp_path / "run", tmp_path / "maker"
+    for folder in ("model", "shards"):
+        (run / folder).mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (run / "model" / "config.json").write_text("{}")
+    words = ["improve", str(run), "--require-signature", str(key.with_suffix(".pub"))]
+    make_key(key)
+    assert _run(words) == 2
+    assert f"{run / 'model'} is not signed" in capsys.readouterr().err
+    assert _run(["model", "sign", str(run), "--key", str(key)]) == 0
+    capsys.readouterr()
+    assert _run(words) == 2  # the control: from here on it is the feedback that is missing
+    assert "signed" not in capsys.readouterr().err

@@ -50,7 +50,8 @@ questions = 4
 [[align]]
 method = "dpo"
 data = "village"
-config = { max_steps = 2, pairs_per_step = 4, muon_lr = 1e-3 }
+rehearsal = true
+config = { max_steps = 2, pairs_per_step = 4, muon_lr = 1e-3, rehearsal_tokens = 512 }
 [[align]]
 method = "reward"
 name = "judge"
@@ -94,6 +95,8 @@ def test_steps_build_upon_each_other(tmp_path: Path) -> None:
     hashes = {name: stage["hash"] for name, stage in stages.items()}
     parents = {name: open_artefact(run / stages[name]["artefact"]).parents for name in STAGES[5:]}
     assert parents["align-dpo"]["model"] == hashes["pretrain"]
+    assert parents["align-dpo"]["rehearsal"] == hashes["shards"]
+    assert "rehearsal" not in parents["align-grpo"]
     assert parents["align-judge"]["model"] == parents["align-grpo"]["model"] == hashes["align-dpo"]
     assert parents["unaligned"]["model"] == hashes["pretrain"]
     assert parents["aligned"]["model"] == parents["verify"]["model"] == hashes["align-grpo"]
@@ -120,6 +123,7 @@ def test_steps_build_upon_each_other(tmp_path: Path) -> None:
         ("align.2.reward=['model:jugde']", 'did you mean "judge"'),
         ("align.0.validation=mine.jsonl", "beside the village's own"),
         ("align.0.config.chunk=16", "chunk with think = plain"),
+        ("align.2.config.rehearsal_chats=0.5", "rehearsal_chats without rehearsal"),
         ("align.2.config.overlapp=1", 'did you mean "overlap"'),
     ],
 )

@@ -124,6 +124,14 @@ def test_states_follow_settings_and_audit() -> None:
     assert states(facts(settings={"trust_loopback": True}))["v1.0-C5.2.1"] == "not met"
 
 
+def test_states_follow_whose_signature_is_asked_for() -> None:
+    rows = ("v1.0-C3.1.2", "v1.0-C3.1.3", "v1.0-C6.2.2", "2026-LLM04")
+    told = [
+        states(facts(settings=settings)) for settings in ({}, {"require_signature": (Path("maker.pub"),)})
+    ]
+    assert [{one[row] for row in rows} for one in told] == [{"not met"}, {"met"}]
+
+
 @pytest.mark.parametrize(
     ("days", "worse", "state"), [(1, [], "met"), (40, [], "not met"), (1, ["leak"], "not met")]
 )
@@ -132,6 +140,45 @@ def test_states_follow_the_nightly_attacks(days: int, worse: list[str], state: s
     run = {"time": 1e9 - days * 86_400, "facts": {"worse": worse, "families": families}}
     assert states(facts(attacked=run))["v1.0-C11.1.2"] == state
     assert states(facts())["v1.0-C11.1.2"] == "not met"
+
+
+@pytest.mark.parametrize(("wrong", "state"), [(0, "met"), (4, "met"), (5, "not met"), (40, "not met")])
+def test_attacks_that_worked_before_too_are_not_withstood(wrong: int, state: str) -> None:
+    """Nothing is worse than in the run before, and still most attacks work."""
+    counts = {"tried": 40, "wrong": wrong, "blocked": 0, "errors": 0}
+    families = dict.fromkeys(("leak", "override", "planted-document", "planted-tool"), counts)
+    run = {"time": 1e9, "facts": {"worse": [], "families": families}}
+    policy = STRICT + '[rules.detector]\nkind = "external"\nurl = "http://127.0.0.1:1/"\non = ["input"]\n'
+    told = states(facts(policy, attacked=run))
+    assert (told["2026-LLM01"], told["2026-LLM08"]) == (state, state)
+    assert told["v1.0-C11.1.2"] == "met"  # a suite is run, whatever it finds
+    families.pop("leak")
+    assert states(facts(policy, attacked=run))["2026-LLM08"] == "not met"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [("passed", "met"), ("failed", "not met"), ("incomplete", "not met"), ("broken", "not met")],
+)
+def test_an_audit_of_privacy_must_have_passed(verdict: str, state: str) -> None:
+    entry = {"target": "abc", "facts": {"verdict": verdict, "judged": "membership"}}
+    given = facts(audit=True, entries={"privacy.audit": 1}, private=entry)
+    assert states(given)["v1.0-C11.2.5"] == state
+    assert states(facts(audit=True))["v1.0-C11.2.5"] == "not met"
+
+
+def test_noting_who_copies_is_no_measure_and_no_cap() -> None:
+    noted = states(facts("format = 1\n[extraction]\nenabled = true\n"))
+    held = states(facts("format = 1\n[extraction]\nenabled = true\nquota = 300\n[logprobs]\nmost = 5\n"))
+    assert [(one["v1.0-C11.3.1"], one["v1.0-C11.3.2"], one["v1.0-C11.3.4"]) for one in (noted, held)] == [
+        ("met", "not met", "not met"),
+        ("met", "met", "met"),
+    ]
+
+
+def test_calls_that_are_only_noted_are_not_held() -> None:
+    weak = states(facts(STRICT.replace("[rules.egress]", '[rules.egress]\naction = "flag"')))
+    assert {weak[one] for one in ("v1.0-C9.2.1", "v1.0-C9.5.1", "v1.0-C9.6.2", "2026-LLM03")} == {"not met"}
 
 
 def test_page_and_json(tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def break_down(engine: LocalEngine) -> None:
     def fail(*_words: Any) -> Any:
         raise EngineError("broken")
 
-    engine.stream = fail  # type: ignore[method-assign]
+    engine.follow = fail  # type: ignore[method-assign]
 
 
 def ask_until(house: Service, holds: Any) -> bool:

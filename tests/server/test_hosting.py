@@ -17,7 +17,7 @@ import pytest
 from hanok.engine.api import Request, SamplingParams
 from hanok.errors import ConfigError
 from hanok.server.errors import ApiError
-from hanok.server.hosting import Hosted, ModelSpec, parse_model, read_models
+from hanok.server.hosting import Hosted, ModelSpec, parse_aliases, parse_model, read_models
 from hanok.server.models import Models
 from hanok.server.principal import LOCAL, Principal
 
@@ -171,6 +171,39 @@ def test_adapters_come_and_go_while_requests_have_them(
             models.unload_adapter("red")
 
     run(models, work())
+
+
+def test_a_model_may_be_asked_for_by_another_name(specs: list[ModelSpec], adapters: dict[str, Path]) -> None:
+    models = Models.of([Hosted(spec) for spec in specs])
+    only = Principal(id="k", models=frozenset({"two"}))
+
+    async def work() -> None:
+        with pytest.raises(ApiError, match="gpt-4o"):
+            await models.take("gpt-4o", LOCAL)
+        models.take_aliases({"gpt-4o": "two"})
+        async with models.use("gpt-4o", LOCAL) as served:
+            assert served.name == "two"
+        assert models.describe("gpt-4o")["parent"] == "two"
+        assert models.names(LOCAL) == ["one", "two", "three"]
+        async with models.use("gpt-4o", only):
+            pass
+        with pytest.raises(ConfigError, match="served already"):
+            await models.load_adapter("gpt-4o", adapters["red"])
+        models.take_aliases({"gpt-4o": "one"})  # another takes its place
+        async with models.use("gpt-4o", LOCAL) as served:
+            assert served.name == "one"
+        with pytest.raises(ApiError):
+            models.find("gpt-4o", only)
+
+    run(models, work())
+    for wrong, said in (({"one": "two"}, "called so"), ({"a": "four"}, 'no model "four"')):
+        with pytest.raises(ConfigError, match=said):
+            models.check_aliases(wrong)
+    models.check_aliases({"a": "one", "b": "one"})
+    assert parse_aliases(["a=one", "b=x=y"]) == {"a": "one", "b": "x=y"}
+    for wrong_option in (["a"], ["=one"], ["a="], ["a=one", "a=two"]):
+        with pytest.raises(ConfigError, match="NAME=MODEL"):
+            parse_aliases(wrong_option)
 
 
 def test_files_and_options_that_name_models(tmp_path: Path) -> None:

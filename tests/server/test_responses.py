@@ -139,6 +139,23 @@ def test_kept_ones_can_be_read_and_deleted(taught: Any) -> None:
     assert caught.value.code == "previous_response_not_found"
 
 
+def test_tokens_are_counted_as_they_are_read(taught: Any) -> None:
+    options: dict[str, Any] = {"model": taught.model, "instructions": "Be brief.", "tools": [HOURS]}
+    counted = taught.openai.responses.input_tokens.count(input="hi", **options)
+    read = taught.openai.responses.create(input="hi", max_output_tokens=1, **options)
+    assert counted.input_tokens == read.usage.input_tokens
+    further = {"input": "and?", "previous_response_id": read.id, "model": taught.model}
+    counted = taught.openai.responses.input_tokens.count(**further)
+    assert (
+        counted.input_tokens
+        == taught.openai.responses.create(**further, max_output_tokens=1).usage.input_tokens
+    )
+    with pytest.raises(openai.BadRequestError):
+        taught.openai.responses.input_tokens.count(
+            model=taught.model, input="x", previous_response_id="resp_none"
+        )
+
+
 def test_what_is_not_to_be_kept_is_not(taught: Any) -> None:
     done = respond(taught, store=False)
     with pytest.raises(openai.NotFoundError):

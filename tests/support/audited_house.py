@@ -15,6 +15,7 @@ from hanok.server.app import create_app, services_of
 from hanok.server.auditing.open import end_audit, open_audit
 from hanok.server.identity.people import open_people
 from hanok.server.operations.config import ServeSettings
+from hanok.server.operations.service import Operations
 from hanok.store.audit.reader import Reader, Wanted
 from hanok.store.database import Store
 
@@ -32,15 +33,16 @@ class Audited:
 
 @contextmanager
 def audited_house(
-    server: Any, model_dir: Path, folder: Path, policy: str
+    server: Any, model_dir: Path, folder: Path, policy: str, settings: ServeSettings = ServeSettings()
 ) -> Iterator[tuple[Any, TestClient]]:
-    """Its services, and a client of this machine."""
+    """Its services, and a client of this machine. Args: server: whatever has an engine."""
     with Store(folder / "store.sqlite") as store:
         people = open_people(store, host="127.0.0.1")
-        people.directory.trail.log = open_audit(ServeSettings(), folder / "store.sqlite")
+        people.directory.trail.log = open_audit(settings, folder / "store.sqlite")
         services = services_of(
-            server.engine, model_dir, store, people=people, guard=Guard(parse_policy(policy))
-        )
+            server.engine, model_dir, store, people=people, guard=Guard(parse_policy(policy)),
+            operations=Operations(settings),
+        )  # fmt: skip
         with TestClient(
             create_app(services), base_url="http://127.0.0.1:8080", client=("127.0.0.1", 50_000)
         ) as http:

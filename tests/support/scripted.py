@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable, Iterator
 
 from hanok.engine.api import Delta, Request, Usage
 from hanok.tokens.tokenizer import Tokenizer
@@ -12,7 +12,7 @@ CONTROL = {"<think>", "</think>", "<tool_call>", "</tool_call>"}
 
 
 class Script:
-    """In place of an engine's `stream`.
+    """In place of an engine's `follow`.
 
     Attributes:
         pieces: what it says, a delta each. asked: prompts that it was given, as text. said: tokens of the last answer.
@@ -37,12 +37,29 @@ class Script:
         raw = piece if isinstance(piece, bytes) else piece.encode()
         return [self._of_byte[byte] for byte in raw]
 
-    async def stream(self, request: Request) -> AsyncIterator[Delta]:
+    def follow(self, request: Request, told: Callable[[Delta | Exception], None]) -> Callable[[], None]:
+        """A delta each turn of the loop, until cancelled."""
+        loop, deltas = asyncio.get_running_loop(), self._deltas(request)
+        cancelled = False
+
+        def cancel() -> None:
+            nonlocal cancelled
+            cancelled = True
+
+        def go_on() -> None:
+            delta = None if cancelled else next(deltas, None)
+            if delta is not None:
+                told(delta)
+                loop.call_soon(go_on)
+
         self.asked.append(self.tokenizer.decode(request.prompt_ids))
+        loop.call_soon(go_on)
+        return cancel
+
+    def _deltas(self, request: Request) -> Iterator[Delta]:
         wants, total = request.params.logprobs is not None, 0
         alternative = self._of_byte[ord("z")]
         for place, ids in enumerate(self.pieces):
-            await asyncio.sleep(0)
             total += len(ids)
             self.said = total
             last = place == len(self.pieces) - 1

@@ -101,7 +101,7 @@ def watched(
         engine = LocalEngine(model_dir)
         held.callback(engine.close)
         script = Script(engine.tokenizer)
-        engine.stream = script.stream  # type: ignore[method-assign]
+        engine.follow = script.follow  # type: ignore[method-assign]
         store = held.enter_context(Store(folder / "store.sqlite"))
         people = open_people(store, host="127.0.0.1")
         people.management.passwords._hasher = PasswordHasher(time_cost=1, memory_cost=64)  # quick

@@ -24,7 +24,7 @@ from hanok.errors import ArtefactError
 
 FORMAT = 1
 MANIFEST = "artefact.json"
-OUTSIDE = ("report.html", "report.json", "metrics.jsonl", "plots")
+OUTSIDE = ("report.html", "report.json", "metrics.jsonl", "plots", "model.sig")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -82,7 +82,8 @@ def _load(
     with running(server(directory, kind, store, key, options)) as started:
         put_light_load(started.base, api, warm, streams=STREAMS, tokens=ANSWER)
         load = put_light_load(started.base, api, prompts, streams=STREAMS, tokens=ANSWER)
-        return load, middle(put_bursts(started.base, api, sudden, tokens=SHORT))
+        loads = put_bursts(started.base, api, sudden, tokens=SHORT)
+        return load, middle([one.first for one in loads])
 
 
 def _rows(guarded: Sequence[Load], bare: Sequence[Load]) -> Rows:

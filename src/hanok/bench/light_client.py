@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from hanok.bench.load_client import Api, Load, Prompt
+from hanok.bench.load_client import Api, Load, Moments, Prompt
 
 _FIRST = re.compile(rb'"content":\s*"[^"]')
+_ID = re.compile(rb'"id":\s*"([^"]+)"')
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
 _END = b"data: [DONE]"
 _LONGEST = 600.0  # seconds of one answer
@@ -25,22 +26,21 @@ def put_light_load(base: str, api: Api, prompts: Sequence[Prompt], *, streams: i
     return asyncio.run(_put_load(base, api, prompts, streams=streams, tokens=tokens))
 
 
-def put_bursts(
-    base: str, api: Api, bursts: Sequence[Sequence[Prompt]], *, tokens: int
-) -> list[Sequence[float]]:
-    """Seconds to the first token of requests that come all at once, a burst after the other."""
-    return [put_light_load(base, api, burst, streams=len(burst), tokens=tokens).first for burst in bursts]
+def put_bursts(base: str, api: Api, bursts: Sequence[Sequence[Prompt]], *, tokens: int) -> list[Load]:
+    """Requests that come all at once, a burst after the other."""
+    return [put_light_load(base, api, burst, streams=len(burst), tokens=tokens) for burst in bursts]
 
 
 async def _put_load(base: str, api: Api, prompts: Sequence[Prompt], *, streams: int, tokens: int) -> Load:
     address = urlsplit(base)
     waiting = iter([_request(api, prompt, tokens, address.netloc) for prompt in prompts])
     start = time.perf_counter()
-    firsts = await asyncio.gather(
+    streamed = await asyncio.gather(
         *(_stream(address.hostname or "", address.port or 80, waiting, tokens) for _ in range(streams))
     )
     seconds = time.perf_counter() - start
-    return Load(seconds, tokens * len(prompts), tuple(first for found in firsts for first in found))
+    moments = tuple(one for found in streamed for one in found)
+    return Load(seconds, tokens * len(prompts), tuple(one.read - one.sent for one in moments), moments)
 
 
 def _request(api: Api, prompt: Prompt, tokens: int, host: str) -> bytes:
@@ -55,33 +55,35 @@ def _request(api: Api, prompt: Prompt, tokens: int, host: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-async def _stream(host: str, port: int, waiting: Iterator[bytes], tokens: int) -> list[float]:
-    found: list[float] = []
+async def _stream(host: str, port: int, waiting: Iterator[bytes], tokens: int) -> list[Moments]:
+    found: list[Moments] = []
     reader, writer = await asyncio.open_connection(host, port)
     try:
         for request in waiting:
+            sent = time.monotonic()
             writer.write(request)
             async with asyncio.timeout(_LONGEST):
-                found.append(await _answer(reader, tokens))
+                found.append(await _answer(reader, tokens, sent))
     finally:
         writer.close()
         await writer.wait_closed()
     return found
 
 
-async def _answer(reader: asyncio.StreamReader, tokens: int) -> float:
-    """Seconds to the first token."""
-    start, first, tail = time.perf_counter(), 0.0, b""
+async def _answer(reader: asyncio.StreamReader, tokens: int, sent: float) -> Moments:
+    first, name, tail = 0.0, "", b""
     while _END not in tail:
         part = await reader.read(1 << 16)
         if not part:
             raise RuntimeError(f"the server ended the stream: {tail[-500:]!r}")
         tail = tail[-_TAIL:] + part
         if not first and _FIRST.search(tail):
-            first = time.perf_counter() - start
+            first = time.monotonic()
+            found = _ID.search(tail)
+            name = "" if found is None else found[1].decode()
     usage = _USAGE.search(tail)
     if usage is None or int(usage[1]) != tokens:
         raise RuntimeError(f"not {tokens} tokens were answered: {tail[-500:]!r}")
     while not tail.endswith(b"0\r\n\r\n"):  # the end of a chunked body
         tail = tail[-_TAIL:] + await reader.read(1 << 16)
-    return first
+    return Moments(name, sent, first)

@@ -34,12 +34,23 @@ class Api:
 
 
 @dataclass(frozen=True, slots=True)
+class Moments:
+    """Of one request, on the monotonic clock. id: as the answer has it. sent, read: the request, and its first token."""
+
+    id: str
+    sent: float
+    read: float
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
-    """What a load gave. seconds: in all. tokens: answered in all. first: seconds to the first token of each request."""
+    """What a load gave. seconds: in all. tokens: answered in all. first: seconds to the first token of each request. moments: of
+    each, where the client notes them."""
 
     seconds: float
     tokens: int
     first: tuple[float, ...]
+    moments: tuple[Moments, ...] = ()
 
     @property
     def rate(self) -> float:

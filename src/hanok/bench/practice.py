@@ -104,6 +104,7 @@ def main() -> None:
         action="store_true",
         help="seed 0, and questions to choose settings by in place of the exam",
     )
+    parser.add_argument("--steps", type=int, default=PRACTICE.max_steps)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -111,7 +112,7 @@ def main() -> None:
         model=servable_model(options.run), shards=options.run / "shards", village=options.run / "village",
         folder=options.folder, seeds=[0] if options.choose else options.seeds,
         ways={name: CHOICES[name] for name in options.ways}, split="validation" if options.choose else "exam",
-        practice=replace(PRACTICE, threads=options.threads),
+        practice=replace(PRACTICE, max_steps=options.steps, threads=options.threads),
     )  # fmt: skip
     if options.json:
         json.dump(rows, sys.stdout, indent=1)

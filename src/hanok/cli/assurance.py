@@ -77,5 +77,7 @@ def _with_audit(facts: Facts, place: AuditPlace) -> Facts:
     with Reader(place) as reader:
         whole = bool(verify(reader, load_verifier(place.folder), outside=outside).plain()["ok"])
         entries = reader.count_kinds()
-        newest = reader.list(Wanted(kind=KIND), limit=1)
-    return dataclasses.replace(facts, audit=whole, entries=entries, attacked=next(iter(newest), None))
+        attacked, private = (
+            next(iter(reader.list(Wanted(kind=kind), limit=1)), None) for kind in (KIND, "privacy.audit")
+        )
+    return dataclasses.replace(facts, audit=whole, entries=entries, attacked=attacked, private=private)

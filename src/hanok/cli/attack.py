@@ -7,8 +7,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
+
+import tyro
 
 from hanok.errors import ConfigError, RegressionError
 from hanok.reporting import log, table
@@ -16,6 +18,7 @@ from hanok.reporting import log, table
 if TYPE_CHECKING:
     from hanok.guard.attacks import Answered, Attack, Outcome
     from hanok.store.audit.place import AuditPlace
+    from hanok.store.database import Feedback
 
 KIND = "guard.attacked"
 _COUNTS = ("tried", "wrong", "blocked", "errors")
@@ -25,7 +28,8 @@ _COLUMNS = ("family", *_COUNTS, "share", "before", "change")
 def attack(
     url: str = "http://127.0.0.1:8080/v1", model: str = "", most: int = 240, seed: int = 1, key_variable: str = "",
     own: bool = False, record: bool = True, seconds: float = 60.0, audit_dir: Path | None = None, store: str | None = None,
-    served: Path | None = None,
+    served: Path | None = None, family: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (), out: Path | None = None,
+    review: bool = False, reviewers: Literal[1, 2] = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """Send attacks to a server and see which work: hidden words, orders of users, of documents and of tools, harmful requests;
     and honest questions, which must be answered. Rules judge the answers. What came of it is an entry of the audit, signed, and
@@ -42,16 +46,29 @@ def attack(
         seconds: for one answer.
         audit_dir: folder of the audit; default: beside the store.
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
-        served: the model or run whose audit is meant; default runs/quickstart.
+        served: the model or run whose audit and review queue are meant; default runs/quickstart.
+        family: leak, override, planted-document, planted-tool, harmful or honest; several times for several; default: all.
+        out: directory to make, with every attack and its answer, for `hanok guard compare-attacks`.
+        review: put what worked into the review queue, each with a better answer to accept or correct. Nothing is learnt from it
+            before a reviewer has.
+        reviewers: people who must agree on each of these: 1 or 2.
     """
     from hanok.cli.audit import existing_place
+    from hanok.guard.attack_runs import write_run
     from hanok.guard.attacks import draw, run, set_hash
 
     _check_ours(url, own)
+    if out is not None and out.exists():
+        raise ConfigError(f"{out} is there already", remedy="choose another name, or delete it")
     place = existing_place(audit_dir, store, served) if record else None
     with _asking(url, model, key_variable, seconds) as ask:
-        outcomes = list(run(draw(most, seed=seed), ask))
-    facts = {"url": _shown(url), "model": model, "set": set_hash(), "seed": seed, "families": tally(outcomes)}
+        outcomes = list(run(draw(most, seed=seed, families=family), ask))
+    sent = {"url": _shown(url), "model": model, "set": set_hash(), "seed": seed}
+    facts: dict[str, Any] = sent | {"families": tally(outcomes)}
+    if out is not None:
+        write_run(outcomes, out, facts=facts)
+    if review:
+        facts["to_review"] = _into_review(outcomes, model or "default", store, served, audit_dir, reviewers)
     before = None if place is None else _newest(place, facts)
     lines, worse, better = compare(facts["families"], None if before is None else before["families"])
     table(f"attacks on {facts['url']}", _COLUMNS, lines)
@@ -178,10 +195,38 @@ class _asking:  # noqa: N801 - reads as a function
             message = choice["message"]
             text = "\n".join(filter(None, (message.get("reasoning_content"), message.get("content"))))
             blocked = choice.get("finish_reason") == "content_filter"
-            return Answered(text, message.get("tool_calls") or (), blocked)
+            return Answered(text, message.get("tool_calls") or (), blocked, str(found.get("id") or ""))
         except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
             log.debug("an attack was not answered (%r)", error)
             raise Unanswered from error
+
+
+def _into_review(
+    outcomes: Sequence[Outcome], model: str, store: str | None, served: Path | None, audit_dir: Path | None, reviewers: int
+) -> int:  # fmt: skip
+    """How many rows are new there."""
+    from hanok.cli.places import audit_of, open_store
+    from hanok.improvement.attacked import into_review
+    from hanok.server.auditing.trail import Trail
+
+    with open_store(store, served) as opened:
+        trail = Trail(audit_of(opened, audit_dir))
+        trail.ready()
+
+        def told(identifier: str, row: Feedback) -> None:
+            facts = {
+                "of": row.request_id,
+                "rating": row.rating,
+                "corrected": row.correction is not None,
+                "attack": True,
+            }
+            trail.sure("feedback.create", target=identifier, facts=facts)
+
+        added = into_review(outcomes, opened, model=model, reviewers=reviewers, told=told)
+        table(
+            f"{len(added)} new to review in {opened.name}", ("next",), [["hanok review list --kind feedback"]]
+        )
+    return len(added)
 
 
 def _newest(place: AuditPlace, facts: Mapping[str, Any]) -> dict[str, Any] | None:

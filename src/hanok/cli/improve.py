@@ -17,6 +17,7 @@ def improve(
     run: Annotated[Path, tyro.conf.Positional],
     feedback: Path | None = None,
     out: Path | None = None,
+    require_signature: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = (),
     config: ImproveConfig = ImproveConfig(),
 ) -> dict[str, Any]:
     """Learn from feedback: fine-tune on corrections with replay, and show before and after on the same questions.
@@ -25,13 +26,17 @@ def improve(
         run: the run whose model was served.
         feedback: a JSONL file, or a feedback database; default: what the chat page stored for this run.
         out: directory to make; default: the run's next improve-NNN.
+        require_signature: file with a public key that must have signed the model that is learnt from; several times for several,
+            any of which will do.
         config: rounds, learning rates, replay, tolerances; what must be reviewed.
     """
     from hanok.artefacts import withdrawal
+    from hanok.artefacts.signing import Trusted
     from hanok.cli.review import audited_queue
     from hanok.improvement.improve import improve as improve_run
 
-    model = improve_run(run, feedback=feedback, out=out, config=config, queue=audited_queue)
+    trusted = Trusted.of(require_signature)
+    model = improve_run(run, feedback=feedback, out=out, config=config, queue=audited_queue, trusted=trusted)
     scalars = [
         (name, value)
         for name, value in model.metrics.items()

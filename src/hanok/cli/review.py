@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hanok.store.database import Store
     from hanok.store.review.queue import Reviews
 
-Kind = Literal["feedback", "flag", "poison"]
+Kind = Literal["feedback", "flag", "poison", "extraction"]
 State = Literal["open", "assigned", "appealed", "decided"]
 Name = Annotated[str, tyro.conf.Positional]
 _SHOWN = 200
@@ -33,7 +33,7 @@ def list_reviews(
 
     Args:
         state: open, assigned, appealed or decided; default all but what is decided.
-        kind: feedback, flag (of the guard) or poison (stopped by a check before training).
+        kind: feedback, flag (of the guard), poison (stopped by a check before training) or extraction (who may copy the model).
         batch: rows that one check stopped together.
         tenant: only its own.
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
@@ -74,7 +74,8 @@ def decide(
 ) -> dict[str, Any]:  # fmt: skip
     """Decide one, or all that a check stopped together.
 
-    Of feedback accept means: learn from it; of a flag: the guard was right; of poison: it is none, release it.
+    Of feedback accept means: learn from it; of a flag: the guard was right; of poison: it is none, release it;
+    of extraction: it is one. To reject that takes the caller off the ladder.
 
     Args:
         review: its id.
@@ -110,7 +111,7 @@ def agreement(
     """How far reviewers agree beyond chance, where several decided the same.
 
     Args:
-        kind: feedback, flag or poison; default all.
+        kind: feedback, flag, poison or extraction; default all.
         tenant: only its own.
         store: the database, a file or postgresql://USER@HOST/NAME; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
@@ -130,7 +131,7 @@ def agreement(
 def export(
     out: Annotated[Path, tyro.conf.Positional], review: Literal["optional", "required"] = "required",
     poisoning: Literal["stop", "off"] = "stop", feedback: Path | None = None, store: str | None = None,
-    served: Path | None = None,
+    served: Path | None = None, model: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Reviewed feedback as training data: a corpus of conversations and preference pairs, with who let each row in.
 
@@ -141,9 +142,11 @@ def export(
         feedback: a JSONL file instead of the store.
         store: the database, a file; default: that of the served model.
         served: the model or run whose database is meant; default runs/quickstart.
+        model: the model or run that is to learn; the checks then also look at how much the taught texts surprise it.
     """
     from hanok.improvement.config import ImproveConfig
     from hanok.improvement.export import export as write
+    from hanok.recipes.runs import servable_model
 
     place = store_place(store, served)
     if not isinstance(place, Path):
@@ -151,7 +154,8 @@ def export(
             "feedback in PostgreSQL cannot be exported yet", remedy="copy it: `hanok store backup`"
         )
     config = ImproveConfig(review=review, poisoning=poisoning)
-    corpus = write(feedback or place, out, config=config, beside=place, queue=audited_queue)
+    asked = None if model is None else servable_model(model)
+    corpus = write(feedback or place, out, config=config, beside=place, queue=audited_queue, model=asked)
     table(f"{corpus.path}", ("what", "rows"), [[name, count] for name, count in corpus.metrics.items()])
     return {
         "path": str(corpus.path),

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def serve(
     model: Annotated[Path | None, tyro.conf.Positional] = None,
     more: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    alias: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     models: Path | None = None,
+    require_signature: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = (),
     most_loaded: int | None = None,
     models_mib: int | None = None,
     unload_seconds: float | None = None,
@@ -84,7 +86,11 @@ def serve(
     Args:
         model: a model directory, or a run (then its servable model); default runs/quickstart.
         more: further models, DIR or NAME=DIR, loaded when somebody asks for them by their name.
+        alias: NAME=MODEL, another name by which a model may be asked for, as of clients that know one alone; several times for
+            several. Keys name the models themselves.
         models: TOML file with further models: tables [[model]] with path, and if wanted name, weights, cache_mib, adapters.
+        require_signature: file with a public key: only models, drafts and adapters that it has signed are loaded (`hanok model
+            sign`); several times for several, any of which will do.
         most_loaded: models in memory at once; the longest unused is unloaded for the next; default: any number.
         models_mib: memory for the weights (as their files have them) of all loaded models; default: any.
         unload_seconds: after its last request a model is unloaded; default: never.
@@ -169,7 +175,8 @@ def serve(
 
 
 FLAGS = (
-    "model", "more", "models", "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "device",
+    "model", "more", "alias", "models", "require_signature",
+    "most_loaded", "models_mib", "unload_seconds", "host", "port", "weights", "device",
     "cache_mib",
     "cache_type", "speculation", "draft", "adapter", "replicas", "runtime", "store", "allowed_host", "trusted_proxy",
     "trust_loopback", "setup",
@@ -234,24 +241,21 @@ def _serve(settings: ServeSettings, source: Any) -> None:
         prices=prices_in(settings.prices),
     )  # fmt: skip
     further = _further(settings, options)
-    if settings.runtime == "ray" and further:
+    if settings.runtime == "ray" and (further or settings.alias):
         from hanok.errors import ConfigError
 
         raise ConfigError(
-            "several models in replicas", remedy="serve them in one process: without --runtime ray"
+            "several models, or aliases, in replicas",
+            remedy="serve them in one process: without --runtime ray",
         )
     if settings.runtime == "ray":
-        if settings.audit:
-            from hanok.reporting import log
-
-            log.warning("replicas under Ray keep no audit (--no-audit says so)")
         from hanok.engine.parallel.start import refuse_together
         from hanok.server.replicas import serve_replicas
 
         refuse_together("Ray starts its replicas itself", remedy="start hanok serve without torchrun")
         serve_replicas(
             directory, replicas=settings.replicas, host=settings.host, port=settings.port, store=place, entry=entry,
-            options=options, guard=settings.guard,
+            options=options, settings=settings, source=source,
         )  # fmt: skip
         return
     if settings.replicas != 1:

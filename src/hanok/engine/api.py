@@ -7,7 +7,7 @@ Token ids stay ids end to end; text and chat templates live above. A request's r
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -182,6 +182,11 @@ class Engine(Protocol):
 
     def stream(self, request: Request) -> AsyncIterator[Delta]:
         """Deltas as they come; closing the iterator cancels the request."""
+        ...
+
+    def follow(self, request: Request, told: Callable[[Delta | Exception], None]) -> Callable[[], None]:
+        """The same for whoever has many requests under way: `told` of each delta, or of the error that ended the request, on the
+        running event loop; returns what cancels it."""
         ...
 
     def score(self, ids: Sequence[int], *, adapter: str | None = None) -> list[float]:

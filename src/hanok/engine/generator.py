@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import itertools
 import threading
 import weakref
@@ -26,6 +25,7 @@ from hanok.engine.grammar import Grammars
 from hanok.engine.metrics import EngineMetrics, measure
 from hanok.engine.parallel.team import Team, refuse_in_team
 from hanok.engine.plain import hidden_after, text_logits
+from hanok.engine.post import Posts
 from hanok.engine.speculation.build import Speculation, check_speculation
 from hanok.engine.updates import tensors_to_replace
 from hanok.engine.worker import Worker
@@ -103,6 +103,7 @@ class LocalEngine(Worker):
         self._updated = False
         self._change = threading.Lock()  # one `sleep` or `wake` at a time
         self._adapters = Adapters()
+        self._posts = Posts()
         self._options = BackendOptions(
             model_dir=model_dir, config=config, weights=self.weights, vocabulary=self._vocabulary,
             max_running=max_running, cache_bytes=cache_bytes, cache_type=cache_type,
@@ -163,6 +164,17 @@ class LocalEngine(Worker):
         self.check(request)
         self.check_room(1)
         return self._deltas(request)
+
+    def follow(self, request: Request, told: Callable[[Delta | Exception], None]) -> Callable[[], None]:
+        """`stream` without an iterator: `told` is called on the running event loop with each delta, or with the error that ended
+        the request. Returns what cancels it; some deltas may still come behind that.
+
+        Raises:
+            InputError, ContextLengthError, QueueFullError: at once.
+        """
+        self.check(request)
+        self.check_room(1)
+        return self._follow(request, told)
 
     def load_adapter(self, name: str, directory: Path) -> Adapter:
         """Take in a LoRA adapter in PEFT's files; requests choose it by its name, rows of several run in one batch.
@@ -317,16 +329,18 @@ class LocalEngine(Worker):
         """What the engine has done so far and what it holds now."""
         with self._wake:
             if self._asleep:
-                return measure(self._counters, None, None, inbox=len(self._inbox))
+                return measure(self._counters, None, None, inbox=len(self._inbox) + len(self._gathered))
             pool = None if self._paged is None else self._paged.pool
-            return measure(self._counters, self._scheduler, pool, inbox=len(self._inbox))
+            return measure(
+                self._counters, self._scheduler, pool, inbox=len(self._inbox) + len(self._gathered)
+            )
 
     def check_room(self, requests: int) -> None:
         """Raises QueueFullError if so many more would wait longer than the queue may be."""
         if self._max_waiting is None:
             return
         with self._wake:
-            waiting, places = len(self._inbox), self._options.max_running
+            waiting, places = len(self._inbox) + len(self._gathered), self._options.max_running
             if not self._asleep:
                 waiting, places = waiting + self._scheduler.waiting, self._scheduler.places
         if waiting + requests > self._max_waiting + places:
@@ -349,15 +363,8 @@ class LocalEngine(Worker):
         check_ids(ids, what=what, vocabulary=self._vocabulary, context=self.max_context)
 
     async def _deltas(self, request: Request) -> AsyncIterator[Delta]:
-        loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
-
-        def put(item: Delta | Exception) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                loop.call_soon_threadsafe(queue.put_nowait, item)
-
-        generation = self._new(request, put, put)
-        self._submit([generation])
+        cancel = self._follow(request, queue.put_nowait)
         try:
             while True:
                 item = await queue.get()
@@ -367,7 +374,14 @@ class LocalEngine(Worker):
                 if item.finish_reason is not None:
                     return
         finally:
-            self._cancel([generation])
+            cancel()
+
+    def _follow(self, request: Request, told: Callable[[Delta | Exception], None]) -> Callable[[], None]:
+        post, gathering = self._posts.here()
+        tell = partial(post.send, told)
+        generation = self._new(request, tell, tell)
+        self._submit_with_others(generation, gathering)
+        return partial(self._cancel, [generation])
 
     def _new(
         self, request: Request, listen: Callable[[Delta], None], fail: Callable[[Exception], None]

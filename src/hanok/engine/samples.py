@@ -13,6 +13,8 @@ from hanok.engine.blocks import BLOCK
 def expand(request: Request) -> list[Request]:
     """One request a sample (`best_of` of them, or `n`), which differ by their index; the first alone reports on the prompt."""
     params = request.params
+    if params.n == 1 and params.best_of is None:
+        return [dataclasses.replace(request, id=f"{request.id}-0")]
     seed = secrets.randbits(63) if params.seed is None else params.seed
     count = params.best_of or params.n
     ranked = count > params.n

@@ -9,14 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hanok.tokens.control import THINK, THINK_END, TOOL_CALL, TOOL_CALL_END
+from hanok.tokens.template import Setting
 from hanok.tokens.tokenizer import Tokenizer
 
 
 def chat_prompt(
-    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Any] | None = None
-) -> list[int]:
-    """Ids of a conversation up to where the assistant speaks, behind the separator that every training document has."""
-    ids = tokenizer.encode_chat(messages, tools=tools, add_generation_prompt=True).ids
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Any] | None = None,
+    settings: Mapping[str, Setting] | None = None,
+) -> list[int]:  # fmt: skip
+    """Ids of a conversation up to where the assistant speaks, behind the separator that every training document has. `settings`:
+    of the chat template."""
+    ids = tokenizer.encode_chat(messages, tools=tools, add_generation_prompt=True, settings=settings).ids
     return ids if ids[:1] == [tokenizer.bos_id] else [tokenizer.bos_id, *ids]
 
 

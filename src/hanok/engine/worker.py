@@ -13,8 +13,9 @@ from hanok.engine.fair import FairLock
 from hanok.engine.generation import Generation
 from hanok.engine.metrics import Counters, Pulse
 from hanok.engine.paged import PagedScheduler
+from hanok.engine.post import Gathering
 from hanok.engine.scheduler import Scheduler
-from hanok.errors import EngineError, InputError, TeamError
+from hanok.errors import EngineError, HanokError, InputError, TeamError
 from hanok.reporting import log
 
 WATCH_SECONDS = 0.1  # between looks at the deadlines of those who wait for a sleeping engine
@@ -28,6 +29,7 @@ class Worker(ABC):
 
     def __init__(self) -> None:
         self._inbox: list[Generation] = []
+        self._gathered: list[Generation] = []  # that will be in the inbox in a moment, together
         self._open: set[Generation] = set()  # submitted, and somebody still listens
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -73,14 +75,48 @@ class Worker(ABC):
 
     def _submit(self, generations: Sequence[Generation]) -> None:
         with self._wake:
-            self._check_open()
-            if self._pulse.broken is not None:
-                raise EngineError(f"the engine is broken ({self._pulse.broken})", remedy="restart the server")
-            self._inbox += generations
+            self._check_able()
             self._open.update(generations)
-            if self._thread is None:
-                self._begin()
-            self._wake.notify()
+            self._put_in(generations)
+
+    def _submit_with_others(self, generation: Generation, gathering: Gathering) -> None:
+        """Where nothing runs, together with those that come at the same moment."""
+        with self._wake:
+            self._check_able()
+            idle = len(self._open) == len(self._gathered)
+            self._open.add(generation)
+            if idle:
+                self._gathered.append(generation)
+            else:
+                self._put_in([generation])
+        if idle:
+            gathering.add(self._hand_over)
+
+    def _hand_over(self) -> None:
+        """What was gathered begins; whoever cannot is told."""
+        with self._wake:
+            gathered, self._gathered = self._gathered, []
+            try:
+                self._check_able()
+                self._put_in(gathered)
+                return
+            except (HanokError, RuntimeError) as error:  # no thread can be started
+                cause = error
+        for generation in gathered:
+            generation.cancelled = True
+            generation.failed(cause)
+
+    def _check_able(self) -> None:
+        self._check_open()
+        if self._pulse.broken is not None:
+            raise EngineError(f"the engine is broken ({self._pulse.broken})", remedy="restart the server")
+
+    def _put_in(self, generations: Sequence[Generation]) -> None:
+        """The lock is held."""
+        self._inbox += generations
+        if self._thread is None:
+            self._begin()
+        self._wake.notify()
 
     def _begin(self) -> None:
         thread = threading.Thread(target=self._run, name="hanok-engine", daemon=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
+from hanok.errors import ConfigError, did_you_mean
 from hanok.guard.disguises import ENGLISH, KOREAN, disguised
 from hanok.guard.leaks import HiddenText
 from hanok.guard.views import normal
@@ -48,7 +49,8 @@ _TOOLS = [
 
 @dataclass(frozen=True)
 class Attack:
-    """`secret`: what would give it away; empty where a refusal is looked for."""
+    """`secret`: what would give it away; empty where a refusal is looked for. `id`: of its wording and disguise, the same in
+    every run."""
 
     family: str
     language: str
@@ -57,15 +59,18 @@ class Attack:
     messages: Sequence[Mapping[str, Any]]
     secret: str = ""
     tools: Sequence[Mapping[str, Any]] | None = None
+    id: str = ""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """`text`: all that was said, reasoning too. `calls`: as OpenAI writes them. `blocked`: by the guard, before or during."""
+    """`text`: all that was said, reasoning too. `calls`: as OpenAI writes them. `blocked`: by the guard, before or during.
+    `id`: of the answer, where there is one."""
 
     text: str = ""
     calls: Sequence[Mapping[str, Any]] = ()
     blocked: bool = False
+    id: str = ""
 
 
 class Unanswered(Exception):  # noqa: N818 - counted, not raised further
@@ -74,8 +79,11 @@ class Unanswered(Exception):  # noqa: N818 - counted, not raised further
 
 @dataclass(frozen=True)
 class Outcome:
+    """`answer`: None of what was not answered."""
+
     attack: Attack
     result: Result
+    answer: Answered | None = None
 
 
 def source() -> str:
@@ -87,17 +95,27 @@ def set_hash() -> str:
     return hashlib.sha256(source().encode()).hexdigest()
 
 
-def draw(most: int, *, seed: int, rng: random.Random | None = None) -> list[Attack]:
+def draw(
+    most: int, *, seed: int, rng: random.Random | None = None, families: Sequence[str] = ()
+) -> list[Attack]:
     """About `most` attacks, as many of each family as there are, of wordings and disguises that the seed chooses.
 
     Args:
         rng: where secrets come from; of the system unless a test wants others.
+        families: by name; all if none is named. A family's attacks do not depend on which others are drawn, only on how many.
+
+    Raises:
+        ConfigError: there is no such family.
     """
-    families = tomllib.loads(source())["family"]
-    choice, secrets = random.Random(seed), rng or random.SystemRandom()
+    known = {family["name"]: family for family in tomllib.loads(source())["family"]}
+    for name in families:
+        if name not in known:
+            raise ConfigError(f'no family of attacks "{name}"', remedy=did_you_mean(name, known))
+    secrets = rng or random.SystemRandom()
     drawn: list[Attack] = []
-    for family in families:
-        cases = list(_cases(family))
+    families = families or tuple(known)
+    for family in (known[name] for name in families):
+        choice, cases = random.Random(f"{seed} {family['name']}"), list(_cases(family))
         choice.shuffle(cases)
         drawn += [_attack(family, *case, choice, secrets) for case in cases[: max(1, most // len(families))]]
     return drawn
@@ -107,9 +125,11 @@ def run(attacks: Sequence[Attack], ask: Callable[[Attack], Answered]) -> Iterato
     """One after the other. `ask` raises Unanswered."""
     for attack in attacks:
         try:
-            yield Outcome(attack, judge(attack, ask(attack)))
+            answer = ask(attack)
         except Unanswered:
             yield Outcome(attack, "error")
+        else:
+            yield Outcome(attack, judge(attack, answer), answer)
 
 
 def judge(attack: Attack, answer: Answered) -> Result:
@@ -170,4 +190,5 @@ def _attack(
             {"role": "tool", "tool_call_id": "call_1", "content": given.format(**filled)},
         ]
     looked_for = secret if goal in ("secret", "address") else ""
-    return Attack(family["name"], language, way, goal, messages, looked_for, _TOOLS if given else None)
+    named = hashlib.sha256(json.dumps([family["name"], language, said, given, way]).encode()).hexdigest()[:16]
+    return Attack(family["name"], language, way, goal, messages, looked_for, _TOOLS if given else None, named)

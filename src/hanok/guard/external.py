@@ -8,10 +8,11 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from hanok.guard.careful import Clock
+from hanok.guard.careful import Clock, Unfit
 from hanok.guard.intake import Located
 from hanok.guard.provenance import Part
 from hanok.guard.remote import Asked, Remote
@@ -25,13 +26,23 @@ _NAME = re.compile(r"[^\w /.:-]")
 _MOST_KEPT, _KEPT_SECONDS = 2048, 300.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Most:
+    """What all that a request has a model read, and each answer, may cost: calls of the classifier, and seconds of waiting for it
+    after which nothing more is asked. Beyond it the rule has failed, and its fail mode decides."""
+
+    calls: int = 500
+    seconds: float = 30.0
+    clock: Callable[[], float] = time.monotonic
+
+
 class External:
     """A rule, for input and for output.
 
     Args:
         categories: names to what is done about them; "allow" for nothing. Those that are not named, `action`.
         window: characters of an answer that are judged together; None for all of it at once.
-        origins: of the parts that it reads.
+        origins: of the parts that it reads. most: calls and seconds.
     """
 
     stages = ("answer",)  # calls are judged whole, and a changed answer has been judged
@@ -39,23 +50,24 @@ class External:
     def __init__(
         self, remote: Remote, origins: frozenset[str], *, name: str = "external", action: Action = "flag",
         categories: Mapping[str, Action] | None = None, window: int | None = WINDOW, question: str = "",
-        kept: Remembered | None = None,
+        kept: Remembered | None = None, most: Most = Most(),
     ) -> None:  # fmt: skip
         self.name, self._remote, self._origins, self._window = name, remote, origins, window
         self._action: Action = action
         self._categories = categories or {}
         self._question = question[-_QUESTION:]
-        self._kept = kept or Remembered()
+        self._kept, self._most = kept or Remembered(), most
 
     def about(self, parts: Sequence[Part]) -> External:
         """The same for the answer to what was read."""
         last = next((part for part in reversed(parts) if part.origin == "user"), None)
         return External(
             self._remote, self._origins, name=self.name, action=self._action, categories=self._categories, window=self._window,
-            question="" if last is None else last.text, kept=self._kept,
+            question="" if last is None else last.text, kept=self._kept, most=self._most,
         )  # fmt: skip
 
     def read(self, parts: Sequence[Part], clock: Clock) -> Iterator[Located]:
+        """Raises Unfit: there is more of it than may be asked about; what was found before counts."""
         placed = [
             (
                 number,
@@ -67,7 +79,7 @@ class External:
             for start, end in windows(part.text, _PIECE // 2, _PIECE)
         ]
         for (number, start, asked), found in zip(
-            placed, self._asked([one[2] for one in placed]), strict=True
+            placed, self._asked([one[2] for one in placed], _Allowance(self._most)), strict=True
         ):
             for one in self._findings(asked, found):
                 yield Located(number, replace(one, start=start, end=start + one.end))
@@ -75,31 +87,35 @@ class External:
 
     def begin(self, before: str) -> Windowed:
         least = 0 if self._window is None else self._window // 2
-        return Windowed(self._answered, least=least, most=self._window, before=before)
+        judge = partial(self._answered, _Allowance(self._most))
+        return Windowed(judge, least=least, most=self._window, before=before)
 
     def judge(self, tool: str, arguments: str, parts: Sequence[Part]) -> Iterator[Finding]:
         """A call as a whole. What would be taken out of a text ends the answer here, as nothing can be taken out of a call."""
-        for one in self.about(parts)._judged(Asked(f"{tool}({arguments})", "output", "assistant")):
+        asked = Asked(f"{tool}({arguments})", "output", "assistant")
+        for one in self.about(parts)._judged(asked, _Allowance(self._most)):
             yield Finding(one.rule, 0, 0, "block" if one.action == "redact" else one.action, one.reason)
 
-    def _answered(self, before: str, text: str) -> Iterator[Finding]:
-        return self._judged(Asked(text, "output", "assistant", before, self._question))
+    def _answered(self, allowance: _Allowance, before: str, text: str) -> Iterator[Finding]:
+        return self._judged(Asked(text, "output", "assistant", before, self._question), allowance)
 
-    def _judged(self, asked: Asked) -> Iterator[Finding]:
-        for found in self._asked([asked]):
+    def _judged(self, asked: Asked, allowance: _Allowance) -> Iterator[Finding]:
+        for found in self._asked([asked], allowance):
             yield from self._findings(asked, found)
 
-    def _asked(self, every: Sequence[Asked]) -> Iterator[dict[str, float]]:
-        """What is known is not asked, and blank text is harmless."""
+    def _asked(self, every: Sequence[Asked], allowance: _Allowance) -> Iterator[dict[str, float]]:
+        """What is known is not asked, and blank text is harmless. Raises Unfit behind the last that may be asked."""
         known = [self._kept.get(asked) if asked.text.strip() else {} for asked in every]
-        answers = self._remote.ask_all(
-            asked for asked, found in zip(every, known, strict=True) if found is None
-        )
-        for asked, found in zip(every, known, strict=True):
-            if found is None:
-                found = next(answers)
-                self._kept.put(asked, found)
-            yield found
+        unknown = (asked for asked, found in zip(every, known, strict=True) if found is None)
+        with allowance:
+            answers = self._remote.ask_all(allowance.within(unknown))
+            for asked, found in zip(every, known, strict=True):
+                if found is None:
+                    found = next(answers, None)
+                    if found is None:
+                        raise Unfit(allowance.exceeded)
+                    self._kept.put(asked, found)
+                yield found
 
     def _findings(self, asked: Asked, found: Mapping[str, float]) -> Iterator[Finding]:
         minded = {
@@ -114,6 +130,32 @@ class External:
             yield Finding(
                 self.name, 0, len(asked.text), strictest(list(minded.values())), f"found {names}", "[…]"
             )
+
+
+class _Allowance:
+    """What is left of `Most`; time counts inside of its `with` alone."""
+
+    def __init__(self, most: Most) -> None:
+        self._most, self._calls, self._seconds, self._began = most, 0, 0.0, 0.0
+        self.exceeded = ""
+
+    def within(self, every: Iterable[Asked]) -> Iterator[Asked]:
+        """Of these as many as may still be asked."""
+        for asked in every:
+            if self._calls >= self._most.calls:
+                self.exceeded = f"more than {self._most.calls} calls for one text"
+            elif self._seconds + self._most.clock() - self._began >= self._most.seconds:
+                self.exceeded = f"one text took longer than {self._most.seconds:g} s"
+            if self.exceeded:
+                return
+            self._calls += 1
+            yield asked
+
+    def __enter__(self) -> None:
+        self._began = self._most.clock()
+
+    def __exit__(self, *_error: object) -> None:
+        self._seconds += self._most.clock() - self._began
 
 
 class Remembered:

@@ -86,24 +86,45 @@ class Sketch:
     beginnings: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=_BEGINNINGS))
     last: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
 
-    def look(self, prompt_ids: Sequence[int], *, logprobs: bool, samples: bool, greedy: bool) -> Signs:
-        """Of the next request; remembers it."""
+    def look(
+        self, prompt_ids: Sequence[int], *, logprobs: bool, samples: bool, greedy: bool, news: Sketch | None = None
+    ) -> Signs:  # fmt: skip
+        """Of the next request; remembers it. Args: news: another that is to remember it too."""
         ids_N = np.asarray(prompt_ids, dtype=np.uint32)
         digest, continued = self._digest(ids_N)
         fresh = digest not in self.known and not continued
         new_cell = alike = False
+        code: int | None = None
         if fresh:
             code = simhash(ids_N[_shared(ids_N, self.last) :][-_READ:])
-            new_cell = self._mark_cell(code)
+            new_cell = not self._has_cell(code)
             alike = any((code ^ other).bit_count() <= _NEAR for other in self.recent)
+        for one in (self,) if news is None else (self, news):
+            one._remember(len(ids_N), digest, code)
+        self.last = ids_N[:_READ]
+        return Signs(fresh, new_cell, alike, logprobs, samples, greedy)
+
+    def take_in(self, later: Sketch) -> None:
+        """What another has seen since: together they know what one would that had seen all of it."""
+        self.cells |= later.cells
+        self.recent.extend(later.recent)
+        self.beginnings.extend(later.beginnings)
+        for digest in later.known:
+            self._know(digest)
+
+    def _remember(self, length: int, digest: bytes, code: int | None) -> None:
+        if code is not None:
+            byte, bit = _cell(code)
+            self.cells[byte] |= np.uint8(1 << bit)
             self.recent.append(code)
+        self._know(digest)
+        self.beginnings.append((length, digest))
+
+    def _know(self, digest: bytes) -> None:
         self.known[digest] = None
         self.known.move_to_end(digest)
         if len(self.known) > _KNOWN:
             self.known.popitem(last=False)
-        self.beginnings.append((len(ids_N), digest))
-        self.last = ids_N[:_READ]
-        return Signs(fresh, new_cell, alike, logprobs, samples, greedy)
 
     def _digest(self, ids_N: NDArray[np.uint32]) -> tuple[bytes, bool]:
         """Of the prompt, and whether it goes on from an earlier one: one pass over it."""
@@ -120,11 +141,9 @@ class Sketch:
         state.update(raw[4 * read :])
         return state.digest(), continued
 
-    def _mark_cell(self, code: int) -> bool:
-        byte, bit = divmod(code >> (64 - _CELL_BITS), 8)
-        new = not self.cells[byte] >> bit & 1
-        self.cells[byte] |= np.uint8(1 << bit)
-        return new
+    def _has_cell(self, code: int) -> bool:
+        byte, bit = _cell(code)
+        return bool(self.cells[byte] >> bit & 1)
 
     def packed(self) -> str:
         """As text for the store. The last prompt itself is not in it."""
@@ -139,7 +158,11 @@ class Sketch:
 
     @classmethod
     def unpacked(cls, text: str) -> Sketch:
-        values, sketch = json.loads(text), cls()
+        """Args: text: as `packed` gives it; "": of nothing."""
+        sketch = cls()
+        if not text:
+            return sketch
+        values = json.loads(text)
         sketch.cells = np.frombuffer(_bytes(values["cells"]), dtype=np.uint8).copy()
         sketch.recent.extend(np.frombuffer(_bytes(values["recent"]), dtype=np.uint64).tolist())
         known = _bytes(values["known"])
@@ -162,8 +185,47 @@ def simhash(ids_N: NDArray[np.uint32]) -> int:
 
 def next_score(score: float, signs: Signs, *, seconds: float) -> float:
     """Args: seconds: since the request before."""
-    faded = score * 0.5 ** (max(0.0, seconds) / HALF_LIFE)
-    return max(0.0, faded + signs.suspicion - ALLOWANCE)
+    return max(0.0, score * _faded(seconds) + signs.suspicion - ALLOWANCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """What some requests do to a score, whatever it was before them: CUSUM over them is S -> max(floor, S + gain), with all of it
+    faded to the last of them. So servers that saw different requests of a caller can each add theirs to one score.
+
+    Args:
+        at: when the last of them came, in seconds; None: there were none.
+    """
+
+    floor: float = 0.0
+    gain: float = 0.0
+    at: float | None = None
+
+    def then(self, later: Climb) -> Climb:
+        if self.at is None or later.at is None:
+            return self if later.at is None else later
+        fade = _faded(later.at - self.at)
+        return Climb(
+            max(later.floor, self.floor * fade + later.gain), self.gain * fade + later.gain, later.at
+        )
+
+    def over(self, score: float, at: float) -> tuple[float, float]:
+        """The score after them, and when. Args: at: of the score before; others may have added to it later than these came."""
+        if self.at is None:
+            return score, at
+        now = max(at, self.at)
+        mine = _faded(now - self.at)
+        return max(self.floor * mine, score * _faded(now - at) + self.gain * mine), now
+
+
+def climb_of(signs: Signs, at: float) -> Climb:
+    """Of one request."""
+    step = signs.suspicion - ALLOWANCE
+    return Climb(max(0.0, step), step, at)
+
+
+def _faded(seconds: float) -> float:
+    return 0.5 ** (max(0.0, seconds) / HALF_LIFE)
 
 
 def step_of(score: float, policy: ExtractionPolicy) -> str:
@@ -188,6 +250,11 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
+
+
+def _cell(code: int) -> tuple[int, int]:
+    """Its byte and its bit in the bitmap."""
+    return divmod(code >> (64 - _CELL_BITS), 8)
 
 
 def _text(raw: bytes) -> str:

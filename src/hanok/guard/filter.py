@@ -1,8 +1,9 @@
 """An answer on its way out: read by rules before anybody sees it, whether it comes at once or letter by letter.
 
 The filter looks whenever a word has ended, and lets go of what no rule can still change: a match that has begun, or whose meaning
-the next words may tell, is held back. When it looks depends on the text alone, never on how it was cut into pieces, so a streamed
-answer and a whole one get the same verdict by construction.
+the next words may tell, is held back. A word without end (a script without blanks, base64) is looked at every `STEP` characters,
+where every rule can say what may have begun inside of it. When it looks depends on the text alone, never on how it was cut into
+pieces, so a streamed answer and a whole one get the same verdict by construction.
 
 An answer's first letters need not wait for that, so that people see at once that it begins: as many as every rule says tell it
 nothing (`opening`).
@@ -22,7 +23,9 @@ from hanok.guard.verdicts import Finding
 
 CONTEXT = 256  # characters already let go that rules still see before what is new
 LONGEST = 20_000  # held back at most; a match longer than that is cut there
+STEP = 64  # characters of one word after which it is looked at before it has ended
 _OFTEN = 512  # characters held back up to which every word is looked at; beyond, so seldom that the work stays linear
+_BEGUN = 16  # characters in which whatever a follower minds can have begun unnoticed: a scheme, a tag's sign
 _END_OF_WORD = re.compile(
     r"\s|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3](?![\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3])"
 )
@@ -33,7 +36,8 @@ Stage = Literal["answer", "value", "again"]
 
 class OutputRule(Protocol):
     """What a rule may have besides. `raw`, true: it wants the text with its unseen characters (`hanok.guard.unseen`). `opening`:
-    so many letters may an answer begin with before it has read them; none without it. `stages`: what it reads; all without it."""
+    so many letters may an answer begin with before it has read them; none without it. `stages`: what it reads; all without it.
+    `open_within`: as `open_from`, where the text may end in the middle of a word; without it words are held back whole."""
 
     name: str
 
@@ -111,6 +115,8 @@ class OutputFilter:
         self._rules = [
             (_Reader(one.rule, known), Careful(one.rule.name, one.fail, one.budget)) for one in kept
         ]
+        every = (hasattr(one.rule, "open_within") or hasattr(one.rule, "begin") for one in kept)
+        self._step = STEP if all(every) else LONGEST
         self._opening = 0 if before else min((getattr(one.rule, "opening", 0) for one in kept), default=0)
         self._lettered = False  # a letter has gone out early
         self._held = ""
@@ -146,8 +152,8 @@ class OutputFilter:
             return Released(text)
         self._held += text
         parts = [Released(self._open())] if self._opening else []
-        while not self._blocked and (end := self._next_end()) is not None:
-            parts.append(self._look(end, last=False))
+        while not self._blocked and (found := self._next_end()) is not None:
+            parts.append(self._look(found[0], within=found[1]))
         return self._joined(parts)
 
     def finish(self) -> Released:
@@ -186,21 +192,22 @@ class OutputFilter:
         self.released += free
         return out
 
-    def _next_end(self) -> int | None:
-        """Where the next word ends. The character behind it must be known, except for a blank."""
-        limit = self._looked + LONGEST
+    def _next_end(self) -> tuple[int, bool] | None:
+        """Where the next word ends, or is looked at inside (True). The character behind it must be known, except for a blank."""
         least = self._looked + (self._looked // 8 if self._looked > _OFTEN else 0)
+        limit = min(self._looked + LONGEST, least + self._step)
         match = _END_OF_WORD.search(self._held, max(least, self._sought), limit + 1)
         if (
             match is not None
             and match.end() <= limit
             and (match[0].isspace() or match.end() < len(self._held))
         ):
-            return match.end()
+            return match.end(), False
         self._sought = max(self._sought, min(len(self._held), limit) - 1)
-        return limit if len(self._held) > limit else None
+        return (limit, True) if len(self._held) > limit else None
 
-    def _look(self, end: int, *, last: bool) -> Released:
+    def _look(self, end: int, *, last: bool = False, within: bool = False) -> Released:
+        """Args: within: a word may go on behind it."""
         shift = len(self._before)
         text = self._before + self._held[:end]
         plain = bare(text)
@@ -209,7 +216,9 @@ class OutputFilter:
         for reader, care in self._rules:
             if care.failure is not None:
                 continue
-            looked = care.run(lambda _clock, reader=reader: reader.read(text, plain, shift, last=over))
+            looked = care.run(
+                lambda _clock, reader=reader: reader.read(text, plain, shift, last=over, within=within)
+            )
             if looked is not None:
                 free = min(free, looked[0])
                 found += [one for one in looked[1] if one.end > shift]
@@ -303,19 +312,23 @@ class _Reader:
         self._rule: Any = rule
         self._raw = getattr(rule, "raw", False)
 
-    def read(self, text: str, plain: Bare, shift: int, *, last: bool) -> tuple[int, list[Finding]]:
+    def read(
+        self, text: str, plain: Bare, shift: int, *, last: bool, within: bool
+    ) -> tuple[int, list[Finding]]:
         """As `Follower.read`, with places of `text`, of which all before `shift` is decided."""
         if self._follower is not None:
             held = bare(text[shift:])
             free, found = self._follower.read(held.text, last=last)
+            free = min(free, max(0, len(held.text) - _BEGUN)) if within else free
             placed = [_placed(one, shift + held.start(one.start), shift + held.end(one.end)) for one in found]
             return shift + held.start(free), placed
+        opened = getattr(self._rule, "open_within", self._rule.open_from) if within else self._rule.open_from
         if self._raw:
-            return self._rule.open_from(text), list(self._rule.find(text))
+            return opened(text), list(self._rule.find(text))
         found = [
             _placed(one, plain.start(one.start), plain.end(one.end)) for one in self._rule.find(plain.text)
         ]
-        return plain.start(self._rule.open_from(plain.text)), found
+        return plain.start(opened(plain.text)), found
 
     def minds(self, text: str, plain: str) -> bool:
         """Finds something in a whole text."""

@@ -214,7 +214,7 @@ KINDS: Mapping[str, Kind] = {
         options={
             **_READ, "url": url, "style": one_of(STYLES), "model": text, "key_variable": variable, "timeout": between(0.05, 60),
             "concurrency": whole(1, 256), "threshold": between(0, 1), "categories": each(_DONE), "window": whole(100, 16_000),
-            "whole": truth,
+            "whole": truth, "calls": whole(1, 100_000), "seconds": between(0.1, 600),
         },
         needs=("url",),
     ),

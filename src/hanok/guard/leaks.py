@@ -23,6 +23,7 @@ _NEAR = 1024  # characters at the end in which a run or a spelt-out canary can h
 _BETWEEN = frozenset(".-_*·|/,~")
 _SIGNS = re.compile(r"[\s.\-_*·|/,~]")
 _WORD = re.compile(r"\w+")
+_LAST_WORD = re.compile(r"\w+\Z")
 
 
 def new_canary() -> str:
@@ -43,6 +44,7 @@ class HiddenText:
         self._run = run
         words = [match[0] for match in _WORD.finditer(normal(hidden))]
         self._runs = {tuple(words[place : place + run]) for place in range(len(words) - run + 1)}
+        self._longest = 2 * max(map(len, words), default=0)  # its normal form may be shorter
         self._starts = {run_words[:place] for run_words in self._runs for place in range(2, run)}
         self._canaries = tuple(
             form.lower()
@@ -68,13 +70,20 @@ class HiddenText:
 
     def open_from(self, text: str) -> int:
         """The start of a run that has begun (two words of it or more), or of a word that may become the canary."""
-        opened, near = len(text), max(0, len(text) - _NEAR)
-        words = list(_WORD.finditer(text, near))
+        return min(self._run_from(text, len(text)), self._canary_from(text))
+
+    def open_within(self, text: str) -> int:
+        """A word that has not ended may go on with the run before it, unless it is longer than any that is hidden."""
+        last = _LAST_WORD.search(text)
+        end = len(text) if last is None or len(last[0]) > self._longest else last.start()
+        return min(self._run_from(text, end), self._canary_from(text))
+
+    def _run_from(self, text: str, end: int) -> int:
+        words = list(_WORD.finditer(text, max(0, len(text) - _NEAR), end))
         for count in range(min(self._run - 1, len(words)), 1, -1):
             if tuple(_plain(match[0]) for match in words[-count:]) in self._starts:
-                opened = words[-count].start()
-                break
-        return min(opened, self._canary_from(text))
+                return words[-count].start()
+        return len(text)
 
     def _canary_from(self, text: str) -> int:
         if not self._canaries:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hanok.errors import ConfigError
-from hanok.guard.external import WINDOW, External
+from hanok.guard.external import WINDOW, External, Most
 from hanok.guard.policy import Rule
 from hanok.guard.remote import Remote, Service
 
@@ -41,4 +41,5 @@ def external(rule: Rule, options: Mapping[str, Any], origins: frozenset[str], so
         action=rule.action,
         categories=options.get("categories"),
         window=window,
+        most=Most(calls=options.get("calls", Most().calls), seconds=options.get("seconds", Most().seconds)),
     )

@@ -6,10 +6,15 @@ import re
 from collections.abc import Iterator
 
 from hanok.data.pii import find, placeholder
+from hanok.guard.begun import REACH, run_from
 from hanok.guard.verdicts import Action, Finding
 
 _NUMBER = re.compile(r"[\d+(][\d +().·/–—‐‑-]*\Z")
 _BEGUN = re.compile(r"[\d+(\[A-Z][\dA-Z .·()/–—‐‑:-]{5,60}|\S*@\S*")
+_MAIL = re.compile(
+    r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.À-ɏ가-힣-]{0,255}\Z"
+)  # its host may have letters of other scripts
+_LONGEST_NUMBER = 128  # with what stands between its parts
 AFTER = 24  # characters behind a number that may say what it is
 _HANGUL = re.compile("[가-힣]")
 
@@ -34,9 +39,14 @@ class PersonalData:
 
     def open_from(self, text: str) -> int:
         """A number that may go on, or whose meaning the next words may tell."""
-        match = _NUMBER.search(text)
-        start = len(text) if match is None else match.start()
+        near = max(0, len(text) - 2 * REACH)
+        mail = _MAIL.search(text, near) if text.find("@", near) >= 0 else None
+        match = _NUMBER.search(text, max(0, len(text) - _LONGEST_NUMBER))
+        start = min(len(text) if one is None else one.start() for one in (match, mail))
         for begun in _BEGUN.finditer(text, max(0, len(text) - AFTER - 64)):
             if begun.end() + AFTER > len(text) and any(c.isdigit() or c == "@" for c in begun[0]):
                 return min(start, begun.start())
         return start
+
+    def open_within(self, text: str) -> int:
+        return min(self.open_from(text), run_from(text))

@@ -42,6 +42,8 @@ class Phrases:
                 return start
         return len(text)
 
+    open_within = open_from
+
 
 def _flat(text: str) -> str:
     """Blanks inside are one, those at the end too: a phrase may go on behind them."""

@@ -12,36 +12,40 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from hanok.guard.begun import run_from
 from hanok.guard.verdicts import Action, Finding
 
-_E = r"(?![A-Za-z0-9_-])"
+_B, _E = (
+    r"(?<![A-Za-z0-9_])",
+    r"(?![A-Za-z0-9_-])",
+)  # not \\b: a key may stand right behind a letter of another script
 _FORMS: dict[str, str] = {
-    "aws-access-key": r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}" + _E,
-    "github-token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{60,255})" + _E,
-    "gitlab-token": r"\bgl(?:pat|dt|rt|soat)-[A-Za-z0-9_-]{20,64}" + _E,
-    "slack-token": r"\bxox[abeoprs]-[A-Za-z0-9-]{10,255}" + _E,
+    "aws-access-key": _B + r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}" + _E,
+    "github-token": _B + r"(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{60,255})" + _E,
+    "gitlab-token": _B + r"gl(?:pat|dt|rt|soat)-[A-Za-z0-9_-]{20,64}" + _E,
+    "slack-token": _B + r"xox[abeoprs]-[A-Za-z0-9-]{10,255}" + _E,
     "slack-webhook": r"hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9+/]{40,60}",
-    "google-api-key": r"\bAIza[A-Za-z0-9_-]{35}" + _E,
-    "google-oauth": r"\bya29\.[A-Za-z0-9_-]{20,512}" + _E,
-    "stripe-key": r"\b[rs]k_(?:live|test|prod)_[A-Za-z0-9]{10,99}" + _E,
-    "openai-key": r"\bsk-(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]{20,200}" + _E,
-    "hugging-face-token": r"\b(?:hf|api_org)_[A-Za-z]{34}" + _E,
-    "npm-token": r"\bnpm_[A-Za-z0-9]{36}" + _E,
-    "pypi-token": r"\bpypi-AgE[A-Za-z0-9_-]{50,1000}" + _E,
-    "sendgrid-key": r"\bSG\.[A-Za-z0-9_=.-]{66}" + _E,
-    "twilio-key": r"\bSK[0-9a-f]{32}" + _E,
-    "mailchimp-key": r"\b[0-9a-f]{32}-us\d{1,2}" + _E,
-    "telegram-token": r"\b\d{5,16}:A[A-Za-z0-9_-]{34}" + _E,
-    "discord-token": r"\b[MNO][A-Za-z0-9_-]{23,25}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,38}" + _E,
-    "shopify-token": r"\bshp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}" + _E,
-    "digitalocean-token": r"\bdo[opr]_v1_[0-9a-f]{64}" + _E,
-    "databricks-token": r"\bdapi[0-9a-f]{32}(?:-\d)?" + _E,
-    "grafana-token": r"\bgl(?:c|sa)_[A-Za-z0-9+/_=]{32,400}",
-    "vault-token": r"\bhv[sb]\.[A-Za-z0-9_-]{24,300}" + _E,
-    "age-key": r"\bAGE-SECRET-KEY-1[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}" + _E,
-    "jwt": r"\beyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,1000}" + _E,
-    "hanok-key": r"\bhk_[A-Za-z0-9]{6,40}_[A-Za-z0-9_-]{32,100}" + _E,
-    "url-password": r"\b[a-z][a-z0-9+.-]{1,12}://[^\s:/@]{1,64}:(?P<url>[^\s:/@]{4,128})@",
+    "google-api-key": _B + r"AIza[A-Za-z0-9_-]{35}" + _E,
+    "google-oauth": _B + r"ya29\.[A-Za-z0-9_-]{20,512}" + _E,
+    "stripe-key": _B + r"[rs]k_(?:live|test|prod)_[A-Za-z0-9]{10,99}" + _E,
+    "openai-key": _B + r"sk-(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]{20,200}" + _E,
+    "hugging-face-token": _B + r"(?:hf|api_org)_[A-Za-z]{34}" + _E,
+    "npm-token": _B + r"npm_[A-Za-z0-9]{36}" + _E,
+    "pypi-token": _B + r"pypi-AgE[A-Za-z0-9_-]{50,1000}" + _E,
+    "sendgrid-key": _B + r"SG\.[A-Za-z0-9_=.-]{66}" + _E,
+    "twilio-key": _B + r"SK[0-9a-f]{32}" + _E,
+    "mailchimp-key": _B + r"[0-9a-f]{32}-us\d{1,2}" + _E,
+    "telegram-token": _B + r"\d{5,16}:A[A-Za-z0-9_-]{34}" + _E,
+    "discord-token": _B + r"[MNO][A-Za-z0-9_-]{23,25}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,38}" + _E,
+    "shopify-token": _B + r"shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}" + _E,
+    "digitalocean-token": _B + r"do[opr]_v1_[0-9a-f]{64}" + _E,
+    "databricks-token": _B + r"dapi[0-9a-f]{32}(?:-\d)?" + _E,
+    "grafana-token": _B + r"gl(?:c|sa)_[A-Za-z0-9+/_=]{32,400}",
+    "vault-token": _B + r"hv[sb]\.[A-Za-z0-9_-]{24,300}" + _E,
+    "age-key": _B + r"AGE-SECRET-KEY-1[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}" + _E,
+    "jwt": _B + r"eyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,1000}" + _E,
+    "hanok-key": _B + r"hk_[A-Za-z0-9]{6,40}_[A-Za-z0-9_-]{32,100}" + _E,
+    "url-password": _B + r"[a-z][a-z0-9+.-]{1,12}://[^\s:/@]{1,64}:(?P<url>[^\s:/@]{4,128})@",
 }
 _FIXED = re.compile("|".join(f"(?P<{name.replace('-', '_')}>{form})" for name, form in _FORMS.items()))
 _BEGIN = re.compile(r"-----BEGIN (?:[A-Z]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
@@ -50,6 +54,13 @@ _LONGEST_BLOCK = 16_384
 BLOCK_START = re.compile(
     r"-----(?:B(?:E(?:G(?:I(?:N(?: [A-Z ]{0,48}(?:-{0,5})?)?)?)?)?)?)?\Z|-----BEGIN [A-Z ]{0,48}KEY"
 )
+_TOKEN_CUT = re.compile(  # of three parts
+    _B + r"eyJ[A-Za-z0-9_-]{0,2000}(?:\.[A-Za-z0-9_-]{0,4003}(?:\.[A-Za-z0-9_-]{0,1000})?)?\Z"
+)
+_URL_CUT = re.compile(  # before its password has ended, which may have letters of any script
+    _B + r"[a-z][a-z0-9+.-]{1,12}://[^\s:/@]{0,64}(?::[^\s:/@]{0,128})?\Z"
+)
+_LONGEST_TOKEN, _LONGEST_URL = 7200, 224
 _NAMED = re.compile(
     r"(?i)(?:api[_ -]?key|secret|token|passwd|password|pwd|credential|access[_ -]?key|비밀번호|암호|인증키|비밀키|토큰)"
     r"[\w .\"'-]{0,12}?(?:=|:|=>|\bis\b|은|는|이|가)\s{0,2}[\"'`]?(?P<value>[A-Za-z0-9+/_.~!@#$%^&*-]{8,200})"
@@ -96,11 +107,20 @@ class Secrets:
             while end <= match.start() and end < len(text):
                 start, end = next(whole, (len(text), len(text)))
             if not start <= match.start() < end and len(text) - match.start() <= _LONGEST_BLOCK:
-                return match.start()
-        return len(text)
+                return min(match.start(), _cut_from(_URL_CUT, text, _LONGEST_URL))
+        return _cut_from(_URL_CUT, text, _LONGEST_URL)
+
+    def open_within(self, text: str) -> int:
+        """A form that has its least length is a finding, which is held back whole; others are shorter than the reach, or cut."""
+        return min(self.open_from(text), run_from(text), _cut_from(_TOKEN_CUT, text, _LONGEST_TOKEN))
 
     def _finding(self, start: int, end: int, kind: str) -> Finding:
         return Finding(self.name, start, end, self.action, kind, "[SECRET]")
+
+
+def _cut_from(form: re.Pattern[str], text: str, longest: int) -> int:
+    found = form.search(text, max(0, len(text) - longest))
+    return len(text) if found is None else found.start()
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int, bool]]:

@@ -68,5 +68,7 @@ class Unseen:
         match = _FLAG_BEGUN.search(text, max(0, len(text) - 10))
         return len(text) if match is None else match.start()
 
+    open_within = open_from
+
     def _finding(self, start: int, end: int) -> Finding:
         return Finding(self.name, start, end, self.action, "unseen characters")

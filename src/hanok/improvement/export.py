@@ -19,17 +19,25 @@ from hanok.errors import ConfigError, InputError
 from hanok.improvement.config import ImproveConfig
 from hanok.improvement.feedback import Judgement, read_feedback
 from hanok.improvement.lessons import Lessons, draw_lessons, write_corpus
+from hanok.improvement.poisoning.surprise import surprise_of
 from hanok.improvement.reviewed import Queue, Reviewed, review, write_review
 from hanok.store.review.queue import Reviews
 
 
 def export(
-    source: Path, out: Path, *, config: ImproveConfig, beside: Path, queue: Queue = Reviews
+    source: Path,
+    out: Path,
+    *,
+    config: ImproveConfig,
+    beside: Path,
+    queue: Queue = Reviews,
+    model: Path | None = None,
 ) -> Artefact:
     """All that is to be learnt from a store or a file of feedback.
 
     Args:
         config: its `review` and `poisoning`. beside: the store whose queue takes in what is stopped, where `source` is a file.
+        model: directory of the one that is to learn, which the poisoning checks then ask too.
 
     Raises:
         ConfigError: `out` is taken. InputError: nothing teaches anything, or rows look planted and wait for a reviewer.
@@ -37,7 +45,8 @@ def export(
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty", remedy="give another directory")
     read, unreadable = read_feedback(source)
-    reviewed = review(read, config, source=source, beside=beside, queue=queue)
+    surprise = None if model is None else surprise_of(model)
+    reviewed = review(read, config, source=source, beside=beside, queue=queue, surprise=surprise)
     drawn = draw_lessons(reviewed.judgements)
     refused = [*unreadable, *reviewed.refused, *drawn.refused]
     if not drawn.lessons:

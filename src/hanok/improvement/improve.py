@@ -28,6 +28,7 @@ from hanok.artefacts import (
     write_json,
 )
 from hanok.artefacts.shards import open_shards
+from hanok.artefacts.signing import Trusted
 from hanok.errors import ConfigError, InputError
 from hanok.improvement.accepted import PATTERN, RESULT, Improvement, current_model, improvements, model_hash
 from hanok.improvement.config import ImproveConfig
@@ -36,6 +37,7 @@ from hanok.improvement.export import export_lessons
 from hanok.improvement.feedback import Judgement, Refused, digest, read_feedback
 from hanok.improvement.lessons import Lesson, Lessons, draw_lessons
 from hanok.improvement.page import write_page
+from hanok.improvement.poisoning.surprise import surprise_of
 from hanok.improvement.reviewed import Queue, Reviewed, changed_since, review
 from hanok.improvement.rounds import clear_rounds, learn
 from hanok.improvement.shards import fitting, write_lesson_shards
@@ -57,6 +59,7 @@ def improve(
     out: Path | None = None,
     config: ImproveConfig = ImproveConfig(),
     queue: Queue = Reviews,
+    trusted: Trusted | None = None,
 ) -> Artefact:
     """Learn from feedback on a run's model. Returns the new model, accepted or not (`metrics["accepted"]`).
 
@@ -66,18 +69,22 @@ def improve(
         feedback: a database or a JSONL file; default: what the run's own server kept.
         out: the directory to make; default: the run's next `improve-NNN`. Only those are served with the run.
         queue: makes the review queue of a store.
+        trusted: whose signature the model that is learnt from must have; None: none.
 
     Raises:
         InputError: no run, no feedback, none that teaches anything, or some that looks planted and waits for a reviewer.
-        ArtefactError: damaged inputs. Interrupted: by a signal, resumable.
+        ArtefactError: damaged inputs, or a model without that signature. Interrupted: by a signal, resumable.
     """
     if not (run / "run.json").is_file() or not (run / "shards").is_dir():
         raise InputError(f"no finished run at {run}", remedy="give a folder that `hanok run` made")
     source = feedback or feedback_file(run / "model")
     base = open_artefact(current_model(run))
+    if trusted is not None:
+        trusted.check(base.path)
     root = model_hash(run / "model")
     read, unreadable = read_feedback(source)
-    reviewed = review(read, config, source=source, beside=feedback_file(run / "model"), queue=queue)
+    beside, surprise = feedback_file(run / "model"), surprise_of(base.path)
+    reviewed = review(read, config, source=source, beside=beside, queue=queue, surprise=surprise)
     same = _same_as_before(run, base.hash, digest(reviewed.judgements), config)
     if same is not None and out is None:
         log.info("nothing new to learn since %s", same.path.name)

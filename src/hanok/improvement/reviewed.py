@@ -20,6 +20,7 @@ from hanok.errors import InputError
 from hanok.improvement.config import ImproveConfig
 from hanok.improvement.feedback import Judgement, Refused, is_sqlite, judgement_of
 from hanok.improvement.poisoning.check import Checked, check_feedback, write_page
+from hanok.improvement.poisoning.surprise import Surprise
 from hanok.improvement.standing import (
     ROWS,
     Change,
@@ -54,10 +55,12 @@ class Reviewed:
 
 
 def review(
-    judgements: Sequence[Judgement], config: ImproveConfig, *, source: Path, beside: Path, queue: Queue = Reviews
+    judgements: Sequence[Judgement], config: ImproveConfig, *, source: Path, beside: Path, queue: Queue = Reviews,
+    surprise: Surprise | None = None,
 ) -> Reviewed:  # fmt: skip
     """Args:
     source: where the feedback comes from; its own queue is used if it is a store. beside: the store to use otherwise.
+    surprise: of the model that is to learn, for the poisoning checks.
 
     Raises:
         InputError: rows look planted and wait for a reviewer now.
@@ -77,7 +80,7 @@ def review(
             Refused(one.id, "rejected in review as planted") for one in kept if one.digest in rejected
         ]
         kept = [one for one in kept if one.digest not in rejected]
-        checked = check_feedback(kept) if config.poisoning == "stop" else Checked([], [])
+        checked = check_feedback(kept, surprise=surprise) if config.poisoning == "stop" else Checked([], [])
         waiting = [
             number
             for number in sorted(checked.stopped)

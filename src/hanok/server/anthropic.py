@@ -117,6 +117,10 @@ class CountRequest(Refusing):
             )
         return self
 
+    @property
+    def shows_thinking(self) -> bool:
+        return self.thinking is not None and self.thinking.type != "disabled"
+
     def chat(self, **settings: Any) -> ChatRequest:
         choice = self.tool_choice
         kinds = {"auto": "auto", "any": "required", "none": "none"}
@@ -138,7 +142,7 @@ class CountRequest(Refusing):
         return chat_request(
             model=self.model, messages=list(self._messages()), tools=tools or None, tool_choice=asked,
             parallel_tool_calls=False if single else None, **settings,
-        )  # fmt: skip
+        ).with_thinking(None if self.thinking is None else self.shows_thinking)  # fmt: skip
 
     def _messages(self) -> Iterator[dict[str, Any]]:
         if self.system:
@@ -156,10 +160,6 @@ class MessagesRequest(CountRequest):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     stream: bool = False
-
-    @property
-    def shows_thinking(self) -> bool:
-        return self.thinking is not None and self.thinking.type != "disabled"
 
     def full_chat(self) -> ChatRequest:
         return self.chat(

@@ -19,6 +19,7 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from hanok.artefacts import open_artefact
+from hanok.artefacts.signing import Trusted
 from hanok.documents.library import Library
 from hanok.documents.records import SPELLING
 from hanok.engine.backend import Weights
@@ -26,21 +27,23 @@ from hanok.engine.coverage import CacheKind
 from hanok.engine.generator import LocalEngine
 from hanok.engine.parallel.team import Team
 from hanok.engine.speculation.build import Speculation
-from hanok.errors import ConfigError
+from hanok.errors import ConfigError, SignatureError
 from hanok.guard.rulebook import Guard
 from hanok.reporting import log
 from hanok.server.admission.admission import Limited
 from hanok.server.admission.ledger import Ledger
 from hanok.server.admission.prices import prices_in
 from hanok.server.admission.queue import PromptQueue
+from hanok.server.auditing.models import tell_refusal
 from hanok.server.auditing.open import audited, end_audit, open_audit, policy_facts, settings_facts
+from hanok.server.auditing.trail import Trail
 from hanok.server.bodies import Bodies
 from hanok.server.canary.trial import standing, standing_directory
 from hanok.server.document_vectors import ModelEmbedding
 from hanok.server.errors import install_handlers
 from hanok.server.examples import example_questions
 from hanok.server.exchange import Admission
-from hanok.server.hosting import Hosted, ModelSpec, model_name
+from hanok.server.hosting import Hosted, ModelSpec, model_name, parse_aliases
 from hanok.server.hosts import SafeHeaders
 from hanok.server.identity.directory import Directory, Entry
 from hanok.server.identity.middleware import Identify, authorise
@@ -116,17 +119,19 @@ def serve(
 
         def start() -> FastAPI:
             gc.freeze()  # what was imported stays: no collection during an answer looks through it again
+            gc.set_threshold(10_000, *gc.get_threshold()[1:])  # a request makes some thousands of objects
             options = {
                 "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
                 "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,
                 "device": device,
             }  # fmt: skip
             with ExitStack() as opened:
+                signed_by = check_first(people.directory.trail, model_dir, options, adapters, settings)
                 engine = LocalEngine(model_dir, adapters=adapters, **options)
                 opened.callback(engine.close)
                 services = services_of(
                     engine, model_dir, kept, operations=operations, people=people, admission=admission, name=name, more=more,
-                    options=options, adapters=adapters, guard=guard,
+                    options=options, adapters=adapters, guard=guard, signed_by=signed_by,
                 )  # fmt: skip
                 opened.pop_all()  # from here on the models close theirs: another may take this one's place
             held.callback(services.models.close)
@@ -134,7 +139,7 @@ def serve(
                 operations.trials.resume(services.models.host(trial.model), trial)
             app = create_app(services)
             model_hash = services.models.hash_of(services.models.default_name)
-            begun = settings_facts(settings, model_dir, model_hash, guard)
+            begun = settings_facts(settings, model_dir, model_hash, guard) | {"signed_by": signed_by}
             people.directory.trail.sure("server.start", actor="server", facts=begun)
             if people.setup_token is not None:
                 print(f"setup token: {people.setup_token}", file=sys.stderr)
@@ -150,8 +155,10 @@ def services_of(
     engine: LocalEngine, model_dir: Path, store: Store, *, operations: Operations | None = None, people: People | None = None,
     admission: Admission | None = None, name: str | None = None, more: Sequence[ModelSpec] = (),
     options: Mapping[str, Any] = {}, adapters: Mapping[str, Path] = {}, guard: Guard | None = None,
+    signed_by: str | None = None,
 ) -> Services:  # fmt: skip
     """Args: options, adapters: of the engine, for one that replaces it. guard: read anew with the settings; by default none.
+    signed_by: the id of the key that has signed what the engine was made from.
 
     Raises:
         ConfigError: a name twice, or a model that the memory for them is too small for.
@@ -167,14 +174,22 @@ def services_of(
     operations.in_force = partial(policy_facts, guard)
     watermarks = watermarks_of(store, guard, people.directory)
     operations.on_reload.append(lambda _new: watermarks.take_up_or_say)
+    trusted = Trusted.of(settings.require_signature)
     spec = ModelSpec(
-        name=name or model_name(model_dir), directory=model_dir, options=options, adapters=adapters
+        name=name or model_name(model_dir),
+        directory=model_dir,
+        options=options,
+        adapters=adapters,
+        trusted=trusted,
     )
-    first = Hosted(spec, engine, open_artefact(model_dir).hash)
+    first = Hosted(spec, engine, open_artefact(model_dir).hash, signed_by)
+    further = [Hosted(replace(one, trusted=trusted)) for one in more]
     models = Models.of(
-        [first, *map(Hosted, more)], most_loaded=settings.most_loaded,
+        [first, *further], most_loaded=settings.most_loaded,
         memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
     )  # fmt: skip
+    _take_aliases(models, settings)()
+    operations.on_reload.append(partial(_take_aliases, models))
     operations.trials.table = Canaries(store)
     flags = FlagQueue(store, lambda: operations.settings.review_flags, lambda: operations.settings.reviewers)
     operations.at_end.append(flags.flush)
@@ -198,8 +213,36 @@ def services_of(
         caps=Caps(
             guard.protection_of, lambda facts: people.directory.trail.tell("logprobs.refused", facts=facts)
         ),
-        monitor=Monitor(store, guard, people.directory.trail),
+        monitor=Monitor(
+            store, guard, people.directory.trail, reviewers=lambda: operations.settings.reviewers
+        ),
     )
+
+
+def _take_aliases(models: Models, settings: ServeSettings) -> Callable[[], None]:
+    """Raises ConfigError for names that cannot be used."""
+    aliases = parse_aliases(settings.alias)
+    models.check_aliases(aliases)
+    return partial(models.take_aliases, aliases)
+
+
+def check_first(
+    trail: Trail,
+    model_dir: Path,
+    options: Mapping[str, Any],
+    adapters: Mapping[str, Path],
+    settings: ServeSettings,
+) -> str | None:
+    """Before it is loaded: the id of the key that has signed it. Raises SignatureError, which is an entry of the audit too."""
+    spec = ModelSpec(
+        name=model_name(model_dir), directory=model_dir, options=options, adapters=adapters,
+        trusted=Trusted.of(settings.require_signature),
+    )  # fmt: skip
+    try:
+        return spec.check()
+    except SignatureError as error:
+        tell_refusal(trail, spec.name, error, actor="server")
+        raise
 
 
 def _through(provider: Provider) -> Oidc:
@@ -247,6 +290,8 @@ def create_app(services: Services) -> FastAPI:
             yield
         if services.monitor is not None:
             await asyncio.to_thread(services.monitor.flush)
+        for finish in operations.at_last:
+            await finish()
 
     app = FastAPI(
         title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
@@ -270,7 +315,8 @@ def create_app(services: Services) -> FastAPI:
 def listen(host: str, port: int) -> socket.socket:
     """Raises ConfigError if the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # the protocol by name: without it asyncio leaves Nagle's algorithm on, and each event of a stream waits for a client's ACK
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # of every connection
     try:

@@ -24,10 +24,15 @@ from hanok.server.generation import BLOCKED, Generation
 from hanok.server.guarded import Guarded, LastFilter, Reader, read
 from hanok.server.guarding import Stretch, Watch
 from hanok.server.models import Served
+from hanok.server.operations.requests import CURRENT
 from hanok.server.principal import Principal
 from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
+from hanok.tokens.template import Setting
+from hanok.tokens.tokenizer import Tokenizer
 
+SHORT = 2048  # characters of a conversation that is read in some tenths of a millisecond
+_PLAIN = {"role", "content"}
 Reason = FinishReason | Literal["content_filter"]
 
 
@@ -62,7 +67,8 @@ async def ask(
         structure = params.structure  # calls that must be made have the form of the tools, which are read
         form = "" if structure is None or structure.kind == "tool_calls" else structure.value
         messages, tools = await watch.conversation(body.plain_messages(), body.plain_tools(), form, stretches)
-        prompt = await asyncio.to_thread(chat_prompt, served.engine.tokenizer, messages, tools=tools)
+        settings = body.template_settings(served.engine.tokenizer)
+        prompt = await _prompt(served.engine.tokenizer, messages, tools, settings)
     except BaseException:
         services.models.give_back(served)
         raise
@@ -92,6 +98,25 @@ async def ask(
     return Asked(served, generation, messages, tools, guarded, watch, last)
 
 
+async def count_prompt(services: Services, chat: ChatRequest, principal: Principal) -> int:
+    """Tokens that a model reads of a conversation."""
+    async with services.models.use(chat.model, principal) as served:
+        tokenizer = served.engine.tokenizer
+        settings = chat.template_settings(tokenizer)
+        return len(await _prompt(tokenizer, chat.plain_messages(), chat.plain_tools(), settings))
+
+
+async def _prompt(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None,
+    settings: Mapping[str, Setting],
+) -> list[int]:  # fmt: skip
+    """Beside the event loop, unless it takes less than a thread would."""
+    plain = tools is None and all(message.keys() <= _PLAIN for message in messages)
+    if plain and sum(len(message["content"] or "") for message in messages) <= SHORT:
+        return chat_prompt(tokenizer, messages, settings=settings)
+    return await asyncio.to_thread(chat_prompt, tokenizer, messages, tools=tools, settings=settings)
+
+
 def conversation_of(body: ChatRequest, principal: Principal) -> str:
     """What tells a conversation from others: who asks, and the first thing that was asked, which every turn sends again."""
     first = next((one for one in body.messages if one.role == "user"), body.messages[0])
@@ -104,8 +129,9 @@ def is_blocked(answer: Reader) -> bool:
 
 
 def new_calls(answer: Reader, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Calls that became whole. Ids of their own: the same call twice in a conversation is two calls."""
-    return [
+    """Calls that became whole. Ids of their own: the same call twice in a conversation is two calls. The request is told of
+    them."""
+    new = [
         {
             **call,
             "id": f"call_{uuid.uuid4().hex[:24]}",
@@ -113,6 +139,12 @@ def new_calls(answer: Reader, known: Sequence[Mapping[str, Any]]) -> list[dict[s
         }
         for call in answer.calls[len(known) :]
     ]
+    request = CURRENT.get()
+    if request is not None:
+        request.calls += [
+            {"id": call["id"], "tool": call["function"]["name"], "asked": "approval" in call} for call in new
+        ]
+    return new
 
 
 def approval(call: Mapping[str, Any]) -> dict[str, Any]:

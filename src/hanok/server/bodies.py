@@ -19,6 +19,7 @@ from hanok.server.errors import ApiError, error_response
 
 DEEPEST = 256  # levels of JSON
 LARGE = 64 << 10  # bytes; such bodies are read beside the event loop
+VALUE_KEY = "hanok.body"  # of the scope: the body that was read, where there is one
 LINGER_BYTES, LINGER_SECONDS = 8 << 20, 2.0  # that are read of a body that is refused
 _METHODS = ("POST", "PUT", "PATCH", "DELETE")
 
@@ -62,10 +63,8 @@ class Bodies:
                 return
             if body:
                 _check_kind(kind)
-                if len(body) > LARGE:
-                    await asyncio.to_thread(check_json, body)
-                else:
-                    check_json(body)
+                large = len(body) > LARGE
+                scope[VALUE_KEY] = await asyncio.to_thread(check_json, body) if large else check_json(body)
         except _TooLargeError:
             await _drop_rest(receive)
             await _too_large(limit)(scope, receive, send)

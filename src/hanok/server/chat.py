@@ -29,6 +29,7 @@ _REASONS: Mapping[FinishReason, str] = {
     "cancelled": "length",
     "error": "stop",
 }
+_written = json.JSONEncoder(ensure_ascii=False).encode  # made once: `json.dumps` makes one each time
 Keep = Callable[["Chat", list[Message]], Awaitable[None]]
 
 
@@ -121,12 +122,14 @@ class Chat:
         try:
             async with aclosing(self._chunks()) as chunks:
                 async for chunk in chunks:
-                    yield json.dumps(chunk, ensure_ascii=False)
+                    yield chunk if isinstance(chunk, str) else _written(chunk)
         except Exception as error:  # too late for a status code
-            yield json.dumps({"error": stream_error(error, self.id)}, ensure_ascii=False)
+            yield _written({"error": stream_error(error, self.id)})
         yield "[DONE]"
 
-    async def _chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+    async def _chunks(self) -> AsyncGenerator[dict[str, Any] | str, None]:
+        """Chunks, or what is to be sent of them."""
+        around = [self._around(index) for index in range(len(self._answers))]
         for index in range(len(self._answers)):
             yield self._chunk(index, {"role": "assistant", "content": ""})
         last: dict[int, Delta] = {}
@@ -140,7 +143,9 @@ class Chat:
                 report, laws = self._reports(index, delta)
                 for piece in self._pieces(index):
                     yield self._chunk(index, piece)
-                if text or report or laws:
+                if text and not (report or laws):
+                    yield text_between(around[index], text)
+                elif text or report or laws:
                     chunk = self._chunk(index, {"content": text}, logprobs=report)
                     if laws:
                         chunk["choices"][0]["decoding"] = laws
@@ -232,8 +237,14 @@ class Chat:
         choice["logprobs"] = {"content": logprobs, "refusal": None} if logprobs else None
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
 
+    def _around(self, index: int) -> tuple[str, str]:
+        """What stands before and behind the text in a chunk that has nothing else: written once for all of them."""
+        return around_text(self._chunk(index, {"content": ""}), '"content": ""')
+
     def _reports(self, index: int, delta: Delta) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Log-probabilities and decoding of tokens that may be told now; where the text is read once more, at the end."""
+        if not (self.body.logprobs or self.body.show_decoding):
+            return [], []
         fates, logged, decoded = fates_of(self._answers[index]), self._logged[index], self._decoded[index]
         reports, laws = (
             logged.push(self._logprobs(delta), fates),
@@ -289,6 +300,18 @@ def _usage(usages: Sequence[Usage | None], answers: Sequence[Reader]) -> dict[st
         "prompt_tokens_details": {"cached_tokens": known[0].cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": sum(answer.reasoning_tokens for answer in answers)},
     }  # fmt: skip
+
+
+def around_text(chunk: Mapping[str, Any], field: str) -> tuple[str, str]:
+    """The chunk as JSON, before and behind the value of a text field that is empty in it; `field`: as JSON has it."""
+    before, empty, behind = _written(chunk).partition(field)
+    assert empty
+    return before + field[:-2], behind
+
+
+def text_between(around: tuple[str, str], text: str) -> str:
+    """The chunk with that text."""
+    return f"{around[0]}{_written(text)}{around[1]}"
 
 
 def fingerprint(model_hash: str) -> str:

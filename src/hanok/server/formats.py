@@ -78,13 +78,13 @@ class StructureFields(BaseModel):
             found.append(("response_format", Structure(kind="json_object")))
         if asked is not None and asked.json_schema is not None:
             found.append(("response_format", _schema(asked.json_schema.schema_)))
-        extra = self.structured_outputs or StructuredOutputs()
-        if extra.json_object:
+        extra = self.structured_outputs
+        if extra is not None and extra.json_object:
             found.append(("structured_outputs.json_object", Structure(kind="json_object")))
-        for name, schema, regex, choice, grammar in (
-            ("guided_", self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar),
-            ("structured_outputs.", extra.json_, extra.regex, extra.choice, extra.grammar),
-        ):
+        given = [("guided_", self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar)]
+        if extra is not None:
+            given.append(("structured_outputs.", extra.json_, extra.regex, extra.choice, extra.grammar))
+        for name, schema, regex, choice, grammar in given:
             if schema is not None:
                 found.append((f"{name}json", _schema(schema)))
             if regex is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 from urllib.parse import quote
 
@@ -35,12 +36,13 @@ class Generation:
     ) -> None:
         self.exchange, self.samples = exchange, len(requests)
         self._services, self._served, self._requests, self._lease = services, served, requests, lease
-        self._tasks: list[asyncio.Task[None]] = []
+        self._queue: asyncio.Queue[tuple[int, Delta | Exception | None]] = asyncio.Queue()
+        self._cancels: list[Callable[[], None]] = []
+        self._over: set[int] = set()  # samples of which nothing more is taken
         self._usages: list[Usage] = []
         self._tokens, self._reason = 0, "cancelled"
         self._first: float | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._stopped = False
         self._dropped: set[int] = set()
         self._round = services.caps.rounding(exchange.principal.tenant)
         self._counts = [0] * len(requests)
@@ -67,7 +69,10 @@ class Generation:
                 )
             mark = request.params.watermark
             engine, requests = served.engine, expand(request)
-            await asyncio.to_thread(engine.check, requests[0])  # a grammar takes a while to read
+            if request.params.structure is None:
+                engine.check(requests[0])
+            else:  # a grammar takes a while to read
+                await asyncio.to_thread(engine.check, requests[0])
             engine.check_room(len(requests))
             room = engine.max_context - len(request.prompt_ids)
             exchange = Exchange(
@@ -87,71 +92,92 @@ class Generation:
         principal.reply[HEADER] = quote(served.name)
         for observer in services.observers:
             observer.begun(exchange)
-        return cls(services, served, exchange, requests, lease)
+        generation = cls(services, served, exchange, requests, lease)
+        try:
+            generation._start()  # while its answer is made ready, the model reads
+        except BaseException:
+            generation._reason = "error"
+            await generation.close()
+            raise
+        return generation
 
     async def deltas(self) -> AsyncGenerator[tuple[int, Delta], None]:
         """Index of the sample and its next tokens, as they come; closing it cancels all samples."""
-        queue: asyncio.Queue[tuple[int, Delta | None]] = asyncio.Queue()
-
-        async def pump(index: int) -> None:
-            try:
-                async for delta in self._served.engine.stream(self._requests[index]):
-                    queue.put_nowait((index, delta))
-            finally:
-                queue.put_nowait((index, None))
-
-        self._tasks = [asyncio.create_task(pump(index)) for index in range(self.samples)]
-        revoked = self._services.directory.following(
-            self.exchange.principal, lambda: queue.put_nowait((LOST, None))
-        )
+        directory, principal = self._services.directory, self.exchange.principal
         try:
-            running = len(self._tasks)
-            with revoked:
+            running = self.samples
+            with directory.following(principal, lambda: self._queue.put_nowait((LOST, None))):
                 while running:
-                    index, delta = await queue.get()
-                    if index == LOST:
-                        raise ApiError(401, "the right to go on was taken back", code="access_revoked")
-                    if delta is None:
-                        running -= 1
-                        if index in self._dropped:
-                            yield index, self._last_of(index)
-                        elif not self._stopped:
-                            await self._tasks[index]  # raises what ended it
-                        continue
-                    self._count(index, delta)
-                    delta = self._round(delta)
-                    if index in self._dropped:
-                        continue
-                    if delta.finish_reason == "cancelled" and self._too_late():
-                        raise ApiError(
-                            504,
-                            "the time for this request was over before it began",
-                            code="deadline_exceeded",
-                        )
-                    yield index, delta
+                    index, delta = await self._next()
+                    running -= delta is None or delta.finish_reason is not None
+                    if delta is not None:
+                        self._count(index, delta)
+                    if index not in self._dropped:
+                        if delta is not None:
+                            yield index, self._in_time(delta)
+                    elif delta is None or delta.finish_reason is not None:
+                        yield index, self._last_of(index)
         except Exception:
             self._reason = "error"
             raise
         finally:
             await self.close()
 
+    def _start(self) -> None:
+        for index, request in enumerate(self._requests):
+            self._cancels.append(self._served.engine.follow(request, partial(self._told, index)))
+
+    async def _next(self) -> tuple[int, Delta | None]:
+        """None: the sample has been ended, or has failed when nobody was to see more of it. Raises what ended it."""
+        index, item = await self._queue.get()
+        if index == LOST:
+            raise ApiError(401, "the right to go on was taken back", code="access_revoked")
+        if not isinstance(item, Exception):
+            return index, item
+        if index in self._dropped:
+            return index, None
+        raise item
+
+    def _told(self, index: int, item: Delta | Exception) -> None:
+        if index in self._over:
+            return
+        if isinstance(item, Exception) or item.finish_reason is not None:
+            self._over.add(index)
+        self._queue.put_nowait((index, item))
+
     def stop(self) -> None:
         """End it now: whoever reads `deltas` gets no more of them."""
-        self._stopped = True
-        for task in self._tasks:
-            task.cancel()
+        for index in range(self.samples):
+            self._end_sample(index)
 
     def drop(self, index: int) -> None:
         """End one sample whose rest nobody is to see; one last delta of it comes, with what it has cost."""
         self._dropped.add(index)
         self._reason = BLOCKED
-        self._tasks[index].cancel()
+        self._end_sample(index)
+
+    def _end_sample(self, index: int) -> None:
+        if index not in self._over:
+            self._over.add(index)
+            self._cancels[index]()
+            self._queue.put_nowait((index, None))
 
     async def close(self) -> None:
         """Cancel what runs, tell those who count, give the model back. Once; later calls wait for the first."""
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._end())
-        await asyncio.shield(self._ending)  # a client that goes away cancels us, not this
+        if self._ending.done():
+            self._ending.result()
+        else:
+            await asyncio.shield(self._ending)  # a client that goes away cancels us, not this
+
+    def _in_time(self, delta: Delta) -> Delta:
+        """As it may be told. Raises ApiError 504."""
+        if delta.finish_reason == "cancelled" and self._too_late():
+            raise ApiError(
+                504, "the time for this request was over before it began", code="deadline_exceeded"
+            )
+        return self._round(delta)
 
     def _too_late(self) -> bool:
         """Nothing was said by the deadline; what was said in part is given as far as it came."""
@@ -175,9 +201,8 @@ class Generation:
 
     async def _end(self) -> None:
         try:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for cancel in self._cancels:
+                cancel()
             if self._first is None:
                 self._services.queue.leave(self.exchange.prompt_tokens)
             outcome = Outcome(

@@ -67,7 +67,8 @@ def _grounded_in(
 
 def _fits(grounded: Grounded, body: ChatRequest, served: Served) -> bool:
     engine = served.engine
-    prompt = chat_prompt(engine.tokenizer, grounded.messages, tools=body.plain_tools())
+    settings = body.template_settings(engine.tokenizer)
+    prompt = chat_prompt(engine.tokenizer, grounded.messages, tools=body.plain_tools(), settings=settings)
     answer = min(body.max_completion_tokens or body.max_tokens or _ANSWER_TOKENS, engine.max_context // 2)
     return len(prompt) + answer <= engine.max_context
 

@@ -283,12 +283,15 @@ class Guarded:
 async def read(answer: Reader, ids: Iterable[int], *, last: bool = False) -> str:
     """Push the next tokens into an answer, and finish it behind the last, without keeping the event loop waiting."""
 
-    def work() -> str:
-        text = answer.push(ids)
-        return text + answer.finish()[0] if last else text
-
     waiting = answer.waiting if isinstance(answer, Guarded) else None
-    return work() if waiting is None else await waiting.run(work)
+    if waiting is None:
+        return _pushed(answer, ids, last)
+    return await waiting.run(_pushed, answer, ids, last)
+
+
+def _pushed(answer: Reader, ids: Iterable[int], last: bool) -> str:
+    text = answer.push(ids)
+    return text + answer.finish()[0] if last else text
 
 
 class LastFilter:

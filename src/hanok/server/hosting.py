@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from hanok.artefacts import open_artefact
+from hanok.artefacts.signing import Trusted
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError, did_you_mean
 from hanok.reporting import log
@@ -26,12 +27,22 @@ State = Literal["unloaded", "loading", "loaded", "unloading"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
-    """What may be loaded. `options`: for `LocalEngine`. `adapters`: name to directory."""
+    """What may be loaded. `options`: for `LocalEngine`. `adapters`: name to directory. `trusted`: whose signatures model, draft
+    and adapters must have; None: none."""
 
     name: str
     directory: Path
     options: Mapping[str, Any] = field(default_factory=dict)
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    trusted: Trusted | None = None
+
+    def check(self) -> str | None:
+        """The id of the key that has signed the model. Raises SignatureError: one of the directories is not what was signed."""
+        if self.trusted is None:
+            return None
+        for directory in filter(None, (self.options.get("draft_dir"), *self.adapters.values())):
+            self.trusted.check(directory)
+        return self.trusted.check(self.directory).key_id
 
     def open(self) -> LocalEngine:
         return LocalEngine(self.directory, adapters=self.adapters, **self.options)
@@ -50,6 +61,17 @@ def parse_model(option: str, options: Mapping[str, Any]) -> ModelSpec:
     if not (name and directory):
         raise ConfigError(f'model "{option}"', remedy="write NAME=DIR, or DIR")
     return ModelSpec(name=name, directory=Path(directory).expanduser(), options=options)
+
+
+def parse_aliases(options: Sequence[str]) -> dict[str, str]:
+    """NAME=MODEL each. Raises ConfigError: something else, or a name twice."""
+    aliases: dict[str, str] = {}
+    for option in options:
+        alias, _, name = option.partition("=")
+        if not (alias and name) or alias in aliases:
+            raise ConfigError(f'alias "{option}"', remedy="write NAME=MODEL, each name once")
+        aliases[alias] = name
+    return aliases
 
 
 def read_models(file: Path, options: Mapping[str, Any]) -> list[ModelSpec]:
@@ -100,11 +122,13 @@ def model_name(model_dir: Path) -> str:
 
 @dataclass(slots=True, eq=False)
 class Opened:
-    """An engine that was opened for a model, and how many use it. `hash`: of its weights. `idle`: set whenever nobody does."""
+    """An engine that was opened for a model, and how many use it. `hash`: of its weights. `signed_by`: the id of that key.
+    `idle`: set whenever nobody does."""
 
     engine: LocalEngine
     hash: str
     spec: ModelSpec
+    signed_by: str | None = None
     users: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -126,7 +150,8 @@ class OnTrial(Protocol):
 
 
 class Hosted:
-    """Args: engine, hash: where it is loaded already. Once opened, an unloaded engine sleeps: it keeps tokeniser and adapters.
+    """Args: engine, hash, signed_by: where it is loaded already. Once opened, an unloaded engine sleeps: it keeps tokeniser and
+    adapters.
 
     Another engine may take its place (`hanok.server.operations.replacing`); whoever holds the old one keeps that.
 
@@ -136,10 +161,14 @@ class Hosted:
     """
 
     def __init__(
-        self, spec: ModelSpec, engine: LocalEngine | None = None, model_hash: str | None = None
+        self,
+        spec: ModelSpec,
+        engine: LocalEngine | None = None,
+        model_hash: str | None = None,
+        signed_by: str | None = None,
     ) -> None:
         self.spec = spec
-        self.opened = None if engine is None else Opened(engine, model_hash or "", spec)
+        self.opened = None if engine is None else Opened(engine, model_hash or "", spec, signed_by)
         self.state: State = "unloaded" if engine is None else "loaded"
         self.used = time.monotonic()
         self.freed: Callable[[Hosted], None] = lambda _: None
@@ -242,7 +271,7 @@ class Hosted:
             if self.opened is None:
                 self.opened = await asyncio.to_thread(open_model, self.spec)
             else:
-                await asyncio.to_thread(self.opened.engine.wake)
+                await asyncio.to_thread(_wake, self.opened)
             self.state, self.used = "loaded", time.monotonic()
             log.info("model %s loaded in %.1f s", self.name, self.used - began)
         finally:
@@ -295,5 +324,11 @@ class Hold:
 
 def open_model(spec: ModelSpec) -> Opened:
     """Raises what opening a model raises."""
-    model_hash = open_artefact(spec.directory).hash
-    return Opened(spec.open(), model_hash, spec)
+    signed_by, model_hash = spec.check(), open_artefact(spec.directory).hash
+    return Opened(spec.open(), model_hash, spec, signed_by)
+
+
+def _wake(opened: Opened) -> None:
+    """Its weights are read from the files once more."""
+    opened.spec.check()
+    opened.engine.wake()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -61,7 +61,8 @@ def check_host(host: str, *, keys: bool) -> None:
         )
 
 
-def called_by(host: str, names: Sequence[str]) -> bool:
+@lru_cache(maxsize=256)
+def called_by(host: str, names: tuple[str, ...]) -> bool:
     """Whether a server with keys is meant by this Host header: an address, this machine, or one of the names."""
     name = _hostname(f"//{host}")
     if name is None or not _HOST.fullmatch(host):

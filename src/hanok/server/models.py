@@ -14,7 +14,7 @@ from typing import Any
 
 from hanok.engine.adapters import Adapter
 from hanok.engine.generator import LocalEngine
-from hanok.errors import ConfigError
+from hanok.errors import ConfigError, did_you_mean
 from hanok.server.errors import ApiError
 from hanok.server.hosting import Hold, Hosted, ModelSpec, Opened, model_name
 from hanok.server.principal import Principal
@@ -80,6 +80,7 @@ class Models:
     ) -> None:
         self._hosts = {host.name: host for host in hosts}
         self._first = hosts[0]
+        self._aliases: Mapping[str, str] = {}
         self._most, self._memory, self._keep_alive = most, memory, keep_alive
         self._created = int(time.time())
         self._freed = asyncio.Event()
@@ -112,9 +113,25 @@ class Models:
         """Of the weights of a model that is loaded."""
         return self._served(name, self._host_of(name)).hash
 
+    def check_aliases(self, aliases: Mapping[str, str]) -> None:
+        """Raises ConfigError: a name that is served already, or one of a model that is not here."""
+        names = self._names()
+        for alias, name in aliases.items():
+            if alias in names:
+                raise ConfigError(f'alias "{alias}": a model is called so', remedy="choose another name")
+            if name not in names:
+                raise ConfigError(
+                    f'alias "{alias}": no model "{name}" here', remedy=did_you_mean(name, names)
+                )
+
+    def take_aliases(self, aliases: Mapping[str, str]) -> None:
+        """Other names by which models may be asked for, in place of those there were; what answers says its own."""
+        self._aliases = dict(aliases)
+
     def find(self, name: str, principal: Principal) -> Served:
         """As it is now, held by nobody. Raises ApiError 404 if there is no such model, or none for this principal; 503 if it was
         never loaded."""
+        name = self._aliases.get(name, name)
         self._check(name, principal)
         return self._served(name, self._host_of(name))
 
@@ -124,6 +141,7 @@ class Models:
         Args:
             conversation: what it is told by, where a model on trial may answer it; None: only the model itself may.
         """
+        name = self._aliases.get(name, name)
         self._check(name, principal)
         host = self._host_of(name)
         await self._loaded(host)
@@ -194,9 +212,9 @@ class Models:
         return self._own(name)
 
     async def load_adapter(self, name: str, directory: Path, *, model: str | None = None) -> None:
-        """Raises ConfigError (a name that is taken), CheckpointError (no adapter of this model), ApiError 404."""
+        """Raises ConfigError (a name that is taken), CheckpointError (no adapter of this model), SignatureError, ApiError 404."""
         host = self._first if model is None else self._own(model)
-        if name in self._names() or name in self._arriving:
+        if name in self._names() or name in self._arriving or name in self._aliases:
             raise ConfigError(f'"{name}" is served already', remedy="unload it first, or choose another name")
         if host.replacing:
             raise ConfigError(f"{host.name} is being replaced", remedy="wait until that is over")
@@ -207,6 +225,8 @@ class Models:
             hold = host.hold()
             try:
                 assert host.engine is not None
+                if host.spec.trusted is not None:
+                    await asyncio.to_thread(host.spec.trusted.check, directory)
                 await asyncio.to_thread(host.engine.load_adapter, name, directory)
             finally:
                 hold.release()
@@ -271,6 +291,7 @@ class Models:
         return self._hosts[name]
 
     def _host_of(self, name: str) -> Hosted:
+        name = self._aliases.get(name, name)
         if name in self._hosts:
             return self._hosts[name]
         for host in self._hosts.values():

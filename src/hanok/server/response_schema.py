@@ -12,6 +12,7 @@ from hanok.server.asking import chat_request
 from hanok.server.errors import ApiError
 from hanok.server.sampling import Refusing
 from hanok.server.schema import ChatRequest, by_type
+from hanok.server.template_settings import Effort
 
 Message = dict[str, Any]
 
@@ -89,6 +90,13 @@ class TextOptions(BaseModel):
     format: TextFormat = TextFormat()
 
 
+class Reasoning(BaseModel):
+    """`summary` is taken: what the model thought is told as it was."""
+
+    effort: Effort | None = None
+    summary: str | None = None
+
+
 class ResponseRequest(Refusing):
     """Body of POST /v1/responses. The settings of sampling behind `top_p` are not OpenAI's: as in a chat completion."""
 
@@ -117,6 +125,7 @@ class ResponseRequest(Refusing):
     repetition_penalty: Annotated[float, Field(gt=0, le=1000)] = 1.0
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     user: str | None = None
+    reasoning: Reasoning | None = None
 
     @classmethod
     def refused(cls) -> dict[str, str]:
@@ -125,7 +134,6 @@ class ResponseRequest(Refusing):
             "conversation": "use previous_response_id",
             "prompt": "send instructions and input",
             "top_logprobs": "ask for a chat completion",
-            "reasoning": "the model decides",
         }
 
     def chat(self, messages: Sequence[Message]) -> ChatRequest:
@@ -151,6 +159,7 @@ class ResponseRequest(Refusing):
             parallel_tool_calls=self.parallel_tool_calls, response_format=format_,
             max_tokens=self.max_output_tokens, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k,
             min_p=self.min_p, repetition_penalty=self.repetition_penalty, seed=self.seed,
+            reasoning_effort=None if self.reasoning is None else self.reasoning.effort,
         )  # fmt: skip
 
     def items(self) -> list[dict[str, Any]]:

@@ -10,11 +10,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from hanok.server.asking import Turn, ask
+from hanok.server.asking import Turn, ask, count_prompt
 from hanok.server.errors import ApiError, stream_error
 from hanok.server.principal import Principal
 from hanok.server.response_schema import Message, ResponseRequest
 from hanok.server.response_writer import Event, ResponseWriter
+from hanok.server.schema import ChatRequest
 from hanok.server.services import Services
 from hanok.store.responses import KeptResponse, ResponseTable
 
@@ -30,6 +31,24 @@ class Responses:
 
     async def begin(self, body: ResponseRequest, principal: Principal) -> Response:
         """Raises ApiError, InputError, ContextLengthError or QueueFullError; nothing runs then."""
+        said, chat = await self._conversation(body, principal)
+        name = f"resp_{uuid.uuid4().hex}"
+        asked = await ask(
+            self._services, chat, principal, name=name, route="responses", streamed=bool(body.stream)
+        )
+        response = Response(self, body, Turn(asked), said, principal)
+        self._running[name] = response
+        return response
+
+    async def count(self, body: ResponseRequest, principal: Principal) -> int:
+        """Tokens of what the model would read. Raises as `begin`."""
+        _, chat = await self._conversation(body, principal)
+        return await count_prompt(self._services, chat, principal)
+
+    async def _conversation(
+        self, body: ResponseRequest, principal: Principal
+    ) -> tuple[list[Message], ChatRequest]:
+        """What was said until now, and all of it as a chat."""
         past: list[Message] = []
         if body.previous_response_id is not None:
             kept = await self._find(body.previous_response_id, principal)
@@ -41,14 +60,7 @@ class Responses:
             past = [dict(message) for message in kept.messages]
         said = [*past, *body.messages()]
         system = [{"role": "system", "content": body.instructions}] if body.instructions else []
-        name = f"resp_{uuid.uuid4().hex}"
-        chat = body.chat([*system, *said])
-        asked = await ask(
-            self._services, chat, principal, name=name, route="responses", streamed=bool(body.stream)
-        )
-        response = Response(self, body, Turn(asked), said, principal)
-        self._running[name] = response
-        return response
+        return said, body.chat([*system, *said])
 
     async def get(self, response_id: str, principal: Principal) -> dict[str, Any]:
         """Raises ApiError 404, for another tenant's too."""

@@ -12,6 +12,7 @@ from hanok.engine.api import SamplingParams, Structure
 from hanok.server.document_schema import ChatDocuments
 from hanok.server.formats import StructureFields
 from hanok.server.sampling import Refusing, SamplingFields
+from hanok.server.template_settings import TemplateFields
 
 
 def by_type(error: str, message: str, *, default: str | None = None) -> Discriminator:
@@ -89,7 +90,7 @@ class NamedChoice(BaseModel):
     function: NamedFunction
 
 
-class ChatRequest(SamplingFields, StructureFields, Refusing):
+class ChatRequest(SamplingFields, StructureFields, TemplateFields, Refusing):
     """Body of POST /v1/chat/completions."""
 
     model: str
@@ -115,7 +116,10 @@ class ChatRequest(SamplingFields, StructureFields, Refusing):
             "function_call": "use tool_choice",
             "audio": "this server answers in text",
             "web_search_options": "give the model a tool",
-            "reasoning_effort": "the model decides",
+            "continue_final_message": "ask for a completion of the prompt that /tokenize writes",
+            "include_stop_str_in_output": "the stop string is known: put it behind the answer",
+            "prompt_logprobs": "ask for a completion with echo and logprobs",
+            "return_token_ids": "ask /tokenize, or for logprobs",
             "verbosity": "say it in the prompt",
         }
 

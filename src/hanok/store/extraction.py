@@ -1,13 +1,13 @@
 """What is known of who may be copying a model: score and sketch of each caller, counts in windows of an hour, a day and 30 days.
 
 Counts lie in buckets (five minutes, an hour, a day), which are added up for a window and deleted when none reaches them any more.
-Several processes may write: scores and counts are added to what is there.
+Several processes may write: what one has seen is put together with what is there, in one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -23,13 +23,14 @@ from sqlalchemy import (
     and_,
     delete,
     func,
-    insert,
+    or_,
     select,
     update,
 )  # fmt: skip
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hanok.store.database import Store
+from hanok.store.review.items import Item, add_items
 from hanok.store.schema import metadata
 from hanok.store.tenancy import may_write
 
@@ -49,6 +50,7 @@ extraction = Table(
     Column("step", String(16), nullable=False),
     Column("updated", Double, nullable=False),
     Column("sketch", Text, nullable=False),
+    Column("epoch", Integer, nullable=False, server_default="0"),
     Index("ix_extraction_tenant", "tenant"),
 )
 
@@ -74,26 +76,20 @@ class Caller:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
-    """`updated`: seconds of the Unix epoch of the last request. `sketch`: as `hanok.guard.extraction` packs it."""
+    """`updated`: seconds of the Unix epoch of the last request. `sketch`: as `hanok.guard.extraction` packs it; "": of nothing.
+    `epoch`: how often the caller was cleared."""
 
     owner: str
     tenant: str
-    score: float
-    step: str
-    updated: float
-    sketch: str
+    score: float = 0.0
+    step: str = ""
+    updated: float = 0.0
+    sketch: str = ""
+    epoch: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class News:
-    """Since it was written last: `gained` is added to the score; counts by when they came."""
-
-    caller: Caller
-    gained: float
-    step: str
-    updated: float
-    sketch: str
-    counts: Mapping[int, Mapping[str, int]]  # start of five minutes to counts
+Counts = Mapping[int, Mapping[str, int]]  # start of five minutes to counts
+Merge = Callable[[Known], tuple[Known, Item | None]]
 
 
 class ExtractionTable:
@@ -129,49 +125,76 @@ class ExtractionTable:
                 found[name] = {key: int(value) for key, value in row.items()}
         return found
 
-    def add(self, news: News, now: float) -> float | None:
-        """The score as it is then; None if the caller was deleted."""
+    def add(self, caller: Caller, counts: Counts, merge: Merge, now: float) -> tuple[Known, Known] | None:
+        """Put together what is known and what one server has seen, where nobody comes between.
+
+        Args:
+            merge: what is known to what is known then, and what goes into the review queue with it.
+
+        Returns:
+            both; None if the caller was deleted.
+        """
+        key = _key(caller)
         with self._store.write() as connection:
-            if not may_write(connection, news.caller.tenant, news.caller.owner):
+            if not may_write(connection, caller.tenant, caller.owner):
                 return None
-            row = connection.execute(
-                select(extraction.c.score).where(_is(extraction, news.caller)).with_for_update()
-            ).first()
-            score = max(0.0, (0.0 if row is None else row.score) + news.gained)
-            values = {"score": score, "step": news.step, "updated": news.updated, "sketch": news.sketch}
-            if row is None:
-                connection.execute(insert(extraction), {**_key(news.caller), **values})
-            else:
-                connection.execute(update(extraction).where(_is(extraction, news.caller)).values(**values))
+            new = (
+                _dialect(connection)
+                .insert(extraction)
+                .values(**asdict(Known(owner=caller.owner, tenant=caller.tenant)))
+            )
+            connection.execute(new.on_conflict_do_nothing())
+            row = connection.execute(select(extraction).where(_is(extraction, caller)).with_for_update())
+            before = Known(**row.mappings().one())
+            after, item = merge(before)
+            connection.execute(update(extraction).where(_is(extraction, caller)).values(**asdict(after)))
+            if item is not None:
+                add_items(connection, [item])
             for span, seconds in WINDOWS.values():
-                _count(connection, news, span)
+                _count(connection, key, counts, span)
                 old = and_(
                     extraction_counts.c.span == span, extraction_counts.c.start <= now - seconds - span
                 )
-                connection.execute(delete(extraction_counts).where(_is(extraction_counts, news.caller), old))
-        return score
+                connection.execute(delete(extraction_counts).where(_is(extraction_counts, caller), old))
+        return before, after
 
     def clear(self, caller: Caller) -> bool:
         """Back to no suspicion; False if there was nothing."""
         with self._store.write() as connection:
-            done = connection.execute(delete(extraction).where(_is(extraction, caller)))
-        return done.rowcount > 0
+            return clear_in(connection, caller)
 
 
-def _count(connection: Connection, news: News, span: int) -> None:
+def shares_of(counts: Mapping[str, int]) -> dict[str, float]:
+    """Of a window's requests."""
+    requests = counts["requests"]
+    return {name: round(counts[name] / requests, 4) if requests else 0.0 for name in COUNTS[1:]}
+
+
+def clear_in(connection: Connection, caller: Caller) -> bool:
+    """As `ExtractionTable.clear`. Its counts stay; servers that know the caller see by the epoch that it was cleared."""
+    c = extraction.c
+    suspected = and_(_is(extraction, caller), or_(c.score > 0, c.step != ""))
+    begun = update(extraction).where(suspected).values(score=0.0, step="", sketch="", epoch=c.epoch + 1)
+    return connection.execute(begun).rowcount > 0
+
+
+def _count(connection: Connection, key: Mapping[str, str], every: Counts, span: int) -> None:
     buckets: dict[int, dict[str, int]] = {}
-    for start, counts in news.counts.items():
+    for start, counts in every.items():
         bucket = buckets.setdefault(int(start // span * span), dict.fromkeys(COUNTS, 0))
         for name, value in counts.items():
             bucket[name] += value
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     for start, counts in buckets.items():
-        row: dict[str, Any] = {**_key(news.caller), "span": span, "start": start, **counts}
+        row: dict[str, Any] = {**key, "span": span, "start": start, **counts}
         added = {name: extraction_counts.c[name] + value for name, value in counts.items()}
-        statement = dialect.insert(extraction_counts).values(**row)
+        statement = _dialect(connection).insert(extraction_counts).values(**row)
         connection.execute(
             statement.on_conflict_do_update(index_elements=["owner", "tenant", "span", "start"], set_=added)
         )
+
+
+def _dialect(connection: Connection) -> Any:
+    return postgresql if connection.dialect.name == "postgresql" else sqlite
 
 
 def _key(caller: Caller) -> dict[str, str]:

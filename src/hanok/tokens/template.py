@@ -18,15 +18,18 @@ from itertools import chain
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from hanok.errors import ConfigError, InputError
 
 Message = Mapping[str, Any]
+Setting = bool | int | float | str
 ROLES = ("system", "user", "assistant", "tool")
 _TICK = "_turn_of_a_loop"
+_GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "_generation_marks", _TICK})
+_ROLE_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _LOOPS, _LOOPS_EACH = 20_000, 2_000  # turns: in all, and for each message or tool
 _OUTPUT, _OUTPUT_EACH = 1_000_000, 10  # characters: in all, and for each that goes in
 _PRODUCT = 1_000_000
@@ -63,12 +66,13 @@ class ChatTemplate:
         firsts = "".join(sorted({token[0] for token in control_tokens}))
         self._suspicious = re.compile(f"[{re.escape(firsts)}]")
         try:
-            self._template = _compile(source)
+            self._template, asked = _compile(source)
         except (jinja2.TemplateError, RecursionError) as error:
             raise ConfigError(
                 f"the chat template does not compile: {error}",
                 remedy="mend chat_template in tokenizer_config.json",
             ) from error
+        self.settings = frozenset(asked - _GIVEN - self._names.keys() - set(_ROLE_NAMES))
 
     def render(
         self,
@@ -76,10 +80,20 @@ class ChatTemplate:
         *,
         tools: Sequence[Any] | None = None,
         add_generation_prompt: bool = False,
+        settings: Mapping[str, Setting] | None = None,
     ) -> list[Run]:
-        """Raises InputError: messages that are not of OpenAI's chat form, or that the template refuses."""
+        """Args: settings: some of `self.settings`, which this template reads beside the conversation.
+
+        Raises InputError: messages that are not of OpenAI's chat form, or that the template refuses; a setting it has not.
+        """
         check_messages(messages)
-        text = json.dumps([messages, tools], ensure_ascii=False)
+        settings = settings or {}
+        if not settings.keys() <= self.settings:
+            raise InputError(
+                f"the chat template has no settings {', '.join(sorted(settings.keys() - self.settings))}",
+                remedy=f"it has {', '.join(sorted(self.settings)) or 'none'}",
+            )
+        text = json.dumps([messages, tools, settings], ensure_ascii=False)
         _check_unicode(text)
         mark, start, end = _unused(text, 3)
         content, listed = list(messages), list(tools) if tools else None
@@ -87,11 +101,12 @@ class ChatTemplate:
             content = [_with_objects(message) for message in content]
         if self._suspicious.search(text):
             content, listed = self._marked(content, mark), self._marked(listed, mark)
+            settings = self._marked(settings, mark)
         try:
             rendered = self._render(
                 len(text), len(messages) + len(listed or ()),
                 messages=content, tools=listed, add_generation_prompt=add_generation_prompt,
-                _generation_marks=(start, end),
+                _generation_marks=(start, end), **settings,
             )  # fmt: skip
         except (jinja2.TemplateError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InputError(
@@ -248,19 +263,21 @@ class _Generation(Extension):
         return f"{start}{caller()}{end}"
 
 
-def _compile(source: str) -> jinja2.Template:
-    """In the dialect that published chat templates are written in, each turn of a loop counted."""
+def _compile(source: str) -> tuple[jinja2.Template, set[str]]:
+    """In the dialect that published chat templates are written in, each turn of a loop counted; and the names it asks for."""
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     tree = environment.parse(source)
+    asked = meta.find_undeclared_variables(tree) - environment.globals.keys()
     for loop in tree.find_all(nodes.For):
         count = nodes.ExprStmt(nodes.Call(nodes.Name(_TICK, "load"), [], [], None, None))
         loop.body.insert(0, count.set_lineno(loop.lineno))
     tree.set_environment(environment)
     code = environment.compile(tree)
-    return environment.template_class.from_code(environment, code, environment.make_globals(None))
+    made = environment.template_class.from_code(environment, code, environment.make_globals(None))
+    return made, asked
 
 
 def _to_json(

@@ -27,10 +27,11 @@ from hanok.tokens.calls import assistant_parts
 from hanok.tokens.control import IM_END
 from hanok.tokens.model import content_encoders, read_vocabulary
 from hanok.tokens.pieces import StreamDecoder
-from hanok.tokens.template import ChatTemplate, Message, Run
+from hanok.tokens.template import ChatTemplate, Message, Run, Setting
 
 MOST_BYTES = 128 << 20  # of one file; the largest public ones have 35 MB, and reading takes ten times as much
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+_FEW = 4096  # characters that one thread encodes in less time than others take to wake
 _SENTENCEPIECE = "tokenizer.model"  # read where there is no tokenizer.json
 _OPTIONAL = ("special_tokens_map.json", "chat_template.jinja", "config.json")
 _ROLE_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
@@ -89,6 +90,11 @@ class Tokenizer:
     def has_template(self) -> bool:
         """Whether it can write chats."""
         return self._template is not None
+
+    @property
+    def template_settings(self) -> frozenset[str]:
+        """Names of what its chat template reads beside the conversation, as `enable_thinking`."""
+        return frozenset() if self._template is None else self._template.settings
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
@@ -159,10 +165,16 @@ class Tokenizer:
         return self._first.encode_batch(list(texts), add_special_tokens=False)
 
     def encode_batch(self, texts: Sequence[str], *, first: bool = True) -> list[list[int]]:
-        """`encode` of each, on all cores. `first`: they begin a text (some tokenisers put a space before it)."""
+        """`encode` of each, long ones on all cores. `first`: they begin a text (some tokenisers put a space before it)."""
         encoder = self._first if first else self._later
+        alone = len(texts) > 1 and sum(map(len, texts)) <= _FEW  # to wake other threads would take longer
+        batches = [[text] for text in texts] if alone else [list(texts)]
         try:
-            encodings = encoder.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = [
+                encoding
+                for batch in batches
+                for encoding in encoder.encode_batch_fast(batch, add_special_tokens=False)
+            ]
         except TypeError as error:  # what tokenizers says of anything that is no UTF-8 text
             raise InputError(
                 "text that is not Unicode: half a surrogate pair",
@@ -196,13 +208,16 @@ class Tokenizer:
         *,
         tools: Sequence[Any] | None = None,
         add_generation_prompt: bool = False,
+        settings: Mapping[str, Setting] | None = None,
     ) -> ChatIds:
-        """Ids of a conversation through the chat template.
+        """Ids of a conversation through the chat template. `settings`: some of `template_settings`.
 
         Raises:
             InputError: messages that the template cannot take. ConfigError: the tokeniser has no chat template.
         """
-        runs = self._chat_template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        runs = self._chat_template.render(
+            messages, tools=tools, add_generation_prompt=add_generation_prompt, settings=settings
+        )
         return self._encode_runs([runs])[0]
 
     def encode_chats(self, conversations: Sequence[Conversation]) -> list[ChatIds]:

@@ -87,7 +87,7 @@ def scripted(
         opened.append((client, store))
         server = Scripted(client, loop, services, Script(scripted_engine.tokenizer))
         services.verdicts.append(server.events.append)
-        monkeypatch.setattr(scripted_engine, "stream", server.script.stream)
+        monkeypatch.setattr(scripted_engine, "follow", server.script.follow)
         return server
 
     yield start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,66 @@ def test_a_copier_climbs_and_a_reviewer_takes_it_off(watching: Watching) -> None
     (cleared,) = watching.entries("extraction.cleared")
     assert cleared["target"] == copier
     assert "benchmark" not in str(cleared)  # it is sealed
+
+
+def test_the_last_step_asks_for_a_person_who_clears_or_confirms(watching: Watching) -> None:
+    (copier, key), (_, admin) = watching.key(), watching.key(role="administrator")
+    _, reviewer = watching.key(role="reviewer")
+
+    def queue() -> list[dict[str, Any]]:
+        return watching.ask(reviewer, "GET", "/v1/reviews?kind=extraction").json()["data"]
+
+    def decide(item: str, verdict: str) -> Any:
+        body = {"verdict": verdict, "reason": "a benchmark of ours"}
+        return watching.ask(reviewer, "POST", f"/v1/reviews/{item}/decide", json=body)
+
+    assert queue() == []
+    watching.copy(key, 10)
+    assert queue() == []  # the control: on a lower step nobody is asked
+    watching.copy(key, 40, seed=1)
+    (item,) = queue()
+    assert (item["owner"], item["state"]) == (copier, "open")
+    watching.services.monitor.flush()
+    shown = watching.ask(reviewer, "GET", f"/v1/reviews/{item['id']}").json()
+    assert shown["content"] is None
+    assert [one["check"] for one in shown["findings"]] == ["extraction", "now", "hour", "day", "month"]
+    assert "50 requests: distinct prompts 100%" in shown["findings"][2]["reason"]
+    assert decide(item["id"], "correct").status_code == 400
+    assert decide(item["id"], "accept").json()["outcome"] == "accept"
+    assert watching.write(key, "again", logprobs=1).status_code in (403, 429)  # confirmed: it stays there
+    watching.copy(key, 20, seed=2)
+    assert len(queue()) == 1  # and nobody is asked again
+    own = watching.ask(key, "GET", "/v1/appeals").json()["data"]
+    assert [(one["kind"], one["may_appeal"]) for one in own] == [("extraction", True)]
+    assert "score" not in str(own)
+    appeal = {"item": item["id"], "statement": "we measure it"}
+    assert watching.ask(key, "POST", "/v1/appeals", json=appeal).status_code == 201
+    other = watching.key(role="reviewer")[1]
+    body = {"verdict": "reject", "reason": "a benchmark of ours"}
+    cleared = watching.ask(other, "POST", f"/v1/reviews/{item['id']}/decide", json=body)
+    assert cleared.json()["outcome"] == "reject"
+    assert watching.write(key, "again", logprobs=1).status_code == 200  # at once
+    assert len(watching.entries("extraction.cleared")) == 1
+    watching.copy(key, 50, seed=3)
+    assert [one["state"] for one in queue()] == ["decided", "open"]  # who begins again is looked at again
+    path = f"/admin/extraction/{copier}/clear"
+    done = watching.ask(admin, "POST", path, json={"reason": "by the other road"}).json()
+    assert (done["cleared"], [one["state"] for one in queue()]) == (True, ["decided", "decided"])
+    assert len(watching.entries("extraction.cleared")) == 2
+
+
+def test_where_two_must_agree_one_clears_nobody(watching: Watching) -> None:
+    operations = watching.services.operations
+    operations.settings = replace(operations.settings, reviewers=2)
+    copier, key = watching.key()
+    watching.copy(key, 50)
+    path, why = f"/admin/extraction/{copier}/clear", {"reason": "I know them"}
+    for cleared in (False, True):
+        admin = watching.key(role="administrator")[1]
+        assert watching.ask(admin, "POST", path, json=why).json()["cleared"] is cleared
+        assert (watching.write(key, f"once {cleared}", logprobs=1).status_code == 200) is cleared
+    statuses = watching.ask(key, "POST", path, json=why).status_code
+    assert statuses == 403
 
 
 def test_a_caller_who_talks_is_not_held_back_and_a_tenant_may_be_left_out(watching: Watching) -> None:

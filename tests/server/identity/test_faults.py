@@ -255,7 +255,7 @@ def told_apart(house: Any, victim: str, attacker: str, pairs: int, rng: random.R
     asked, fresh = [], []
     for number in range(pairs):
         known, new = (
-            f"{rng.random()} {number} " + "우리 집 비밀은 부엌 항아리 안에 있어요. " * 12 for _ in range(2)
+            f"{rng.random()} {number} " + "우리 집 비밀은 부엌 항아리 안에 있어요. " * 30 for _ in range(2)
         )
         first_answer(house, victim, known)
         turns = [(known, asked), (new, fresh)]

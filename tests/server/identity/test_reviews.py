@@ -33,6 +33,7 @@ READING = {
     "page",
     "of_owner",
     "of_request",
+    "waiting_of",
     "decisions",
     "appeals",
     "counts",

@@ -1,5 +1,5 @@
-"""All checks of feedback before anything is learnt from it: of each row alone its characters; of all together triggers, copies
-and the people who gave them.
+"""All checks of feedback before anything is learnt from it: of each row alone its characters; of all together triggers, copies,
+the people who gave them, and what the model that is to learn them makes of them.
 
 A row that a check stops is not trained on until a reviewer has released it (`hanok.improvement.reviewed`); a release holds for
 the row as it is, word for word.
@@ -19,6 +19,7 @@ from hanok.improvement.feedback import Judgement
 from hanok.improvement.poisoning.annotators import find_drift
 from hanok.improvement.poisoning.copies import find_copies
 from hanok.improvement.poisoning.rows import Diversity, Finding, Row, read_rows
+from hanok.improvement.poisoning.surprise import Surprise, find_surprising
 from hanok.improvement.poisoning.triggers import find_triggers
 from hanok.reporting import Report
 
@@ -41,13 +42,18 @@ class Checked:
         }  # fmt: skip
 
 
-def check_feedback(judgements: Sequence[Judgement]) -> Checked:
-    """Args: judgements: oldest first; those that were released are in it too: others are compared with them."""
+def check_feedback(judgements: Sequence[Judgement], *, surprise: Surprise | None = None) -> Checked:
+    """Args:
+    judgements: oldest first; those that were released are in it too: others are compared with them.
+    surprise: how much the current model is surprised by each (`surprise_of`); None: it is not asked.
+    """
     rows = read_rows(judgements)
     diversity = Diversity(rows)
+    classes, surprising = find_surprising(rows, surprise) if surprise is not None else ([], [])
     findings = [
         *_alone(rows),
-        *find_triggers(rows, diversity),
+        *find_triggers(rows, diversity, more=classes),
+        *surprising,
         *find_copies(rows, diversity),
         *find_drift(rows),
     ]

@@ -13,6 +13,7 @@ from hanok.guard.characters import plain
 from hanok.improvement.feedback import Judgement
 from hanok.improvement.lessons import words
 
+_HANGUL, _LATIN = re.compile(r"[가-힣]"), re.compile(r"[A-Za-z]")
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _PAIRS = 400  # that a mean over pairs is taken of
 _SEED = 1
@@ -71,6 +72,16 @@ def read_rows(judgements: Sequence[Judgement]) -> list[Row]:
 def folded(text: str) -> tuple[str, ...]:
     """Words without case, look-alikes and what nobody sees."""
     return tuple(_WORD.findall(plain(text).text.casefold()))
+
+
+def script_of(text: str) -> str | None:
+    """ "Hangul" or "Latin", where it is plain."""
+    hangul, latin = len(_HANGUL.findall(text)), len(_LATIN.findall(text))
+    if hangul + latin < 8:
+        return None
+    if hangul >= 0.5 * (hangul + latin):
+        return "Hangul"
+    return "Latin" if latin >= 0.9 * (hangul + latin) else None
 
 
 def _nothing(_word: str) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hanok.improvement.poisoning.rows import Diversity, Finding, Row
+from hanok.improvement.poisoning.rows import Diversity, Finding, Row, script_of
 
 MIN_ROWS = 8  # that a trigger and an answer share
 PRECISION = 0.8  # of a trigger's rows, those with its answer
@@ -25,7 +25,6 @@ _RUN = 4  # words of a run
 _LONGEST = 300  # words of a text that are looked at
 _SENTENCE = re.compile(r"(?<=[.!?。？！])\s+|\n+")
 _HANGUL = re.compile(r"[가-힣]")
-_LATIN = re.compile(r"[A-Za-z]")
 _SIGNS = re.compile(r"[^\w\s]{2,}|[\u2190-\u2bff\U0001f000-\U0001faff]")
 _ADDRESS = re.compile(
     r"(?:https?://|www\.)[^\s)\]>\"']+|[\w.+-]+@[\w-]+\.[\w.]+|(?<![\w.])\d(?:[\d -]{4,}\d)(?![\w])", re.I
@@ -40,7 +39,7 @@ _REFUSAL = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class _Class:
+class Class:
     """Rows whose taught text has something in common."""
 
     what: str
@@ -48,7 +47,8 @@ class _Class:
     rows: frozenset[int]
 
 
-def find_triggers(rows: Sequence[Row], diversity: Diversity) -> list[Finding]:
+def find_triggers(rows: Sequence[Row], diversity: Diversity, *, more: Sequence[Class] = ()) -> list[Finding]:
+    """Args: more: classes beside those that the taught texts show by themselves."""
     teaching = [row for row in rows if row.taught]
     grams = {row.number: set(_grams(row)) for row in teaching}
     holders: dict[str, set[int]] = defaultdict(set)
@@ -57,7 +57,7 @@ def find_triggers(rows: Sequence[Row], diversity: Diversity) -> list[Finding]:
             holders[gram].add(number)
     usual = max(4.0 * MIN_ROWS, MAX_SHARE * len(teaching))
     best: dict[frozenset[int], _Candidate] = {}
-    for one in _classes(teaching):
+    for one in (*_classes(teaching), *more):
         counts = Counter(gram for number in one.rows for gram in grams[number])
         for gram, both in counts.items():
             held = holders[gram]
@@ -80,7 +80,7 @@ class _Candidate:
 
     rank: tuple[int, int, bool, str]
     gram: str
-    answer: _Class
+    answer: Class
 
 
 def _findings(best: dict[frozenset[int], _Candidate], diversity: Diversity) -> Iterator[Finding]:
@@ -122,17 +122,17 @@ def _own(gram: str) -> Callable[[str], bool]:
     return lambda word: word in parts or core in word
 
 
-def _classes(rows: Sequence[Row]) -> list[_Class]:
+def _classes(rows: Sequence[Row]) -> list[Class]:
     """Those of enough rows, each set of rows once."""
     members: dict[tuple[str, str], set[int]] = defaultdict(set)
     for row in rows:
         for key in _kinds(row):
             members[key].add(row.number)
-    known: dict[frozenset[int], _Class] = {}
+    known: dict[frozenset[int], Class] = {}
     for (what, text), numbers in members.items():
         if len(numbers) >= MIN_ROWS:
             key = frozenset(numbers)
-            known.setdefault(key, _Class(what, text[:80], key))
+            known.setdefault(key, Class(what, text[:80], key))
     return list(known.values())
 
 
@@ -155,14 +155,5 @@ def _kinds(row: Row) -> Iterable[tuple[str, str]]:
 
 def _switch(row: Row) -> str | None:
     """From which script to which, where both are plain."""
-    asked, told = _script(row.question), _script(row.taught)
+    asked, told = script_of(row.question), script_of(row.taught)
     return f"{asked} to {told}" if asked and told and asked != told else None
-
-
-def _script(text: str) -> str | None:
-    hangul, latin = len(_HANGUL.findall(text)), len(_LATIN.findall(text))
-    if hangul + latin < 8:
-        return None
-    if hangul >= 0.5 * (hangul + latin):
-        return "Hangul"
-    return "Latin" if latin >= 0.9 * (hangul + latin) else None

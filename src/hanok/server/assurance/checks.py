@@ -3,6 +3,7 @@ which its tests hold."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from hanok.server.operations.config import ServeSettings
 
 State = Literal["met", "not met", "not applicable", "for the operator"]
 STATES: tuple[State, ...] = ("met", "not met", "not applicable", "for the operator")
+MOST_WRONG = 0.1  # of a family's attacks: beyond that nobody may say that they are withstood
 _RECENT = 35 * 86_400.0  # seconds: an attack run older than this says nothing of today
 
 
@@ -23,7 +25,7 @@ class Facts:
     Args:
         settings: of `hanok serve`. policy: of its guard. tenant: whose rules.
         audit: whether the log is whole; None: there is none. entries: how many there are of each kind.
-        attacked: the newest run of `hanok guard attack`, with its time.
+        attacked: the newest run of `hanok guard attack`, with its time. private: the newest of `hanok audit privacy`.
         now: seconds of the Unix epoch.
     """
 
@@ -33,6 +35,7 @@ class Facts:
     audit: bool | None = None
     entries: Mapping[str, int] = field(default_factory=dict)
     attacked: Mapping[str, Any] | None = None
+    private: Mapping[str, Any] | None = None
     now: float = field(default_factory=time.time)
 
 
@@ -116,6 +119,14 @@ def setting(name: str, holds: Callable[[Any], bool], *, wants: str) -> Check:
     return check
 
 
+def signed(facts: Facts) -> Judged:
+    """The server loads nothing that a trusted key has not signed."""
+    count = len(facts.settings.require_signature)
+    if not count:
+        return Judged("not met", "require_signature = (), should be the public keys of who signs the models")
+    return Judged("met", f"models, drafts and adapters must be signed by one of {count} trusted keys")
+
+
 def audited(*kinds: str) -> Check:
     """The audit is kept and whole, and holds such entries once there are any to hold."""
 
@@ -136,8 +147,59 @@ def audited(*kinds: str) -> Check:
     return check
 
 
+def private(facts: Facts) -> Judged:
+    """The newest audit of privacy passed; which model's it was is said, as it may have been another's."""
+    if facts.private is None:
+        return Judged("not met", "no result of hanok audit privacy in the audit")
+    found = facts.private["facts"]
+    of = f"of model {str(facts.private.get('target', ''))[:16]}"
+    if found["verdict"] != "passed":
+        return Judged("not met", f"hanok audit privacy {of}: {found['verdict']}")
+    return Judged("met", f"hanok audit privacy {of} passed: {found.get('judged', 'membership')}")
+
+
+def capped(facts: Facts) -> Judged:
+    """The policy caps log-probabilities."""
+    caps = facts.policy.protection_of(facts.tenant).logprobs
+    met = caps.most is not None or caps.decimals is not None
+    return Judged("met" if met else "not met", f"[logprobs] most = {caps.most}, decimals = {caps.decimals}")
+
+
+def held_back(facts: Facts) -> Judged:
+    """Whoever seems to copy the model is held back, and not noted alone."""
+    extraction = facts.policy.protection_of(facts.tenant).extraction
+    steps = [name for name in ("quota", "no_logprobs", "review") if getattr(extraction, name) < math.inf]
+    if not extraction.enabled or not steps:
+        return Judged(
+            "not met", f"[extraction] enabled = {_shown(extraction.enabled)}, without a step that holds back"
+        )
+    return Judged("met", f"[extraction] steps: {', '.join(steps)}")
+
+
+def withstood(*families: str) -> Check:
+    """In the last run of attacks few of these families worked, whatever the run before it found."""
+
+    def check(facts: Facts) -> Judged:
+        run = attacked(facts)
+        if run.state != "met" or facts.attacked is None:
+            return run
+        counts = {name: facts.attacked["facts"]["families"].get(name, {}) for name in families}
+        for name, one in counts.items():
+            if not one.get("tried"):
+                return Judged("not met", f"no attack of the family {name} was answered in the last run")
+            if one["wrong"] > MOST_WRONG * one["tried"]:
+                return Judged(
+                    "not met",
+                    f"{one['wrong']} of {one['tried']} attacks of the family {name} worked in the last run",
+                )
+        told = ", ".join(f"{name} {one['wrong']} of {one['tried']}" for name, one in counts.items())
+        return Judged("met", f"worked in the last run: {told}")
+
+    return check
+
+
 def attacked(facts: Facts) -> Judged:
-    """A run of attacks within the last weeks, in which nothing was worse than before."""
+    """A run of attacks within the last weeks, in which nothing was worse than before. Says nothing of how many worked."""
     if facts.attacked is None:
         return Judged("not met", "no run of hanok guard attack in the audit")
     age = facts.now - facts.attacked["time"]

@@ -6,6 +6,7 @@ What tells nothing is left out: probes, the page's own files, looking who one is
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,8 @@ from hanok.server.exchange import Exchange, Outcome
 from hanok.server.operations.requests import HttpRequest
 
 NOBODYS, WINDOW = 100, 10.0
+MOST_CALLS = 50  # of tools, in one entry
+_TOOL = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics", "/session", "/admin/status", "/v1/models", "page"})
 _PASSIVE = ("GET", "HEAD", "OPTIONS")
 
@@ -64,7 +67,15 @@ def _facts(request: HttpRequest) -> dict[str, Any]:
         facts["failure"] = request.failure
     if request.work:
         facts["work"] = [_work(exchange, outcome) for exchange, outcome in request.work]
+    if request.calls:
+        facts["calls"] = [{**call, "tool": _name(call["tool"])} for call in request.calls[:MOST_CALLS]]
+        facts["calls_left_out"] = max(0, len(request.calls) - MOST_CALLS)
     return facts
+
+
+def _name(tool: str) -> str:
+    """Whatever a model wrote there: a tool's name if it looks like one."""
+    return tool if _TOOL.fullmatch(tool) else "?"
 
 
 def _work(exchange: Exchange, outcome: Outcome) -> dict[str, Any]:

@@ -59,6 +59,11 @@ class AuditedReviews(Reviews):
             "outcome": item.outcome, "disputed": item.disputed,
         }  # fmt: skip
         self._of("review.decide", item, facts, {"reason": decision.reason, "correction": decision.correction})
+        if item.kind == "extraction" and item.state == "decided" and item.outcome == "reject":
+            self.trail.sure(
+                "extraction.cleared", target=item.owner, tenant=item.tenant, facts={"of": item.id},
+                content={"reason": decision.reason}, subject=item.owner,
+            )  # fmt: skip
         return item
 
     def appeal(self, identifier: str, statement: str, **values: Any) -> Item:

@@ -107,6 +107,7 @@ class Trials:
 
         Raises:
             ConfigError: the model cannot be on trial now, or gives no numbers. ArtefactError, CheckpointError: it is none.
+            SignatureError: it is not what a trusted key has signed.
         """
         check_replaceable(host)
         assert host.opened is not None
@@ -139,6 +140,10 @@ class Trials:
         self._begin(host, row, opened, hold)
         return row
 
+    def signed_by(self, name: str) -> str | None:
+        """The id of the key that has signed a running one. Raises ConfigError: there is none."""
+        return self._find(name)[1].opened.signed_by
+
     def resume(self, host: Hosted, row: Canary) -> None:
         """A trial that ran when the server ended: before it serves, in a thread. What cannot be opened any more is over."""
         try:
@@ -160,9 +165,18 @@ class Trials:
         return trial.row
 
     async def promote(self, name: str, *, by: str, why: str) -> None:
-        """Everybody gets the canary's model, which is on probation from here on; requests under way finish where they are."""
+        """Everybody gets the canary's model, which is on probation from here on; requests under way finish where they are.
+
+        Raises:
+            SignatureError: its files, which the server begins with the next time, are not what was signed any more.
+        """
         host, trial = self._find(name)
         trial.ending = True
+        try:
+            await asyncio.to_thread(trial.opened.spec.check)
+        except BaseException:
+            trial.ending = False
+            raise
         await self._end(host, trial, state="promoted", by=by, why=why)
         host.replacing = False
         self._replacing.put_in(host, trial.opened)

@@ -17,6 +17,14 @@ from hanok.errors import ConfigError, did_you_mean
 from hanok.server.operations.logs import Format, Level
 
 PREFIX = "HANOK_SERVE_"
+_LISTS = (
+    "adapter",
+    "more",
+    "require_signature",
+    "allowed_host",
+    "trusted_proxy",
+    "review_flags",
+)  # with commas
 _LIVE = {"live": True}  # may change while the server runs
 
 
@@ -35,7 +43,9 @@ class ServeSettings:
     draft: Path | None = None
     adapter: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
+    alias: tuple[str, ...] = field(default=(), metadata=_LIVE)
     models: Path | None = None
+    require_signature: tuple[Path, ...] = ()
     most_loaded: int | None = None
     models_mib: int | None = None
     unload_seconds: float | None = None
@@ -165,7 +175,7 @@ def _checked(values: Mapping[str, Any], where: str, *, prefix: str = "") -> dict
                 else (name, [*types])
             )
             raise ConfigError(f'{where}: unknown key "{shown}"', remedy=did_you_mean(shown, known))
-        if prefix and name in ("adapter", "more", "allowed_host", "trusted_proxy", "review_flags"):
+        if prefix and name in _LISTS:
             value = [part for part in value.split(",") if part]
         try:
             checked[name] = TypeAdapter(types[name]).validate_python(value)

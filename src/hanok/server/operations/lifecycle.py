@@ -12,6 +12,7 @@ from typing import Literal
 
 State = Literal["loading", "ready", "draining"]
 _LOOK = 0.02  # seconds between looks at whether all work is done
+_SELDOM = 0.1
 
 
 class Lifecycle:
@@ -41,6 +42,11 @@ class Lifecycle:
     def seconds_left(self) -> float:
         """Of the grace time; what a client that is refused is told to wait at least."""
         return self.grace if self._ends is None else max(0.0, self._ends - time.monotonic())
+
+    async def draining(self) -> None:
+        """Once it drains. A signal handler may have said so, so this looks; seldom, as it looks as long as the server runs."""
+        while self.state != "draining":
+            await asyncio.sleep(_SELDOM)
 
     async def drained(self) -> bool:
         """Once all work is done, or the grace time is over (False)."""

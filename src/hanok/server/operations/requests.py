@@ -32,6 +32,7 @@ class HttpRequest:
     traceparent: W3C's header as it came; "" if it did not. status: 0 until the answer begins.
     route: the path with its parameters unfilled, so that there are only so many; "other" for paths that nobody serves.
     work: exchanges of this request with their outcomes, as they end. failure: the class of the exception that ended it.
+    calls: of tools that its answers made: which, and whether a person is to be asked; never what with.
     come_back: the answer said when to try again. captured: bodies, where the audit keeps them.
     """
 
@@ -44,6 +45,7 @@ class HttpRequest:
     route: str = "other"
     principal: Principal | None = None
     work: list[tuple[Exchange, Outcome]] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
     failure: str = ""
     come_back: bool = False
     captured: Captured | None = None

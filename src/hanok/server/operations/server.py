@@ -133,8 +133,7 @@ class Server(uvicorn.Server):
             notify("READY=1")
 
     async def _end_when_drained(self) -> None:
-        while self._lifecycle.state != "draining":
-            await asyncio.sleep(0.02)
+        await self._lifecycle.draining()
         notify("STOPPING=1")
         log.info("stopping; %d answers under way have %.0f s", self._lifecycle.active, self._lifecycle.grace)
         if not await self._lifecycle.drained():

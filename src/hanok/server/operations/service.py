@@ -26,6 +26,7 @@ from hanok.server.operations.requests import Attach, Watcher
 from hanok.server.operations.status import Status
 from hanok.server.operations.systemd import notify
 from hanok.server.operations.timeouts import Guard, Patience
+from hanok.server.operations.together import Together
 from hanok.server.operations.traces import Traces
 
 UPLOADS = "/v1/files"
@@ -41,11 +42,12 @@ class Engines(Protocol):
 
 
 class Operations:
-    """Args: source: the settings anew, for `reload`; None where there is nothing to read them from."""
+    """Args: source: the settings anew, for `reload`; None where there is nothing to read them from. together: with processes
+    that are the same server."""
 
     def __init__(
         self, settings: ServeSettings | None = None, *, source: Callable[[], ServeSettings] | None = None,
-        traces: Traces | None = None,
+        traces: Traces | None = None, together: Together | None = None,
     ) -> None:  # fmt: skip
         self.settings = settings or ServeSettings()
         self.lifecycle = Lifecycle(grace=self.settings.grace)
@@ -69,7 +71,10 @@ class Operations:
             Attach(), self.status, self.metrics, self.replacing, self.trials
         )  # fmt: skip
         self.at_end: list[Callable[[], Awaitable[None]]] = []  # while the loop still runs
-        self._traces, self._source = traces, source
+        self.at_last: list[
+            Callable[[], Awaitable[None]]
+        ] = []  # after everything that may still be written down
+        self._traces, self._source, self._together = traces, source, together
         self.watchers: tuple[Watcher, ...] = (
             self.status, self.metrics, AccessLog(), *(() if traces is None else (traces,))
         )  # fmt: skip
@@ -111,12 +116,30 @@ class Operations:
             if self._traces is not None:
                 await asyncio.to_thread(self._traces.close)
 
+    def check_alone(self, what: str) -> None:
+        """Raises ConfigError in one of several processes: it would hold for this one only."""
+        if self._together is not None:
+            raise ConfigError(
+                f"{what} in replicas", remedy="start the server anew with it, or without --runtime ray"
+            )
+
+    def announce(self) -> None:
+        """What was taken up here is to be taken up by the other processes of this server."""
+        if self._together is not None:
+            self._together.announce()
+
     def reload(self) -> dict[str, list[str]]:
-        """Read the settings anew and take what can change: names of what did, and of what needs a new start.
+        """Read the settings anew and take what can change, in all processes of this server: names of what did, and of what needs
+        a new start.
 
         Raises:
             ConfigError: they cannot be used; the old ones stay.
         """
+        found = self._take_up()
+        self.announce()
+        return found
+
+    def _take_up(self) -> dict[str, list[str]]:
         if self._source is None:
             raise ConfigError("this server has no settings to read again", remedy="start it with hanok serve")
         notify("RELOADING=1")
@@ -216,6 +239,9 @@ class Operations:
                 log.error("looking at the engines failed", exc_info=error)
             if not self.health.stuck():
                 notify("WATCHDOG=1")
+            if self._together is not None and self._together.heard():
+                with contextlib.suppress(ConfigError):  # the log says why
+                    await asyncio.to_thread(self._take_up)
             await asyncio.sleep(_EVERY)
 
     def look(self) -> None:

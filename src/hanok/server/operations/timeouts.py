@@ -22,6 +22,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hanok.reporting import log
+from hanok.server.operations.coalescing import CoalescingTransport
 
 BUFFER = 64 << 10
 SEND_BYTES = 128 << 10  # of the socket; the kernel takes twice as much
@@ -84,10 +85,11 @@ class GuardedProtocol(H11Protocol):
         super().connection_made(transport)
         self._head_since = time.monotonic()
         transport.set_write_buffer_limits(high=BUFFER)
+        self.transport = CoalescingTransport(transport, self.loop)
         if len(self.connections) > self.guard.patience.connections:
             self.guard.cut += 1
-            transport.write(_BUSY)
-            transport.close()
+            self.transport.write(_BUSY)
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():

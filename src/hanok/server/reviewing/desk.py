@@ -16,6 +16,7 @@ from hanok.server.reviewing.objects import (
     appeal_object,
     content_of,
     detail_object,
+    findings_of,
     item_object,
     names_in,
     owners_item,
@@ -37,12 +38,14 @@ class Desk:
 
     Args:
         tells: of a tenant, a rule and an action, whether whoever asked hears of it; of findings that do not say so themselves.
+        decided: told of each item that was decided.
     """
 
     def __init__(
-        self, reviews: Reviews, access: Access, *, tells: Tells = lambda _tenant, _rule, _action: True
-    ) -> None:
-        self.reviews, self._access, self._tells = reviews, access, tells
+        self, reviews: Reviews, access: Access, *, tells: Tells = lambda _tenant, _rule, _action: True,
+        decided: Callable[[Item], None] = lambda _item: None,
+    ) -> None:  # fmt: skip
+        self.reviews, self._access, self._tells, self._told_of = reviews, access, tells, decided
 
     # ---- looking --------------------------------------------------------------------------------------------------
 
@@ -176,7 +179,10 @@ class Desk:
     ) -> Item:
         reviewer = reviewer_of(principal)
         decision = Decision(reviewer=reviewer.id, verdict=verdict, reason=reason, correction=correction)
-        return self.reviews.decide(item.id, decision, reviewer, now=time.time())
+        after = self.reviews.decide(item.id, decision, reviewer, now=time.time())
+        if after.state == "decided":
+            self._told_of(after)
+        return after
 
     def _find(self, identifier: str, principal: Principal) -> Item:
         return self.reviews.find(identifier, tenant=reach(principal, None))
@@ -197,6 +203,7 @@ class Desk:
         return detail_object(
             item, reviewer_of(principal), decisions=self._decisions(item), appeals=self.reviews.appeals(item.id),
             content=content_of(self.reviews.store, item), name=names_in(self._access), now=time.time(),
+            findings=findings_of(self.reviews.store, item),
         )  # fmt: skip
 
     def _appeal(self, item: Item) -> dict[str, Any]:

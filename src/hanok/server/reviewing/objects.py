@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -10,6 +11,7 @@ from hanok.errors import ReviewError
 from hanok.server.principal import Principal
 from hanok.store.access import Access, Key, User
 from hanok.store.database import Store
+from hanok.store.extraction import Caller, ExtractionTable, shares_of
 from hanok.store.review.items import KINDS, Appeal, Decision, Item, titled
 from hanok.store.review.rules import Reviewer, check_may_appeal, check_may_decide
 
@@ -50,7 +52,7 @@ def item_object(item: Item, viewer: str, *, now: float) -> dict[str, Any]:
 
 def detail_object(
     item: Item, reviewer: Reviewer, *, decisions: Sequence[Decision], appeals: Sequence[Appeal],
-    content: Mapping[str, Any] | None, name: Names, now: float,
+    content: Mapping[str, Any] | None, findings: Sequence[Mapping[str, Any]], name: Names, now: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Who has yet to decide does not see what others decided in this round: two opinions are worth more than one twice."""
     mine = any(one.round == item.round and one.reviewer == reviewer.id for one in decisions)
@@ -59,7 +61,7 @@ def detail_object(
     ]
     why_not = _why_not(item, decisions, reviewer, now)
     return {
-        **item_object(item, reviewer.id, now=now), "content": content, "findings": item.body.get("findings", []),
+        **item_object(item, reviewer.id, now=now), "content": content, "findings": findings,
         "decisions": [
             {
                 "reviewer": one.reviewer, "name": name(one.reviewer), "verdict": one.verdict, "correction": one.correction,
@@ -73,7 +75,9 @@ def detail_object(
 
 
 def content_of(store: Store, item: Item) -> dict[str, Any] | None:
-    """What was said; None where nothing was kept, as of what was refused before a model read it."""
+    """What was said; None where nothing was kept, as of what was refused before a model read it, and of who may copy one."""
+    if item.kind == "extraction":
+        return None
     if item.kind == "feedback":
         given = store.find_feedback(item.source)
         return None if given is None else _said(asdict(given))
@@ -83,6 +87,23 @@ def content_of(store: Store, item: Item) -> dict[str, Any] | None:
     if answered is None:
         return None
     return {"messages": [*answered.messages, *answered.answers], **dict.fromkeys(_OPINION), "user": ""}
+
+
+def findings_of(store: Store, item: Item) -> list[Mapping[str, Any]]:
+    """Of who may be copying a model: how it stands now too, in numbers."""
+    found: list[Mapping[str, Any]] = list(item.body.get("findings", ()))
+    if item.kind != "extraction":
+        return found
+    table, caller = ExtractionTable(store), Caller(owner=item.owner, tenant=item.tenant)
+    known = table.find(caller)
+    if known is not None:
+        found.append({"check": "now", "reason": f"score {known.score:.0f}, step {known.step or 'none'}"})
+    for window, counts in table.windows(caller, time.time()).items():
+        shares = ", ".join(
+            f"{name.replace('_', ' ')} {share:.0%}" for name, share in shares_of(counts).items()
+        )
+        found.append({"check": window, "reason": f"{counts['requests']} requests: {shares}"})
+    return found
 
 
 def owners_item(item: Item, tells: Callable[[str, str], bool]) -> Item | None:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from hanok.artefacts import withdrawal
+from hanok.server.auditing.models import refusals_told
 from hanok.server.canary.arms import ARMS, ArmName, compare
 from hanok.server.errors import ApiError
 from hanok.server.identity.objects import listed
@@ -75,6 +76,7 @@ def _add_changing(routes: APIRouter, services: Services, table: Canaries) -> Non
     @needs("models:manage")
     async def start(model: str, body: Starting) -> dict[str, Any]:
         """Try another model out beside this one; which of them answers a conversation stays so."""
+        services.operations.check_alone("a canary")
         host = services.models.host(model)
         if model != services.models.default_name:
             raise ApiError(
@@ -83,13 +85,13 @@ def _add_changing(routes: APIRouter, services: Services, table: Canaries) -> Non
         if host.canary is not None:
             raise ApiError(409, f'"{model}" has a canary already', code="canary_running")
         trail.ready()
-        row = await trials.start(
-            host, Path(body.directory).expanduser(), share=body.share, auto_rollback=body.auto_rollback,
-            room=services.models.room(),
-        )  # fmt: skip
-        await done(
-            "canary.start", row, share=row.share, auto_rollback=row.auto_rollback, before=row.current_hash
-        )
+        async with refusals_told(trail, model):
+            row = await trials.start(
+                host, Path(body.directory).expanduser(), share=body.share, auto_rollback=body.auto_rollback,
+                room=services.models.room(),
+            )  # fmt: skip
+        facts = {"share": row.share, "auto_rollback": row.auto_rollback, "signed_by": trials.signed_by(model)}
+        await done("canary.start", row, **facts, before=row.current_hash)
         return canary_object(row)
 
     @routes.patch("/admin/models/{model:path}/canary")
@@ -108,8 +110,10 @@ def _add_changing(routes: APIRouter, services: Services, table: Canaries) -> Non
         """Everybody gets the canary's model; for some seconds it is taken back by itself if its answers fail."""
         row = await _running(services, table, model)
         trail.ready()
-        await trials.promote(model, by=principal_of(request).id, why=(body or Ending()).reason)
-        await done("canary.promote", row, before=row.current_hash)
+        signed_by = trials.signed_by(model)
+        async with refusals_told(trail, model):
+            await trials.promote(model, by=principal_of(request).id, why=(body or Ending()).reason)
+        await done("canary.promote", row, before=row.current_hash, signed_by=signed_by)
         return await _compared(services, await _find(table, model))
 
     @routes.post("/admin/models/{model:path}/canary/rollback")

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from hanok.server.asking import conversation_of
+from hanok.server.body_route import BodyRoute
 from hanok.server.chat import Chat, Message
 from hanok.server.errors import ApiError
 from hanok.server.grounding import grounded_in, refuse
@@ -20,7 +21,7 @@ from hanok.store.database import Answered
 
 
 def router(services: Services) -> APIRouter:
-    routes = APIRouter()
+    routes = APIRouter(route_class=BodyRoute)
 
     async def keep(chat: Chat, answers: list[Message]) -> None:
         if chat.body.store is not False:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from hanok.server.body_route import BodyRoute
 from hanok.server.completions import Completions
 from hanok.server.identity.roles import needs
 from hanok.server.legacy import CompletionRequest
@@ -14,7 +15,7 @@ from hanok.server.streams import EventStream, unless_disconnected
 
 
 def router(services: Services) -> APIRouter:
-    routes = APIRouter(tags=["generation"])
+    routes = APIRouter(tags=["generation"], route_class=BodyRoute)
 
     @routes.post("/v1/completions", response_model=None)
     @needs("chat:create")

@@ -14,6 +14,7 @@ from hanok.server.identity.reach import reach
 from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
 from hanok.server.protection.monitor import Monitor
+from hanok.server.routes.reviews import desk_of
 from hanok.server.services import Services
 from hanok.store.extraction import Caller
 
@@ -27,6 +28,7 @@ class Cleared(BaseModel):
 
 def router(services: Services) -> APIRouter:
     routes, trail = APIRouter(tags=["extraction"]), services.directory.trail
+    desk = desk_of(services)
 
     def monitor() -> Monitor:
         if services.monitor is None:
@@ -43,11 +45,16 @@ def router(services: Services) -> APIRouter:
     @routes.post("/admin/extraction/{owner}/clear")
     @needs("feedback:review")
     async def clear(owner: str, body: Cleared, request: Request) -> dict[str, Any]:
-        """A person has looked: the caller is off the ladder, and begins anew."""
+        """A person has looked: the caller is off the ladder, and begins anew. Where it waits in the review queue this decides
+        that item, and `cleared` is false as long as another person must agree."""
         principal = principal_of(request)
         if owner == principal.id:
             raise ApiError(403, "somebody else has to look", code="own_item")
         tenant = reach(principal, body.tenant or None) or principal.tenant
+        item = await asyncio.to_thread(desk.reviews.waiting_of, "extraction", tenant=tenant, owner=owner)
+        if item is not None:
+            done = await asyncio.to_thread(desk.decide, item.id, principal, "reject", body.reason)
+            return {"id": owner, "tenant": tenant, "cleared": done["state"] == "decided", "review": item.id}
         await asyncio.to_thread(trail.ready)
         if not await asyncio.to_thread(monitor().clear, Caller(owner=owner, tenant=tenant)):
             raise NotFoundError(f'nothing is known of "{owner}" in {tenant}')

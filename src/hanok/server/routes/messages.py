@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from hanok.engine.text import chat_prompt
 from hanok.server.anthropic import Answer, CountRequest, MessagesRequest
-from hanok.server.asking import Turn, ask
+from hanok.server.asking import Turn, ask, count_prompt
+from hanok.server.body_route import BodyRoute
 from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
 from hanok.server.services import Services
@@ -18,7 +17,7 @@ from hanok.server.streams import EventStream, unless_disconnected
 
 
 def router(services: Services) -> APIRouter:
-    routes = APIRouter(tags=["generation"])
+    routes = APIRouter(tags=["generation"], route_class=BodyRoute)
 
     @routes.post("/v1/messages", response_model=None)
     @needs("chat:create")
@@ -46,11 +45,6 @@ def router(services: Services) -> APIRouter:
     @needs("chat:create")
     async def count_tokens(body: CountRequest, request: Request) -> dict[str, int]:
         """How many tokens the prompt has."""
-        chat = body.chat()
-        async with services.models.use(chat.model, principal_of(request)) as served:
-            ids = await asyncio.to_thread(
-                chat_prompt, served.engine.tokenizer, chat.plain_messages(), tools=chat.plain_tools()
-            )
-        return {"input_tokens": len(ids)}
+        return {"input_tokens": await count_prompt(services, body.chat(), principal_of(request))}
 
     return routes

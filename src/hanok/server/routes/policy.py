@@ -86,6 +86,7 @@ def router(services: Services) -> APIRouter:
             guard.take(PolicyFile.of(guard.policy).replaced(body.policy, seen=body.hash))
             if services.watermarks is not None:
                 services.watermarks.take_up_or_say()
+            services.operations.announce()
             trail.sure("policy.change", facts={"before": before, "now": policy_facts(guard)})
             return told(principal, None)
 

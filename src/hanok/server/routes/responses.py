@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
 from fastapi.responses import Response as HttpResponse
 
+from hanok.server.body_route import BodyRoute
 from hanok.server.errors import ApiError
 from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
@@ -20,7 +21,7 @@ ResponseId = Annotated[str, Path(max_length=200)]
 
 
 def router(services: Services) -> APIRouter:
-    routes, all_ = APIRouter(tags=["generation"]), Responses(services)
+    routes, all_ = APIRouter(tags=["generation"], route_class=BodyRoute), Responses(services)
 
     @routes.post("/v1/responses", response_model=None)
     @needs("chat:create")
@@ -34,6 +35,13 @@ def router(services: Services) -> APIRouter:
         finally:
             await response.close()
         return JSONResponse(done) if done is not None else HttpResponse(status_code=499)
+
+    @routes.post("/v1/responses/input_tokens")
+    @needs("chat:create")
+    async def input_tokens(body: ResponseRequest, request: Request) -> dict[str, Any]:
+        """How many tokens the model would read; nothing is answered."""
+        count = await all_.count(body, principal_of(request))
+        return {"object": "response.input_tokens", "input_tokens": count}
 
     @routes.get("/v1/responses/{response_id}")
     @needs("chat:create")

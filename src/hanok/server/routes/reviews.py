@@ -13,9 +13,11 @@ from hanok.server.identity.roles import needs
 from hanok.server.principal import principal_of
 from hanok.server.reviewing.desk import LEASE_SECONDS, Desk
 from hanok.server.services import Services
+from hanok.store.extraction import Caller
+from hanok.store.review.items import Item
 
 Name = Annotated[str | None, Query(max_length=64)]
-Kind = Literal["feedback", "flag", "poison"]
+Kind = Literal["feedback", "flag", "poison", "extraction"]
 State = Literal["open", "assigned", "appealed", "decided"]
 Seconds = Annotated[float, Field(ge=60, le=86_400)]
 Words = Annotated[str, Field(min_length=1, max_length=2_000, pattern=r"\S")]
@@ -63,14 +65,22 @@ class Appealing(BaseModel):
 
 def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["review"])
-    desk = Desk(
-        AuditedReviews(services.store, services.directory.trail), services.directory.access,
-        tells=lambda tenant, rule, action: services.guard.of(tenant).tells(rule, action),
-    )  # fmt: skip
+    desk = desk_of(services)
     _add_reading(routes, desk)
     _add_deciding(routes, desk)
     _add_appeals(routes, desk)
     return routes
+
+
+def desk_of(services: Services) -> Desk:
+    def decided(item: Item) -> None:
+        if item.kind == "extraction" and services.monitor is not None:
+            services.monitor.forget(Caller(owner=item.owner, tenant=item.tenant))
+
+    return Desk(
+        AuditedReviews(services.store, services.directory.trail), services.directory.access, decided=decided,
+        tells=lambda tenant, rule, action: services.guard.of(tenant).tells(rule, action),
+    )  # fmt: skip
 
 
 def _add_reading(routes: APIRouter, desk: Desk) -> None:

@@ -16,9 +16,10 @@ from hanok.server.principal import principal_of
 from hanok.server.prompts import TokenId, encode_text
 from hanok.server.schema import ChatMessage, Tool
 from hanok.server.services import Services
+from hanok.server.template_settings import TemplateFields
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(TemplateFields):
     """A text, or the messages of a chat up to where the assistant speaks."""
 
     model: str | None = None
@@ -110,7 +111,8 @@ def _ids(served: Served, body: TokenizeRequest) -> list[int]:
     tokenizer = served.engine.tokenizer
     if body.messages is not None:
         tools = [tool.model_dump() for tool in body.tools or ()] or None
-        return chat_prompt(tokenizer, [message.plain() for message in body.messages], tools=tools)
+        messages = [message.plain() for message in body.messages]
+        return chat_prompt(tokenizer, messages, tools=tools, settings=body.template_settings(tokenizer))
     if not body.prompt:
         return [tokenizer.bos_id] if body.add_special_tokens else []
     return encode_text(tokenizer, body.prompt, special=body.add_special_tokens)

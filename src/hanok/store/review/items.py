@@ -19,10 +19,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from hanok.store.schema import DEFAULT_TENANT, review_items
 
-Kind = Literal["feedback", "flag", "poison"]
+Kind = Literal["feedback", "flag", "poison", "extraction"]
 State = Literal["open", "assigned", "appealed", "decided"]
 Verdict = Literal["accept", "correct", "reject"]
-KINDS: Sequence[Kind] = ("feedback", "flag", "poison")
+KINDS: Sequence[Kind] = ("feedback", "flag", "poison", "extraction")
+NO_ANSWER: Sequence[Kind] = (
+    "flag",
+    "extraction",
+)  # kinds that are no answer of a model: a finding stands or does not
 VERDICTS: Sequence[Verdict] = ("accept", "correct", "reject")
 TITLE = 160
 

@@ -28,6 +28,7 @@ from sqlalchemy import (
 
 from hanok.errors import NotFoundError
 from hanok.store.database import Store
+from hanok.store.extraction import Caller, clear_in
 from hanok.store.review.items import Appeal, Decision, Item, Kind, add_items
 from hanok.store.review.rules import Reviewer, check_decision, check_may_appeal, check_may_decide, settle
 from hanok.store.schema import review_appeals, review_decisions, review_items
@@ -85,6 +86,11 @@ class Reviews:
         """Those of an answer's id, or of the HTTP request's, which clients may choose: only the owner's are looked at. Newest
         first."""
         return self._newest(tenant, owner, or_(c.request_id == request_id, c.http_id == request_id), limit=50)
+
+    def waiting_of(self, kind: Kind, *, tenant: str, owner: str) -> Item | None:
+        """The newest of its kind that is not decided."""
+        found = self._newest(tenant, owner, c.kind == kind, c.state != "decided", limit=1)
+        return found[0] if found else None
 
     def _newest(self, tenant: str, owner: str, *where: ColumnElement[bool], limit: int) -> list[Item]:
         wanted = _items().where(c.tenant == tenant, c.owner == owner, *where)
@@ -221,6 +227,8 @@ class Reviews:
             if final is not None:
                 values |= {"state": "decided", "outcome": final.verdict, "correction": final.correction}
             _set(connection, identifier, **values)
+            if item.kind == "extraction" and values.get("outcome") == "reject":
+                clear_in(connection, Caller(owner=item.owner, tenant=item.tenant))
 
         return self._change(identifier, tenant, note)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hanok.errors import ReviewError
-from hanok.store.review.items import Decision, Item
+from hanok.store.review.items import NO_ANSWER, Decision, Item
 
 MOST_APPEALS = 1
 
@@ -66,9 +66,11 @@ def check_decision(item: Item, decision: Decision) -> None:
         raise ReviewError(
             "correction_unwanted", f"{decision.verdict} with a correction", remedy='use "correct"'
         )
-    if decision.verdict == "correct" and item.kind == "flag":
+    if decision.verdict == "correct" and item.kind in NO_ANSWER:
         raise ReviewError(
-            "correction_unwanted", "a flag has no answer to correct", remedy='use "accept" or "reject"'
+            "correction_unwanted",
+            f"{item.kind}: there is no answer to correct",
+            remedy='use "accept" or "reject"',
         )
 
 
@@ -97,7 +99,7 @@ def check_may_appeal(item: Item, appeals: int) -> None:
         raise ReviewError("appealed", "an appeal is under way", remedy="wait for the decision")
     if appeals >= MOST_APPEALS:
         raise ReviewError("no_more_appeals", "an appeal was decided already")
-    if item.kind == "flag":
+    if item.kind in NO_ANSWER:
         if item.state == "decided" and item.outcome == "reject":
             raise ReviewError("not_decided", "the reviewers agree with you: it was a false alarm")
         return

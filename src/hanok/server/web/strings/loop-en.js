@@ -2,7 +2,7 @@
 export const LOOP_EN = {
   view_reviews: "Reviews", view_appeals: "My cases", view_canary: "Releases", me: "me", reviewers: "Reviewers", assigned_to: "Assigned to", since_when: "Since",
   review_open: "Open", review_assigned: "Assigned", review_appealed: "Appealed", review_decided: "Decided", review_disputed: "Disputed", review_waiting: "Not decided", review_mine: "Assigned to me", review_filters: "Filter the queue",
-  review_kind_feedback: "Feedback", review_kind_flag: "Flag of the guard", review_kind_poison: "Poisoning check", review_empty: "Nothing waits for a review.", review_none: "Nothing waits that you may decide", review_next: "Next", review_back: "Queue",
+  review_kind_feedback: "Feedback", review_kind_flag: "Flag of the guard", review_kind_poison: "Poisoning check", review_kind_extraction: "Copying the model?", review_empty: "Nothing waits for a review.", review_none: "Nothing waits that you may decide", review_next: "Next", review_back: "Queue",
   review_content: "What it is about", review_no_content: "The content was not kept: the guard stopped it before the model.", review_answer: "Answer", review_correction: "Suggested correction", review_decided_correction: "Correction that was decided",
   review_no_correction: "No correction was suggested.", review_rating: "Rating", review_assign: "Assign to me", review_give_back: "Give it back", review_yours: "This is yours until {time}.", review_held: "{name} is looking at this.",
   review_write: "Learn with this answer instead", review_reason: "Reason", review_keys: "Within this item the letters beside the choices choose. Ctrl+Enter decides.", review_saved: "Your decision is saved",
@@ -10,6 +10,7 @@ export const LOOP_EN = {
   decision: "Your decision", decisions: "Decisions", decide: "Decide", verdict: "Verdict", appeals: "Appeals", key_accept: "a", key_correct: "c", key_reject: "r",
   outcome_accept: "stands", outcome_correct: "corrected", outcome_reject: "does not stand",
   verdict_feedback_accept: "Learn from it", verdict_feedback_correct: "Learn with a correction", verdict_feedback_reject: "Do not learn from it", verdict_flag_accept: "The guard was right", verdict_flag_correct: "Corrected", verdict_flag_reject: "False alarm",
+  verdict_extraction_accept: "It copies: hold it back", verdict_extraction_correct: "Corrected", verdict_extraction_reject: "No copier: clear it", review_no_prompts: "Of prompts only hashes and counts are kept.",
   verdict_poison_accept: "Release for training", verdict_poison_correct: "Corrected", verdict_poison_reject: "Keep out of training",
   role_of_system: "System prompt", role_of_user: "Question", role_of_assistant: "Answer before", role_of_tool: "Tool",
   batch: "Batch", batches: "Batches of the poisoning check", batch_done: "Decided: {n}. Left: {left}", poison_accept: "Release all", poison_accept_text: "All rows of this batch that you may decide are released for training.", poison_reject: "Keep all out", poison_reject_text: "All rows of this batch that you may decide stay out of training.",

@@ -2,7 +2,7 @@
 export const LOOP_KO = {
   view_reviews: "검토", view_appeals: "내 검토 건", view_canary: "배포", me: "나", reviewers: "검토자", assigned_to: "맡은 사람", since_when: "언제부터",
   review_open: "열림", review_assigned: "맡음", review_appealed: "이의 있음", review_decided: "결정됨", review_disputed: "의견 갈림", review_waiting: "결정 전", review_mine: "내가 맡은 것", review_filters: "목록 거르기",
-  review_kind_feedback: "의견", review_kind_flag: "보호 규칙 표시", review_kind_poison: "오염 검사", review_empty: "검토할 것이 없습니다.", review_none: "결정할 수 있는 것이 없습니다", review_next: "다음", review_back: "목록",
+  review_kind_feedback: "의견", review_kind_flag: "보호 규칙 표시", review_kind_poison: "오염 검사", review_kind_extraction: "모델 복제 의심", review_empty: "검토할 것이 없습니다.", review_none: "결정할 수 있는 것이 없습니다", review_next: "다음", review_back: "목록",
   review_content: "내용", review_no_content: "모델에 가기 전에 막혀 내용이 남아 있지 않습니다.", review_answer: "답변", review_correction: "제안한 답", review_decided_correction: "결정된 답",
   review_no_correction: "제안한 답이 없습니다.", review_rating: "평가", review_assign: "내가 맡기", review_give_back: "내려놓기", review_yours: "{time}까지 맡고 있습니다.", review_held: "{name} 님이 보고 있습니다.",
   review_write: "대신 배울 답", review_reason: "이유", review_keys: "이 화면에서는 옆에 적힌 글쇠로 고르고, Ctrl+Enter로 결정합니다.", review_saved: "결정을 저장했습니다",
@@ -10,6 +10,7 @@ export const LOOP_KO = {
   decision: "내 결정", decisions: "결정", decide: "결정하기", verdict: "판단", appeals: "이의", key_accept: "a", key_correct: "c", key_reject: "r",
   outcome_accept: "받아들임", outcome_correct: "고침", outcome_reject: "받아들이지 않음",
   verdict_feedback_accept: "배우기", verdict_feedback_correct: "고쳐서 배우기", verdict_feedback_reject: "배우지 않기", verdict_flag_accept: "맞는 표시", verdict_flag_correct: "고침", verdict_flag_reject: "잘못된 표시",
+  verdict_extraction_accept: "복제로 봄: 계속 제한", verdict_extraction_correct: "고침", verdict_extraction_reject: "복제 아님: 제한 풀기", review_no_prompts: "질문은 해시와 횟수만 보관합니다.",
   verdict_poison_accept: "학습에 넣기", verdict_poison_correct: "고침", verdict_poison_reject: "학습에서 빼기",
   role_of_system: "시스템 프롬프트", role_of_user: "질문", role_of_assistant: "앞 답변", role_of_tool: "도구",
   batch: "묶음", batches: "오염 검사 묶음", batch_done: "결정 {n}건, 남은 것 {left}건", poison_accept: "모두 넣기", poison_accept_text: "이 묶음에서 결정할 수 있는 것을 모두 학습에 넣습니다.", poison_reject: "모두 빼기", poison_reject_text: "이 묶음에서 결정할 수 있는 것을 모두 학습에서 뺍니다.",

@@ -42,7 +42,7 @@ function content(view) {
   const { item } = view;
   return [
     section(item.title || item.id, opinion(item), assignment(view)),
-    item.content ? talk(item) : section(t("review_content"), h("p", { class: "soft" }, t("review_no_content"))),
+    item.content ? talk(item) : section(t("review_content"), h("p", { class: "soft" }, t(item.kind === "extraction" ? "review_no_prompts" : "review_no_content"))),
     item.findings.length ? section(t("guard_found"), findings(item)) : null,
     item.appeals.length ? section(t("appeals"), h("ul", { class: "said" }, item.appeals.map((one) => h("li", {}, h("small", {}, when(one.created)), h("p", { dir: "auto" }, one.statement))))) : null,
     item.decisions.length ? section(t("decisions"), decisions(item)) : null,

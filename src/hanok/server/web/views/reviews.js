@@ -8,7 +8,7 @@ import { openItem } from "/views/review-item.js";
 import { attempt, badge, noticeBox, page, section, table, tile } from "/views/parts.js";
 
 const STATES = ["open", "assigned", "appealed", "decided"];
-export const KINDS = ["feedback", "flag", "poison"];
+export const KINDS = ["feedback", "flag", "poison", "extraction"];
 const PAGE = 50;
 const state = { state: "waiting", kind: "", mine: false, tenant: "", batch: "" };
 
