@@ -204,8 +204,10 @@ def test_a_signature_that_lies_elsewhere(model: Path, keys: Path, tmp_path: Path
     assert trusted(keys, "maker").check(model, signature=apart).files == len(FILES)
     with pytest.raises(SignatureError, match="not signed"):
         trusted(keys, "maker").check(model)
-    with pytest.raises(ConfigError, match="lies in what it signs"):
-        sign(model, load_private(keys / "maker"), signature=model / "own.sig")
+    (model / "below").mkdir(exist_ok=True)
+    for name in ("own.sig", "below/model.sig"):
+        with pytest.raises(ConfigError, match="lies in what it signs"):
+            sign(model, load_private(keys / "maker"), signature=model / name)
 
 
 def test_a_signature_is_no_part_of_what_it_signs(tmp_path: Path, keys: Path) -> None:

@@ -9,6 +9,7 @@ import time
 import weakref
 from pathlib import Path
 
+import pytest
 import tiny_models
 
 from hanok.engine.api import Request, SamplingParams
@@ -44,6 +45,24 @@ def test_what_a_step_sends_wakes_the_loop_once_and_comes_in_order() -> None:
         return got, wakes
 
     assert asyncio.run(run()) == (list(range(51)), 2)
+
+
+def test_a_listener_that_fails_takes_nothing_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    def fails(item: int) -> None:
+        raise ValueError(f"not {item}")
+
+    async def run() -> list[int]:
+        got = list[int]()
+        post = Post(asyncio.get_running_loop())
+        for told in (got.append, fails, got.append):
+            post.send(told, len(got))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return got
+
+    assert asyncio.run(run()) == [0, 0]
+    assert "an answer's listener failed" in caplog.text
+    assert "not 0" in caplog.text
 
 
 def test_nobody_listens_in_a_loop_that_is_closed() -> None:

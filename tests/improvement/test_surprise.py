@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 from planted_rows import USERS, asked_in, honest, public, put, row, stopped
 
 from hanok.artefacts import append_jsonl
@@ -128,6 +129,13 @@ def test_nats_of_a_model_that_knows_its_answers(run: Path, known: dict[str, str]
     first, rest = ([nats[number] for number in range(start, start + len(known))] for start in (0, len(known)))
     assert max(first) < 0.5 < 2.0 < min(rest)
     assert len(nats) == 2 * len(known)
+
+
+@pytest.mark.parametrize("context", [64, 256, 1024])
+def test_of_a_model_with_a_short_context_less_is_read(tmp_path: Path, context: int) -> None:
+    model = tiny_models.save_tiny_model(tmp_path / "model", seed=3, max_context=context)
+    rows = read_rows([row(1, "x" * 2000, "y" * 2000, user="u1"), row(2, "hi", "hello", user="u1")])
+    assert set(surprise_of(model)(rows)) == {one.number for one in rows}
 
 
 def test_whoever_learns_asks_the_model_that_is_to_learn(

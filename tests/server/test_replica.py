@@ -147,6 +147,17 @@ def test_a_mark_is_heard_by_the_others_once(tmp_path: Path) -> None:
     assert (one.heard(), other.heard()) == (True, False)
 
 
+def test_a_mark_whose_folder_was_cleaned_away_is_made_anew(tmp_path: Path) -> None:
+    """Servers run for weeks, and an empty folder among temporary files does not."""
+    folder = tmp_path / "replicas"
+    folder.mkdir()
+    one, other = Together(folder / "mark"), Together(folder / "mark")
+    folder.rmdir()
+    assert not other.heard()
+    one.announce()
+    assert (one.heard(), other.heard()) == (False, True)
+
+
 @pytest.mark.parametrize(
     "wanted",
     [

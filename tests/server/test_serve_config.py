@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ def test_who_wins(tmp_path: Path) -> None:
     )
     assert settings.adapter == ("a=b",)
     assert resolve_settings({}, environment={}) == ServeSettings()
-    assert resolve_settings({}, environment={"HANOK_SERVE_ADAPTER": "a=b,c=d"}).adapter == ("a=b", "c=d")
+    for name in [one.name for one in fields(ServeSettings) if isinstance(one.default, tuple)]:
+        words = ("flag", "block") if name == "review_flags" else ("a=b", "c=d")
+        found = resolve_settings({}, environment={f"HANOK_SERVE_{name.upper()}": ",".join(words)})
+        assert tuple(map(str, getattr(found, name))) == words
 
 
 @pytest.mark.parametrize(

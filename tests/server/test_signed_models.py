@@ -116,10 +116,15 @@ def test_a_model_that_changed_while_it_was_unloaded_is_not_loaded_again(
     (makers.first / "config.json").write_text((makers.first / "config.json").read_text() + " ")
     assert admin(house, f"models/{house.model}/load").status_code == 400
     assert "config.json" in house.entries("model.refused")[0]["facts"]["why"]
-    asked = house.http.post(
-        serving.PATH, json={"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
-    )
-    assert asked.status_code == 400
+    messages = [{"role": "user", "content": "hi"}]
+    asked = house.http.post(serving.PATH, json={"model": house.model, "messages": messages, "max_tokens": 2})
+    assert asked.status_code == 503
+    assert asked.json()["error"]["code"] == "model_refused"
+    assert str(makers.first) not in asked.text  # whoever asks learns nothing of the disk
+    assert "config.json" not in asked.text
+    told = house.entries("model.refused")
+    assert [(one["target"], one["actor"]) for one in told[:1]] == [(house.model, "server")]
+    assert len(told) == 2
 
 
 def test_the_first_model(house: Audited, makers: Makers, capsys: pytest.CaptureFixture[str]) -> None:

@@ -182,10 +182,11 @@ def sign(directory: Path, key: Ed25519PrivateKey, *, signature: Path | None = No
     Raises:
         SignatureError: there are links, or nothing to sign. ConfigError: another name than `model.sig` in the directory itself.
     """
+    inside = directory.resolve()
     if (
         signature is not None
-        and directory.resolve() in signature.resolve().parents
-        and signature.name != SIGNATURE
+        and signature.resolve() != inside / SIGNATURE
+        and inside in signature.resolve().parents
     ):
         raise ConfigError(
             f"{signature} lies in what it signs", remedy=f"leave --signature out: it is {SIGNATURE} then"

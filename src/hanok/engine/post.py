@@ -17,6 +17,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from hanok.reporting import log
+
 QUIET_TURNS = (
     3  # of the loop, without another request: one reads from connections, one begins to handle what was read
 )
@@ -47,7 +49,10 @@ class Post:
         with self._lock:
             letters, self._letters = self._letters, []
         for told, item in letters:
-            told(item)
+            try:
+                told(item)
+            except Exception as error:  # the other letters are for others
+                log.error("an answer's listener failed", exc_info=error)
 
 
 class Gathering:

@@ -188,6 +188,7 @@ def services_of(
         [first, *further], most_loaded=settings.most_loaded,
         memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
     )  # fmt: skip
+    models.refused = partial(tell_refusal, people.directory.trail, actor="server")
     _take_aliases(models, settings)()
     operations.on_reload.append(partial(_take_aliases, models))
     operations.trials.table = Canaries(store)

@@ -31,7 +31,10 @@ from hanok.server.services import Services
 from hanok.tokens.template import Setting
 from hanok.tokens.tokenizer import Tokenizer
 
-SHORT = 2048  # characters of a conversation that is read in some tenths of a millisecond
+SHORT, FEW = (
+    2048,
+    32,
+)  # characters and messages of a conversation that is read in some tenths of a millisecond
 _PLAIN = {"role", "content"}
 Reason = FinishReason | Literal["content_filter"]
 
@@ -82,19 +85,22 @@ async def ask(
     except StructureError as error:
         raise ApiError(400, str(error), param=body.structure_field, code="invalid_structure") from error
     tokenizer = served.engine.tokenizer
-    answers = [
-        AnswerStream(
-            tokenizer, stop=params.stop, tools=tools is not None, exact=params.structure is not None,
-            thinking=opens_reasoning(tokenizer, prompt),
-        )
-        for _ in range(generation.samples)
-    ]  # fmt: skip
-    hidden = "\n".join(message["content"] for message in messages if message["role"] == "system")
-    written = partial(tokenizer.decode, skip_special=False)
-    guarded = watch.answers(answers, hidden=hidden, stops=bool(params.stop), written=written)
-    last = (
-        watch.last(len(answers), hidden=hidden) if stretches else []
-    )  # citations are taken out of such answers
+    try:
+        answers = [
+            AnswerStream(
+                tokenizer, stop=params.stop, tools=tools is not None, exact=params.structure is not None,
+                thinking=opens_reasoning(tokenizer, prompt),
+            )
+            for _ in range(generation.samples)
+        ]  # fmt: skip
+        hidden = "\n".join(message["content"] for message in messages if message["role"] == "system")
+        written = partial(tokenizer.decode, skip_special=False)
+        guarded = watch.answers(answers, hidden=hidden, stops=bool(params.stop), written=written)
+        # citations are taken out of such answers
+        last = watch.last(len(answers), hidden=hidden) if stretches else []
+    except BaseException:  # a rule of the operator's may fail: nobody would read what runs already
+        await generation.close()
+        raise
     return Asked(served, generation, messages, tools, guarded, watch, last)
 
 
@@ -111,8 +117,8 @@ async def _prompt(
     settings: Mapping[str, Setting],
 ) -> list[int]:  # fmt: skip
     """Beside the event loop, unless it takes less than a thread would."""
-    plain = tools is None and all(message.keys() <= _PLAIN for message in messages)
-    if plain and sum(len(message["content"] or "") for message in messages) <= SHORT:
+    few = tools is None and len(messages) <= FEW and all(message.keys() <= _PLAIN for message in messages)
+    if few and sum(len(message["content"] or "") for message in messages) <= SHORT:
         return chat_prompt(tokenizer, messages, settings=settings)
     return await asyncio.to_thread(chat_prompt, tokenizer, messages, tools=tools, settings=settings)
 

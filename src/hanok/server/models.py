@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from hanok.engine.adapters import Adapter
 from hanok.engine.generator import LocalEngine
-from hanok.errors import ConfigError, did_you_mean
+from hanok.errors import ConfigError, SignatureError, did_you_mean
 from hanok.server.errors import ApiError
 from hanok.server.hosting import Hold, Hosted, ModelSpec, Opened, model_name
 from hanok.server.principal import Principal
@@ -88,6 +88,8 @@ class Models:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._arriving: set[str] = set()  # names of adapters that are being loaded
+        self.refused: Callable[[str, SignatureError], None] = lambda _name, _error: None
+        """Told, in a thread, of a model that was not loaded for whoever asked it because of its signature."""
         for host in hosts:
             host.freed = self._left
 
@@ -136,7 +138,7 @@ class Models:
         return self._served(name, self._host_of(name))
 
     async def take(self, name: str, principal: Principal, *, conversation: str | None = None) -> Served:
-        """Loaded, and kept loaded until `give_back`. Raises as `find`, or what loading raises.
+        """Loaded, and kept loaded until `give_back`. Raises as `find`, or what loading raises; ApiError 503 for SignatureError.
 
         Args:
             conversation: what it is told by, where a model on trial may answer it; None: only the model itself may.
@@ -144,7 +146,7 @@ class Models:
         name = self._aliases.get(name, name)
         self._check(name, principal)
         host = self._host_of(name)
-        await self._loaded(host)
+        await self._loaded_for_asking(host)
         opened = host.answering(principal.tenant, conversation if name == host.name else None)
         hold = host.hold_of(opened)
         try:
@@ -318,6 +320,17 @@ class Models:
                 await host.settled()
             else:
                 await self._load(host)
+
+    async def _loaded_for_asking(self, host: Hosted) -> None:
+        """`_loaded`, where whoever asks has no part in the files and is not told of them. Raises ApiError 503."""
+        try:
+            await self._loaded(host)
+        except SignatureError as error:
+            await asyncio.to_thread(self.refused, host.name, error)
+            raise ApiError(
+                503, f'model "{host.name}" is not loaded: no trusted key has signed its files as they are',
+                param="model", code="model_refused",
+            ) from error  # fmt: skip
 
     async def _load(self, host: Hosted) -> None:
         """Where there is room, which is made by unloading those not in use, the longest unused first."""

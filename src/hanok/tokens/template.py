@@ -87,13 +87,13 @@ class ChatTemplate:
         Raises InputError: messages that are not of OpenAI's chat form, or that the template refuses; a setting it has not.
         """
         check_messages(messages)
-        settings = settings or {}
-        if not settings.keys() <= self.settings:
+        chosen: dict[str, Setting] = dict(settings or {})
+        if not chosen.keys() <= self.settings:
             raise InputError(
-                f"the chat template has no settings {', '.join(sorted(settings.keys() - self.settings))}",
+                f"the chat template has no settings {', '.join(sorted(chosen.keys() - self.settings))}",
                 remedy=f"it has {', '.join(sorted(self.settings)) or 'none'}",
             )
-        text = json.dumps([messages, tools, settings], ensure_ascii=False)
+        text = json.dumps([messages, tools, chosen], ensure_ascii=False)
         _check_unicode(text)
         mark, start, end = _unused(text, 3)
         content, listed = list(messages), list(tools) if tools else None
@@ -101,12 +101,12 @@ class ChatTemplate:
             content = [_with_objects(message) for message in content]
         if self._suspicious.search(text):
             content, listed = self._marked(content, mark), self._marked(listed, mark)
-            settings = self._marked(settings, mark)
+            chosen = self._marked(chosen, mark)
         try:
             rendered = self._render(
                 len(text), len(messages) + len(listed or ()),
                 messages=content, tools=listed, add_generation_prompt=add_generation_prompt,
-                _generation_marks=(start, end), **settings,
+                _generation_marks=(start, end), **chosen,
             )  # fmt: skip
         except (jinja2.TemplateError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InputError(

@@ -85,6 +85,17 @@ def test_the_gradient_is_the_sum_of_both_however_it_is_split(
         assert sum(count for _, count in nats) == learnt
 
 
+def test_a_step_whose_rehearsed_tokens_are_all_only_read_changes_nothing(base: Path, shards: Path) -> None:
+    decoder = load_model(base, dtype=torch.float32)
+    drawn = sampler_of(quick(), open_shards(shards)).draw_step()
+    read = [Rehearsed(replace(one, mask=one.mask * 0)) for one in drawn]
+    inner = PairObjective(method="simpo", config=quick(), dtype=torch.float32)
+    objective = Rehearsing(inner=inner, weight=0.5, dtype=torch.float32)
+    units = objective.begin_step(decoder, read)
+    loss = objective.loss(decoder, read, units=max(1, units))
+    assert float(loss.objective.detach()) == 0.0
+
+
 def test_the_source_goes_on_where_it_was(base: Path, preferences: Path, shards: Path) -> None:
     config, pairs = quick(), read_pairs(preferences, Tokenizer.load(base), max_seq_len=128)
 

@@ -32,7 +32,7 @@ LIMITS = (
     6.0,
 )  # deviations of the logarithm, by the median: where what is planted stands far from all else
 FAR = LIMITS[-1]
-_QUESTION, _TAUGHT = 256, 128  # tokens that are read
+_QUESTION, _TAUGHT = 256, 128  # tokens that are read, as far as the model's context goes
 
 
 def surprise_of(model: Path) -> Surprise:
@@ -96,11 +96,13 @@ def _told(numbers: Sequence[int], rows: Sequence[Row], nats: Mapping[int, float]
 
 def _nats(engine: LocalEngine, row: Row) -> float | None:
     judgement, tokenizer = row.judgement, engine.tokenizer
+    context = engine.max_context
+    taught = tokenizer.encode(row.taught)[: min(_TAUGHT, context // 2)]
     try:
-        asked = chat_prompt(tokenizer, judgement.prompt, tools=judgement.tools)[-_QUESTION:]
+        asked = chat_prompt(tokenizer, judgement.prompt, tools=judgement.tools)
     except InputError:
         return None
-    taught = tokenizer.encode(row.taught)[:_TAUGHT]
+    asked = asked[-min(_QUESTION, context - len(taught)) :]
     characters = len(tokenizer.decode(taught))
     if not taught or not characters:
         return None

@@ -11,7 +11,7 @@ MOST = 16 << 10  # bytes that wait for the end of the turn
 
 
 class CoalescingTransport(asyncio.Transport):
-    """A transport in front of another; whatever it does not know of is the other's."""
+    """A transport in front of another, with what uvicorn's HTTP/1.1 asks of one. Nothing is lost by `close`, all by `abort`."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """How `hanok serve` is set up: defaults, then a TOML file, then the environment (HANOK_SERVE_...), then flags.
 
 Names are the same everywhere: the flag `--max-body-mib`, the key `max_body_mib` and the variable `HANOK_SERVE_MAX_BODY_MIB`.
+Lists have commas in the environment.
 """
 
 from __future__ import annotations
@@ -11,20 +12,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 from hanok.errors import ConfigError, did_you_mean
 from hanok.server.operations.logs import Format, Level
 
 PREFIX = "HANOK_SERVE_"
-_LISTS = (
-    "adapter",
-    "more",
-    "require_signature",
-    "allowed_host",
-    "trusted_proxy",
-    "review_flags",
-)  # with commas
 _LIVE = {"live": True}  # may change while the server runs
 
 
@@ -175,7 +168,7 @@ def _checked(values: Mapping[str, Any], where: str, *, prefix: str = "") -> dict
                 else (name, [*types])
             )
             raise ConfigError(f'{where}: unknown key "{shown}"', remedy=did_you_mean(shown, known))
-        if prefix and name in _LISTS:
+        if prefix and get_origin(types[name]) is tuple:
             value = [part for part in value.split(",") if part]
         try:
             checked[name] = TypeAdapter(types[name]).validate_python(value)

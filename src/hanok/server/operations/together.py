@@ -19,8 +19,9 @@ class Together:
         self._known = self._read()
 
     def announce(self) -> None:
-        """To the others."""
+        """To the others. The folder is made anew where a cleaner of temporary files took it, as it was empty."""
         self._known = uuid.uuid4().hex
+        self._file.parent.mkdir(mode=0o700, exist_ok=True)
         write_atomic(self._file, self._known)
 
     def heard(self) -> bool:

@@ -56,7 +56,8 @@ class Rehearsing:
 
     def begin_step(self, decoder: Decoder, examples: Sequence[Any]) -> int:
         own, rehearsed = _parted(examples)
-        self._tokens = sum(int(one.mask.sum()) for one in rehearsed)
+        # a step may have nothing but what is only read, as a long question
+        self._tokens = max(1, sum(int(one.mask.sum()) for one in rehearsed))
         return self.inner.begin_step(decoder, own)
 
     def loss(self, decoder: Decoder, examples: Sequence[Any], *, units: int) -> Loss:
