@@ -13,8 +13,9 @@ from torch import Tensor
 
 from hanok.artefacts import open_artefact
 from hanok.bench import compress as compress_bench
-from hanok.bench import compress_rows
-from hanok.bench.compress_rows import CASES, TIMES, Bench, Case, by_the_largest, put_in_outliers, run
+from hanok.bench import compress_cases, compress_rows
+from hanok.bench.compress_cases import CASES, TIMES, Bench, Case, Metrics, by_the_largest, put_in_outliers
+from hanok.bench.compress_rows import run
 from hanok.compression.fake import turn_inner_inputs
 from hanok.compression.search import search
 from hanok.compression.settings import CompressConfig
@@ -34,7 +35,8 @@ def hidden(model: Decoder) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compress_rows, "BASE", replace(compress_rows.BASE, samples=8, length=48, held_out=2))
+    for module in (compress_cases, compress_rows):
+        monkeypatch.setattr(module, "BASE", replace(compress_cases.BASE, samples=8, length=48, held_out=2))
 
 
 def test_names_are_of_one_row_each() -> None:
@@ -79,7 +81,7 @@ def test_rows_stay_and_come_in_seeds(
     asked: list[tuple[str, int]] = []
 
     def counted(case: Case) -> Case:
-        def measure(bench: Bench, seed: int) -> Sequence[compress_rows.Metrics]:
+        def measure(bench: Bench, seed: int) -> Sequence[Metrics]:
             asked.append((case.name, seed))
             return case.measure(bench, seed)
 

@@ -37,27 +37,31 @@ def peers(
     stored: Path, shards: Path, folder: Path, config: CompressConfig, seeds: Sequence[int]
 ) -> Iterator[Found]:
     """(name, bits a weight of a matrix, logits of ids: one for each seed where it calibrates), of those that are installed."""
-    for name in ("Q4_0", "Q4_K_M"):
-        if (file := make_gguf(stored, folder).get(name)) is not None:
-            yield (
-                f"llama.cpp {name}",
-                bits_a_weight(file),
-                [peer_logits(file, LENGTH, torch.get_num_threads())],
-            )
-    for name, (module, rounding) in _ROUNDINGS.items():
-        if _installed(name, module):
-            decoder = load_model(stored).requires_grad_(False)
-            bits = round_layers(decoder, rounding)
-            yield name, bits, [logits_of(decoder)]
+    for name in WITHOUT_TEXT:
+        if (found := peer(name, stored, folder)) is not None:
+            yield name, found[0], [found[1]]
     os.environ.setdefault(
         "GPTQMODEL_CPU_WORKERS", "2"
     )  # by itself it takes fewer on two cores, and then stops
     if _installed("gptqmodel", "gptqmodel"):
-        found = [
-            _gptqmodel(stored, shards, folder / f"gptqmodel-{seed}", replace(config, seed=seed))
-            for seed in seeds
+        several = [
+            _gptqmodel(stored, shards, folder / f"gptqmodel-{s}", replace(config, seed=s)) for s in seeds
         ]
-        yield "gptqmodel", found[0][0], [logits for _, logits in found]
+        yield "gptqmodel", several[0][0], [logits for _, logits in several]
+
+
+def peer(name: str, stored: Path, folder: Path) -> tuple[float, Logits] | None:
+    """Bits a weight of a matrix, and logits of ids, of one that looks at weights alone; None: it is not installed."""
+    if name in _FORMATS:
+        file = make_gguf(stored, folder).get(_FORMATS[name])
+        if file is None:
+            return None
+        return bits_a_weight(file), peer_logits(file, LENGTH, torch.get_num_threads())
+    module, rounding = _ROUNDINGS[name]
+    if not _installed(name, module):
+        return None
+    decoder = load_model(stored).requires_grad_(False)
+    return round_layers(decoder, rounding), logits_of(decoder)
 
 
 def logits_of(decoder: Decoder) -> Logits:
@@ -122,11 +126,15 @@ def _quanto(weight_NK: Tensor) -> tuple[Tensor, float]:
     return codes.dequantize(), 4 + 32 / 64
 
 
+_FORMATS = {"llama.cpp Q4_0": "Q4_0", "llama.cpp Q4_K_M": "Q4_K_M"}
 _ROUNDINGS: dict[str, tuple[str, Callable[[Tensor], tuple[Tensor, float]]]] = {
     "hqq": ("hqq.core.quantize", _hqq),
     "torchao": ("torchao.quantization.quant_primitives", _torchao),
     "optimum-quanto": ("optimum.quanto", _quanto),
 }
+
+
+WITHOUT_TEXT = (*_FORMATS, *_ROUNDINGS)
 
 
 def _gptqmodel(stored: Path, shards: Path, out: Path, config: CompressConfig) -> tuple[float, Logits]:

@@ -171,14 +171,15 @@ class _Tries:
             work.mkdir(exist_ok=True)
             distance = layer_by_layer(plan, self._model, self._texts, work)
             shutil.rmtree(work)
-            bits = _mean_bits(self.units(), plan)
+            bits = mean_bits(self.units(), plan)
             write_json(
                 file, {"name": name, "bits": bits, "kl": distance.kl, "perplexity": distance.perplexity_after}
             )
         return Tried(**json.loads(file.read_text(encoding="utf-8")))
 
 
-def _mean_bits(units: list[Unit], plan: Plan) -> float:
+def mean_bits(units: list[Unit], plan: Plan) -> float:
+    """Of a weight, scales counted."""
     total = sum(unit.weights for unit in units)
     held = sum(
         unit.weights * (plan.head_bits if unit.names[0] == ENDS else plan.bits(unit.names[0]))
