@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import serving
 from prometheus_client.parser import text_string_to_metric_families
 
 from hanok.server.exchange import Exchange, Outcome
@@ -160,15 +161,18 @@ def test_one_line_a_request_without_its_content(server: Any, caplog: pytest.LogC
         answer = chat(server, headers={"x-request-id": "line-1"})
         server.http.get("/healthz")
         server.http.get("/v1/models")
-    lines = [
-        json.loads(JsonLines().format(record)) for record in caplog.records if record.name == "hanok.access"
-    ]
+        assert serving.until(lambda: len(_access(caplog)) == 2, 20.0)  # a line is written behind its answer
+    lines = [json.loads(JsonLines().format(record)) for record in _access(caplog)]
     assert [line["route"] for line in lines] == ["/v1/chat/completions", "/v1/models"]
     work = lines[0]["work"][0]
     assert lines[0]["request_id"] == "line-1"
     assert work["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"]
     assert work["completion_tokens"] == answer.json()["usage"]["completion_tokens"]
     assert SECRET not in caplog.text
+
+
+def _access(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "hanok.access"]
 
 
 def test_json_lines_stay_one_line() -> None:

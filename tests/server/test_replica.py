@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import serving
 from fastapi.testclient import TestClient
 
 from hanok.artefacts import open_artefact
@@ -82,15 +82,6 @@ def two(tmp_path: Path, random_run: Path) -> Iterator[Two]:
         yield made
 
 
-def until(holds: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        if holds():
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def test_what_each_of_them_does_is_in_one_audit(two: Two) -> None:
     assert [two.ask(http, "hello") for http in (two.a, two.b)] == [200, 200]
     assert [two.ask(http, "the first word") for http in (two.a, two.b)] == [400, 400]
@@ -114,12 +105,12 @@ def test_what_one_takes_up_the_other_takes_up(two: Two) -> None:
     known = two.a.get("/admin/policy").json()["hash"]
     saved = two.a.put("/admin/policy", json={"policy": edited, "hash": known})
     assert saved.status_code == 200, saved.text
-    assert until(lambda: two.ask(two.b, "the second word") == 400)
+    assert serving.until(lambda: two.ask(two.b, "the second word") == 400, 30.0)
     assert two.ask(two.b, "the first word") == 200
     two.prices.write_text("[default]\nprompt = 1e6\ncompletion = 1e6\n")
-    assert until(lambda: len(two.entries("settings.reload")) == 1)  # b's, for the policy
+    assert serving.until(lambda: len(two.entries("settings.reload")) == 1, 30.0)  # b's, for the policy
     assert two.b.post("/admin/reload").status_code == 200
-    assert until(lambda: len(two.entries("settings.reload")) == 3)  # of both, once
+    assert serving.until(lambda: len(two.entries("settings.reload")) == 3, 30.0)  # of both, once
     with Store(two.store) as store:
         assert total(read_usage(store, by=["day"]))["cost"] == 0.0
     assert two.ask(two.a, "what does it cost?") == 200
