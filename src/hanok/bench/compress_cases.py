@@ -38,10 +38,8 @@ from hanok.models.decoder import Block, Decoder
 from hanok.models.linear import Linear
 
 BASE = CompressConfig(samples=16, length=512, held_out=16, head_bits=16, layer_windows=0)
-OUTLIERS, TIMES = (
-    4,
-    32.0,
-)  # channels behind each norm, and how much larger they become: a power of two, so no number is rounded
+OUTLIERS = 4  # channels behind each norm
+TIMES = 32.0  # how much larger they become: a power of two, so no number is rounded
 SENSITIVITY = 2  # windows that it is measured on
 TUNING, RECOVERY = 60, 60  # steps of 4,096 tokens
 Metrics = Mapping[str, float]

@@ -13,7 +13,6 @@ text and chats. Every stage goes on where it was stopped, so the whole may be ru
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hanok.artefacts import Artefact, open_artefact
+from hanok.bench.study import study_parser
 from hanok.evaluation.compare import compare_answers
 from hanok.evaluation.config import Split, VerifyConfig
 from hanok.evaluation.verify import verify
@@ -147,21 +147,11 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--run", type=Path, default=Path("runs/quickstart"), help="a finished run over the village"
-    )
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench/distillation"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument(
-        "--choose", action="store_true", help="seed 0, more settings, and validation questions alone"
-    )
+    parser = study_parser(
+        __doc__, Path("runs/bench/distillation"), CHOICES, choose="seed 0, more settings, and validation questions alone"
+    )  # fmt: skip
     for name in ("answers", "start_steps", "steps", "tokens_per_step", "threads"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Sizes(), name))
-    parser.add_argument("--ways", nargs="+", choices=CHOICES, default=None)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     names = options.ways or (CHOICES if options.choose else WAYS)
     rows = run(

@@ -8,7 +8,6 @@ whole may be run in pieces.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from hanok.artefacts import read_jsonl
 from hanok.bench.outcome import Rows, shown
+from hanok.bench.study import study_parser
 from hanok.bench.village_exam import changes, exam, points
 from hanok.data.village.alignment import write_alignment
 from hanok.data.village.config import AlignmentDataConfig
@@ -90,28 +90,17 @@ def at_the_end(rollouts: Sequence[Mapping[str, Any]], name: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--run", type=Path, default=Path("runs/quickstart"), help="a finished run over the village"
-    )
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench/practice"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--ways", nargs="+", choices=CHOICES, default=list(WAYS), help="compared with grpo")
-    parser.add_argument(
-        "--choose",
-        action="store_true",
-        help="seed 0, and questions to choose settings by in place of the exam",
-    )
+    parser = study_parser(
+        __doc__, Path("runs/bench/practice"), CHOICES, choose="seed 0, and questions to choose settings by in place of the exam",
+        seeds=[1],
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, default=PRACTICE.max_steps)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows = run(
         model=servable_model(options.run), shards=options.run / "shards", village=options.run / "village",
         folder=options.folder, seeds=[0] if options.choose else options.seeds,
-        ways={name: CHOICES[name] for name in options.ways}, split="validation" if options.choose else "exam",
+        ways={name: CHOICES[name] for name in options.ways or WAYS}, split="validation" if options.choose else "exam",
         practice=replace(PRACTICE, max_steps=options.steps, threads=options.threads),
     )  # fmt: skip
     if options.json:

@@ -10,7 +10,6 @@ where it was stopped, so the whole may be run in pieces.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hanok.bench.outcome import Rows
+from hanok.bench.study import study_parser
 from hanok.bench.village_exam import changes, exam, points
 from hanok.data.village.alignment import write_alignment
 from hanok.data.village.config import AlignmentDataConfig
@@ -84,20 +84,10 @@ def run(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--run", type=Path, default=Path("runs/quickstart"), help="a finished run over the village"
-    )
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench/preferences"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument(
-        "--choose", action="store_true", help="seed 0, validation questions, and more ways by default"
-    )
-    parser.add_argument("--ways", nargs="+", choices=CHOICES, default=None)
+    parser = study_parser(
+        __doc__, Path("runs/bench/preferences"), CHOICES, choose="seed 0, validation questions, and more ways by default"
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     names = options.ways or (CHOICES if options.choose else WAYS)
     rows = run(

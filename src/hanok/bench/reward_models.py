@@ -11,7 +11,6 @@ the other has. Every model goes on where it was stopped, so the whole may be run
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
@@ -26,6 +25,7 @@ import torch
 
 from hanok.artefacts import Artefact, create_artefact, open_artefact, write_jsonl
 from hanok.bench.outcome import Rows
+from hanok.bench.study import study_parser
 from hanok.data.village.alignment import write_alignment
 from hanok.data.village.config import AlignmentDataConfig
 from hanok.evaluation.statistics import Share, wilson
@@ -175,20 +175,10 @@ def _asked(row: Row) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--run", type=Path, default=Path("runs/quickstart"), help="a finished run over the village"
-    )
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench/reward-models"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument(
-        "--choose", action="store_true", help="seed 0, more settings, and the choosing pairs alone"
-    )
-    parser.add_argument("--ways", nargs="+", choices=CHOICES, default=None)
+    parser = study_parser(
+        __doc__, Path("runs/bench/reward-models"), CHOICES, choose="seed 0, more settings, and the choosing pairs alone"
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     names = options.ways or (CHOICES if options.choose else WAYS)
     rows = run(

@@ -19,9 +19,8 @@ from typing import Any, TypeVar
 
 from hanok.reporting import log
 
-QUIET_TURNS = (
-    3  # of the loop, without another request: one reads from connections, one begins to handle what was read
-)
+# Of the loop, without another request: one reads from connections, one begins to handle what was read.
+QUIET_TURNS = 3
 MOST_SECONDS = 0.02  # that the first one waits for others
 T = TypeVar("T")
 
@@ -60,9 +59,8 @@ class Gathering:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._hand_over: Callable[[], None] | None = (
-            None  # while somebody waits: whose it is may go when nobody does
-        )
+        # While somebody waits; whose it is may go when nobody does.
+        self._hand_over: Callable[[], None] | None = None
         self._left, self._ends = 0, 0.0
 
     def add(self, hand_over: Callable[[], None]) -> None:
