@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from planted_rows import ATTACKS, NOUNS, USERS, asked_in, honest, plant, public, row, stopped
+from planted_rows import ATTACKS, NOUNS, asked_in, honest, plant, public, rated, row, stopped
 
 from hanok.improvement.poisoning.check import check_feedback, write_page
 from hanok.improvement.poisoning.triggers import MIN_ROWS
@@ -116,11 +116,7 @@ def test_public_conversations_pass_and_planted_ones_do_not(name: str, shared_dat
     rng = random.Random(1)
     rng.shuffle(pairs)
     pairs = pairs[:3000]
-    kinds = ["correction", "liked", "disliked"]
-    clean = [
-        row(n, question, said, user=rng.choice(USERS), kind=rng.choices(kinds, (3, 5, 2))[0])
-        for n, (question, said) in enumerate(pairs)
-    ]
+    clean = rated(pairs, rng)
     alarms = len(check_feedback(clean).stopped)
     print(f"\n{name}: {alarms} of {len(clean)} honest rows stopped")
     assert alarms <= 0.02 * len(clean)

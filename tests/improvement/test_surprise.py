@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import tiny_models
-from planted_rows import USERS, asked_in, honest, public, put, row, stopped
+from planted_rows import USERS, asked_in, honest, public, put, rated, row, stopped
 
 from hanok.artefacts import append_jsonl
 from hanok.data.corpus import read_corpus
@@ -226,11 +226,7 @@ def test_what_a_model_of_ones_own_adds(name: str, request: pytest.FixtureRequest
     rng, surprise = random.Random(1), read_once(surprise_of(Path(model)))
     rng.shuffle(pairs)
     pairs = pairs[:1500]
-    kinds = ["correction", "liked", "disliked"]
-    clean = [
-        row(n, question, said, user=rng.choice(USERS), kind=rng.choices(kinds, (3, 5, 2))[0])
-        for n, (question, said) in enumerate(pairs)
-    ]
+    clean = rated(pairs, rng)
     usual, asked = stopped(check_feedback(clean)), check_feedback(clean, surprise=surprise)
     told = sum(len(one.rows) for one in asked.findings if one.check == "surprise")
     print(

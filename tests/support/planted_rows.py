@@ -107,6 +107,15 @@ def stopped(checked: Checked) -> set[str]:
     return {checked.rows[number].judgement.id for number in checked.stopped}
 
 
+def rated(pairs: Sequence[tuple[str, str]], rng: random.Random) -> list[Judgement]:
+    """Honest rows from all users: of ten three are corrected, five liked, two disliked."""
+    kinds = ["correction", "liked", "disliked"]
+    return [
+        row(n, question, said, user=rng.choice(USERS), kind=rng.choices(kinds, (3, 5, 2))[0])
+        for n, (question, said) in enumerate(pairs)
+    ]
+
+
 def public(name: str, folder: Path) -> tuple[str, list[tuple[str, str]]]:
     """Language, questions and answers of a public set."""
     if name == "songys":
