@@ -39,22 +39,26 @@ class LearnedLaws:
         self, generations: Sequence[Generation], rows: Sequence[int], hidden_BD: Tensor, logits_BV: Tensor
     ) -> None:
         """Set the law of the next token of those that want one. Args: rows: of each generation, in both tensors."""
-        wanted = [pair for pair in zip(generations, rows, strict=True) if pair[0].learned]
+        wanted: list[Generation] = []
+        theirs: list[int] = []
+        for generation, row in zip(generations, rows, strict=True):
+            if generation.learned:
+                wanted.append(generation)
+                theirs.append(row)
         if not wanted:
             return
-        theirs = [row for _, row in wanted]
         laws = (
             decoding_laws(self._weights, hidden_BD, logits_BV, theirs)
             if self._fast
             else self._plain_laws(hidden_BD, logits_BV, theirs)
         )
-        for (generation, _), (temperature, top_p) in zip(wanted, laws, strict=True):
-            sound = (
-                temperature == temperature and top_p == top_p
-            )  # else the logits are no numbers, and the request fails
-            generation.law = (temperature, top_p) if sound else None
+        for generation, law in zip(wanted, laws, strict=True):
+            temperature, top_p = law
+            sound = temperature == temperature and top_p == top_p
+            generation.law = law if sound else None  # else the logits are no numbers, and the request fails
 
-    def _plain_laws(self, hidden_BD: Tensor, logits_BV: Tensor, rows: list[int]) -> list[list[float]]:
+    def _plain_laws(self, hidden_BD: Tensor, logits_BV: Tensor, rows: list[int]) -> list[tuple[float, float]]:
         padded = torch.tensor([*rows, *rows[:1] * (-len(rows) % ROW_MULTIPLE)], device=hidden_BD.device)
         laws = self._heads.laws(hidden_BD[padded], logits_BV[padded])
-        return torch.stack(laws, dim=1)[: len(rows)].tolist()
+        temperatures, top_ps = (law_R[: len(rows)].tolist() for law_R in laws)
+        return list(zip(temperatures, top_ps, strict=True))
