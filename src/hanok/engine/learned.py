@@ -32,27 +32,15 @@ class LearnedLaws:
             ]
         )
 
-    def wanted(self, generations: Sequence[Generation]) -> bool:
-        return any(generation.learned for generation in generations)
-
-    def assign(
-        self, generations: Sequence[Generation], rows: Sequence[int], hidden_BD: Tensor, logits_BV: Tensor
-    ) -> None:
-        """Set the law of the next token of those that want one. Args: rows: of each generation, in both tensors."""
-        wanted: list[Generation] = []
-        theirs: list[int] = []
-        for generation, row in zip(generations, rows, strict=True):
-            if generation.learned:
-                wanted.append(generation)
-                theirs.append(row)
-        if not wanted:
-            return
+    def assign(self, learned: Sequence[tuple[Generation, int]], hidden_BD: Tensor, logits_BV: Tensor) -> None:
+        """Set the law of the next token of answers that want one. Args: learned: they, with their rows in both tensors."""
+        rows = [row for _, row in learned]
         laws = (
-            decoding_laws(self._weights, hidden_BD, logits_BV, theirs)
+            decoding_laws(self._weights, hidden_BD, logits_BV, rows)
             if self._fast
-            else self._plain_laws(hidden_BD, logits_BV, theirs)
+            else self._plain_laws(hidden_BD, logits_BV, rows)
         )
-        for generation, law in zip(wanted, laws, strict=True):
+        for (generation, _), law in zip(learned, laws, strict=True):
             temperature, top_p = law
             sound = temperature == temperature and top_p == top_p
             generation.law = law if sound else None  # else the logits are no numbers, and the request fails
