@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+from tests.support.classifier_server import classifier as classifier_server
+from tests.support.classifier_server import minds
 
 from hanok.guard.grams import BITS, hashed
 from hanok.guard.harm import HarmClassifier
@@ -110,6 +112,18 @@ def test_parts_are_one_input(moderate: Callable[..., Any], server: Any) -> None:
         assert server.post("/v1/moderations", {"input": wrong}).status_code == 400, wrong
     long = server.post("/v1/moderations", {"input": "x" * (MOST_CHARACTERS + 1)})
     assert (long.status_code, long.json()["error"]["code"]) == (400, "input_too_long")
+
+
+def test_a_classifier_elsewhere_is_asked_once_for_each_text(scripted: Any) -> None:
+    """And one that does not answer is a finding, as its fail mode says."""
+    with classifier_server(minds("bomb")) as remote:
+        server = scripted(f'format = 1\n[rules.elsewhere]\nkind = "external"\nurl = "{remote.url}"\n')
+        found = server.post("/v1/moderations", {"input": ["a bomb", "a tea"]}).json()["results"]
+        assert [one["categories"]["elsewhere"] for one in found] == [True, False]
+        assert len(remote.asked) == 2
+        remote.answer = lambda _path, _body: 500
+        (failed,) = server.post("/v1/moderations", {"input": "a cup"}).json()["results"]
+        assert failed["flagged"] is True
 
 
 def test_no_rules_mind_nothing(scripted: Any) -> None:

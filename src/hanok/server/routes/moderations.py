@@ -21,7 +21,7 @@ from hanok.server.work import admitted
 
 MODEL = "guard"  # in usage and metrics, whatever the request calls it
 MOST_TEXTS, MOST_CHARACTERS = 256, 200_000  # of a request
-_AT_ONCE = 2
+_AT_ONCE = 2  # texts of all requests
 NAMES = (
     "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
     "self-harm/intent", "self-harm/instructions", "sexual", "sexual/minors", "violence", "violence/graphic",
@@ -101,11 +101,15 @@ async def _moderations(
         id=f"modr-{uuid.uuid4().hex}", route="moderations", principal=principal, model=MODEL,
         model_hash=services.guard.policy.hash, prompt_tokens=0, max_tokens=0,
     )  # fmt: skip
-    run = services.waiting.run if book.asks_before or book.asks_behind else asyncio.to_thread
     results = []
-    async with admitted(services, exchange), looks:
-        for text in texts:  # one by one: between two of them a client that went away is noticed
-            results.append(_result(await run(judge, book, text)))
+    async with admitted(services, exchange):
+        for text in texts:  # one by one: others have their turn, and a client that went away is noticed
+            if book.asks_before or book.asks_behind:  # it waits more than it works
+                judged = await services.waiting.run(judge, book, text)
+            else:
+                async with looks:
+                    judged = await asyncio.to_thread(judge, book, text)
+            results.append(_result(judged))
     return {"id": exchange.id, "model": body.model or MODEL, "results": results}
 
 
