@@ -62,6 +62,15 @@ class Gathering:
         # While somebody waits; whose it is may go when nobody does.
         self._hand_over: Callable[[], None] | None = None
         self._left, self._ends = 0, 0.0
+        self._over: asyncio.Event | None = None  # where somebody waits for that
+
+    async def over(self) -> None:
+        """Once nobody waits for others any more."""
+        if self._hand_over is None:
+            return
+        if self._over is None:
+            self._over = asyncio.Event()
+        await self._over.wait()
 
     def add(self, hand_over: Callable[[], None]) -> None:
         self._left = QUIET_TURNS
@@ -80,8 +89,13 @@ class Gathering:
             self._next_turn()
             return
         hand_over, self._hand_over = self._hand_over, None
+        over, self._over = self._over, None
         assert hand_over is not None
-        hand_over()
+        try:
+            hand_over()
+        finally:
+            if over is not None:
+                over.set()
 
 
 class Posts:

@@ -38,6 +38,7 @@ from hanok.server.auditing.models import tell_refusal
 from hanok.server.auditing.open import audited, end_audit, open_audit, policy_facts, settings_facts
 from hanok.server.auditing.trail import Trail
 from hanok.server.bodies import Bodies
+from hanok.server.body_route import Straight
 from hanok.server.canary.trial import standing, standing_directory
 from hanok.server.document_vectors import ModelEmbedding
 from hanok.server.errors import install_handlers
@@ -70,7 +71,6 @@ from hanok.store.database import Store, feedback_file, run_folder
 if TYPE_CHECKING:
     from hanok.server.identity.oidc import Oidc
 
-MOST_HEADER_BYTES = 32 << 10
 THREADS = 64  # for what would block the event loop: so many that some slow jobs do not keep everybody out
 WEB = Path(__file__).with_name("web")
 
@@ -307,6 +307,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.routes = [route for router in routers for route in router.routes]  # what an error may name
     app.state.paths = frozenset(getattr(route, "path", "") for router in routers for route in router.routes)
     app.mount("/", StaticFiles(directory=WEB, html=True))
+    app.router.middleware_stack = Straight(app.router.middleware_stack, app.state.routes)
     # around everything, errors that nobody foresaw too
     inside, watchers = audited(app.build_middleware_stack(), services)
     app.middleware_stack = Follow(inside, operations.lifecycle, (*operations.watchers, *watchers), refuse)
@@ -349,7 +350,7 @@ def run_server(
         gate, log_level="warning", log_config=None, access_log=False, http=guard.protocol(), ws="none", lifespan="off",
         proxy_headers=False,  # uvicorn would believe them of whoever sits at this machine; `identity/proxies.py` reads them
         timeout_keep_alive=settings.keep_alive_seconds, timeout_graceful_shutdown=int(FLUSH_SECONDS),
-        h11_max_incomplete_event_size=MOST_HEADER_BYTES, server_header=False, backlog=1024,
+        server_header=False, backlog=1024,
         ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
     )  # fmt: skip
     server = Server(

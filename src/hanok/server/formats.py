@@ -73,6 +73,8 @@ class StructureFields(BaseModel):
 
     def _structures(self) -> list[tuple[str, Structure]]:
         found: list[tuple[str, Structure]] = []
+        if self.model_fields_set.isdisjoint(StructureFields.model_fields):
+            return found
         asked = self.response_format
         if asked is not None and asked.type == "json_object":
             found.append(("response_format", Structure(kind="json_object")))

@@ -89,14 +89,17 @@ class Generation:
         except BaseException:
             services.models.give_back(served)
             raise
-        principal.reply[HEADER] = quote(served.name)
         for observer in services.observers:
             observer.begun(exchange)
         generation = cls(services, served, exchange, requests, lease)
         try:
-            generation._start()  # while its answer is made ready, the model reads
-        except BaseException:
-            generation._reason = "error"
+            generation._start()
+            await engine.begun()  # others' requests come first, and the model reads while this answer is made ready
+            principal.reply.update(lease.headers())
+            principal.reply[HEADER] = quote(served.name)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                generation._reason = "error"
             await generation.close()
             raise
         return generation

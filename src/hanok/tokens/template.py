@@ -136,6 +136,11 @@ class ChatTemplate:
         return value
 
     def _runs(self, rendered: str, mark: str, start: str, end: str) -> Iterator[Run]:
+        if start not in rendered:  # nobody has spoken that training could learn from
+            for place, part in enumerate(self._control.split(rendered)):
+                if text := part.replace(mark, ""):
+                    yield Run(text, place % 2 == 1, ())
+            return
         generating = False
         for place, part in enumerate(self._control.split(rendered)):
             if place % 2:
@@ -276,7 +281,8 @@ def _compile(source: str) -> tuple[jinja2.Template, set[str]]:
         loop.body.insert(0, count.set_lineno(loop.lineno))
     tree.set_environment(environment)
     code = environment.compile(tree)
-    made = environment.template_class.from_code(environment, code, environment.make_globals(None))
+    names = dict(environment.globals)  # not a chain of tables, which each rendering would copy slowly
+    made = environment.template_class.from_code(environment, code, names)
     return made, asked
 
 

@@ -35,7 +35,7 @@ def public_id(key: str) -> str | None:
 
 
 def key_digest(pepper: bytes, key: str) -> str:
-    return hmac.new(pepper, key.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(pepper, key.encode(), "sha256").hex()
 
 
 def same(one: str, other: str) -> bool:
@@ -52,7 +52,7 @@ def cache_salt(server_key: bytes, tenant: str, domain: str) -> str:
     """What the engine keeps a tenant's prefixes apart by. Nobody outside can name another's."""
     tenant_bytes = tenant.encode()
     message = len(tenant_bytes).to_bytes(4, "big") + tenant_bytes + domain.encode()
-    return hmac.new(server_key, message, hashlib.sha256).hexdigest()
+    return hmac.digest(server_key, message, "sha256").hex()
 
 
 def pepper_file(store: Path | None) -> Path:
