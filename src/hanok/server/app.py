@@ -295,8 +295,9 @@ def create_app(services: Services) -> FastAPI:
             await finish()
 
     app = FastAPI(
-        title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
-    )
+        title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)],
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours hold no content (`operations/traces.py`)
+    )  # fmt: skip
     install_handlers(app)
     app.add_middleware(Bodies, limit=operations.body_limit)
     app.add_middleware(Identify, directory=services.directory)

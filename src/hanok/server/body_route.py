@@ -63,7 +63,7 @@ class Straight:
         for route in routes:
             handle = route.straight_handler() if isinstance(route, BodyRoute) else None
             if handle is not None and not route.param_convertors:
-                for method in route.methods:
+                for method in route.methods or ():
                     self._routes.setdefault((method, route.path), (route, handle))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -63,11 +63,12 @@ class Generation:
             services.caps.check(request.params, principal.tenant)
             if services.monitor is not None:
                 await services.monitor.admit(principal, request)
+            params = request.params
             if services.watermarks is not None:
-                request = replace(
-                    request, params=services.watermarks.marked(request.params, principal.tenant)
-                )
-            mark = request.params.watermark
+                params = services.watermarks.marked(params, principal.tenant)
+            if params is not request.params:
+                request = replace(request, params=params)
+            mark = params.watermark
             engine, requests = served.engine, expand(request)
             if request.params.structure is None:
                 engine.check(requests[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from hanok.errors import ConfigError
 
 PREFIX = "hk"
 _PUBLIC_BYTES, _SECRET_BYTES = 8, 32
+_KEY = re.compile(rf"{PREFIX}_([0-9a-f]{{{2 * _PUBLIC_BYTES}}})_")
 
 
 def new_key() -> tuple[str, str]:
@@ -28,10 +30,8 @@ def new_key() -> tuple[str, str]:
 
 def public_id(key: str) -> str | None:
     """None if it cannot be a key of ours."""
-    parts = key.split("_", 2)
-    if len(parts) != 3 or parts[0] != PREFIX or len(parts[1]) != 2 * _PUBLIC_BYTES or len(key) > 200:
-        return None
-    return parts[1] if all(letter in "0123456789abcdef" for letter in parts[1]) and key.isascii() else None
+    found = _KEY.match(key)
+    return found[1] if found is not None and len(key) <= 200 and key.isascii() else None
 
 
 def key_digest(pepper: bytes, key: str) -> str:

@@ -44,11 +44,10 @@ class Http1Protocol(HttpToolsProtocol):
         part: what of a request the next byte belongs to; "" between two of them.
     """
 
-    flow: Reading
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.parser = httptools.HttpRequestParser(self)  # without the leniency that uvicorn's has
+        self._application: Any = self.app
         self.running: RequestResponseCycle | None = None
         self.part: Literal["", "head", "body"] = ""
         self._found, self._barren = 0, 0  # things that were understood; bytes since the last of them
@@ -62,7 +61,7 @@ class Http1Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = Reading(transport)
+        self.flow = self._reading = Reading(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for cycle in (self.running, *(waiting for waiting, _ in self.pipeline)):
@@ -135,9 +134,9 @@ class Http1Protocol(HttpToolsProtocol):
         if not self.answering:
             self._begin(cycle)
         elif len(self.pipeline) < MOST_AHEAD:
-            self.flow.held = True
+            self._reading.held = True
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            self.pipeline.appendleft((cycle, self._application))
         else:
             raise _RefusedError("Too many requests before an answer.")
 
@@ -178,7 +177,7 @@ class Http1Protocol(HttpToolsProtocol):
 
     def _begin(self, cycle: RequestResponseCycle) -> None:
         self.running = cycle
-        self._start_asgi_task(cycle, self.app)
+        self._start_asgi_task(cycle, self._application)
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
@@ -195,12 +194,12 @@ class Http1Protocol(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
         if not self.pipeline and self._refused is None:
-            self.flow.held = False
+            self._reading.held = False
             self.flow.resume_reading()
 
     def _refuse(self, why: str) -> None:
         """What came is no request, or no body of one. That is the last answer of this connection."""
-        self._refused, self.flow.held = why, True
+        self._refused, self._reading.held = why, True
         self.flow.pause_reading()
         if self.part == "body" and self.pipeline and self.pipeline[0][0] is self.cycle:
             self.pipeline.popleft()  # nobody has begun with it
