@@ -229,15 +229,18 @@ def _check_unicode(text: str) -> None:
 
 
 class _Budget:
-    """Counts the turns of all loops of one rendering."""
+    """The turns that all loops of one rendering may take."""
 
     def __init__(self, turns: int) -> None:
         self.turns = turns
 
-    def __call__(self) -> None:
-        self.turns -= 1
-        if self.turns < 0:
-            raise jinja2.TemplateRuntimeError("it loops without end")
+
+def _count(budget: Any) -> bool:
+    """A turn of a loop. Whatever a template puts in the budget's place has none."""
+    if not isinstance(budget, _Budget) or budget.turns <= 0:
+        raise jinja2.TemplateRuntimeError("it loops without end")
+    budget.turns -= 1
+    return True
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -273,12 +276,14 @@ def _compile(source: str) -> tuple[jinja2.Template, set[str]]:
     """In the dialect that published chat templates are written in, each turn of a loop counted; and the names it asks for."""
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
+    environment.tests[_TICK] = _count
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     tree = environment.parse(source)
     asked = meta.find_undeclared_variables(tree) - environment.globals.keys()
     for loop in tree.find_all(nodes.For):
-        count = nodes.ExprStmt(nodes.Call(nodes.Name(_TICK, "load"), [], [], None, None))
+        budget = nodes.Name(_TICK, "load")  # counted by a test, which is called without the sandbox's looks at what is called
+        count = nodes.ExprStmt(nodes.Test(budget, _TICK, [], [], None, None))
         loop.body.insert(0, count.set_lineno(loop.lineno))
     tree.set_environment(environment)
     code = environment.compile(tree)

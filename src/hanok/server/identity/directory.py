@@ -110,6 +110,7 @@ class Directory:
             self.access, lambda: self._get_pepper(create=True), trail=self.trail
         )
         self._server_key = secrets.token_bytes(32)  # as old as what it protects: caches live in this process
+        self._salts: dict[tuple[str, str], str] = {}
         self._memory, self._lock = _Memory(), threading.Lock()
         self._checked = float("-inf")
         self._checking: asyncio.Task[None] | None = None
@@ -136,7 +137,12 @@ class Directory:
 
     def salt(self, principal: Principal, domain: str) -> str:
         """What the engine tells a tenant's cached prefixes by. What a client says has no part in it."""
-        return cache_salt(self._server_key, principal.tenant, domain)
+        name = (principal.tenant, domain)
+        if name not in self._salts:
+            if len(self._salts) >= _REMEMBERED:
+                self._salts.clear()
+            self._salts[name] = cache_salt(self._server_key, *name)
+        return self._salts[name]
 
     async def key(self, presented: str, *, address: str | None) -> Principal:
         """Raises ApiError 401 or 403."""
