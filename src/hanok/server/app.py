@@ -349,6 +349,7 @@ def run_server(
     operations.lifecycle.load()
     config = uvicorn.Config(
         gate, log_level="warning", log_config=None, access_log=False, http=guard.protocol(), ws="none", lifespan="off",
+        loop="auto",  # uvloop, where there is one
         proxy_headers=False,  # uvicorn would believe them of whoever sits at this machine; `identity/proxies.py` reads them
         timeout_keep_alive=settings.keep_alive_seconds, timeout_graceful_shutdown=int(FLUSH_SECONDS),
         server_header=False, backlog=1024,
