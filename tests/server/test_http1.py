@@ -72,7 +72,15 @@ class House:
         self.go_on.set()
         self.guard = Guard(Patience())
         kind = protocol or self.guard.protocol()
-        self.config = uvicorn.Config(self.app, http=kind, interface="asgi3", ws="none", lifespan="off", proxy_headers=False, log_config=None)
+        self.config = uvicorn.Config(
+            self.app,
+            http=kind,
+            interface="asgi3",
+            ws="none",
+            lifespan="off",
+            proxy_headers=False,
+            log_config=None,
+        )
         self.config.load()
         self.wire = Wire()
         self.wire.protocol = kind(config=self.config, server_state=ServerState(), app_state={})
@@ -92,7 +100,13 @@ class House:
         for one in waits:
             one.cancel()
         self.left += not self.go_on.is_set()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-length", b"%d" % len(body))],
+            }
+        )
         await send({"type": "http.response.body", "body": body})
 
     async def send(self, *parts: bytes) -> None:
@@ -156,6 +170,7 @@ REFUSED = {
     "no colon": b"GET /x HTTP/1.1\r\nHost: a\r\nabc\r\n\r\n",
     "NUL in a name": b"GET /x HTTP/1.1\r\nHost: a\r\nX\0: b\r\n\r\n",
     "NUL in a value": b"GET /x HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
+    "DEL in a value": b"GET /x HTTP/1.1\r\nHost: a\r\nX: \x7f\r\n\r\n",
     "no host": b"GET /x HTTP/1.1\r\n\r\n",
     "two hosts": b"GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
     "a chunk without end": body(b"Transfer-Encoding: chunked\r\n", b"fffffffffffffffff\r\nabc"),
@@ -240,7 +255,9 @@ class Control(HttpToolsProtocol):
     pass
 
 
-@pytest.mark.parametrize("name", ["another coding", "two hosts", "no host", "version 2", "chunks of HTTP/1.0"])
+@pytest.mark.parametrize(
+    "name", ["another coding", "two hosts", "no host", "version 2", "chunks of HTTP/1.0"]
+)
 def test_control_uvicorns_own_protocol_takes_some_of_them(name: str) -> None:
     assert talk(REFUSED[name], protocol=Control).wire.statuses == [200]
 
@@ -272,7 +289,10 @@ def test_control_uvicorns_own_protocol_drops_the_body() -> None:
 
 
 def test_many_who_ask_for_another_protocol_at_once() -> None:
-    house = talk(*[b"GET /x HTTP/1.1\r\n" + HOST + UPGRADE + b"\r\n"] * 3, (b"GET / HTTP/1.1\r\n" + HOST + UPGRADE + b"\r\n") * 30)
+    house = talk(
+        *[b"GET /x HTTP/1.1\r\n" + HOST + UPGRADE + b"\r\n"] * 3,
+        (b"GET / HTTP/1.1\r\n" + HOST + UPGRADE + b"\r\n") * 30,
+    )
     assert house.wire.statuses == [200] * 33
 
 
@@ -280,7 +300,12 @@ def test_many_who_ask_for_another_protocol_at_once() -> None:
 
 
 def headers(count: int, size: int) -> bytes:
-    return b"GET /x HTTP/1.1\r\n" + HOST + b"".join(b"X-%04d: %s\r\n" % (n, b"v" * size) for n in range(count)) + b"\r\n"
+    return (
+        b"GET /x HTTP/1.1\r\n"
+        + HOST
+        + b"".join(b"X-%04d: %s\r\n" % (n, b"v" * size) for n in range(count))
+        + b"\r\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -465,7 +490,11 @@ def test_time_for_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_whoever_is_cut_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
-        for data, statuses in ((b"", [408]), (GET + GET[:9], [200, 408]), (POST + b"Content-Length: 3\r\n\r\n", [408])):
+        for data, statuses in (
+            (b"", [408]),
+            (GET + GET[:9], [200, 408]),
+            (POST + b"Content-Length: 3\r\n\r\n", [408]),
+        ):
             house = House()
             if data:
                 await house.send(data)

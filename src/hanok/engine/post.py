@@ -29,9 +29,7 @@ T = TypeVar("T")
 class Post:
     """To one event loop. Any thread may `send`; what was sent is delivered on the loop, in order. `before`: called before that."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, before: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, before: Callable[[], None] = lambda: None) -> None:
         self._loop, self._before = weakref.ref(loop), before
         self._lock = threading.Lock()
         self._letters: list[tuple[Callable[[Any], None], Any]] = []

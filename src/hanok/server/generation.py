@@ -95,7 +95,9 @@ class Generation:
         generation = cls(services, served, exchange, requests, lease)
         try:
             generation._start()
-            await engine.begun()  # others' requests come first, and the model reads while this answer is made ready
+            await (
+                engine.begun()
+            )  # others' requests come first, and the model reads while this answer is made ready
             principal.reply.update(lease.headers())
             principal.reply[HEADER] = quote(served.name)
         except BaseException as error:

@@ -282,7 +282,9 @@ def _compile(source: str) -> tuple[jinja2.Template, set[str]]:
     tree = environment.parse(source)
     asked = meta.find_undeclared_variables(tree) - environment.globals.keys()
     for loop in tree.find_all(nodes.For):
-        budget = nodes.Name(_TICK, "load")  # counted by a test, which is called without the sandbox's looks at what is called
+        budget = nodes.Name(
+            _TICK, "load"
+        )  # counted by a test, which is called without the sandbox's looks at what is called
         count = nodes.ExprStmt(nodes.Test(budget, _TICK, [], [], None, None))
         loop.body.insert(0, count.set_lineno(loop.lineno))
     tree.set_environment(environment)
