@@ -1,4 +1,4 @@
-"""HTTP/1.1 byte by byte: what is refused, what is bounded, in what order answers come; beside it what uvicorn's own protocols do."""
+"""HTTP/1.1 byte by byte: what is refused, what is bounded, in what order answers come; beside it what uvicorn's own does."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Post:
-    """To one event loop. Any thread may `send`; what was sent is delivered on the loop, in order. `before`: called before that."""
+    """To one event loop. Any thread may `send`; what was sent is delivered on the loop, in order; `before` is called first."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, before: Callable[[], None] = lambda: None) -> None:
         self._loop, self._before = weakref.ref(loop), before

@@ -1,5 +1,5 @@
-"""Routes that take one JSON body, which FastAPI describes and which are found and read here: `Bodies` has parsed the body already,
-and to look through all routes and to solve the dependencies of one body and one mark takes longer than to validate it.
+"""Routes that take one JSON body, which FastAPI describes and which are found and read here: `Bodies` has parsed the body, and to
+look through all routes and to solve the dependencies of one body and one mark takes longer than to validate it.
 """
 
 from __future__ import annotations
