@@ -21,7 +21,7 @@ from hanok.reporting import log
 
 # Of the loop, without another request: one reads from connections, one begins to handle what was read.
 QUIET_TURNS = 3
-MOST_SECONDS = 0.02  # that the first one waits for others
+MOST_SECONDS = 0.05  # that the first one waits for others, which a step begun without them would cost them
 HEAD_START = 0.001  # seconds that the engine's thread has the interpreter for itself, to begin with what was handed over
 T = TypeVar("T")
 
