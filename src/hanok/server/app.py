@@ -71,6 +71,7 @@ from hanok.store.database import Store, feedback_file, run_folder
 if TYPE_CHECKING:
     from hanok.server.identity.oidc import Oidc
 
+SWITCH_SECONDS = 0.0005  # that the event loop waits for the interpreter when the engine's thread has it, and the other way round
 THREADS = 64  # for what would block the event loop: so many that some slow jobs do not keep everybody out
 WEB = Path(__file__).with_name("web")
 
@@ -120,6 +121,7 @@ def serve(
         def start() -> FastAPI:
             gc.freeze()  # what was imported stays: no collection during an answer looks through it again
             gc.set_threshold(10_000, *gc.get_threshold()[1:])  # a request makes some thousands of objects
+            sys.setswitchinterval(SWITCH_SECONDS)
             options = {
                 "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
                 "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,

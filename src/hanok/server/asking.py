@@ -86,6 +86,7 @@ async def ask(
         raise ApiError(400, str(error), param=body.structure_field, code="invalid_structure") from error
     tokenizer = served.engine.tokenizer
     try:
+        await generation.begun()
         answers = [
             AnswerStream(
                 tokenizer, stop=params.stop, tools=tools is not None, exact=params.structure is not None,

@@ -24,7 +24,7 @@ LOST = -1  # in place of a sample's index: whoever asked may no longer
 
 
 class Generation:
-    """Made by `begin`; whoever began it reads `deltas` to their end, and calls `close` in any case."""
+    """Made by `begin`; whoever began it waits for `begun`, reads `deltas` to their end, and calls `close` in any case."""
 
     def __init__(
         self,
@@ -95,17 +95,18 @@ class Generation:
         generation = cls(services, served, exchange, requests, lease)
         try:
             generation._start()
-            await (
-                engine.begun()
-            )  # others' requests come first, and the model reads while this answer is made ready
-            principal.reply.update(lease.headers())
-            principal.reply[HEADER] = quote(served.name)
-        except BaseException as error:
-            if isinstance(error, Exception):
-                generation._reason = "error"
+        except BaseException:
+            generation._reason = "error"
             await generation.close()
             raise
         return generation
+
+    async def begun(self) -> None:
+        """Once the model reads. Before its answer is made ready: others' requests come first, and the model need not wait."""
+        await self._served.engine.begun()
+        reply = self.exchange.principal.reply
+        reply.update(self._lease.headers())
+        reply[HEADER] = quote(self._served.name)
 
     async def deltas(self) -> AsyncGenerator[tuple[int, Delta], None]:
         """Index of the sample and its next tokens, as they come; closing it cancels all samples."""
