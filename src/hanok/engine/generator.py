@@ -178,6 +178,10 @@ class LocalEngine(Worker):
         self.check_room(1)
         return self._follow(request, told)
 
+    async def begun(self) -> None:
+        """Once the thread that runs the model has all that was followed on this event loop: until then it may gather them."""
+        await self._posts.here()[1].over()
+
     def load_adapter(self, name: str, directory: Path) -> Adapter:
         """Take in a LoRA adapter in PEFT's files; requests choose it by its name, rows of several run in one batch.
 

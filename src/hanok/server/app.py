@@ -38,6 +38,7 @@ from hanok.server.auditing.models import tell_refusal
 from hanok.server.auditing.open import audited, end_audit, open_audit, policy_facts, settings_facts
 from hanok.server.auditing.trail import Trail
 from hanok.server.bodies import Bodies
+from hanok.server.body_route import Straight
 from hanok.server.canary.trial import standing, standing_directory
 from hanok.server.document_vectors import ModelEmbedding
 from hanok.server.errors import install_handlers
@@ -70,7 +71,7 @@ from hanok.store.database import Store, feedback_file, run_folder
 if TYPE_CHECKING:
     from hanok.server.identity.oidc import Oidc
 
-MOST_HEADER_BYTES = 32 << 10
+SWITCH_SECONDS = 0.0005  # that the event loop waits for the interpreter when the engine's thread has it, and the other way round
 THREADS = 64  # for what would block the event loop: so many that some slow jobs do not keep everybody out
 WEB = Path(__file__).with_name("web")
 
@@ -121,6 +122,7 @@ def serve(
         def start() -> FastAPI:
             gc.freeze()  # what was imported stays: no collection during an answer looks through it again
             gc.set_threshold(10_000, *gc.get_threshold()[1:])  # a request makes some thousands of objects
+            sys.setswitchinterval(SWITCH_SECONDS)
             options = {
                 "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
                 "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,
@@ -291,8 +293,9 @@ def create_app(services: Services) -> FastAPI:
             await finish()
 
     app = FastAPI(
-        title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
-    )
+        title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)],
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours hold no content (`operations/traces.py`)
+    )  # fmt: skip
     install_handlers(app)
     app.add_middleware(Bodies, limit=operations.body_limit)
     app.add_middleware(Identify, directory=services.directory)
@@ -303,6 +306,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.routes = [route for router in routers for route in router.routes]  # what an error may name
     app.state.paths = frozenset(getattr(route, "path", "") for router in routers for route in router.routes)
     app.mount("/", StaticFiles(directory=WEB, html=True))
+    app.router.middleware_stack = Straight(app.router.middleware_stack, app.state.routes)
     # around everything, errors that nobody foresaw too
     inside, watchers = audited(app.build_middleware_stack(), services)
     app.middleware_stack = Follow(inside, operations.lifecycle, (*operations.watchers, *watchers), refuse)
@@ -343,9 +347,10 @@ def run_server(
     operations.lifecycle.load()
     config = uvicorn.Config(
         gate, log_level="warning", log_config=None, access_log=False, http=guard.protocol(), ws="none", lifespan="off",
+        loop="auto",  # uvloop, where there is one
         proxy_headers=False,  # uvicorn would believe them of whoever sits at this machine; `identity/proxies.py` reads them
         timeout_keep_alive=settings.keep_alive_seconds, timeout_graceful_shutdown=int(FLUSH_SECONDS),
-        h11_max_incomplete_event_size=MOST_HEADER_BYTES, server_header=False, backlog=1024,
+        server_header=False, backlog=1024,
         ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
     )  # fmt: skip
     server = Server(

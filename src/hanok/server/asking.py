@@ -88,6 +88,7 @@ async def ask(
         raise ApiError(400, str(error), param=body.structure_field, code="invalid_structure") from error
     tokenizer = served.engine.tokenizer
     try:
+        await generation.begun()
         answers = [
             AnswerStream(
                 tokenizer, stop=params.stop, tools=tools is not None, thinking=opens_reasoning(tokenizer, prompt),
