@@ -26,6 +26,7 @@ from typing import Any
 
 from hanok.artefacts import Artefact, create_artefact, open_artefact, read_jsonl, write_jsonl
 from hanok.bench.outcome import Rows
+from hanok.bench.stopped import stoppable
 from hanok.bench.study import study_parser
 from hanok.bench.village_exam import points
 from hanok.engine.api import Request, SamplingParams
@@ -195,6 +196,7 @@ def _told(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in row.items() if name not in ("way", "seed"))
 
 
+@stoppable
 def main() -> None:
     parser = study_parser(
         __doc__, Path("runs/bench/public-alignment"), WAYS, choose="seed 0", seeds=[1]
