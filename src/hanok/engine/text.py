@@ -23,6 +23,14 @@ def chat_prompt(
     return ids if ids[:1] == [tokenizer.bos_id] else [tokenizer.bos_id, *ids]
 
 
+def continued(tokenizer: Tokenizer, prompt_ids: Sequence[int], begun: str) -> list[int]:
+    """A conversation's prompt with the beginning of the answer behind it; reasoning that the template has opened is closed."""
+    closed: list[int] = []
+    if opens_reasoning(tokenizer, prompt_ids):
+        closed = [tokenizer.special[THINK_END], *tokenizer.encode("\n\n")]
+    return [*prompt_ids, *closed, *tokenizer.encode(begun)]
+
+
 def completion_text(tokenizer: Tokenizer, ids: Iterable[int], stop: Sequence[str] = ()) -> str:
     """Text of a completion, cut at the first stop string."""
     cutter = StopCutter(stop)

@@ -39,7 +39,7 @@ BRIEF, BRIEF_JUDGED = (
     256,
 )  # characters that rules read in about a millisecond, alone and with a classifier
 _EVERY = frozenset(ORIGINS)
-_STRANGE = frozenset({"user", "assistant", "tool", "document"})  # what a detector of orders reads unless told
+STRANGE = frozenset({"user", "assistant", "tool", "document"})  # what a detector of orders reads unless told
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _rulebook(rules: Sequence[Rule], files: Files) -> Rulebook:
 def _both_ways(rule: Rule, files: Files) -> External | Harm | None:
     """One rule that looks at what comes in and at what goes out."""
     options = dict(rule.options)
-    origins = options.pop("origins", None) or _STRANGE
+    origins = options.pop("origins", None) or STRANGE
     if rule.kind == "harm":
         classifier = files.harm(rule, options.pop("file"))
         for key in ("actions", "thresholds"):
@@ -224,7 +224,7 @@ def _reader(rule: Rule, files: Files) -> InputRule:
         return ManyShot(rule.name, rule.action, **options)
     if rule.kind == "detector":
         loaded = files.detector(rule, "file", options.pop("file"))
-        return Detect(loaded, origins or _STRANGE, name=rule.name, action=rule.action, **options)
+        return Detect(loaded, origins or STRANGE, name=rule.name, action=rule.action, **options)
     return Scan(_text_rule(rule, Context()), origins or _EVERY)
 
 

@@ -25,7 +25,7 @@ from hanok.documents.records import SPELLING
 from hanok.engine.backend import Weights
 from hanok.engine.coverage import CacheKind
 from hanok.engine.generator import LocalEngine
-from hanok.engine.parallel.team import Team
+from hanok.engine.parallel.team import Team, refuse_in_team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError, SignatureError
 from hanok.guard.rulebook import Guard
@@ -107,6 +107,7 @@ def serve(
         kept = held.enter_context(Store(place))
         trial = standing(Canaries(kept), model_dir)
         if trial is not None:
+            refuse_in_team(team, f"{trial.canary_directory} is served in place of {model_dir}, or tried out,")
             name, model_dir = trial.model, standing_directory(trial)
         people = open_people(kept, host=host, entry=entry)
         people.directory.trail.log = open_audit(settings, place)
@@ -128,8 +129,9 @@ def serve(
                 "device": device,
             }  # fmt: skip
             with ExitStack() as opened:
-                signed_by = check_first(people.directory.trail, model_dir, options, adapters, settings)
-                engine = LocalEngine(model_dir, adapters=adapters, **options)
+                spec = first_spec(model_dir, options, adapters, settings)
+                signed_by = check_first(people.directory.trail, spec)
+                engine = spec.open()
                 opened.callback(engine.close)
                 services = services_of(
                     engine, model_dir, kept, operations=operations, people=people, admission=admission, name=name, more=more,
@@ -176,16 +178,9 @@ def services_of(
     operations.in_force = partial(policy_facts, guard)
     watermarks = watermarks_of(store, guard, people.directory)
     operations.on_reload.append(lambda _new: watermarks.take_up_or_say)
-    trusted = Trusted.of(settings.require_signature)
-    spec = ModelSpec(
-        name=name or model_name(model_dir),
-        directory=model_dir,
-        options=options,
-        adapters=adapters,
-        trusted=trusted,
-    )
+    spec = first_spec(model_dir, options, adapters, settings, name=name)
     first = Hosted(spec, engine, open_artefact(model_dir).hash, signed_by)
-    further = [Hosted(replace(one, trusted=trusted)) for one in more]
+    further = [Hosted(replace(one, trusted=spec.trusted)) for one in more]
     models = Models.of(
         [first, *further], most_loaded=settings.most_loaded,
         memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
@@ -229,18 +224,19 @@ def _take_aliases(models: Models, settings: ServeSettings) -> Callable[[], None]
     return partial(models.take_aliases, aliases)
 
 
-def check_first(
-    trail: Trail,
-    model_dir: Path,
-    options: Mapping[str, Any],
-    adapters: Mapping[str, Path],
-    settings: ServeSettings,
-) -> str | None:
-    """Before it is loaded: the id of the key that has signed it. Raises SignatureError, which is an entry of the audit too."""
-    spec = ModelSpec(
-        name=model_name(model_dir), directory=model_dir, options=options, adapters=adapters,
+def first_spec(
+    model_dir: Path, options: Mapping[str, Any], adapters: Mapping[str, Path], settings: ServeSettings, *,
+    name: str | None = None,
+) -> ModelSpec:  # fmt: skip
+    """Of the model that is loaded from the start. Args: name: by default after its run or directory."""
+    return ModelSpec(
+        name=name or model_name(model_dir), directory=model_dir, options=options, adapters=adapters,
         trusted=Trusted.of(settings.require_signature),
     )  # fmt: skip
+
+
+def check_first(trail: Trail, spec: ModelSpec) -> str | None:
+    """Before it is loaded: the id of the key that has signed it. Raises SignatureError, which is an entry of the audit too."""
     try:
         return spec.check()
     except SignatureError as error:
