@@ -11,6 +11,7 @@ import tiny_training as tiny
 import torch
 
 from hanok.bench import practice, preferences, reward_models
+from hanok.bench.village_exam import divergence
 from hanok.data.village.build import write_village
 from hanok.data.village.config import AlignmentDataConfig, VillageConfig
 from hanok.models.checkpoint import save_model
@@ -127,6 +128,21 @@ def test_preferences_are_learnt_with_and_without_rehearsal_and_once(
     written = exam.stat().st_mtime_ns
     assert found == preferences.run(**options)
     assert exam.stat().st_mtime_ns == written
+
+
+def test_the_divergence_is_of_the_answers_that_the_trained_model_writes(
+    village: Path, model: Path, shards: Path, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "{n} + {n}"}}\n' for n in range(64)), encoding="utf-8")
+    none = divergence(model, model, prompts, longest=8)
+    assert (none.nats, none.error) == (0, 0)
+    other = tmp_path / "other"
+    shape = tiny.tiny_model(vocab_size=266, max_context=2048, initializer_range=0.15)
+    save_model(Decoder(shape, generator=torch.Generator().manual_seed(1)), other, tokenizer_dir=shards)
+    far = divergence(model, other, prompts, longest=8)
+    assert far.nats > 5 * far.error > 0
+    assert 1 <= far.tokens <= 8
 
 
 def test_the_end_is_the_last_fifth() -> None:

@@ -19,7 +19,7 @@ from hanok.artefacts import read_jsonl
 from hanok.bench.outcome import Rows, shown
 from hanok.bench.stopped import stoppable
 from hanok.bench.study import study_parser
-from hanok.bench.village_exam import changes, exam, points
+from hanok.bench.village_exam import changes, divergence, exam, points
 from hanok.data.village.alignment import write_alignment
 from hanok.data.village.config import AlignmentDataConfig
 from hanok.evaluation.config import Split
@@ -31,16 +31,21 @@ from hanok.training.rollouts.run import align_on_rewards
 PRACTICE = AlignConfig(
     max_steps=60, prompts_per_step=32, group_size=8, max_new_tokens=80, generator="bf16", samples_kept=2
 )
-Way = tuple[str, Mapping[str, Any]]
-"""A method, and settings beside `PRACTICE`."""
-WAYS: Mapping[str, Way] = {"grpo": ("grpo", {}), "rloo": ("rloo", {}), "ppo": ("ppo", {"gae_lambda": 1.0})}
+_FASTER = {"muon_lr": 6e-4, "adamw_lr": 2e-4}
+Way = tuple[str, bool, Mapping[str, Any]]
+"""A method, whether it rehearses, and settings beside `PRACTICE`."""
+WAYS: Mapping[str, Way] = {
+    "grpo": ("grpo", False, {}), "rloo": ("rloo", False, {}), "ppo": ("ppo", False, {"gae_lambda": 1.0})
+}  # fmt: skip
 CHOICES: Mapping[str, Way] = {
     **WAYS,
-    "grpo-faster": ("grpo", {"muon_lr": 6e-4, "adamw_lr": 2e-4}),
-    "grpo-longer": ("grpo", {"max_steps": 120}),
-    "drgrpo": ("drgrpo", {}),
-    "dapo": ("dapo", {}),
-    "dapo-faster": ("dapo", {"muon_lr": 6e-4, "adamw_lr": 2e-4}),
+    "grpo-faster": ("grpo", False, _FASTER),
+    "grpo-longer": ("grpo", False, {"max_steps": 120}),
+    "grpo-further": ("grpo", False, {**_FASTER, "max_steps": 120}),
+    "grpo-rehearsed": ("grpo", True, _FASTER),
+    "drgrpo": ("drgrpo", False, {}),
+    "dapo": ("dapo", False, {}),
+    "dapo-faster": ("dapo", False, _FASTER),
 }
 MEASURED_AGAINST = "grpo"
 _LAST = 5  # part of the run whose roll-outs are the reward at its end
@@ -50,8 +55,8 @@ def run(
     *, model: Path, shards: Path, village: Path, folder: Path, seeds: Sequence[int], ways: Mapping[str, Way] = WAYS,
     split: Split = "exam", data: AlignmentDataConfig = AlignmentDataConfig(), practice: AlignConfig = PRACTICE,
 ) -> Rows:  # fmt: skip
-    """Rows {way, seed, reward, minus grpo, tokens, minutes, sums, facts, abstentions}: kinds as changes in points; "minus grpo"
-    of the same seed, None where that was not practised."""
+    """Rows {way, seed, reward, minus grpo, tokens, minutes, kl, sums, facts, abstentions}: kinds as changes in points; "minus
+    grpo" of the same seed, None where that was not practised; "kl" from the start on held-out prompts."""
     hard = folder / "hard"
     if not hard.exists():
         write_alignment(data, village, hard)
@@ -59,17 +64,19 @@ def run(
     rows: Rows = []
     for seed in seeds:
         of_seed: dict[str, dict[str, Any]] = {}
-        for name, (method, settings) in ways.items():
+        for name, (method, rehearses, settings) in ways.items():
             out = folder / f"{name}-seed{seed}"
             trained = align_on_rewards(
                 method, replace(practice, seed=seed, **settings), model=model, prompts=hard / "prompts.jsonl",
                 rewards=["numeric"], out=out, validation=hard / "prompts-validation.jsonl",
+                rehearsal=shards if rehearses else None,
             ).path  # fmt: skip
             rollouts = [row for row in read_jsonl(out / "metrics.jsonl") if "reward" in row]
             found = changes(before, exam(trained, shards, hard, out / split, split))
             of_seed[name] = {
                 "way": name, "seed": seed, "reward": at_the_end(rollouts, "reward"), "minus grpo": None,
                 "tokens": at_the_end(rollouts, "rollout.tokens"), "minutes": rollouts[-1]["time.seconds"] / 60,
+                "kl": str(divergence(model, trained, hard / "prompts-validation.jsonl")),
                 **{kind: points(change) for kind, change in found.items()},
             }  # fmt: skip
         if MEASURED_AGAINST in of_seed:

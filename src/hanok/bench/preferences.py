@@ -20,7 +20,7 @@ from typing import Any
 from hanok.bench.outcome import Rows
 from hanok.bench.stopped import stoppable
 from hanok.bench.study import study_parser
-from hanok.bench.village_exam import changes, exam, points
+from hanok.bench.village_exam import changes, divergence, exam, points
 from hanok.data.village.alignment import write_alignment
 from hanok.data.village.config import AlignmentDataConfig
 from hanok.evaluation.config import Split
@@ -54,7 +54,8 @@ def run(
     *, model: Path, shards: Path, village: Path, folder: Path, seeds: Sequence[int], ways: Mapping[str, Way], split: Split,
     data: AlignmentDataConfig = AlignmentDataConfig(), training: AlignConfig = TRAINING,
 ) -> Rows:  # fmt: skip
-    """Rows {way, seed, missed, facts, sums}: abstentions missed in per cent, the others as changes in points."""
+    """Rows {way, seed, missed, facts, sums, kl}: abstentions missed in per cent, the kinds as changes in points; "kl" from the
+    start on held-out prompts."""
     hard = folder / "hard"
     if not hard.exists():
         write_alignment(data, village, hard)
@@ -74,6 +75,7 @@ def run(
                     "way": name, "seed": seed, "missed before": round(100 * (1 - unknown.before), 1),
                     "missed": round(100 * (1 - unknown.after), 1), "abstentions": points(unknown),
                     "facts": points(found["facts"]), "sums": points(found["sums"]),
+                    "kl": str(divergence(model, trained, hard / "preferences-validation.jsonl")),
                 }
             )  # fmt: skip
     columns = list(rows[0])

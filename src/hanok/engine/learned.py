@@ -32,29 +32,21 @@ class LearnedLaws:
             ]
         )
 
-    def wanted(self, generations: Sequence[Generation]) -> bool:
-        return any(generation.learned for generation in generations)
-
-    def assign(
-        self, generations: Sequence[Generation], rows: Sequence[int], hidden_BD: Tensor, logits_BV: Tensor
-    ) -> None:
-        """Set the law of the next token of those that want one. Args: rows: of each generation, in both tensors."""
-        wanted = [pair for pair in zip(generations, rows, strict=True) if pair[0].learned]
-        if not wanted:
-            return
-        theirs = [row for _, row in wanted]
+    def assign(self, learned: Sequence[tuple[Generation, int]], hidden_BD: Tensor, logits_BV: Tensor) -> None:
+        """Set the law of the next token of answers that want one. Args: learned: they, with their rows in both tensors."""
+        rows = [row for _, row in learned]
         laws = (
-            decoding_laws(self._weights, hidden_BD, logits_BV, theirs)
+            decoding_laws(self._weights, hidden_BD, logits_BV, rows)
             if self._fast
-            else self._plain_laws(hidden_BD, logits_BV, theirs)
+            else self._plain_laws(hidden_BD, logits_BV, rows)
         )
-        for (generation, _), (temperature, top_p) in zip(wanted, laws, strict=True):
-            sound = (
-                temperature == temperature and top_p == top_p
-            )  # else the logits are no numbers, and the request fails
-            generation.law = (temperature, top_p) if sound else None
+        for (generation, _), law in zip(learned, laws, strict=True):
+            temperature, top_p = law
+            sound = temperature == temperature and top_p == top_p
+            generation.law = law if sound else None  # else the logits are no numbers, and the request fails
 
-    def _plain_laws(self, hidden_BD: Tensor, logits_BV: Tensor, rows: list[int]) -> list[list[float]]:
+    def _plain_laws(self, hidden_BD: Tensor, logits_BV: Tensor, rows: list[int]) -> list[tuple[float, float]]:
         padded = torch.tensor([*rows, *rows[:1] * (-len(rows) % ROW_MULTIPLE)], device=hidden_BD.device)
         laws = self._heads.laws(hidden_BD[padded], logits_BV[padded])
-        return torch.stack(laws, dim=1)[: len(rows)].tolist()
+        temperatures, top_ps = (law_R[: len(rows)].tolist() for law_R in laws)
+        return list(zip(temperatures, top_ps, strict=True))

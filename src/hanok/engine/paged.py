@@ -9,7 +9,7 @@ from where the cache still has its beginning.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -119,15 +119,12 @@ class PagedScheduler:
             rows.ids, rows.positions, rows.sequences, rows.tables, rows.wanted, rows.slots, rows.saves, rows.adapters,
         )  # fmt: skip
         answers = [part for part in parts if part.answers]
-        laws = self._laws
-        if laws is not None and not laws.wanted([part.running.generation for part in answers]):
-            laws = None
-        if laws is None and followed is None:
+        learned = [] if self._laws is None else _learned(answers)
+        if not learned and followed is None:
             return self._model.step(*step), None
         logits_BV, hidden_BD = self._model.step_with_hidden(*step, also=followed or ())
-        if laws is not None:
-            firsts = [row for _, row in _first_rows(answers)]
-            laws.assign([part.running.generation for part in answers], firsts, hidden_BD, logits_BV)
+        if learned and self._laws is not None:
+            self._laws.assign(learned, hidden_BD, logits_BV)
         return logits_BV, hidden_BD
 
     def _follows(self, part: Part) -> bool:
@@ -403,12 +400,14 @@ class PagedScheduler:
             self._waiting.remove_finished()
 
 
-def _first_rows(parts: Sequence[Part]) -> Iterator[tuple[Part, int]]:
-    """Among the wanted rows of answers, the first of each: behind it lies what is certain."""
-    row = 0
+def _learned(parts: Sequence[Part]) -> list[tuple[Generation, int]]:
+    """Answers whose law is learned, with the first of their wanted rows: behind it lies what is certain."""
+    found, row = [], 0
     for part in parts:
-        yield part, row
+        if part.running.generation.learned:
+            found.append((part.running.generation, row))
         row += len(part.wanted)
+    return found
 
 
 def _all_answers(parts: Sequence[Part]) -> bool:

@@ -112,13 +112,14 @@ def choose_native(
     module: Any, logits_BV: Tensor, draws: Sequence[Draw], path: str = "", crew: Any = None
 ) -> list[Choice | HanokError]:
     """Args: path: an instruction set of `sample_paths()`; the best by default. crew: as of `choose`."""
-    memories, banned, allowed, points = [], [], [], []
+    memories, laws, banned, allowed, points = [], [], [], [], []
     for draw in draws:
         memory = draw.memory
         if memory is None or not memory.fits(draw):
-            memory = new_memory(draw.params, draw.prompt_ids, draw.ids, law=draw.law)
+            memory = new_memory(draw.params, draw.prompt_ids, draw.ids)
             assert memory is not None
         memories.append(memory.native)
+        laws.append(draw.law)
         banned.append(draw.banned)
         allowed.append(draw.allowed)
         points.append(uniform(draw.seed, draw.sample_index, len(draw.ids)) if draw.temperature else 0.0)
@@ -127,6 +128,7 @@ def choose_native(
         logits_BV.stride(0),
         logits_BV.shape[1],
         memories,
+        laws,
         banned,
         allowed,
         points,
@@ -148,23 +150,19 @@ class Memory(NamedTuple):
 
     def fits(self, draw: Draw) -> bool:
         native = self.native
-        if draw.law is not None:
-            return False
         return self.params is draw.params and (not native.penalises or native.length == len(draw.ids))
 
 
-def new_memory(
-    params: SamplingParams, prompt_ids: Sequence[int], ids: Sequence[int] = (), *, law: tuple[float, float] | None = None
-) -> Memory | None:  # fmt: skip
-    """None where the native form is not built. Args: law: as of `Draw`; the memory is then of this token alone."""
+def new_memory(params: SamplingParams, prompt_ids: Sequence[int], ids: Sequence[int] = ()) -> Memory | None:
+    """None where the native form is not built."""
     module = native()
     if module is None:
         return None
-    penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
-    if law is not None and penalties == _NO_PENALTIES:
-        ids = ()  # nothing looks at them
     kept = module.SamplerMemory(
-        [*(law or (params.temperature, params.top_p)), params.min_p, params.typical_p, *penalties],
+        [
+            params.temperature, params.top_p, params.min_p, params.typical_p,
+            params.repetition_penalty, params.presence_penalty, params.frequency_penalty,
+        ],
         [params.top_k, -1 if params.logprobs is None else params.logprobs],
         list(params.logit_bias), list(params.logit_bias.values()),
         list(prompt_ids) if params.repetition_penalty != 1.0 else [], list(ids),
@@ -172,7 +170,6 @@ def new_memory(
     return Memory(params, kept)
 
 
-_NO_PENALTIES = (1.0, 0.0, 0.0)
 _NOT_FINITE, _NOTHING_LEFT = -1, -2  # as in sampling.h
 
 

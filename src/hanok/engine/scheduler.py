@@ -173,8 +173,9 @@ class Scheduler:
 
     def _take(self, generations: Sequence[Generation], logits_BV: Tensor, hidden_BD: Tensor) -> None:
         self.counters.generated_tokens += len(generations)
-        if self._laws is not None:
-            self._laws.assign(generations, range(len(generations)), hidden_BD, logits_BV)
+        learned = [(one, row) for row, one in enumerate(generations) if one.learned]
+        if learned and self._laws is not None:
+            self._laws.assign(learned, hidden_BD, logits_BV)
         for generation, choice in zip(
             generations, choose(logits_BV[:, : self._vocabulary], [g.draw for g in generations]), strict=True
         ):

@@ -7,42 +7,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from hanok.kernels.native import address, native
+
+_TOGETHER = 128  # units, as in laws.h
 
 
 class HeadWeights:
     """Args: tensors: float32: first map, its bias, second map, its bias of the temperature head, then of the other."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._tensors = [tensor.contiguous() for tensor in tensors]  # held: the addresses are theirs
+        self.units, self.width = tensors[0].shape
+        self._tensors = [
+            (_by_inputs(tensor) if place in (0, 4) else tensor).contiguous()
+            for place, tensor in enumerate(tensors)
+        ]  # held: the addresses are theirs
         self.addresses = [address(tensor) for tensor in self._tensors]
-        self.units, self.width = self._tensors[0].shape
+
+
+def _by_inputs(weight_UI: Tensor) -> Tensor:
+    """[units / 128, inputs, 128]: what an input adds to neighbouring units lies side by side."""
+    units, inputs = weight_UI.shape
+    assert units % _TOGETHER == 0
+    return weight_UI.view(-1, _TOGETHER, inputs).transpose(1, 2)
 
 
 def decoding_laws(
     weights: HeadWeights, hidden_BD: Tensor, logits_BV: Tensor, rows: Sequence[int]
-) -> list[list[float]]:
-    """[temperature, top_p] of each of `rows`; each row is computed alone.
+) -> list[tuple[float, float]]:
+    """(temperature, top_p) of each of `rows`; each row is computed alone.
 
     Args:
         hidden_BD, logits_BV: float32 on the CPU, rows of neighbouring numbers.
     """
     module = native()
     assert module is not None
-    assert hidden_BD.is_contiguous()
     assert logits_BV.stride(1) == 1
-    laws_R2 = torch.empty(len(rows), 2)
     assert hidden_BD.shape[1] == weights.width
     shape = [weights.units, weights.width, logits_BV.shape[1], logits_BV.stride(0)]
-    module.decoding_laws(
-        weights.addresses,
-        shape,
-        address(hidden_BD),
-        logits_BV.data_ptr(),
-        list(rows),
-        address(laws_R2),
+    return module.decoding_laws(
+        weights.addresses, shape, address(hidden_BD), logits_BV.data_ptr(), list(rows)
     )
-    return laws_R2.tolist()

@@ -309,6 +309,36 @@ def test_a_step_that_teaches_nothing_changes_nothing(
     assert one[1] == two[1]
 
 
+@pytest.mark.parametrize("method", ["grpo", "rloo", "ppo"])
+def test_answers_of_no_words_are_judged_and_learnt_from(
+    method: str, base: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that such an answer has is the token that ended it."""
+    end = min(Tokenizer.load(base).stop_ids)
+    drawn, judged = Generator.sample, list[str]()
+
+    def sample(self: Generator, prompts: Any, *, draws: Any) -> list[list[Answer]]:
+        return [
+            [Answer((end,), (-5.0,), "", truncated=False), *group[1:]]
+            for group in drawn(self, prompts, draws=draws)
+        ]
+
+    def spoken(prompt: Any, completion: str, columns: Any) -> float:
+        judged.append(completion)
+        return float(bool(completion))
+
+    monkeypatch.setattr(Generator, "sample", sample)
+    made = align_on_rewards(
+        method, quick(max_steps=1), model=base, prompts=prompts, rewards=mix({"s": spoken}), out=tmp_path
+    )
+    (row,) = rows(tmp_path)
+    assert (len(judged), judged[::4]) == (16, [""] * 4)
+    assert row["reward.skipped"] == 0
+    assert row["reward"] <= 0.75
+    assert row["grad_norm"] > 0
+    assert all(tensor.isfinite().all() for tensor in load_model(made.path).state_dict().values())
+
+
 def test_a_reward_that_judges_nothing_ends_the_run(base: Path, prompts: Path, tmp_path: Path) -> None:
     def broken(prompt: Any, completion: str, columns: Any) -> float:
         raise KeyError("no such column")

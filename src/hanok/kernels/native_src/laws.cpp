@@ -10,27 +10,25 @@ namespace {
 
 constexpr float kColdest = 1e-2f, kNarrowest = 1e-6f, kSmall = 1e-8f;
 
-float dot(const float* a, const float* b, int n) {
-  vf one{}, two{};
-  int i = 0;
-  for (; i + 2 * W <= n; i += 2 * W) {
-    one += load(a + i) * load(b + i);
-    two += load(a + i + W) * load(b + i + W);
-  }
-  for (; i < n; i += W) one += load(a + i, n - i) * load(b + i, n - i);
-  return sum(one + two);
-}
-
-// `extra` stands behind the `width` numbers of x.
+// A unit is a lane, and its sum runs over the inputs in order: the `width` of x, then `extra`.
 float score(const LawHead& head, int units, const float* x, int width, const float* extra, int extras) {
-  float z = head.second_bias[0];
-  for (int unit = 0; unit < units; ++unit) {
-    const float* weights = head.first + (int64_t)unit * (width + extras);
-    float y = head.first_bias[unit] + dot(weights, x, width);
-    for (int i = 0; i < extras; ++i) y += weights[width + i] * extra[i];
-    if (y > 0.0f) z += head.second[unit] * y;
+  constexpr int kTogether = std::min(8, kLawUnits / W);  // vectors: enough sums to hide how long a product takes
+  vf z{};
+  for (int unit = 0; unit < units; unit += kTogether * W) {
+    vf y[kTogether];
+    for (int j = 0; j < kTogether; ++j) y[j] = load(head.first_bias + unit + j * W);
+    const int within = unit % kLawUnits;
+    const float* weights = head.first + (int64_t)(unit - within) * (width + extras) + within;
+    const auto add = [&](const float* inputs, int count) {
+      for (int i = 0; i < count; ++i, weights += kLawUnits)
+        for (int j = 0; j < kTogether; ++j) y[j] += splat(inputs[i]) * load(weights + j * W);
+    };
+    add(x, width);
+    add(extra, extras);
+    for (int j = 0; j < kTogether; ++j)
+      z += select(y[j] > vf{}, y[j], vf{}) * load(head.second + unit + j * W);
   }
-  return 1.0f / (1.0f + std::exp(-z));
+  return 1.0f / (1.0f + std::exp(-(head.second_bias[0] + sum(z))));
 }
 
 // log of a positive, normal number: exponent, and the series of the inverse hyperbolic tangent for the rest.

@@ -3,8 +3,9 @@
 #pragma once
 #include <cstdint>
 
+constexpr int kLawUnits = 128;  // of which a head has a multiple
 struct LawHead {
-  const float *first, *first_bias;    // [units, inputs], [units]
+  const float *first, *first_bias;    // [units / 128, inputs, 128], [units]
   const float *second, *second_bias;  // [units], [1]
 };
 struct LawArgs {

@@ -1,11 +1,14 @@
 // Python's side of sampling.h: what the sampler keeps of a request between steps, and one call for all rows of a step.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
+#include <tuple>
 #include <unordered_map>
+#include <utility>
 
 #include "crew.h"
 #include "pool.h"
@@ -64,8 +67,8 @@ class SamplerMemory {
   bool penalises() const { return penalises_; }
 
  private:
-  friend nb::list sample(uintptr_t, int64_t, int, const nb::list&, const nb::list&, const nb::list&, const std::vector<double>&,
-                         const std::string&, Crew*);
+  friend nb::list sample(uintptr_t, int64_t, int, const nb::list&, const nb::list&, const nb::list&, const nb::list&,
+                         const std::vector<double>&, const std::string&, Crew*);
   void count(int32_t id, int times) {
     const auto [entry, fresh] = place_.try_emplace(id, (int)seen_.size());
     if (fresh) seen_.push_back(id), counts_.push_back(0);
@@ -81,16 +84,24 @@ class SamplerMemory {
 using Mask = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // logits [rows][stride], the first `vocabulary` of each; a list entry a row. Returns (token, logprob, {id: logprob}) of each.
+// laws: (temperature, top_p) in place of the memory's own, or None.
 // crew: of the model that the logits are of; other threads, once woken, would spin on its cores when its next step begins.
-nb::list sample(uintptr_t logits, int64_t stride, int vocabulary, const nb::list& memories, const nb::list& banned,
-                const nb::list& allowed, const std::vector<double>& points, const std::string& isa, Crew* crew) {
+nb::list sample(uintptr_t logits, int64_t stride, int vocabulary, const nb::list& memories, const nb::list& laws,
+                const nb::list& banned, const nb::list& allowed, const std::vector<double>& points, const std::string& isa,
+                Crew* crew) {
   const int rows = (int)points.size();
   std::vector<SampleTask> tasks(rows);
+  std::vector<SamplingRule> rules;  // of rows with laws
+  rules.reserve(rows);
   std::vector<Mask> masks;  // held while the lock of the interpreter is not
   for (int row = 0; row < rows; ++row) {
     const auto& memory = nb::cast<const SamplerMemory&>(memories[row]);
     SampleTask& task = tasks[row];
     task.rule = &memory.rule_, task.logits = reinterpret_cast<const float*>(logits) + row * stride, task.point = points[row];
+    if (!laws[row].is_none()) {
+      task.rule = &rules.emplace_back(memory.rule_);
+      std::tie(rules.back().temperature, rules.back().top_p) = nb::cast<std::pair<double, double>>(laws[row]);
+    }
     if (memory.penalises_) task.seen = memory.seen_, task.counts = memory.counts_;
     if (nb::len(nb::handle(banned[row]))) task.banned = nb::cast<std::vector<int32_t>>(banned[row]);
     task.allowed = nullptr;
@@ -134,8 +145,8 @@ void bind_sampler(nb::module_& m) {
       .def("push", &SamplerMemory::push)
       .def_prop_ro("penalises", &SamplerMemory::penalises)
       .def_prop_ro("length", &SamplerMemory::length);
-  m.def("sample", &sample, nb::arg("logits"), nb::arg("stride"), nb::arg("vocabulary"), nb::arg("memories"), nb::arg("banned"),
-        nb::arg("allowed"), nb::arg("points"), nb::arg("isa"), nb::arg("crew").none());
+  m.def("sample", &sample, nb::arg("logits"), nb::arg("stride"), nb::arg("vocabulary"), nb::arg("memories"), nb::arg("laws"),
+        nb::arg("banned"), nb::arg("allowed"), nb::arg("points"), nb::arg("isa"), nb::arg("crew").none());
   m.def("sample_paths", [] {
     std::vector<std::string> names;
     for (const SamplerPath& one : available()) names.push_back(one.name);
