@@ -16,7 +16,7 @@ from hanok.compression import measure
 from hanok.compression import search as room
 from hanok.compression.measure import compare, layer_distances, walked
 from hanok.compression.search import bits_of_target, bits_that_run, bytes_of, rate_of
-from hanok.compression.sensitivity import ENDS, Unit, allot, sensitivities
+from hanok.compression.sensitivity import ENDS, NARROW, SCALE, WIDE, Unit, allot, sensitivities
 from hanok.compression.settings import CompressConfig
 from hanok.compression.texts import read_texts
 from hanok.errors import ConfigError
@@ -41,6 +41,26 @@ def test_wide_codes_go_where_they_take_most_away() -> None:
     assert set(allot(UNITS, 8.5).values()) == {8}
     with pytest.raises(ConfigError, match=r"4\.5"):
         allot(UNITS, 4.0)
+
+
+def test_what_fits_takes_away_the_most_together() -> None:
+    """A small group that is dear for its size must not keep out a large one that is worth more than all small ones."""
+    ends, small = Unit((ENDS,), 200, 4.0), Unit(("c",), 100, 2.5)
+    assert allot([small, ends], 7.3) == {"c": 4, ENDS: 8}
+    generator = np.random.default_rng(3)
+    for _ in range(20):
+        units = [
+            Unit((f"m{n}",), int(generator.integers(1, 40)) * 64, generator.normal(1.0)) for n in range(9)
+        ]
+        total, share = sum(unit.weights for unit in units), generator.uniform()
+        sets = [[unit for n, unit in enumerate(units) if mask >> n & 1] for mask in range(1 << 9)]
+        most = max(
+            sum(unit.kl for unit in one) for one in sets if sum(unit.weights for unit in one) <= share * total
+        )
+        widths = allot(units, NARROW + SCALE + (WIDE - NARROW) * share)
+        chosen = [unit for unit in units if widths[unit.names[0]] == WIDE]
+        assert sum(unit.weights for unit in chosen) <= share * total * (1 + 1e-5)
+        assert sum(unit.kl for unit in chosen) == pytest.approx(most)
 
 
 def test_a_group_costs_what_a_model_with_it_rounded_is_away(small_decoder: Callable[..., Decoder]) -> None:

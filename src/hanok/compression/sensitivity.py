@@ -7,6 +7,7 @@ T tokens, D model width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -78,8 +79,8 @@ def joined_maps(block: nn.Module, config: CompressConfig) -> list[tuple[str, ...
 
 
 def allot(units: Sequence[Unit], target: float) -> Mapping[str, int]:
-    """Widths by name, `ENDS` among them, so that the mean over all weights is at most `target` bits, scales counted: eight where
-    a bit takes away the most KL.
+    """Widths by name, `ENDS` among them, so that the mean over all weights is at most `target` bits, scales counted: eight for
+    the groups that take away the most KL together, were what they cost alone to add up.
 
     Raises:
         ConfigError: a target below four bits and their scales.
@@ -91,13 +92,30 @@ def allot(units: Sequence[Unit], target: float) -> Mapping[str, int]:
             f"a target of {target:.2f} bits a weight is below the {NARROW + SCALE} of the narrowest codes that the engine runs",
             remedy="take a smaller model: hanok compress --shrink, or hanok align distill",
         )
-    widths = {name: NARROW for unit in units for name in unit.names}
-    for unit in sorted(units, key=lambda unit: -unit.kl / unit.weights):
-        cost = (WIDE - NARROW) * unit.weights
-        if cost <= room + 1e-6 * total:
-            room -= cost
-            widths |= dict.fromkeys(unit.names, WIDE)
-    return widths
+    wide = _dearest(units, room / (WIDE - NARROW))
+    return {name: WIDE if unit in wide else NARROW for unit in units for name in unit.names}
+
+
+def _dearest(units: Sequence[Unit], most: float) -> Sequence[Unit]:
+    """The groups of at most so many weights in all whose KL adds up to the most: a knapsack, filled cell by cell."""
+    if sum(unit.weights for unit in units) <= most * (1 + 1e-6):
+        return units
+    cell = max(math.gcd(*(unit.weights for unit in units)), int(most) >> 16, 1)
+    room = int(most * (1 + 1e-6)) // cell
+    best, taken = np.zeros(room + 1), np.zeros((len(units), room + 1), dtype=bool)
+    for number, unit in enumerate(units):
+        size = -(-unit.weights // cell)
+        if size > room:
+            continue
+        with_it = best[: room + 1 - size] + unit.kl
+        taken[number, size:] = with_it > best[size:]
+        best[size:] = np.maximum(best[size:], with_it)
+    found: list[Unit] = []
+    for number, unit in reversed(list(enumerate(units))):
+        if taken[number, room]:
+            found.append(unit)
+            room -= -(-unit.weights // cell)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

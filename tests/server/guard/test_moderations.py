@@ -95,6 +95,25 @@ def test_other_rules_are_categories_by_their_names(moderate: Callable[..., Any])
     assert plain.categories.model_extra["secrets"] is False
 
 
+@pytest.mark.parametrize("place", [7_595, 7_990, 19_900])
+def test_long_texts_are_read_to_their_end(moderate: Callable[..., Any], place: int) -> None:
+    """Wherever it lies in the pieces that they are read in."""
+    tea = "We drink tea. " * 1_430
+    (found,) = moderate(input=f"{tea[:place]} {KEY} {tea[place:]}"[:20_000]).results
+    assert found.categories.model_extra["secrets"] is True
+    (plain,) = moderate(input=tea).results
+    assert not plain.flagged
+
+
+def test_a_rule_is_heard_behind_one_that_blocks(scripted: Any) -> None:
+    policy = (
+        'format = 1\n[rules.secrets]\n[rules.end]\nkind = "phrases"\nphrases = ["the end"]\n'
+        'on = ["output"]\naction = "block"\n'
+    )
+    (found,) = scripted(policy).post("/v1/moderations", {"input": f"the end, and {KEY}"}).json()["results"]
+    assert (found["categories"]["end"], found["categories"]["secrets"]) == (True, True)
+
+
 def test_a_silent_rule_stays_silent(moderate: Callable[..., Any]) -> None:
     for text in ("a candle", "a chair"):
         (found,) = moderate(input=text).results

@@ -18,6 +18,8 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from hanok.reporting import log
+
 MOST_HEADER_BYTES = 32 << 10
 MOST_HEADERS = 128
 MOST_AHEAD = 32  # requests that were sent before the one in front of them was answered
@@ -199,6 +201,7 @@ class Http1Protocol(HttpToolsProtocol):
 
     def _refuse(self, why: str) -> None:
         """What came is no request, or no body of one. That is the last answer of this connection."""
+        log.info("connection refused: %s", why)
         self._refused, self._reading.held = why, True
         self.flow.pause_reading()
         if self.part == "body" and self.pipeline and self.pipeline[0][0] is self.cycle:

@@ -20,7 +20,7 @@ from hanok.server.streams import unless_disconnected
 from hanok.server.work import admitted
 
 MODEL = "guard"  # in usage and metrics, whatever the request calls it
-MOST_TEXTS, MOST_CHARACTERS = 256, 200_000  # of a request
+MOST_TEXTS, MOST_CHARACTERS = 256, 100_000  # of a request
 _AT_ONCE = 2  # texts of all requests
 NAMES = (
     "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
