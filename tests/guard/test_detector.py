@@ -14,7 +14,7 @@ import pytest
 from hanok.errors import InputError
 from hanok.guard.explain import explain
 from hanok.guard.grams import hashed
-from hanok.guard.linear import PIECE, LinearDetector, pieces, train
+from hanok.guard.linear import PIECE, LinearDetector, pieces, solve
 from hanok.guard.training import Row, cross_validate, fit, read_rows, threshold_for
 from hanok.guard.views import normal
 
@@ -49,14 +49,14 @@ def rows(count: int = 120, seed: int = 0) -> list[Row]:
 def test_it_is_at_its_optimum() -> None:
     """The gradient of the loss vanishes there, computed anew by hand."""
     made = rows(60)
-    readings, labels = [normal(row.text) for row in made], np.array([row.label for row in made])
-    found = train("x", readings, labels.tolist(), penalty=1e-2)
-    gradient, bias = 2e-2 * found.weights.astype(np.float64), 0.0
-    for reading, label in zip(readings, labels, strict=True):
-        grams = hashed(reading)
-        slope = (
-            (1 / (1 + np.exp(-found.score(reading))) - label) / len(labels) / (2 * np.mean(labels == label))
-        )
+    texts, labels = [hashed(normal(row.text)) for row in made], np.array([row.label for row in made])
+    worth = np.random.default_rng(0).uniform(0.1, 3, size=len(made))
+    weights, offset = solve(texts, labels.tolist(), penalty=1e-2, worth=worth.tolist())
+    found = LinearDetector("x", weights, offset)
+    gradient, bias = 2e-2 * weights.astype(np.float64), 0.0
+    for grams, label, counts in zip(texts, labels, worth, strict=True):
+        share = counts / (2 * worth[labels == label].sum())
+        slope = share * (1 / (1 + np.exp(-found.weigh(grams))) - label)
         gradient[grams] += slope / np.sqrt(len(grams))
         bias += slope
     assert np.abs(gradient).max() < 1e-4
@@ -134,7 +134,7 @@ def test_bad_rows(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r'row 1: needs "text" and "label"'):
         read_rows(file)
     with pytest.raises(InputError, match="same label"):
-        train("x", ["a b c", "d e f"], [1, 1])
+        fit("x", [Row(text=text, label=1, group="g") for text in ("a b c", "d e f")])
 
 
 def test_the_words_that_did_it() -> None:

@@ -59,7 +59,10 @@ class LinearDetector:
 
     def score(self, reading: str) -> float:
         """Of one reading in its normal form (`hanok.guard.views.normal`)."""
-        grams = hashed(reading)
+        return self.weigh(hashed(reading))
+
+    def weigh(self, grams: np.ndarray) -> float:
+        """The score of a reading that has these n-grams."""
         if not len(grams):
             return float("-inf")
         return float(self.weights[grams].sum() / np.sqrt(len(grams)) + self.bias)
@@ -111,21 +114,15 @@ def pieces(text: str, *, lines: bool = False) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def train(
-    name: str, readings: Sequence[str], labels: Sequence[int], *, penalty: float = 1e-4, lines: bool = False
-) -> LinearDetector:  # fmt: skip
-    """Fit to readings in their normal form. `labels`: 1 for what is to be found.
+def solve(
+    grams: Sequence[np.ndarray], labels: Sequence[int], *, penalty: float, worth: Sequence[float] | None = None
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """Weights [2**BITS] float32 and bias.
 
-    Raises:
-        InputError: one of the classes is missing.
-    """
-    grams = [hashed(reading) for reading in readings]
-    weights, bias = solve(grams, labels, penalty=penalty)
-    return LinearDetector(name, weights, bias, lines=lines)
-
-
-def solve(grams: Sequence[np.ndarray], labels: Sequence[int], *, penalty: float) -> tuple[np.ndarray, float]:
-    """Weights [2**BITS] float32 and bias. Args: grams: of each row, as `hanok.guard.grams.hashed` gives them.
+    Args:
+        grams: of each row, as `hanok.guard.grams.hashed` gives them.
+        labels: 1 for what is to be found.
+        worth: what each row counts for among those of its label; all alike by default.
 
     Raises:
         InputError: one of the classes is missing.
@@ -139,8 +136,9 @@ def solve(grams: Sequence[np.ndarray], labels: Sequence[int], *, penalty: float)
     known, columns = np.unique(np.concatenate(grams), return_inverse=True)  # the others' weights are 0
     rows = np.repeat(np.arange(len(grams)), lengths)
     values = np.repeat(1 / np.sqrt(np.maximum(1, lengths)), lengths)
-    share = wanted.mean()
-    balance = np.where(wanted == 1, 0.5 / share, 0.5 / (1 - share)) / len(wanted)
+    balance = np.ones(len(grams)) if worth is None else np.array(worth, dtype=np.float64)
+    for label in (0, 1):
+        balance[wanted == label] *= 0.5 / balance[wanted == label].sum()
     weights = torch.zeros(len(known), dtype=torch.float64, requires_grad=True)
     bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS([weights, bias], max_iter=60, history_size=8, line_search_fn="strong_wolfe")
