@@ -1,4 +1,4 @@
-"""What can be counted beside the folds: the time a detector takes, personal data found, attacks reworded until they get through."""
+"""What can be counted beside the folds: the time a detector takes, personal data found, attacks reworded until they get by."""
 
 from __future__ import annotations
 
@@ -37,22 +37,24 @@ class Cost:
     texts: int
 
 
-def cost(judge: Callable[[str], Any], texts: Sequence[str], *, count: int = 2000) -> Cost:
-    """Of reading LENGTH characters, on one core, every view included. Texts are put together until they are long enough.
+def cost(judge: Callable[[str], Any], texts: Sequence[str], *, most: int = 400, rounds: int = 5) -> Cost:
+    """Of reading LENGTH characters, on one core, every view included. Texts are put together until they are long enough; each
+    round counts.
 
     Raises:
         InputError: too little text.
     """
-    long = list(_joined(texts))[:count]
+    long = list(_joined(texts))[:most]
     if not long:
         raise InputError(f"less than {LENGTH} characters of text", remedy="give more rows")
     for text in long[:20]:
         judge(text)
-    spent = np.empty(len(long))
-    for number, text in enumerate(long):
-        began = time.process_time_ns()
-        judge(text)
-        spent[number] = (time.process_time_ns() - began) / 1e6
+    spent: list[float] = []
+    for _ in range(rounds):
+        for text in long:
+            began = time.process_time_ns()
+            judge(text)
+            spent.append((time.process_time_ns() - began) / 1e6)
     return Cost(float(np.median(spent)), float(np.quantile(spent, 0.99)), len(long))
 
 
@@ -81,15 +83,20 @@ def personal_data(file: Path) -> list[Count]:
 
 
 def evasions(
-    score: Callable[[str], float], attacks: Sequence[str], threshold: float, *, honest: Sequence[str], seed: int = 0,
-    budgets: Sequence[int] = (10, 100, 1000), moves: Sequence[Move] = MOVES,
+    caught: Sequence[tuple[Callable[[str], float], str]], threshold: float, *, honest: Sequence[str], seed: int = 0,
+    budgets: Sequence[int] = (10, 100), moves: Sequence[Move] = MOVES,
 ) -> list[Count]:  # fmt: skip
-    """Of the attacks that are caught as they stand: how many get through, by what an attacker may do and how often it may ask."""
-    caught = [attack for attack in attacks if score(attack) > threshold]
+    """How many attacks get by, according to what an attacker may do and how often it may ask.
+
+    Args:
+        caught: (the score of a detector that was not trained on it, the attack), above the threshold as they stand.
+        honest: sentences to pad with.
+    """
     counts: list[Count] = []
-    for name, chosen in (*((move, (move,)) for move in moves), ("all of these", tuple(moves))):
+    means: list[tuple[str, tuple[Move, ...]]] = [(move, (move,)) for move in moves]
+    for name, chosen in (*means, ("all of these", tuple(moves))):
         needed: list[int] = []
-        for number, attack in enumerate(caught):
+        for number, (score, attack) in enumerate(caught):
             rng = random.Random(f"{seed} {name} {number}")
             found = evade(
                 score, attack, threshold, honest=honest, rng=rng, moves=chosen, queries=max(budgets)

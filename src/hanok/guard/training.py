@@ -67,6 +67,19 @@ def read_rows(
     return rows
 
 
+def read_lines(files: Sequence[Path]) -> list[Lesson]:
+    """Text that gives no orders to a model, for a detector of documents: JSON lines with a "text" each, or plain text."""
+    texts: dict[str, None] = {}
+    for file in files:
+        whole = (
+            [str(row.get("text", "")) for row in read_jsonl(file)]
+            if file.suffix == ".jsonl"
+            else [file.read_text(encoding="utf-8")]
+        )
+        texts.update((line, None) for text in whole for line in lines_of(text))
+    return [Lesson(line, 0, "ordinary") for line in texts]
+
+
 def fit(
     name: str, rows: Sequence[Row], *, seed: int = 0, lines: bool = False, penalty: float = PENALTY,
     beside: Sequence[Lesson] = (), reader: Reader | None = None,
@@ -119,21 +132,32 @@ def cross_validate(
                 yield Judged(row, detector.judge(hidden).score, way)
 
 
+def unseen_detectors(
+    rows: Sequence[Row], *, folds: int = 5, lines: bool = False, untrained: Set[str] = frozenset(), beside: Sequence[Lesson] = (),
+    reader: Reader,
+) -> Iterator[tuple[LinearDetector, list[Row], list[Row]]]:  # fmt: skip
+    """Of each fold: a detector of the others, the rows that it may have seen, and those that it has not."""
+    places = _places(rows, folds)
+    for fold in sorted(set(places)):
+        known, unseen = _parted(rows, places, fold)
+        taught = [row for row in known if row.set not in untrained]
+        yield fit("fold", taught, lines=lines, beside=beside, reader=reader), known, unseen
+
+
 def thresholds_beforehand(
     rows: Sequence[Row], rule: Callable[[Sequence[Judged]], float], *, folds: int = 5, lines: bool = False,
     untrained: Set[str] = frozenset(), beside: Sequence[Lesson] = (), reader: Reader,
 ) -> Iterator[tuple[Judged, float]]:  # fmt: skip
     """Each row's score with the threshold that a rule makes of the other folds alone, by folds within them: what somebody would
     have met who trained on those and put the detector into service."""
-    places = _places(rows, folds)
-    for fold in sorted(set(places)):
-        known, unseen = _parted(rows, places, fold)
+    found = unseen_detectors(
+        rows, folds=folds, lines=lines, untrained=untrained, beside=beside, reader=reader
+    )
+    for detector, known, unseen in found:
         inner = cross_validate(
             known, folds=folds - 1, lines=lines, untrained=untrained, beside=beside, reader=reader
         )
         threshold = rule([one for one in inner if one.row.set not in untrained])
-        taught = [row for row in known if row.set not in untrained]
-        detector = fit("fold", taught, lines=lines, beside=beside, reader=reader)
         for row in unseen:
             yield Judged(row, reader.judged(detector, row.text)), threshold
 
