@@ -82,7 +82,7 @@ def _padded(draft: _Draft, honest: Sequence[str], rng: random.Random) -> _Draft 
 
 def _slip(draft: _Draft, _honest: Sequence[str], rng: random.Random) -> _Draft | None:
     long = [place for place, word in enumerate(draft.words) if len(word) > 3 and place not in draft.slipped]
-    if not long or 3 * len(draft.slipped) >= len(draft.words):
+    if not long or 3 * (len(draft.slipped) + 1) > len(draft.words):
         return None
     place = rng.choice(long)
     word = draft.words[place]
