@@ -114,7 +114,7 @@ _Taught = tuple[HarmRow, np.ndarray]
 
 
 def _taught(rows: Sequence[HarmRow], seed: int) -> list[_Taught]:
-    """Each row, and half of them in disguise, with the n-grams of its reading."""
+    """Each row, and once more in disguise, with the n-grams of its reading."""
     reader = Reader(seed)
     return [(row, grams) for row in rows for grams in reader.learnt(row.text)]
 

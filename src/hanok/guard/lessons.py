@@ -21,7 +21,6 @@ from hanok.guard.planted import Document, lines_of, planted_lines
 from hanok.guard.views import View, views
 
 PENALTY = 1e-5
-_DISGUISED = 0.5  # share of the texts, of both labels, that are learnt in disguise too
 _ALIKE = 0.5  # of the n-grams of two texts together, those that both have
 
 
@@ -46,12 +45,10 @@ class Reader:
     _shown: dict[tuple[str, bool], list[np.ndarray]] = field(default_factory=dict)
 
     def learnt(self, text: str) -> list[np.ndarray]:
-        """Of its plain reading, and for half of the texts of one in disguise."""
+        """Of its plain reading, and of one in disguise."""
         if text not in self._learnt:
             rng = random.Random(f"{self.seed} {text}")
-            readings = [views(text)[0].text]
-            if rng.random() < _DISGUISED:
-                readings.append(seen_through(views(any_disguise(text, rng))))
+            readings = views(text)[0].text, seen_through(views(any_disguise(text, rng)))
             self._learnt[text] = [hashed(reading) for reading in readings]
         return self._learnt[text]
 

@@ -84,7 +84,7 @@ def fit(
     name: str, rows: Sequence[Row], *, seed: int = 0, lines: bool = False, penalty: float = PENALTY,
     beside: Sequence[Lesson] = (), reader: Reader | None = None,
 ) -> LinearDetector:  # fmt: skip
-    """Train on the rows, and on half of their texts once more in a disguise, whatever their label.
+    """Train on the rows, and on each text once more in a disguise, whatever its label.
 
     Args:
         lines: rows are documents, and those of label 1 carry something that those of label 0 have not.
