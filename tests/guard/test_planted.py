@@ -12,6 +12,8 @@ import pytest
 from hanok.errors import InputError
 from hanok.guard.lessons import Lesson, Reader, lessons_of, teach, unlike
 from hanok.guard.planted import planted_lines
+from hanok.guard.provenance import Part
+from hanok.guard.rulebook import Guard
 from hanok.guard.training import (
     Judged,
     Row,
@@ -164,3 +166,20 @@ def test_ordinary_text(tmp_path: Path) -> None:
     rows.write_text('{"text": "one line"}\n{"text": "a third"}\n{"no": 1}\n', encoding="utf-8")
     texts = [lesson.text for lesson in read_lines([lines, rows])]
     assert texts == ["one line", "another", "cell", "a third"]
+
+
+def test_in_a_policy_it_reads_what_strangers_wrote(tmp_path: Path) -> None:
+    """A user's order is a request; the same line in a document is flagged."""
+    reader = Reader()
+    taught = [*lessons_of(documents(), lines=True), *(Lesson(order, 1, "orders") for order in ORDERS)]
+    for name, lines in (("of-documents", True), ("of-users", False)):
+        teach(name, taught, reader, lines=lines).save(tmp_path)
+    text = letter("bakery", ORDERS[0])
+    parts = [Part(text, "user", "messages.0"), Part(text, "document", "documents.0")]
+    for name, places in (("of-documents", [1]), ("of-users", [0, 1])):
+        policy = tmp_path / f"{name}.toml"
+        policy.write_text(
+            f'format = 1\n[rules.detector]\nfile = "{name}.safetensors"\nthreshold = -5\n', encoding="utf-8"
+        )
+        found = Guard.open(str(policy)).of("default").take_in(parts).found
+        assert sorted({one.part for one in found}) == places

@@ -214,7 +214,8 @@ def _reader(rule: Rule, files: Files) -> InputRule:
         return ManyShot(rule.name, rule.action, **options)
     if rule.kind == "detector":
         loaded = files.detector(rule, "file", options.pop("file"))
-        return Detect(loaded, origins or _STRANGE, name=rule.name, action=rule.action, **options)
+        usual = UNTRUSTED if loaded.lines else _STRANGE  # in a document a user's request would be an order
+        return Detect(loaded, origins or usual, name=rule.name, action=rule.action, **options)
     return Scan(_text_rule(rule, Context()), origins or _EVERY)
 
 
