@@ -14,7 +14,7 @@ from hanok.guard.grams import BITS
 from hanok.guard.linear import LinearDetector
 from hanok.guard.policy import parse_policy, read_policy
 from hanok.guard.provenance import Part
-from hanok.guard.rulebook import Guard
+from hanok.guard.rulebook import BRIEF, BRIEF_JUDGED, Guard
 
 KEY = "AKIAQWERTYUIOPASDF27"
 
@@ -163,6 +163,20 @@ def test_f20_a_detector_without_time_says_so(tmp_path: Path) -> None:
     assert [one.finding.action for one in taken.found] == ["flag"]
     assert "budget" in taken.found[0].finding.reason
     assert book.take_in(user("hello")).found == ()  # the control
+
+
+def test_what_is_read_without_a_thread(tmp_path: Path) -> None:
+    """As long as it takes about a millisecond; never where a rule waits for somebody else."""
+    detector(tmp_path)
+
+    def at_once(rules: str, characters: int) -> bool:
+        book = Guard(parse_policy(f"format = 1\n{rules}", folder=tmp_path)).of("t")
+        return book.reads_at_once([*user("x" * (characters - 1)), *user("x")])
+
+    plain, judged = "[rules.secrets]\non = ['input']", "[rules.detector]\nfile = 'constant.safetensors'"
+    assert (at_once(plain, BRIEF), at_once(plain, BRIEF + 1)) == (True, False)
+    assert (at_once(judged, BRIEF_JUDGED), at_once(judged, BRIEF_JUDGED + 1)) == (True, False)
+    assert not at_once("[rules.external]\nurl = 'http://a.example'", 2)
 
 
 def test_a_detector_flags_with_its_threshold(tmp_path: Path) -> None:

@@ -31,12 +31,17 @@ def milliseconds(loads: Sequence[Load], engine: Mapping[str, tuple[float, float]
     return found
 
 
-def row(case: str, rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Args: rounds: of each, milliseconds of its requests."""
+def row(
+    case: str,
+    rounds: Sequence[Sequence[float]],
+    others: Mapping[str, Sequence[Sequence[float]]] | None = None,
+) -> dict[str, Any]:
+    """Args: rounds: of each, milliseconds of its requests. others: the same of another service, instead of what is wanted."""
     middles = [_share(one, 0.5) for one in rounds]
+    beside = {name: [_share(one, 0.5) for one in theirs] for name, theirs in (others or {}).items()}
     return compare(
         case, "milliseconds that the service adds at the first token, median of the requests", middles,
-        {"wanted at most": [WANTED]}, smaller=True, digits=2,
+        beside or {"wanted at most": [WANTED]}, smaller=True, digits=2,
         p95=round(_share([value for one in rounds for value in one], 0.95), 2), requests=sum(map(len, rounds)),
     )  # fmt: skip
 

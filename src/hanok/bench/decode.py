@@ -3,10 +3,14 @@ as fast as llama.cpp with weights of 8 and 4 bits and 1.25 times with bfloat16; 
 
 The peer is llama.cpp through llama-cpp-python, built for this processor (`make peers`), timed around its own decode call, with
 the better of Q4_0 and Q4_K_M and flash attention on or off, whichever is faster. Ours and the peer's processes take turns.
+
+`--caches int8` keeps our keys and values in 8 bits, in cases of their own (`.../cache-int8`); the peer then has 16 or 8 bits
+(Q8_0) for its own, whichever is faster.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -39,6 +43,7 @@ def run(
     *,
     quick: bool = False,
     kinds: tuple[str, ...] = ("int4", "int8", "bf16"),
+    caches: tuple[str, ...] = ("bf16",),
     rounds: int | None = None,
     folder: Path = Path("runs/bench"),
 ) -> list[dict[str, Any]]:
@@ -52,20 +57,25 @@ def run(
         "streams": [8] if quick else [8, 16],
     }  # fmt: skip
     found: list[dict[str, Any]] = []
-    for kind in kinds:
+    for kind, cache in itertools.product(kinds, caches):
         ours: list[dict[str, Any]] = []
         theirs: dict[str, list[dict[str, Any]]] = {}
         for number in range(rounds):
-            log.info("%s, round %d of %d", kind, number + 1, rounds)
-            ours.append(process("native_side", directory, settings | {"kind": kind}))
+            log.info("%s, cache of %s, round %d of %d", kind, cache, number + 1, rounds)
+            ours.append(process("native_side", directory, settings | {"kind": kind, "cache": cache}))
             for name in PEERS[kind] if files else ():
-                for flash in (False, True):
-                    label = f"llama.cpp {name}{', flash' if flash else ''}"
-                    result = process("llama_peer", files[name], settings | {"flash": flash})
-                    theirs.setdefault(label, []).append(result)
-        found += _rows(kind, ours, theirs)
+                for words, way in _ways(cache).items():
+                    result = process("llama_peer", files[name], settings | way)
+                    theirs.setdefault(f"llama.cpp {name}{words}", []).append(result)
+        found += _rows(kind, ours, theirs, "" if cache == "bf16" else f"/cache-{cache}")
     present("Decoding, tokens a second", found, folder / "decode")
     return found
+
+
+def _ways(cache: str) -> dict[str, dict[str, Any]]:
+    """Of the peer, with what is said of them."""
+    plain = {"": {"flash": False, "cache": "f16"}, ", flash": {"flash": True, "cache": "f16"}}
+    return plain if cache == "bf16" else {**plain, ", flash, cache Q8_0": {"flash": True, "cache": "q8_0"}}
 
 
 def make_model(folder: Path, shape: ModelConfig = SHAPE, name: str = "qwen3-0.6b-random") -> Path:
@@ -113,7 +123,7 @@ def process(
 
 
 def _rows(
-    kind: str, ours: list[dict[str, Any]], theirs: Mapping[str, list[dict[str, Any]]]
+    kind: str, ours: list[dict[str, Any]], theirs: Mapping[str, list[dict[str, Any]]], suffix: str
 ) -> list[dict[str, Any]]:
     def rates(results: list[dict[str, Any]], group: str, key: str, tokens: int) -> list[float]:
         return [tokens / statistics.median(result[group][key]) for result in results]
@@ -125,7 +135,7 @@ def _rows(
     ]  # fmt: skip
     return [
         compare(
-            case, "decode, tokens a second", rates(ours, group, key, tokens),
+            case + suffix, "decode, tokens a second", rates(ours, group, key, tokens),
             {label: rates(results, group, key, tokens) for label, results in theirs.items()},
         )
         for group, key, tokens, case in cases
@@ -133,7 +143,13 @@ def _rows(
 
 
 def main() -> None:
-    command_line(__doc__, run, rounds="3, or 1 with --quick", kinds=(sorted(PEERS), ("int4", "int8", "bf16")))
+    command_line(
+        __doc__,
+        run,
+        rounds="3, or 1 with --quick",
+        kinds=(sorted(PEERS), ("int4", "int8", "bf16")),
+        caches=(["bf16", "int8"], ("bf16",)),
+    )
 
 
 if __name__ == "__main__":

@@ -21,13 +21,15 @@ from torch import Tensor
 
 FILE_TYPES = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15}
 _UBATCH = 512
+_CACHES = {"f16": 1, "q8_0": 8}  # as ggml numbers its types
 
 
 def measure(file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Seconds of each decode step at each context, of reading each prompt, and of each answer.
 
     Args:
-        settings: threads, flash (flash attention), contexts, steps, prompts, repeats, streams; ubatch (tokens of a batch);
+        settings: threads, flash (flash attention), cache ("f16", or "q8_0", which wants flash attention), contexts, steps,
+            prompts, repeats, streams; ubatch (tokens of a batch);
             answers, each of a prompt of `prompt` tokens and `tokens` greedy ones.
     """
     llama_cpp = _library()
@@ -133,6 +135,7 @@ def _context(llama_cpp: Any, model: Any, tokens: int, sequences: int, settings: 
     params.n_batch = params.n_ubatch = settings.get("ubatch", _UBATCH)
     params.n_threads = params.n_threads_batch = settings["threads"]
     params.flash_attn_type = 1 if settings["flash"] else 0
+    params.type_k = params.type_v = _CACHES[settings.get("cache", "f16")]
     context = llama_cpp.llama_init_from_model(model, params)
     assert context, "llama.cpp makes no context"
     return context

@@ -22,7 +22,7 @@ _PIECE = 512
 
 
 def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As `llama_peer.measure`; settings: kind, threads, contexts, steps, prompts, repeats, streams."""
+    """As `llama_peer.measure`; settings: kind, cache, threads, contexts, steps, prompts, repeats, streams."""
     contexts, prompts, streams, steps = (settings[key] for key in ("contexts", "prompts", "streams", "steps"))
     blocks = -(-(max([*contexts, *prompts, 0]) + steps + 1) // BLOCK)
     blocks = max(blocks, *(count * -(-(30 + steps) // BLOCK) for count in streams), 1)
@@ -33,6 +33,7 @@ def measure(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             kind=kind,
             finer=finer,
             blocks=blocks,
+            cache=settings.get("cache", "bf16"),
             threads=settings["threads"],
         )
     result: dict[str, Any] = {"decode": {}, "prefill": {}, "streams": {}, "weight_bytes": model.weight_bytes}

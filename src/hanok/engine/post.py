@@ -21,7 +21,7 @@ from hanok.reporting import log
 
 # Of the loop, without another request: one reads from connections, one begins to handle what was read.
 QUIET_TURNS = 3
-MOST_SECONDS = 0.02  # that the first one waits for others
+MOST_SECONDS = 0.05  # that the first one waits for others, which a step begun without them would cost them
 T = TypeVar("T")
 
 

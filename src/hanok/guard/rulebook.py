@@ -34,6 +34,10 @@ from hanok.guard.verdicts import Action, Finding
 
 Calls = Callable[[str, str, Sequence[Part]], Iterable[Finding]]
 _APART = frozenset({"egress", "spotlight", "fetch", "probe"})  # kinds that are no rules of text
+BRIEF, BRIEF_JUDGED = (
+    2048,
+    256,
+)  # characters that rules read in about a millisecond, alone and with a classifier
 _EVERY = frozenset(ORIGINS)
 _STRANGE = frozenset({"user", "assistant", "tool", "document"})  # what a detector of orders reads unless told
 
@@ -97,6 +101,12 @@ class Rulebook:
     def asks_before(self) -> bool:
         """Some rule of input waits for another server."""
         return any(isinstance(one.rule, External) for one in self.readers)
+
+    def reads_at_once(self, parts: Sequence[Part]) -> bool:
+        """Whether `take_in` of these takes less than to hand them to a thread and to get the interpreter back."""
+        waits = self.asks_before or bool(self.probes)
+        most = BRIEF_JUDGED if any(isinstance(one.rule, Detect | Harm) for one in self.readers) else BRIEF
+        return not waits and sum(len(part.text) for part in parts) <= most
 
     @property
     def asks_behind(self) -> bool:

@@ -189,8 +189,12 @@ class Watch:
 
     async def _take_in(self, parts: Sequence[Part], as_sent: Container[int | None]) -> Intake:
         """Args: as_sent: numbers of the parts whose places are those of what was sent."""
-        run = self._services.waiting.run if self.book.asks_before else asyncio.to_thread
-        taken, told = await run(_taken_in, self.book, parts, self._vectors)
+        work = partial(_taken_in, self.book, parts, self._vectors)
+        if self.book.reads_at_once(parts):
+            taken, told = work()
+        else:
+            run = self._services.waiting.run if self.book.asks_before else asyncio.to_thread
+            taken, told = await run(work)
         self._tell(told, "input")
         for one in taken.found:
             part = None if one.part is None else parts[one.part]
@@ -209,7 +213,7 @@ class Watch:
 
 
 def _taken_in(book: Rulebook, parts: Sequence[Part], vectors: Vectors | None) -> tuple[Intake, list[Told]]:
-    """Work for a thread."""
+    """Work for a thread, if it is long."""
     taken = book.take_in(parts, vectors)
     return taken, together(
         (one.finding, "")

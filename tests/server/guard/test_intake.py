@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from hanok.errors import ConfigError
 from hanok.guard.intake import MOST_KEPT
-from hanok.guard.rulebook import Guard
+from hanok.guard.rulebook import Guard, Rulebook
 from hanok.guard.verdicts import VerdictEvent
 from hanok.server.operations.config import ServeSettings
 from hanok.server.tally import MOST_PLACES
@@ -370,3 +371,24 @@ def test_a_flood_in_an_answer_is_told_in_twos_and_fours(scripted: Any) -> None:
     assert server.post("/v1/chat/completions", body).status_code == 200
     assert [event.count for event in server.events] == [1, 1, 2, 4, 8, 16, 32, 36]
     assert {event.where for event in server.events} == {"text"}
+
+
+@pytest.mark.parametrize(("text", "at_once"), [("short", True), ("long " * 500, False)])
+def test_short_texts_are_read_where_they_come_in(
+    scripted: Any, monkeypatch: pytest.MonkeyPatch, text: str, at_once: bool
+) -> None:
+    """A thread for each of sixteen short ones keeps the interpreter from the event loop for longer than the rules take, and the
+    engine begins without the last of them."""
+    readers: list[str] = []
+    take_in = Rulebook.take_in
+
+    def noted(book: Rulebook, *args: Any) -> Any:
+        readers.append(threading.current_thread().name)
+        return take_in(book, *args)
+
+    monkeypatch.setattr(Rulebook, "take_in", noted)
+    server = scripted(BLOCK)
+    server.says("ok")
+    # the long one is more than the model can read, which is found after the rules
+    assert server.post("/v1/completions", {"prompt": text}).status_code == (200 if at_once else 400)
+    assert (readers == [threading.current_thread().name]) is at_once
