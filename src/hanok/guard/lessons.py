@@ -14,8 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
-from hanok.guard.disguises import any_disguise
+from hanok.guard.disguises import ENGLISH, KOREAN, disguised
 from hanok.guard.grams import BITS, hashed
+from hanok.guard.hangul import has_hangul
 from hanok.guard.linear import LinearDetector, pieces, solve
 from hanok.guard.planted import Document, lines_of, planted_lines
 from hanok.guard.views import View, views
@@ -45,11 +46,11 @@ class Reader:
     _shown: dict[tuple[str, bool], list[np.ndarray]] = field(default_factory=dict)
 
     def learnt(self, text: str) -> list[np.ndarray]:
-        """Of its plain reading, and of one in disguise."""
+        """Of its plain reading, and of one in a disguise that leaves a trace."""
         if text not in self._learnt:
-            rng = random.Random(f"{self.seed} {text}")
-            readings = views(text)[0].text, seen_through(views(any_disguise(text, rng)))
-            self._learnt[text] = [hashed(reading) for reading in readings]
+            plain = views(text)[0].text
+            hidden = _disguised(text, plain, random.Random(f"{self.seed} {text}"))
+            self._learnt[text] = [hashed(reading) for reading in (plain, hidden) if reading is not None]
         return self._learnt[text]
 
     def judged(self, detector: LinearDetector, text: str) -> float:
@@ -104,7 +105,15 @@ def unlike(lessons: Sequence[Lesson], tested: Sequence[str], reader: Reader) -> 
     return [lesson for lesson in lessons if not resembles(lesson)]
 
 
-def seen_through(readings: Sequence[View]) -> str:
+def _disguised(text: str, plain: str, rng: random.Random) -> str | None:
+    """Most disguises are undone without a trace; what is read the same a second time teaches nothing."""
+    ways = list(KOREAN if has_hangul(text) else ENGLISH)
+    rng.shuffle(ways)
+    readings = (_seen_through(views(disguised(text, way, rng))) for way in ways)
+    return next((reading for reading in readings if reading != plain), None)
+
+
+def _seen_through(readings: Sequence[View]) -> str:
     """The reading that shows the words: decoded if something was, turned back if it was turned."""
     for ways in (("tags", "decoded"), ("rot13",)):
         for view in readings:
