@@ -134,8 +134,9 @@ def solve(
         raise InputError("all rows have the same label", remedy="a detector needs rows of both kinds")
     lengths = np.array([len(one) for one in grams])
     known, columns = np.unique(np.concatenate(grams), return_inverse=True)  # the others' weights are 0
-    rows = np.repeat(np.arange(len(grams)), lengths)
-    values = np.repeat(1 / np.sqrt(np.maximum(1, lengths)), lengths)
+    some = lengths > 0  # a row without n-grams has no place to start from
+    starts = (np.cumsum(lengths) - lengths)[some]
+    scales = 1 / np.sqrt(np.maximum(1, lengths))
     balance = np.ones(len(grams)) if worth is None else np.array(worth, dtype=np.float64)
     for label in (0, 1):
         balance[wanted == label] *= 0.5 / balance[wanted == label].sum()
@@ -146,9 +147,11 @@ def solve(
     def loss() -> torch.Tensor:
         """Logistic loss with its gradient, by sums over the few n-grams that a row has."""
         current = weights.detach().numpy()
-        scores = np.bincount(rows, current[columns] * values, minlength=len(grams)) + bias.item()
+        scores = np.full(len(grams), bias.item())
+        scores[some] += np.add.reduceat(current[columns], starts) * scales[some]
         slope = balance * (0.5 * (1 + np.tanh(0.5 * scores)) - wanted)
-        gradient = np.bincount(columns, slope[rows] * values, minlength=len(known)) + 2 * penalty * current
+        steps = np.bincount(columns, np.repeat(slope * scales, lengths), minlength=len(known))
+        gradient = steps + 2 * penalty * current
         weights.grad, bias.grad = torch.from_numpy(gradient), torch.tensor(slope.sum())
         each = np.maximum(scores, 0) - scores * wanted + np.log1p(np.exp(-np.abs(scores)))
         return torch.tensor((balance * each).sum() + penalty * np.square(current).sum())
