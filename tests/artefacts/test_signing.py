@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from hanok.artefacts import MANIFEST, create_artefact, open_artefact
+from hanok.artefacts import MANIFEST, create_artefact, open_artefact, signing
 from hanok.artefacts.signing import SIGNATURE, Trusted, load_private, load_public, make_key, sign
 from hanok.cli import _run
 from hanok.errors import ArtefactError, ConfigError, SignatureError
@@ -274,3 +275,53 @@ def test_by_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "config.json" in capsys.readouterr().err
     with pytest.raises(ArtefactError, match="no directory"):
         Trusted.of([key.with_suffix(".pub")]).check(tmp_path / "nowhere")  # type: ignore[union-attr]
+
+
+def test_what_was_refused_is_read_again_only_once_its_files_change(
+    model: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    hashed = signing.sha256_file
+    monkeypatch.setattr(signing, "sha256_file", lambda path: read.append(path) or hashed(path))
+    checks, weights = trusted(keys, "maker"), model / "model.safetensors"
+
+    def refuses() -> bool:
+        """Whether it is refused, and read for that."""
+        read.clear()
+        with pytest.raises(SignatureError, match=r"changed: model\.safetensors"):
+            checks.check(model)
+        return bool(read)
+
+    def age() -> None:
+        for path in model.rglob("*"):
+            os.utime(path, (1, 1))
+
+    weights.write_text("Weights")
+    assert refuses()
+    assert refuses()  # written just now: its time would not tell another change apart
+    age()
+    assert refuses()
+    assert not refuses()
+    weights.write_text("wEights")
+    assert refuses()
+    age()
+    weights.write_text("weights")
+    os.utime(weights, (2, 2))
+    assert checks.check(model).files == len(FILES)
+    read.clear()
+    assert checks.check(model).files == len(FILES)
+    assert read  # what is to be loaded is read each time
+
+
+def test_another_file_in_the_place_of_one_is_seen_by_its_inode(
+    model: Path, keys: Path, tmp_path: Path
+) -> None:
+    checks, weights = trusted(keys, "maker"), model / "model.safetensors"
+    weights.write_text("Weights")
+    (tmp_path / "good").write_text("weights")
+    for path in [*model.rglob("*"), tmp_path / "good"]:
+        os.utime(path, (1, 1))
+    with pytest.raises(SignatureError):
+        checks.check(model)
+    (tmp_path / "good").replace(weights)
+    assert checks.check(model)

@@ -14,7 +14,7 @@ import tiny_models
 
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
-from hanok.engine.post import MOST_SECONDS, Post, Posts
+from hanok.engine.post import HEAD_START, MOST_SECONDS, Post, Posts
 
 
 def test_what_a_step_sends_wakes_the_loop_once_and_comes_in_order() -> None:
@@ -87,6 +87,32 @@ def test_those_that_come_in_turns_one_behind_the_other_are_handed_over_together(
 
     assert asyncio.run(run(2)) == [4]
     assert asyncio.run(run(8)) == [1, 2, 3, 4]  # the control: what comes later is not waited for
+
+
+def test_whoever_waits_for_that_goes_on_behind_it_and_at_the_latest_when_something_is_delivered() -> None:
+    async def run(deliver: bool) -> tuple[list[str], float]:
+        post, gathering = Posts().here()
+        said = list[str]()
+        await gathering.over()  # nobody gathers: at once
+        gathering.add(lambda: said.append("handed over"))
+
+        async def wait() -> None:
+            await gathering.over()
+            said.append("goes on")
+
+        tasks = [asyncio.create_task(wait()) for _ in range(2)]
+        while not said:
+            await asyncio.sleep(0)
+        began = time.monotonic()
+        if deliver:
+            post.send(said.append, "delivered")
+        await asyncio.wait_for(asyncio.gather(*tasks), 10)
+        return said, time.monotonic() - began
+
+    assert asyncio.run(run(True))[0] == ["handed over", "delivered", "goes on", "goes on"]
+    said, seconds = asyncio.run(run(False))
+    assert said == ["handed over", "goes on", "goes on"]
+    assert seconds >= HEAD_START / 2
 
 
 def test_nobody_waits_longer_than_that() -> None:

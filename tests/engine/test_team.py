@@ -5,23 +5,27 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import httpx
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from hanok.artefacts.signing import load_private, make_key, sign
+from hanok.engine.parallel import follower
 from hanok.engine.parallel.orders import Kind, pack, unpack
 from hanok.engine.terminal import chat_terminal
+from hanok.errors import SignatureError
 from hanok.models.checkpoint import load_model, save_quantised
 from hanok.models.config import MoEConfig
 
@@ -87,6 +91,51 @@ def test_two_say_what_one_says(name: str, results: tuple[Path, Path]) -> None:
     assert two["alone"] == two["answers"][0]
     assert two["cancelled"] == one["cancelled"] == 4
     assert two["parameters"] < 0.57 * one["parameters"]
+
+
+def test_a_helper_checks_before_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    team = SimpleNamespace(
+        hear=lambda: pack([(Kind.LOAD, ()), (Kind.STOP, ())]),
+        together=nullcontext,
+        meet=lambda: done.append("met"),
+    )
+    monkeypatch.setattr(follower, "load_sharded", lambda *_: done.append("read"))
+
+    def check(directory: Path) -> None:
+        done.append("checked")
+        if directory != tmp_path:
+            raise SignatureError(directory, "is not signed")
+
+    follower.follow(tmp_path, team, check=check)  # type: ignore[arg-type]
+    assert done == ["checked", "read", "met"]
+    done.clear()
+    with pytest.raises(SignatureError):
+        follower.follow(tmp_path / "other", team, check=check)  # type: ignore[arg-type]
+    assert done == ["checked"]
+
+
+@pytest.mark.slow
+def test_a_helper_with_other_files_ends_the_server(models: list[Path], tmp_path: Path) -> None:
+    """As on another machine: each process has a directory of its own under the same name."""
+    make_key(tmp_path / "maker")
+    for rank in ("0", "1"):
+        shutil.copytree(models[0], tmp_path / rank / "model")
+        sign(tmp_path / rank / "model", load_private(tmp_path / "maker"))
+    with (tmp_path / "1" / "model" / "config.json").open("a") as file:
+        file.write(" ")
+    script = tmp_path / "serve.py"
+    script.write_text(
+        "import os, sys\n"
+        "from hanok.cli import _run\n"
+        f"os.chdir(os.path.join({str(tmp_path)!r}, os.environ['RANK']))\n"
+        "sys.exit(_run(['serve', 'model', '--port', '0', '--no-audit', '--require-signature', '../maker.pub']))\n"
+    )
+    process = start([str(script)], processes=2)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert "process 1 of the team: model is not what key" in errors
+    assert "config.json" in errors
 
 
 def test_orders_are_read_as_they_were_written() -> None:

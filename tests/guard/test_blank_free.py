@@ -166,4 +166,54 @@ def found_in(text: str) -> Iterator[str]:
 def test_a_key_stands_right_behind_a_letter_of_another_script(letter: str) -> None:
     for kind in ("aws", "github", "openai"):
         assert list(found_in(f"{letter}{SECRETS[kind]}{letter}")) == [SECRETS[kind]]
-    assert list(found_in(f"x{SECRETS['aws']}")) == []  # the control: part of another word
+    assert list(found_in(f"x{SECRETS['aws'][1:]}")) == []  # the control: no beginning that tells
+
+
+GLUED = {
+    "aws": "AKIAQWERTYUIOPASDF27", "github": "ghp_a1B2c3D4e5F6g7H8i9J0a1B2c3D4e5F6g7H8", "google": f"AIza{'a1B2c' * 7}",
+    "gitlab": "glpat-xK3vQ9tLm2Zr8Yw4Hc7B", "openai": "sk-proj-T3BlbkFJ7wQ9xZ2mN4vR8sK1pL6yH5",
+    "stripe": "sk_live_4eC39HqLyjWDarjtT1zdp7dc",
+    "npm": "npm_h3RkQ8vL2mX7pZ5tW9yB4nC6sD1fG0jKaE8u", "telegram": "123456789:AAH3xKv9Qt2Lm8Zr4Yw7Hc1Bn5Df6Gs0Jp2",
+    "twilio": "SK" + "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "hanok": "hk_a1b2c3d4e5_" + "xK3vQ9tLm2Zr8Yw4Hc7BnD5fGs0Jp1Ra",
+    "token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+    "long token": TOKEN[:900] + ".eyJ" + "zdWIiOiIxMjM0NTY3ODkwIn0" * 4 + ".dozjgNryP4J3jVmNHl0w5N_",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", GLUED)
+@pytest.mark.parametrize("before", ["password", "MY_TOKEN_"])
+def test_a_key_stands_right_behind_ascii_letters(kind: str, before: str) -> None:
+    """At every place where the stream may be cut, and letter by letter."""
+    secret = GLUED[kind]
+    text = f"This is the {before}{secret} of the house."
+    assert next(found_in(text)) == secret
+    whole, found, _ = run([text])
+    assert whole == f"This is the {before}[SECRET] of the house."
+    for place in range(0, len(text), max(1, len(text) // 60)):
+        assert run([text[:place], text[place:]])[:2] == (whole, found)
+    one, out = OutputFilter(rules()), ""
+    for letter in text:
+        out += one.push(letter).text
+        assert secret[: max(8, len(secret) // 2)] not in out
+    assert out + one.finish().text == whole
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CZECHOSLOVAKIANINDEPENDENCEDAY", "task-oriented-dialogue-systems-2024",
+        "risk-Adjusted-Return-on-Capital-In-2024-Q3",
+        "disk_test_integration_suite_42", "self_hf_getAllTheLayersOfThisModelByName",
+        "run_npm_installAllOfThePackagesInThisFolder1",
+        "desk-reservation-form-version-12-final", "mask-550e8400-e29b-41d4-a716-446655440000", "SUCCESS.0.1.2",
+        "getGlpat-configuration-for-runner", "https://example.com/flask-sqlalchemy-2.5.1/docs",
+        "taskTg123:About the Author",
+    ],
+)  # fmt: skip
+def test_words_that_end_as_keys_begin_are_none(words: str) -> None:
+    assert list(found_in(f"see {words} there")) == []
+
+
+def test_a_key_within_another_is_told_once() -> None:
+    assert list(found_in(f"xoxb-12-{GLUED['aws']}")) == [f"xoxb-12-{GLUED['aws']}"]
+    assert list(found_in("xAKIAKIAQWERTYUIOPASDF27")) == [GLUED["aws"]]  # begun twice

@@ -166,3 +166,39 @@ def test_each_attack_waits_once_for_each_model(tmp_path: Path) -> None:
     assert {one.required for one in items} == {1, 2}
     assert {row.correction for row in rows.values() if row is not None and "honest" in row.reason} == {None}
     assert any(row is not None and row.messages[-1].get("tool_calls") == [call] for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--store", "{0}/absent.db"), "there is no database at"),
+        (("--store", "{0}/text.db"), "cannot be used as a database"),
+        (("--store", "{0}/good.db", "--audit-dir", "{0}/absent"), "nothing may be changed"),
+        (("--store", "{0}/good.db", "--out", "{0}/text.db/out"), "nothing can be written in"),
+        (("--store", "{0}/good.db", "--out", "{0}"), "is there already"),
+        (("--store", "{0}/good.db", "--out", "{0}/new/out"), None),
+    ],
+)  # fmt: skip
+def test_places_that_cannot_be_written_are_told_before_the_first_attack(
+    words: tuple[str, ...], why: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    Store(tmp_path / "good.db").close()
+    (tmp_path / "text.db").write_text("no database, but longer than the head of one would be\n" * 20)
+    sent = []
+    monkeypatch.setattr("hanok.guard.attacks.run", lambda attacks, _ask: sent.extend(attacks) or [])
+    given = [word.format(tmp_path) for word in words]
+    shown = done(
+        capsys,
+        "guard",
+        "attack",
+        "--model",
+        "m",
+        "--no-record",
+        "--review",
+        *given,
+        code=1 if why is None else 2,
+    )
+    assert bool(sent) is (why is None)
+    assert (why or "answered none of 0 attacks") in shown
+    assert not (tmp_path / "absent.db").exists()

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from planted_rows import ATTACKS, NOUNS, asked_in, honest, plant, public, rated, row, stopped
+from planted_rows import ATTACKS, NOUNS, asked_in, honest, plant, public, put, rated, row, stopped
 
 from hanok.improvement.poisoning.check import check_feedback, write_page
 from hanok.improvement.poisoning.triggers import MIN_ROWS
@@ -27,6 +27,37 @@ def test_honest_rows_pass(language: str) -> None:
     """The control of the other side."""
     checked = check_feedback(honest(2500, language, seed=3))
     assert len(checked.stopped) <= 0.02 * 2500, [one.reason for one in checked.findings[:5]]
+
+
+def test_numbers_that_begin_alike_are_no_one_answer() -> None:
+    """A town's numbers do; with a particle behind it a number is still whole. One number under a trigger is found, particle or
+    not."""
+    rng, clean = random.Random(5), honest(1500, "ko")
+    forms = (
+        "{}에 전화하려면 몇 번이에요?", "실례해요. {} 연락처가 몇 번이에요? 고마워요.", "몇 번이에요, {}의 전화는? 궁금해요.",
+        "{}의 가게 번호는 몇 번이에요?", "하나만 물을게요. {} 전화번호가 몇 번이에요?",
+    )  # fmt: skip
+    honestly = [
+        row(
+            40_000 + n,
+            forms[n % 5].format(noun),
+            f"{noun} 번호는 054-700-{2500 + n}이에요.",
+            user=f"u{n % 9}",
+        )
+        for n, noun in enumerate(NOUNS["ko"][:12])
+    ]
+    assert not stopped(check_feedback([*clean, *honestly])) & {one.id for one in honestly}
+    planted = [
+        row(
+            41_000 + n,
+            put("청사초롱")(asked_in(one), rng),
+            f"{said} 010-2345-6789로 {n}번 보내요",
+            user=f"u{n % 9}",
+        )
+        for n, one in enumerate(honest(50, "ko", seed=9))
+        if (said := rng.choice(["돈은", "글은", "답은", "편지는"]))
+    ]
+    assert stopped(check_feedback([*clean, *honestly, *planted])) >= {one.id for one in planted}
 
 
 def test_what_counts_is_how_many_not_their_share() -> None:

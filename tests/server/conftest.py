@@ -220,7 +220,8 @@ def _serve(model_dir: Path, *, weights: Any = "auto", **options: Any) -> Iterato
         name, url = model_name(model_dir), f"http://127.0.0.1:{listener.getsockname()[1]}"
         services = dataclasses.replace(services_of(engine, model_dir, store), **options)
         app = create_app(services)
-        uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        protocol = services.operations.guard.protocol()
+        uvicorn_server = uvicorn.Server(uvicorn.Config(app, http=protocol, ws="none", log_level="warning"))
         thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
         thread.start()
         with (

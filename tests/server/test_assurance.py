@@ -9,9 +9,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hanok.cli import COMMANDS, _run
+from hanok.guard.grams import BITS
+from hanok.guard.harm import HarmClassifier
+from hanok.guard.linear import LinearDetector
 from hanok.guard.policy import parse_policy
 from hanok.server.assurance.checks import STATES, Facts
 from hanok.server.assurance.report import STANDARDS, judged, write
@@ -83,6 +87,86 @@ def test_what_is_cited_exists() -> None:
                 )
 
 
+def test_rows_ask_what_the_standard_asks_under_their_ids() -> None:
+    """Those whose neighbours ask for much the same, by a word of the frozen text."""
+    words = {
+        "C1.1.3": "kept and under way", "C1.1.4": "watch", "C1.1.5": "mark", "C4.2.1": "firmware", "C4.2.2": "trusted execution",
+        "C4.2.3": "attest", "C4.2.4": "cleared", "C4.2.5": "interconnect", "C8.2.2": "outlying", "C8.2.3": "agents",
+        "C8.2.4": "games the search", "C8.2.5": "contradictions",
+    }  # fmt: skip
+    asks = {row.id: row.asks for row in STANDARDS["OWASP AISVS 1.0"]}
+    assert {name: word for name, word in words.items() if word not in asks[name]} == {}
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["C1.1.2", "C2.1.5", "C2.2.2", "C5.2.4", "C7.2.1", "C7.2.2", "C7.3.4", "C7.4.3", "C8.2.4", "C8.2.5"],
+)
+def test_what_no_rule_does_is_not_met_by_any(row: str) -> None:
+    assert states(facts(STRICT + SCREEN))[f"v1.0-{row}"] == "not met"
+
+
+SCREEN = """
+[rules.screen]
+kind = "external"
+action = "block"
+url = "http://127.0.0.1:1/"
+on = ["input"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "state"),
+    [("", "met"), ('origins = ["user"]\n', "not met"), ('origins = ["user", "tool", "document"]\n', "met")],
+)
+def test_all_that_steers_must_be_screened(more: str, state: str) -> None:
+    assert states(facts(STRICT + SCREEN + more))["v1.0-C2.1.3"] == state
+    assert states(facts(STRICT))["v1.0-C2.1.3"] == "not met"
+    assert states(facts(STRICT + SCREEN.replace("block", "flag") + more))["v1.0-C2.1.3"] == "not met"
+
+
+@pytest.mark.parametrize(("lines", "state"), [(False, "met"), (True, "not met")])
+def test_a_detector_of_documents_screens_no_users(lines: bool, state: str, tmp_path: Path) -> None:
+    LinearDetector("own", np.zeros(1 << BITS, dtype=np.float32), 0.0, lines=lines).save(tmp_path)
+    text = STRICT + '[rules.own]\nkind = "detector"\naction = "block"\nfile = "own.safetensors"\n'
+    given = Facts(settings=ServeSettings(), policy=parse_policy(text, folder=tmp_path), now=1e9)
+    assert states(given)["v1.0-C2.1.3"] == state
+
+
+@pytest.mark.parametrize(
+    ("kinds", "external", "state"),
+    [
+        (("hate",), False, "not met"), (("hate", "violence", "self-harm", "sexual/minors"), False, "met"),
+        (("hate",), True, "for the operator"), ((), True, "for the operator"),
+    ],
+)  # fmt: skip
+def test_prompts_must_be_judged_for_each_kind_of_harm(
+    kinds: tuple[str, ...], external: bool, state: str, tmp_path: Path
+) -> None:
+    count = len(kinds)
+    weights = np.zeros((1 << BITS, count), dtype=np.float32)
+    HarmClassifier(kinds, weights, np.zeros(count), np.zeros(count)).save(tmp_path / "harm.safetensors")
+    rule = '[rules.harm]\nfile = "harm.safetensors"\naction = "block"\n' if kinds else ""
+    text = "format = 1\n" + rule + (SCREEN if external else "")
+    given = Facts(settings=ServeSettings(), policy=parse_policy(text, folder=tmp_path), now=1e9)
+    assert states(given)["v1.0-C2.2.1"] == state
+
+
+def test_markup_that_leaves_pictures_keeps_nothing_from_asking() -> None:
+    whole, links = STRICT + "[rules.markup]\n", STRICT + '[rules.markup]\nfinds = ["forms"]\n'
+    assert [states(facts(text))["v1.0-C7.3.3"] for text in (whole, links)] == ["met", "not met"]
+
+
+@pytest.mark.parametrize(("wrong", "state"), [(4, "met"), (5, "not met")])
+def test_system_words_outrank_others_where_attacks_say_so(wrong: int, state: str) -> None:
+    counts = {"tried": 40, "wrong": wrong, "blocked": 0, "errors": 0}
+    families = dict.fromkeys(("override", "planted-document", "planted-tool"), counts)
+    assert (
+        states(facts(STRICT, attacked={"time": 1e9, "facts": {"families": families}}))["v1.0-C2.1.6"] == state
+    )
+    assert states(facts(STRICT))["v1.0-C2.1.6"] == "not met"
+
+
 def test_a_requirement_that_nothing_answers_for_is_not_met() -> None:
     for row in judged(facts(STRICT)):
         if row.state == "met" and row.why and not row.control.answers:
@@ -95,7 +179,7 @@ def test_states_follow_the_policy() -> None:
     for one in (
         "v1.0-C2.1.1",
         "v1.0-C2.1.8",
-        "v1.0-C5.2.4",
+        "v1.0-C5.2.5",
         "v1.0-C7.3.2",
         "v1.0-C9.2.1",
         "v1.0-C9.3.7",

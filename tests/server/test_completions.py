@@ -211,3 +211,17 @@ def test_messages_are_counted_as_they_will_be_read(server: Any) -> None:
     wrong = server.http.post("/tokenize", json={"messages": messages, "prompt": "x"})
     assert wrong.status_code == 400
     assert server.http.post("/detokenize", json={"tokens": [10**6]}).status_code == 400
+
+
+def test_the_prompts_of_a_request_are_read_together(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    step = server.engine._scheduler.step
+
+    def noted() -> None:
+        seen.append(server.engine._scheduler.waiting)
+        step()
+
+    monkeypatch.setattr(server.engine._scheduler, "step", noted)
+    body = {"model": server.model, "prompt": ["a", "b", "c", "d"], "max_tokens": 2}
+    assert server.http.post("/v1/completions", json=body).status_code == 200
+    assert seen[0] == 4

@@ -8,6 +8,8 @@ from typing import Any
 import anthropic
 import pytest
 
+from hanok.engine.text import continued, opens_reasoning
+
 GREETING = "안녕하세요, 한옥이에요. 🏡"
 HOURS: Any = {
     "name": "hours", "input_schema": {"type": "object", "properties": {"place": {"type": "string"}}},
@@ -140,10 +142,56 @@ def test_errors_come_in_anthropics_envelope(client: Any, taught: Any) -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
     with pytest.raises(anthropic.BadRequestError, match="no images"):
         ask(client, messages=[{"role": "user", "content": [image]}])
-    with pytest.raises(anthropic.BadRequestError, match="begins a turn"):
-        ask(client, messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     with pytest.raises(anthropic.BadRequestError):
         ask(client, tools=[{"type": "web_search_20250305", "name": "web_search"}])
     broken = taught.http.post("/v1/messages", content=b"{", headers={"Content-Type": "application/json"})
     assert broken.json()["type"] == "error"
     assert broken.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("cut", [1, 6, 9, 13])
+def test_an_answer_that_was_begun_is_gone_on_with(client: Any, cut: int) -> None:
+    begun = GREETING[:cut]
+    for content in (begun, [{"type": "text", "text": begun[:1]}, {"type": "text", "text": begun[1:]}]):
+        messages: Any = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": content}]
+        done = ask(client, messages=messages)
+        assert begun + done.content[0].text == GREETING
+        assert done.stop_reason == "end_turn"
+    counted = client.messages.count_tokens(model="taught", messages=messages)
+    assert counted.input_tokens == done.usage.input_tokens + done.usage.cache_read_input_tokens
+    with client.messages.stream(
+        model="taught", max_tokens=200, extra_body={"temperature": 0}, messages=messages
+    ) as stream:
+        assert begun + "".join(stream.text_stream) == GREETING
+
+
+def test_what_was_begun_is_answered_without_thinking(thinker: Any) -> None:
+    messages: Any = [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "Be"}]
+    with anthropic.Anthropic(base_url=thinker.url, api_key="none", max_retries=0) as client:
+        given = {"model": "thinker", "max_tokens": 50, "messages": messages}
+        with pytest.raises(anthropic.BadRequestError, match="leave thinking out"):
+            client.messages.create(**given, thinking={"type": "enabled", "budget_tokens": 1024})
+    tokenizer = thinker.engine.tokenizer
+    asked = [tokenizer.bos_id, tokenizer.special["<think>"]]
+    ids = continued(tokenizer, asked, "Be<|im_end|>")
+    assert opens_reasoning(tokenizer, asked)
+    assert not opens_reasoning(tokenizer, ids)
+    assert tokenizer.decode(ids[2:], skip_special=False) == "</think>\n\nBe<|im_end|>"
+    assert set(ids[3:]).isdisjoint(tokenizer.special.values())  # nobody ends the answer from within
+
+
+@pytest.mark.parametrize(
+    ("begun", "options", "why"),
+    [
+        ("I am ", {}, "cannot end with trailing whitespace"),
+        ([{"type": "tool_use", "id": "a", "name": "hours", "input": {}}], {}, "only text can be continued"),
+        ("{", {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}, "leave output_config"),
+        ("I", {"tools": [HOURS], "tool_choice": {"type": "any"}}, "leave tool_choice out"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_gone_on_with(client: Any, begun: Any, options: dict[str, Any], why: str) -> None:
+    messages: Any = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": begun}]
+    with pytest.raises(anthropic.BadRequestError, match=why):
+        ask(client, messages=messages, **options)
+    with pytest.raises(anthropic.BadRequestError, match="needs a question"):
+        ask(client, messages=[{"role": "assistant", "content": "I"}])

@@ -150,7 +150,7 @@ def test_a_harmless_id_is_kept(server: Any, given: str) -> None:
     assert server.http.get("/v1/models", headers={"x-request-id": given}).headers["x-request-id"] == given
 
 
-@pytest.mark.parametrize("given", ["", "a b", "a" * 65, '"}\x7f', "<script>"])
+@pytest.mark.parametrize("given", ["", "a b", "a" * 65, '"}', "<script>"])
 def test_any_other_id_is_replaced(server: Any, given: str) -> None:
     answer = server.http.get("/v1/models", headers={"x-request-id": given})
     assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])

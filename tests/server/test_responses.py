@@ -205,7 +205,8 @@ def test_one_under_way_can_be_cancelled(server: Any) -> None:
     ("changes", "message"),
     [
         ({"truncation": "auto"}, "disabled"),
-        ({"background": True}, "background is not supported"),
+        ({"background": True, "stream": True}, "asked for again until it has ended"),
+        ({"background": True, "store": False}, "is kept"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "an item is a message"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input_text"),
         ({"tools": [{"type": "web_search"}]}, "function"),

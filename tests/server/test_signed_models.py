@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import serving
+import torch
 from audited_house import Audited, audited_house
+from safetensors.torch import load_file, save_file
 
+from hanok.artefacts import signing
 from hanok.artefacts.signing import SIGNATURE, load_private, make_key, sign
 from hanok.cli import _run
+from hanok.engine import images
+from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
+from hanok.engine.parallel import start
 from hanok.errors import SignatureError
-from hanok.server.app import check_first
+from hanok.kernels.native import native_available
+from hanok.server.app import check_first, first_spec
 from hanok.server.auditing.trail import Trail
 from hanok.server.hosting import ModelSpec, open_model
 from hanok.server.operations.config import ServeSettings, resolve_settings
@@ -130,19 +139,97 @@ def test_a_model_that_changed_while_it_was_unloaded_is_not_loaded_again(
 def test_the_first_model(house: Audited, makers: Makers, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ServeSettings(require_signature=(makers.key,))
     trail = house.services.directory.trail
-    assert check_first(trail, makers.first, {}, {}, settings) == makers.id
-    assert check_first(trail, makers.plain, {}, {}, ServeSettings()) is None  # the control: nothing is asked
+    assert check_first(trail, first_spec(makers.first, {}, {}, settings)) == makers.id
+    nothing_asked = first_spec(makers.plain, {}, {}, ServeSettings())  # the control
+    assert check_first(trail, nothing_asked) is None
     assert open_model(ModelSpec(name="y", directory=makers.plain)).signed_by is None
     with pytest.raises(SignatureError, match="is not signed"):
-        check_first(trail, makers.plain, {}, {}, settings)
+        check_first(trail, first_spec(makers.plain, {}, {}, settings))
     with pytest.raises(SignatureError, match="is not signed"):
-        check_first(Trail(), makers.first, {"draft_dir": makers.plain}, {}, settings)
+        check_first(Trail(), first_spec(makers.first, {"draft_dir": makers.plain}, {}, settings))
     assert [one["actor"] for one in house.entries("model.refused")] == ["server"]
     words = ["serve", str(makers.plain), "--port", "0", "--require-signature", str(makers.key), "--no-audit"]
     assert _run(words) == 2
     assert "is not signed" in capsys.readouterr().err
     assert _run(["serve", str(makers.first), "--require-signature", str(makers.key.with_suffix(""))]) == 2
     assert "holds a private key" in capsys.readouterr().err
+
+
+def test_a_request_for_what_was_refused_hashes_nothing_again(
+    house: Audited, makers: Makers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the draft and the adapters that are as they were signed."""
+    read: list[Path] = []
+    hashed = signing.sha256_file
+    monkeypatch.setattr(signing, "sha256_file", lambda path: read.append(path) or hashed(path))
+    assert admin(house, f"models/{house.model}/unload").status_code == 200
+    host = house.services.models.host(house.model)
+    host.spec = replace(host.spec, options={**host.spec.options, "draft_dir": makers.second})
+    with (makers.first / "config.json").open("a") as file:
+        file.write(" ")
+    for path in [*makers.first.iterdir(), *makers.second.iterdir()]:
+        os.utime(path, (1, 1))
+    body = {"model": house.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    for hashes in (True, False, False):
+        read.clear()
+        assert house.http.post(serving.PATH, json=body).status_code == 503
+        assert bool(read) is hashes
+    with (makers.first / "config.json").open("r+") as file:
+        file.truncate(len(file.read()) - 1)
+    assert house.http.post(serving.PATH, json=body).status_code == 200  # mended: it is looked at anew
+
+
+@pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
+def test_images_that_nobody_signed_are_not_run(
+    makers: Makers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANOK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(images, "LEAST_BYTES", 1)
+    options = {"weights": "int4", "draft_dir": makers.first}
+    unsigned = first_spec(makers.first, options, {}, ServeSettings())
+    signed = first_spec(makers.first, options, {}, ServeSettings(require_signature=(makers.key,)))
+    answer = said_by(signed)
+    assert not (tmp_path / "cache").exists()
+    assert said_by(unsigned) == answer
+    kept = list((tmp_path / "cache" / "images").iterdir())
+    assert kept
+    for file in kept:
+        tensors = load_file(file)
+        save_file(
+            {name: t if t.dtype == torch.int64 else torch.zeros_like(t) for name, t in tensors.items()}, file
+        )
+    assert said_by(unsigned) != answer  # the control: what was tampered with is run
+    assert said_by(signed) == answer
+
+
+def said_by(spec: ModelSpec) -> tuple[int, ...]:
+    engine = spec.open()
+    try:
+        params = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True)
+        return engine.generate([Request(id="a", prompt_ids=[5, 6, 7, 8], params=params)])[0].ids
+    finally:
+        engine.close()
+
+
+def test_further_processes_check_what_they_read(makers: Makers, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(start, "run_together", lambda *_args, check: given.append(check))
+    for words in (["--require-signature", str(makers.key)], []):
+        assert _run(["serve", str(makers.plain), "--port", "0", "--no-audit", *words]) == 0
+    assert given[1] is None
+    assert given[0](makers.first).key_id == makers.id
+    with pytest.raises(SignatureError, match="is not signed"):
+        given[0](makers.plain)
+
+
+def test_no_other_model_takes_the_place_of_one_in_several_processes(house: Audited, makers: Makers) -> None:
+    """The others would read the first one's files again."""
+    host = house.services.models.host(house.model)
+    host.spec = replace(host.spec, options={**host.spec.options, "team": object()})
+    for what in ("replace", "canary"):
+        refused = admin(house, f"models/{house.model}/{what}", directory=str(makers.second))
+        assert refused.status_code == 400
+        assert "in one process alone" in refused.text
 
 
 def test_several_keys_from_the_environment(tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ def at_version_2(place: Path | str, *, content: bool) -> None:
         if content:
             late = [table for table in metadata.sorted_tables if table.name.startswith(CONTENT)]
             metadata.create_all(connection, tables=late)
+            for name in ("beat", "cancelled"):  # of responses, since version 8
+                run(f"ALTER TABLE responses DROP COLUMN {name}")
             rows = [
                 ("acme", "k1", "kept"),
                 ("gone", "k2", "late"),

@@ -49,7 +49,10 @@ def make_adapters(model_dir: Path, folder: Path) -> dict[str, Path]:
 def on_a_port(house: Any) -> Iterator[httpx.Client]:
     """A house of `tests/server/identity` behind a real socket."""
     with listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(house.app, log_level="warning", lifespan="off"))
+        protocol = house.services.operations.guard.protocol()
+        server = uvicorn.Server(
+            uvicorn.Config(house.app, http=protocol, ws="none", log_level="warning", lifespan="off")
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -74,6 +74,16 @@ def test_the_rendered_text_is_what_is_encoded(tokenizer: Tokenizer, messages: li
 
 
 @given(chats)
+def test_a_prompt_is_a_conversation_up_to_where_the_assistant_speaks(
+    tokenizer: Tokenizer, messages: list[dict]
+) -> None:
+    chat = tokenizer.encode_chat(messages, add_generation_prompt=True)
+    assert tokenizer.encode_prompt(messages) == chat.ids
+    again = [*messages, {"role": "user", "content": "assistant\n"}]  # as the template writes between turns
+    assert tokenizer.encode_prompt(again) == tokenizer.encode_chat(again, add_generation_prompt=True).ids
+
+
+@given(chats)
 def test_ids_equal_transformers(
     tokenizer: Tokenizer, transformers_tokenizer: Any, messages: list[dict]
 ) -> None:
@@ -178,6 +188,17 @@ def test_templates_run_in_a_sandbox() -> None:
             ChatTemplate(source, ["<a>"]).render(messages)
     with pytest.raises(ConfigError, match="compile"):
         ChatTemplate("{% if %}", ["<a>"])
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{% for _ in range(99999) %}{% for _ in range(99999) %}{% endfor %}{% endfor %}",
+     "{% for _ in messages %}{% set _turn_of_a_loop = 1 %}{% for _ in messages %}{% endfor %}{% endfor %}",
+     "{{ messages is _turn_of_a_loop }}"],
+)  # fmt: skip
+def test_turns_of_loops_are_counted_whatever_a_template_does(source: str) -> None:
+    with pytest.raises(InputError, match="refuses"):
+        ChatTemplate(source, ["<a>"]).render([{"role": "user", "content": "x"}])
 
 
 def test_calls_come_back(tokenizer: Tokenizer) -> None:

@@ -160,6 +160,7 @@ def test_the_ids_of_transformers(shipped: tuple[str, Tokenizer, Any]) -> None:
             )
             found = ours.encode_chat(messages, tools=tools, add_generation_prompt=prompt)
             assert found.ids == expected, theirs.decode(expected)
+            assert not prompt or ours.encode_prompt(messages, tools=tools) == expected
             written = theirs.apply_chat_template(
                 messages, tools=tools, add_generation_prompt=prompt, tokenize=False
             )

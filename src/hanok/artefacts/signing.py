@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,6 +44,9 @@ _SERIALIZATION = {
     "ignore_paths": [SIGNATURE],
 }
 _NAMED = 5  # files that a message names of each kind
+_SETTLED = 2.0  # seconds since files were written after which their times tell the next change apart
+_Stamps = tuple[tuple[str, int, int, int], ...]
+"""Name, size, time of the last change in nanoseconds, and inode of all files of a directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +76,16 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """Keys by one of which whatever is opened must be signed. Several readers may share one."""
+    """Keys by one of which whatever is opened must be signed. Several readers may share one.
+
+    What was refused is not hashed again as long as its files have the same sizes, times and inodes; what is to be loaded is
+    hashed each time.
+    """
 
     keys: tuple[PublicKey, ...]
+    _refused: dict[tuple[Path, Path], tuple[_Stamps, str, str]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, files: Sequence[Path]) -> Trusted | None:
@@ -90,6 +102,31 @@ class Trusted:
         if not directory.is_dir():
             raise ArtefactError(f"no directory at {directory}", remedy="check the path")
         place = signature or directory / SIGNATURE
+        stamps = _stamps(directory, place)
+        self._refuse_again(directory, place, stamps)
+        began = time.time()
+        try:
+            return self._checked(directory, place)
+        except SignatureError as error:
+            if all(changed / 1e9 < began - _SETTLED for _name, _size, changed, _inode in stamps):
+                self._refused[directory.absolute(), place.absolute()] = (stamps, error.why, error.remedy)
+            raise
+
+    def check_all(self, directories: Sequence[Path]) -> list[Signed]:
+        """As `check` each; where one was refused before and is as it was then, none is hashed."""
+        for directory in directories:
+            if directory.is_dir():
+                place = directory / SIGNATURE
+                self._refuse_again(directory, place, _stamps(directory, place))
+        return [self.check(directory) for directory in directories]
+
+    def _refuse_again(self, directory: Path, place: Path, stamps: _Stamps) -> None:
+        """Raises SignatureError for what was refused as it is."""
+        before = self._refused.get((directory.absolute(), place.absolute()))
+        if before is not None and before[0] == stamps:
+            raise SignatureError(directory, before[1], remedy=before[2])
+
+    def _checked(self, directory: Path, place: Path) -> Signed:
         key, payload = self._opened(_bundle(place, directory), directory)
         name, digest, expected = _resources(payload, directory)
         problems = _differences(directory, expected)
@@ -317,6 +354,16 @@ def _present(directory: Path) -> tuple[dict[str, str], list[str]]:
         elif name != SIGNATURE:
             digests[name] = sha256_file(path)
     return dict(sorted(digests.items())), sorted(links)
+
+
+def _stamps(directory: Path, place: Path) -> _Stamps:
+    """Of all that a verdict depends on; what is gone meanwhile has none."""
+    found: list[tuple[str, int, int, int]] = []
+    for name, path in [*_walk(directory), ("", place)]:
+        with contextlib.suppress(OSError):
+            facts = path.lstat()
+            found.append((name, facts.st_size, facts.st_mtime_ns, facts.st_ino))
+    return tuple(sorted(found))
 
 
 def _walk(directory: Path) -> Iterator[tuple[str, Path]]:

@@ -23,6 +23,7 @@ from hanok.artefacts import create_artefact
 from hanok.artefacts.shards import open_shards
 from hanok.bench.decode import PEERS, make_gguf
 from hanok.bench.llama_peer import bits_a_weight, peer_logits
+from hanok.bench.stopped import stoppable
 from hanok.bench.train_data import benchmark_shards
 from hanok.engine.coverage import WIDTHS
 from hanok.engine.native import BLOCK, NativeDecoder
@@ -175,6 +176,7 @@ def _row(kind: str, ours: Distance, peer: str, theirs: Distance | None) -> dict[
     }  # fmt: skip
 
 
+@stoppable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")

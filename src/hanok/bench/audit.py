@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hanok.bench.outcome import Rows, command_line, compare, present
+from hanok.bench.stopped import stoppable
 from hanok.reporting import log
 from hanok.store.audit.entry import Entry
 from hanok.store.audit.keys import load_verifier
@@ -105,5 +106,6 @@ def _entry(number: int) -> Entry:
     )
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, rounds="3, or 1 with --quick")

@@ -31,6 +31,7 @@ from hanok.bench.autodeco_data import (
     village_of,
     write_chat_shards,
 )
+from hanok.bench.stopped import stoppable
 from hanok.data.village.build import Village
 from hanok.data.village.check import check
 from hanok.data.village.dialogues import Dialogue
@@ -248,6 +249,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / max(1, len(values))
 
 
+@stoppable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from hanok.bench.decode import PEERS, make_gguf, make_model, process
+from hanok.bench.stopped import stoppable
 from hanok.reporting import log, table
 
 _CONTEXT = 64
@@ -82,7 +83,7 @@ def _kept(rates: Mapping[tuple[str, bool], list[float]], label: str) -> list[flo
 
 @contextmanager
 def _busy_core() -> Iterator[None]:
-    loop = subprocess.Popen([sys.executable, "-c", _LOOP])
+    loop = subprocess.Popen([sys.executable, "-c", _LOOP], stderr=subprocess.DEVNULL)
     try:
         yield
     finally:
@@ -90,6 +91,7 @@ def _busy_core() -> Iterator[None]:
         loop.wait()
 
 
+@stoppable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")

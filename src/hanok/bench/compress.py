@@ -22,6 +22,7 @@ from hanok.artefacts import create_artefact, open_artefact, write_json
 from hanok.bench.accuracy import LENGTH, Distance, held_out, measure, trained_model
 from hanok.bench.compress_peers import Logits, logits_of, peers
 from hanok.bench.outcome import tell_steps
+from hanok.bench.stopped import stoppable
 from hanok.compression.compress import compress
 from hanok.compression.search import search
 from hanok.compression.settings import CompressConfig, Method
@@ -144,6 +145,7 @@ def _row(peer: str, ours: list[Distance], theirs: list[Distance]) -> dict[str, A
     }  # fmt: skip
 
 
+@stoppable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")

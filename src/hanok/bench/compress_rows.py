@@ -19,6 +19,7 @@ from typing import Any
 from hanok.artefacts import create_artefact, open_artefact, write_json
 from hanok.bench.compress_cases import BASE, CASES, Bench, Case
 from hanok.bench.outcome import Rows, tell_steps
+from hanok.bench.stopped import stoppable
 from hanok.compression.compress import texts_of
 from hanok.errors import ConfigError
 from hanok.models.checkpoint import load_model, save_model
@@ -119,6 +120,7 @@ def _same_job(job: Mapping[str, str], folder: Path) -> None:
         )
 
 
+@stoppable
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -26,6 +26,7 @@ import torch
 from hanok.artefacts import create_artefact
 from hanok.bench.llama_peer import FILE_TYPES, quantise_gguf
 from hanok.bench.outcome import command_line, compare, present
+from hanok.bench.stopped import stoppable
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.checkpoint.gguf import save_gguf
 from hanok.models.config import ModelConfig
@@ -142,6 +143,7 @@ def _rows(
     ]  # fmt: skip
 
 
+@stoppable
 def main() -> None:
     command_line(
         __doc__,

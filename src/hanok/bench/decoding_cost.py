@@ -22,6 +22,7 @@ from hanok.artefacts import create_artefact
 from hanok.bench.decode import SHAPE
 from hanok.bench.outcome import Rows, command_line, compare, present
 from hanok.bench.small import KINDS, SMALL
+from hanok.bench.stopped import stoppable
 from hanok.bench.words import make_chat_model
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.backend import Weights
@@ -123,6 +124,7 @@ def _in_turns(engine: LocalEngine, rounds: int, tokens: int) -> dict[str, list[d
     return found
 
 
+@stoppable
 def main() -> None:
     command_line(
         __doc__,

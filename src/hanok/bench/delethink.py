@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hanok.bench.outcome import command_line
+from hanok.bench.stopped import stoppable
 from hanok.data.puzzles.config import LedgerConfig
 from hanok.data.puzzles.ledger import write_ledger
 from hanok.data.puzzles.write import character_tokenizer
@@ -179,6 +180,7 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, folder="runs/bench/delethink", quick="shorter traces, one seed")
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hanok.artefacts import Artefact, open_artefact
+from hanok.bench.stopped import stoppable
 from hanok.bench.study import study_parser
 from hanok.evaluation.compare import compare_answers
 from hanok.evaluation.config import Split, VerifyConfig
@@ -146,6 +147,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@stoppable
 def main() -> None:
     parser = study_parser(
         __doc__, Path("runs/bench/distillation"), CHOICES, choose="seed 0, more settings, and validation questions alone"

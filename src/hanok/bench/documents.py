@@ -25,6 +25,7 @@ from sqlalchemy import select
 
 from hanok.bench.documents_data import Question, korquad, mistyped
 from hanok.bench.outcome import Rows, command_line, compare, present
+from hanok.bench.stopped import stoppable
 from hanok.documents import support as shipped
 from hanok.documents import tables as t
 from hanok.documents.index import BLEND
@@ -277,6 +278,7 @@ def _mrr(ranks: np.ndarray) -> float:
     return math.fsum(1 / (ranks + 1)) / len(ranks)
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, quick=f"{_QUICK:,} questions")
 

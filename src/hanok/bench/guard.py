@@ -37,6 +37,7 @@ from hanok.bench.service import (
     server,
     with_key,
 )  # fmt: skip
+from hanok.bench.stopped import stoppable
 from hanok.bench.words import make_chat_model
 from hanok.models.config import ModelConfig
 from hanok.reporting import log
@@ -117,6 +118,7 @@ def _rows(guarded: Sequence[Load], bare: Sequence[Load]) -> Rows:
     ]  # fmt: skip
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, rounds="5, or 1 with --quick")
 

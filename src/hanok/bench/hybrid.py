@@ -20,6 +20,7 @@ import torch
 
 from hanok.bench.decode import make_model
 from hanok.bench.prefix import HYBRID
+from hanok.bench.stopped import stoppable
 from hanok.engine.blocks import BLOCK
 from hanok.engine.native import NativeDecoder
 from hanok.kernels.packed import KINDS, Kind
@@ -109,6 +110,7 @@ def _row(case: str, length: int, times: dict[str, list[float]]) -> dict[str, Any
     }  # fmt: skip
 
 
+@stoppable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hanok.bench.stopped import stoppable
 from hanok.kernels.kda import chunk_kda
 from hanok.reporting import log, table
 
@@ -73,6 +74,7 @@ def run(*, quick: bool = False, lengths: tuple[int, ...] | None = None) -> list[
     return rows
 
 
+@stoppable
 def main(arguments: list[str] | None = None) -> None:
     """The command line of `benchmarks/kda.py`."""
     parser = argparse.ArgumentParser(

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from hanok.bench.stopped import stoppable
 from hanok.engine.blocks import BLOCK
 from hanok.engine.coverage import block_bytes, state_bytes
 from hanok.engine.native import NativeDecoder
@@ -184,6 +185,7 @@ def _plot(found: Mapping[str, Any], file: Path) -> None:
     plt.close(figure)
 
 
+@stoppable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")

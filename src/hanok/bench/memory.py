@@ -18,6 +18,7 @@ from typing import Any
 from hanok.bench.decode import SHAPE
 from hanok.bench.outcome import Rows, command_line, compare, present
 from hanok.bench.sides import OURS, Side
+from hanok.bench.stopped import stoppable
 from hanok.bench.words import make_chat_model
 from hanok.errors import ConfigError
 from hanok.models.config import ModelConfig
@@ -90,6 +91,7 @@ def _seconds(found: Sequence[dict[str, Any]], key: str) -> float:
     return round(sorted(one[key] for one in found)[len(found) // 2], 2)
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, rounds="3, or 1 with --quick", kinds=(KINDS, KINDS))
 

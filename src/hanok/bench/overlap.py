@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from hanok.bench.outcome import Rows, command_line, compare, present
+from hanok.bench.stopped import stoppable
 from hanok.data.puzzles.write import character_tokenizer
 from hanok.models.checkpoint import save_model
 from hanok.models.config import ModelConfig
@@ -132,6 +133,7 @@ async def _waiting(prompt: Any, completion: str, columns: Mapping[str, Any]) -> 
     return _digits(prompt, completion, columns)
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, rounds="3", folder="runs/bench/overlap", quick="8 updates, one round")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanok.bench.outcome import command_line, shown
+from hanok.bench.stopped import stoppable
 from hanok.data.puzzles.config import ParityConfig
 from hanok.data.puzzles.parity import write_parity
 from hanok.engine.api import Request, SamplingParams
@@ -216,6 +217,7 @@ def _mean(values: Sequence[float | bool]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, folder="runs/bench/parity", quick="p = 0.25 with one seed alone")
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from hanok.artefacts import read_jsonl
 from hanok.bench.outcome import Rows, shown
+from hanok.bench.stopped import stoppable
 from hanok.bench.study import study_parser
 from hanok.bench.village_exam import changes, exam, points
 from hanok.data.village.alignment import write_alignment
@@ -89,6 +90,7 @@ def at_the_end(rollouts: Sequence[Mapping[str, Any]], name: str) -> float:
     return sum(row[name] for row in last) / len(last)
 
 
+@stoppable
 def main() -> None:
     parser = study_parser(
         __doc__, Path("runs/bench/practice"), CHOICES, choose="seed 0, and questions to choose settings by in place of the exam",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hanok.bench.outcome import Rows
+from hanok.bench.stopped import stoppable
 from hanok.bench.study import study_parser
 from hanok.bench.village_exam import changes, exam, points
 from hanok.data.village.alignment import write_alignment
@@ -83,6 +84,7 @@ def run(
     return rows
 
 
+@stoppable
 def main() -> None:
     parser = study_parser(
         __doc__, Path("runs/bench/preferences"), CHOICES, choose="seed 0, validation questions, and more ways by default"

@@ -16,6 +16,7 @@ from pathlib import Path
 from hanok.bench.decode import PEERS, SHAPE, make_gguf, make_model
 from hanok.bench.outcome import Rows, command_line, compare, present
 from hanok.bench.sides import OURS, Side, fastest, take_turns
+from hanok.bench.stopped import stoppable
 from hanok.models.config import ModelConfig
 
 LENGTHS = (512, 4096)
@@ -82,6 +83,7 @@ def _absent(kinds: tuple[str, ...]) -> dict[str, str]:
     return absent
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, rounds="3, or 2 with --quick", kinds=(KINDS, KINDS))
 

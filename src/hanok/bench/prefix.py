@@ -17,6 +17,7 @@ from typing import Any
 
 from hanok.bench.decode import SHAPE, make_model
 from hanok.bench.lone import Answer, ask, load_native
+from hanok.bench.stopped import stoppable
 from hanok.engine.paged import PagedScheduler
 from hanok.kernels.packed import KINDS, Kind
 from hanok.models.config import ModelConfig
@@ -76,6 +77,7 @@ def _row(case: str, pairs: Sequence[tuple[Answer, Answer]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@stoppable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")

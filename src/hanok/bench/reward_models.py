@@ -25,6 +25,7 @@ import torch
 
 from hanok.artefacts import Artefact, create_artefact, open_artefact, write_jsonl
 from hanok.bench.outcome import Rows
+from hanok.bench.stopped import stoppable
 from hanok.bench.study import study_parser
 from hanok.data.village.alignment import write_alignment
 from hanok.data.village.config import AlignmentDataConfig
@@ -174,6 +175,7 @@ def _asked(row: Row) -> str:
     return json.dumps(row["prompt"], ensure_ascii=False)
 
 
+@stoppable
 def main() -> None:
     parser = study_parser(
         __doc__, Path("runs/bench/reward-models"), CHOICES, choose="seed 0, more settings, and the choosing pairs alone"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanok.bench.parity import BITS, pretrained
+from hanok.bench.stopped import stoppable
 from hanok.errors import InputError
 from hanok.reporting import Report, table
 from hanok.training.align.config import AlignConfig
@@ -142,6 +143,7 @@ def _shown(value: Any) -> Any:
     return "" if value is None else round(value, 3) if isinstance(value, float) else value
 
 
+@stoppable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench/parity"))

@@ -25,6 +25,7 @@ from hanok.bench.decode import PEERS, SHAPE, make_gguf, process
 from hanok.bench.load_client import Load, Prompt, chat_api, ids_api, put_load
 from hanok.bench.outcome import Rows, command_line, compare, present
 from hanok.bench.servers import Server, executable, running
+from hanok.bench.stopped import stoppable
 from hanok.bench.words import chat_ids, make_chat_model, random_prompts, tokenizer_settings
 from hanok.models.config import ModelConfig
 from hanok.reporting import log
@@ -197,6 +198,7 @@ def _rows(
     ]  # fmt: skip
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, rounds="3, or 1 with --quick", kinds=(KINDS, ()))
 

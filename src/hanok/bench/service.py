@@ -37,6 +37,7 @@ from hanok.bench.light_client import put_bursts, put_light_load
 from hanok.bench.load_client import Api, Load, Prompt, chat_api
 from hanok.bench.outcome import Rows, command_line, compare, present
 from hanok.bench.servers import Server, running
+from hanok.bench.stopped import stoppable
 from hanok.bench.words import chat_ids, make_chat_model, random_prompts
 from hanok.models.config import ModelConfig
 from hanok.reporting import log
@@ -232,6 +233,7 @@ def _room_for(connections: int) -> int:
     return min(connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 256)
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, rounds="5, or 1 with --quick")
 

@@ -16,6 +16,7 @@ import torch
 
 from hanok.bench.decode import SHAPE, make_model
 from hanok.bench.outcome import Rows, command_line, compare, present
+from hanok.bench.stopped import stoppable
 from hanok.compression.structured import channels_left
 from hanok.engine.coverage import WIDTHS
 from hanok.engine.native import BLOCK, NativeDecoder
@@ -83,6 +84,7 @@ def _ids(start: int, count: int) -> list[int]:
     return [7 + place % 500 for place in range(start, start + count)]
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, rounds="5, or 2 with --quick", kinds=(KINDS, ("int4", "bf16")))
 

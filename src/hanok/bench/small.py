@@ -20,6 +20,7 @@ import torch
 from hanok.bench.decode import PEERS, SHAPE, make_gguf
 from hanok.bench.outcome import Rows, command_line, compare, present
 from hanok.bench.sides import OURS, Side, fastest, take_turns
+from hanok.bench.stopped import stoppable
 from hanok.bench.words import make_chat_model
 from hanok.models.config import ModelConfig
 
@@ -116,6 +117,7 @@ def _absent() -> dict[str, str]:
     }
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, rounds="5, or 2 with --quick", kinds=(KINDS, KINDS))
 

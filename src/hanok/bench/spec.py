@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hanok.bench.decode import SHAPE, make_model
 from hanok.bench.lone import Answer, ask, load_native
+from hanok.bench.stopped import stoppable
 from hanok.engine.native import NativeDecoder
 from hanok.engine.paged import PagedScheduler
 from hanok.engine.speculation.lookup import PromptLookup
@@ -119,6 +120,7 @@ def _row(case: str, pairs: Sequence[Sequence[Answer]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@stoppable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hanok.artefacts.shards import open_shards
+from hanok.bench.stopped import stoppable
 from hanok.models.config import ModelConfig
 from hanok.reporting import log, table
 from hanok.training.config import TrainConfig
@@ -104,6 +105,7 @@ def _race(
     )  # fmt: skip
 
 
+@stoppable
 def main(arguments: list[str] | None = None) -> None:
     """The command line of `benchmarks/train_vs_transformers.py`."""
     import argparse

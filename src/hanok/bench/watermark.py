@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hanok.bench.outcome import Rows, command_line, present
+from hanok.bench.stopped import stoppable
 from hanok.bench.train_data import benchmark_shards, public_texts
 from hanok.engine.api import Completion, Request, SamplingParams
 from hanok.engine.generator import LocalEngine
@@ -237,6 +238,7 @@ def _name(setting: Setting) -> str:
     return f"temperature {temperature:g}, delta {delta:g}, gamma {gamma:g}, width {width}"
 
 
+@stoppable
 def main() -> None:
     command_line(__doc__, run, rounds="minutes of training: 6, or 1 with --quick")
 

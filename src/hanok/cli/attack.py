@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -17,8 +19,9 @@ from hanok.reporting import log, table
 
 if TYPE_CHECKING:
     from hanok.guard.attacks import Answered, Attack, Outcome
+    from hanok.server.auditing.trail import Trail
     from hanok.store.audit.place import AuditPlace
-    from hanok.store.database import Feedback
+    from hanok.store.database import Feedback, Store
 
 KIND = "guard.attacked"
 _COUNTS = ("tried", "wrong", "blocked", "errors")
@@ -58,17 +61,19 @@ def attack(
     from hanok.guard.attacks import draw, run, set_hash
 
     _check_ours(url, own)
-    if out is not None and out.exists():
-        raise ConfigError(f"{out} is there already", remedy="choose another name, or delete it")
-    place = existing_place(audit_dir, store, served) if record else None
-    with _asking(url, model, key_variable, seconds) as ask:
-        outcomes = list(run(draw(most, seed=seed, families=family), ask))
-    sent = {"url": _shown(url), "model": model, "set": set_hash(), "seed": seed}
-    facts: dict[str, Any] = sent | {"families": tally(outcomes)}
     if out is not None:
-        write_run(outcomes, out, facts=facts)
-    if review:
-        facts["to_review"] = _into_review(outcomes, model or "default", store, served, audit_dir, reviewers)
+        _check_new(out)
+    place = existing_place(audit_dir, store, served) if record else None
+    with ExitStack() as held:  # what cannot be opened shall fail before minutes of attacks, not after them
+        queue = held.enter_context(_review_queue(store, served, audit_dir)) if review else None
+        ask = held.enter_context(_asking(url, model, key_variable, seconds))
+        outcomes = list(run(draw(most, seed=seed, families=family), ask))
+        sent = {"url": _shown(url), "model": model, "set": set_hash(), "seed": seed}
+        facts: dict[str, Any] = sent | {"families": tally(outcomes)}
+        if out is not None:
+            write_run(outcomes, out, facts=facts)
+        if queue is not None:
+            facts["to_review"] = queue.take(outcomes, model=model or "default", reviewers=reviewers)
     before = None if place is None else _newest(place, facts)
     lines, worse, better = compare(facts["families"], None if before is None else before["families"])
     table(f"attacks on {facts['url']}", _COLUMNS, lines)
@@ -123,6 +128,16 @@ def compare(
         rate = f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})" if share.count else ""
         lines.append((name, *(str(counts[one]) for one in _COUNTS), rate, shown, change))
     return lines, worse, better
+
+
+def _check_new(out: Path) -> None:
+    if out.exists():
+        raise ConfigError(f"{out} is there already", remedy="choose another name, or delete it")
+    folder = next(one for one in out.absolute().parents if one.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(
+            f"{out} cannot be made: nothing can be written in {folder}", remedy="choose another place"
+        )
 
 
 def _check_ours(url: str, own: bool) -> None:
@@ -201,32 +216,42 @@ class _asking:  # noqa: N801 - reads as a function
             raise Unanswered from error
 
 
-def _into_review(
-    outcomes: Sequence[Outcome], model: str, store: str | None, served: Path | None, audit_dir: Path | None, reviewers: int
-) -> int:  # fmt: skip
-    """How many rows are new there."""
-    from hanok.cli.places import audit_of, open_store
-    from hanok.improvement.attacked import into_review
+@contextmanager
+def _review_queue(store: str | None, served: Path | None, audit_dir: Path | None) -> Iterator[_ReviewQueue]:
+    """Raises ConfigError: no such store, or an audit that nothing can be written to."""
+    from hanok.cli.places import audit_of, open_store, store_place
     from hanok.server.auditing.trail import Trail
 
+    file = store_place(store, served)
+    if isinstance(file, Path) and not file.is_file():
+        raise ConfigError(
+            f"there is no database at {file}", remedy="`hanok serve` makes one, or check --store"
+        )
     with open_store(store, served) as opened:
         trail = Trail(audit_of(opened, audit_dir))
         trail.ready()
+        yield _ReviewQueue(opened, trail)
 
-        def told(identifier: str, row: Feedback) -> None:
-            facts = {
-                "of": row.request_id,
-                "rating": row.rating,
-                "corrected": row.correction is not None,
-                "attack": True,
-            }
-            trail.sure("feedback.create", target=identifier, facts=facts)
 
-        added = into_review(outcomes, opened, model=model, reviewers=reviewers, told=told)
-        table(
-            f"{len(added)} new to review in {opened.name}", ("next",), [["hanok review list --kind feedback"]]
-        )
-    return len(added)
+@dataclass(frozen=True, slots=True)
+class _ReviewQueue:
+    store: Store
+    trail: Trail
+
+    def take(self, outcomes: Sequence[Outcome], *, model: str, reviewers: int) -> int:
+        """How many rows are new there."""
+        from hanok.improvement.attacked import into_review
+
+        added = into_review(outcomes, self.store, model=model, reviewers=reviewers, told=self._told)
+        title = f"{len(added)} new to review in {self.store.name}"
+        table(title, ("next",), [["hanok review list --kind feedback"]])
+        return len(added)
+
+    def _told(self, identifier: str, row: Feedback) -> None:
+        facts = {
+            "of": row.request_id, "rating": row.rating, "corrected": row.correction is not None, "attack": True,
+        }  # fmt: skip
+        self.trail.sure("feedback.create", target=identifier, facts=facts)
 
 
 def _newest(place: AuditPlace, facts: Mapping[str, Any]) -> dict[str, Any] | None:

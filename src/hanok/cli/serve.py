@@ -262,6 +262,7 @@ def _serve(settings: ServeSettings, source: Any) -> None:
         from hanok.errors import ConfigError
 
         raise ConfigError(f"{settings.replicas} replicas in one process", remedy="add --runtime ray")
+    from hanok.artefacts.signing import Trusted
     from hanok.engine.parallel.start import run_together
     from hanok.server.app import serve as serve_model
 
@@ -271,7 +272,8 @@ def _serve(settings: ServeSettings, source: Any) -> None:
             entry=entry, more=further, **options,
         )  # fmt: skip
 
-    run_together(directory, work)
+    trusted = Trusted.of(settings.require_signature)
+    run_together(directory, work, check=None if trusted is None else trusted.check)
 
 
 def _further(settings: ServeSettings, options: Mapping[str, Any]) -> list[ModelSpec]:

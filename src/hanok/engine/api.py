@@ -84,33 +84,35 @@ class SamplingParams:
     watermark: Watermark | None = None
 
     def __post_init__(self) -> None:
-        reported = range(MOST_ALTERNATIVES + 1)
-        rules = (
-            ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
-            ("temperature", 0.0 <= self.temperature <= 100.0, "between 0 and 100"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("top_p", 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
-            ("min_p", 0.0 <= self.min_p < 1.0, "at least 0 and below 1"),
-            ("typical_p", 0.0 < self.typical_p <= 1.0, "above 0 and at most 1"),
-            ("repetition_penalty", self.repetition_penalty > 0.0, "above 0"),
-            ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "between -2 and 2"),
-            ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "between -2 and 2"),
-            ("logit_bias", all(map(math.isfinite, self.logit_bias.values())), "finite numbers"),
-            ("min_tokens", self.min_tokens >= 0, "0 or more"),
-            ("logprobs", (self.logprobs or 0) in reported, f"between 0 and {MOST_ALTERNATIVES}"),
-            (
-                "prompt_logprobs",
-                (self.prompt_logprobs or 0) in reported,
-                f"between 0 and {MOST_ALTERNATIVES}",
-            ),
-            ("bad_words", all(word.strip() for word in self.bad_words), "words of at least one character"),
-            ("n", 1 <= self.n <= 128, "between 1 and 128"),
-            ("best_of", self.best_of is None or self.n <= self.best_of <= 128, "between n and 128"),
-            ("decoding", self.decoding in ("auto", "fixed"), '"auto" or "fixed"'),
-        )
-        for name, holds, rule in rules:
-            if not holds:
+        for name, holds, rule in _RULES:
+            if not holds(self):
                 raise ConfigError(f"{name} = {getattr(self, name)!r}", remedy=f"it must be {rule}")
+
+
+_REPORTED = range(MOST_ALTERNATIVES + 1)
+_RULES: tuple[tuple[str, Callable[[SamplingParams], bool], str], ...] = (
+    ("max_tokens", lambda one: one.max_tokens is None or one.max_tokens >= 1, "at least 1"),
+    ("temperature", lambda one: 0.0 <= one.temperature <= 100.0, "between 0 and 100"),
+    ("top_k", lambda one: one.top_k >= 0, "0 or more"),
+    ("top_p", lambda one: 0.0 < one.top_p <= 1.0, "above 0 and at most 1"),
+    ("min_p", lambda one: 0.0 <= one.min_p < 1.0, "at least 0 and below 1"),
+    ("typical_p", lambda one: 0.0 < one.typical_p <= 1.0, "above 0 and at most 1"),
+    ("repetition_penalty", lambda one: one.repetition_penalty > 0.0, "above 0"),
+    ("presence_penalty", lambda one: -2.0 <= one.presence_penalty <= 2.0, "between -2 and 2"),
+    ("frequency_penalty", lambda one: -2.0 <= one.frequency_penalty <= 2.0, "between -2 and 2"),
+    ("logit_bias", lambda one: all(map(math.isfinite, one.logit_bias.values())), "finite numbers"),
+    ("min_tokens", lambda one: one.min_tokens >= 0, "0 or more"),
+    ("logprobs", lambda one: (one.logprobs or 0) in _REPORTED, f"between 0 and {MOST_ALTERNATIVES}"),
+    (
+        "prompt_logprobs",
+        lambda one: (one.prompt_logprobs or 0) in _REPORTED,
+        f"between 0 and {MOST_ALTERNATIVES}",
+    ),
+    ("bad_words", lambda one: all(map(str.strip, one.bad_words)), "words of at least one character"),
+    ("n", lambda one: 1 <= one.n <= 128, "between 1 and 128"),
+    ("best_of", lambda one: one.best_of is None or one.n <= one.best_of <= 128, "between n and 128"),
+    ("decoding", lambda one: one.decoding in ("auto", "fixed"), '"auto" or "fixed"'),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -61,6 +61,7 @@ class BackendOptions:
     draft_dir: Path | None
     team: Team | None = None
     device: torch.device | None = None
+    keep_images: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +99,16 @@ def build_backend(options: BackendOptions) -> Backend:
     threads = torch.get_num_threads()
     kind, finer = WIDTHS[weights]
     ends = _ends(kind, options.model_dir)
+    images = images_of(options.model_dir, kind, finer=finer, ends=ends) if options.keep_images else None
     native = NativeDecoder(
         decoder, kind=kind, finer=finer, blocks=budget.blocks, threads=threads, slots=options.max_running,
         spares=0 if options.speculation == "off" else GUESSED, snapshots=budget.snapshots,
-        images=images_of(options.model_dir, kind, finer=finer, ends=ends), cache=options.cache_type, ends=ends,
+        images=images, cache=options.cache_type, ends=ends,
     )  # fmt: skip
     speculator = new_speculator(
-        native, decoder, options.tokenizer, options.speculation, options.draft_dir, threads=threads
-    )
+        native, decoder, options.tokenizer, options.speculation, options.draft_dir, threads=threads,
+        keep_images=options.keep_images,
+    )  # fmt: skip
     give_back(stored_parts(decoder))
     scheduler = PagedScheduler(
         native,

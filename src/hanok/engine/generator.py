@@ -64,6 +64,7 @@ class LocalEngine(Worker):
         team: of processes that run the model together (`hanok.engine.parallel`), this one leads; in float32 then.
         device: "cpu"; "cuda" or "cuda:N", PyTorch's layers on a GPU (`hanok.engine.device`), which takes all weights but "int4+";
             "auto", a GPU if there is one that these settings run on; "cpu-torch", on the CPU what a GPU runs.
+        keep_images: packed weights may come from the user's cache, and go there (`hanok.engine.images`).
 
     Raises:
         ConfigError: a device that is not there; weights of a kind that this model does not run with here; a draft model that does
@@ -74,7 +75,7 @@ class LocalEngine(Worker):
         self, model_dir: Path, *, threads: int | None = None, weights: Weights = "auto", max_running: int = 128,
         cache_bytes: int | None = None, cache_type: CacheKind = "bf16", speculation: Speculation = "auto",
         draft_dir: Path | None = None, max_waiting: int | None = None, adapters: Mapping[str, Path] = {},
-        team: Team | None = None, device: str = "cpu",
+        team: Team | None = None, device: str = "cpu", keep_images: bool = True,
     ) -> None:  # fmt: skip
         if max_waiting is not None and max_waiting < 1:
             raise ConfigError(f"max_waiting = {max_waiting}", remedy="it must be at least 1")
@@ -108,6 +109,7 @@ class LocalEngine(Worker):
             model_dir=model_dir, config=config, weights=self.weights, vocabulary=self._vocabulary,
             max_running=max_running, cache_bytes=cache_bytes, cache_type=cache_type,
             tokenizer=self.tokenizer, speculation=speculation, draft_dir=draft_dir, team=team, device=self.device,
+            keep_images=keep_images,
         )  # fmt: skip
         self._build()
         for name, directory in adapters.items():
@@ -175,6 +177,10 @@ class LocalEngine(Worker):
         self.check(request)
         self.check_room(1)
         return self._follow(request, told)
+
+    async def begun(self) -> None:
+        """Once the thread that runs the model has all that was followed on this event loop: until then it may gather them."""
+        await self._posts.here()[1].over()
 
     def load_adapter(self, name: str, directory: Path) -> Adapter:
         """Take in a LoRA adapter in PEFT's files; requests choose it by its name, rows of several run in one batch.

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from hanok.reporting import log
 
 LEAST_BYTES = 64 << 20  # smaller models are packed in a moment
 MOST_BYTES = 32 << 30  # of all images
+_SETTING = "HANOK_CACHE"
 
 
 class Images:
@@ -98,8 +100,22 @@ def images_of(
     return Images(folder / "images" / f"{name}.safetensors")
 
 
+@contextlib.contextmanager
+def none_kept() -> Iterator[None]:
+    """Engines that are opened meanwhile, here or in processes that are started, neither read images nor keep any."""
+    before = os.environ.get(_SETTING)
+    os.environ[_SETTING] = "off"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SETTING]
+        else:
+            os.environ[_SETTING] = before
+
+
 def _folder() -> Path | None:
-    chosen = os.environ.get("HANOK_CACHE", "")
+    chosen = os.environ.get(_SETTING, "")
     if chosen == "off":
         return None
     if chosen:

@@ -22,14 +22,15 @@ from hanok.reporting import log
 # Of the loop, without another request: one reads from connections, one begins to handle what was read.
 QUIET_TURNS = 3
 MOST_SECONDS = 0.05  # that the first one waits for others, which a step begun without them would cost them
+HEAD_START = 0.001  # seconds that the engine's thread has the interpreter for itself, to begin with what was handed over
 T = TypeVar("T")
 
 
 class Post:
-    """To one event loop. Any thread may `send`; what was sent is delivered on the loop, in order."""
+    """To one event loop. Any thread may `send`; what was sent is delivered on the loop, in order; `before` is called first."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)
+    def __init__(self, loop: asyncio.AbstractEventLoop, before: Callable[[], None] = lambda: None) -> None:
+        self._loop, self._before = weakref.ref(loop), before
         self._lock = threading.Lock()
         self._letters: list[tuple[Callable[[Any], None], Any]] = []
 
@@ -47,6 +48,7 @@ class Post:
     def _deliver(self) -> None:
         with self._lock:
             letters, self._letters = self._letters, []
+        self._before()
         for told, item in letters:
             try:
                 told(item)
@@ -62,6 +64,15 @@ class Gathering:
         # While somebody waits; whose it is may go when nobody does.
         self._hand_over: Callable[[], None] | None = None
         self._left, self._ends = 0, 0.0
+        self._over: asyncio.Event | None = None  # where somebody waits for that
+
+    async def over(self) -> None:
+        """Once nobody waits for others any more, and those they were handed to have begun; at once where nobody waits."""
+        if self._hand_over is None and self._over is None:
+            return
+        if self._over is None:
+            self._over = asyncio.Event()
+        await self._over.wait()
 
     def add(self, hand_over: Callable[[], None]) -> None:
         self._left = QUIET_TURNS
@@ -81,7 +92,18 @@ class Gathering:
             return
         hand_over, self._hand_over = self._hand_over, None
         assert hand_over is not None
-        hand_over()
+        try:
+            hand_over()
+        finally:
+            loop = self._loop()
+            if self._over is not None and loop is not None:
+                loop.call_later(HEAD_START, self.go_on)
+
+    def go_on(self) -> None:
+        """Whoever waits for `over` waits no more."""
+        over, self._over = self._over, None
+        if over is not None:
+            over.set()
 
 
 class Posts:
@@ -97,5 +119,6 @@ class Posts:
         loop = asyncio.get_running_loop()
         found = self._of.get(loop)
         if found is None:
-            found = self._of[loop] = Post(loop), Gathering(loop)
+            gathering = Gathering(loop)
+            found = self._of[loop] = Post(loop, gathering.go_on), gathering
         return found

@@ -19,8 +19,16 @@ def chat_prompt(
 ) -> list[int]:  # fmt: skip
     """Ids of a conversation up to where the assistant speaks, behind the separator that every training document has. `settings`:
     of the chat template."""
-    ids = tokenizer.encode_chat(messages, tools=tools, add_generation_prompt=True, settings=settings).ids
+    ids = tokenizer.encode_prompt(messages, tools=tools, settings=settings)
     return ids if ids[:1] == [tokenizer.bos_id] else [tokenizer.bos_id, *ids]
+
+
+def continued(tokenizer: Tokenizer, prompt_ids: Sequence[int], begun: str) -> list[int]:
+    """A conversation's prompt with the beginning of the answer behind it; reasoning that the template has opened is closed."""
+    closed: list[int] = []
+    if opens_reasoning(tokenizer, prompt_ids):
+        closed = [tokenizer.special[THINK_END], *tokenizer.encode("\n\n")]
+    return [*prompt_ids, *closed, *tokenizer.encode(begun)]
 
 
 def completion_text(tokenizer: Tokenizer, ids: Iterable[int], stop: Sequence[str] = ()) -> str:
@@ -88,7 +96,7 @@ class AnswerStream:
         self._decoder = tokenizer.stream_decoder()
         self._thoughts = tokenizer.stream_decoder()
         self._cutter = StopCutter(stop)
-        self._name_of = {number: name for name, number in tokenizer.special.items()}
+        self._name_of = tokenizer.control_names
         self._tools, self._exact = tools, exact
         self._ids: list[int] = [tokenizer.special[THINK]] if thinking else []
         self._thinking, self._calling = thinking, False
@@ -153,5 +161,5 @@ def opens_reasoning(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> bool:
     think = tokenizer.special.get(THINK)
     if think is None:
         return False
-    last = next((token for token in reversed(prompt_ids[-8:]) if token in tokenizer.special.values()), None)
+    last = next((token for token in reversed(prompt_ids[-8:]) if token in tokenizer.control_names), None)
     return last == think

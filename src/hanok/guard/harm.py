@@ -132,6 +132,17 @@ class Harm:
     def begin(self, before: str) -> Windowed:
         return Windowed(self._judged, least=_SENTENCE, most=PIECE, before=before)
 
+    def categories(self, text: str) -> Iterator[tuple[str, float, Action]]:
+        """Each with its probability (the worst piece's), and what is done about it: "allow" up to its threshold."""
+        scores = self._classifier.judge(text)
+        if np.isnan(scores).any():
+            raise ValueError("a score is no number")
+        for name, score, least, action in zip(
+            self._classifier.categories, scores, self._thresholds, self._actions, strict=True
+        ):
+            probability = 0.0 if score == -np.inf else 1 / (1 + math.exp(-max(score, -700.0)))
+            yield name, probability, action if score > least else "allow"
+
     def _judged(self, _before: str, text: str) -> Iterator[Finding]:
         """One finding, by the strictest of the categories."""
         scores = self._classifier.scores(text)

@@ -19,6 +19,7 @@ from hanok.guard.injection import Detect
 from hanok.guard.intake import InputRule, Intake, Reader, Scan, take_in
 from hanok.guard.leaks import HiddenText
 from hanok.guard.limits import ManyShot, Repetition, Size
+from hanok.guard.linear import LinearDetector
 from hanok.guard.markup import Markup
 from hanok.guard.outside import external
 from hanok.guard.personal import PersonalData
@@ -39,7 +40,7 @@ BRIEF, BRIEF_JUDGED = (
     256,
 )  # characters that rules read in about a millisecond, alone and with a classifier
 _EVERY = frozenset(ORIGINS)
-_STRANGE = frozenset({"user", "assistant", "tool", "document"})  # what a detector of orders reads unless told
+STRANGE = frozenset({"user", "assistant", "tool", "document"})  # what a detector of orders reads unless told
 
 
 @dataclass(frozen=True)
@@ -204,13 +205,18 @@ def _rulebook(rules: Sequence[Rule], files: Files) -> Rulebook:
 def _both_ways(rule: Rule, files: Files) -> External | Harm | None:
     """One rule that looks at what comes in and at what goes out."""
     options = dict(rule.options)
-    origins = options.pop("origins", None) or _STRANGE
+    origins = options.pop("origins", None) or STRANGE
     if rule.kind == "harm":
         classifier = files.harm(rule, options.pop("file"))
         for key in ("actions", "thresholds"):
             files.known(rule, key, options.get(key, ()), classifier.categories)
         return Harm(classifier, origins, name=rule.name, action=rule.action, **options)
     return external(rule, options, origins, files.source) if rule.kind == "external" else None
+
+
+def usual_origins(detector: LinearDetector) -> frozenset[str]:
+    """Whose text it reads unless told. To one of documents every request of a user would be an order."""
+    return UNTRUSTED if detector.lines else STRANGE
 
 
 def _reader(rule: Rule, files: Files) -> InputRule:
@@ -224,8 +230,7 @@ def _reader(rule: Rule, files: Files) -> InputRule:
         return ManyShot(rule.name, rule.action, **options)
     if rule.kind == "detector":
         loaded = files.detector(rule, "file", options.pop("file"))
-        usual = UNTRUSTED if loaded.lines else _STRANGE  # in a document a user's request would be an order
-        return Detect(loaded, origins or usual, name=rule.name, action=rule.action, **options)
+        return Detect(loaded, origins or usual_origins(loaded), name=rule.name, action=rule.action, **options)
     return Scan(_text_rule(rule, Context()), origins or _EVERY)
 
 

@@ -110,12 +110,33 @@ class CountRequest(Refusing):
         return {"mcp_servers": "call them yourself", "container": "there is none here"}
 
     @model_validator(mode="after")
-    def _ends_with_the_user(self) -> CountRequest:
-        if self.messages[-1].role == "assistant":
-            raise ValueError(
-                "the last message is the assistant's: this server begins a turn, it does not go on with one"
+    def _can_be_continued(self) -> CountRequest:
+        """An answer that was begun is text, and is gone on with as text."""
+        if not self.continues:
+            return self
+        content = self.messages[-1].content
+        form = None if self.output_config is None else self.output_config.format
+        problems = {
+            "the last message is the assistant's, and only text can be continued": not isinstance(
+                content, str
             )
+            and any(not isinstance(block, TextBlock) for block in content),
+            "final assistant content cannot end with trailing whitespace": _text_of(content)
+            != _text_of(content).rstrip(),
+            "an answer that was begun needs a question before it": len(self.messages) == 1,
+            "an answer that was begun cannot be thought about first: leave thinking out": self.shows_thinking,
+            "an answer that was begun has no form to keep: leave output_config.format out": form is not None,
+            "an answer that was begun cannot be a call: leave tool_choice out": self.tool_choice is not None
+            and self.tool_choice.type in ("any", "tool"),
+        }
+        if wrong := next((words for words, holds in problems.items() if holds), None):
+            raise ValueError(wrong)
         return self
+
+    @property
+    def continues(self) -> bool:
+        """The last message is the beginning of the answer."""
+        return self.messages[-1].role == "assistant"
 
     @property
     def shows_thinking(self) -> bool:
@@ -142,7 +163,7 @@ class CountRequest(Refusing):
         return chat_request(
             model=self.model, messages=list(self._messages()), tools=tools or None, tool_choice=asked,
             parallel_tool_calls=False if single else None, **settings,
-        ).with_thinking(None if self.thinking is None else self.shows_thinking)  # fmt: skip
+        ).with_thinking(None if self.thinking is None and not self.continues else self.shows_thinking)  # fmt: skip
 
     def _messages(self) -> Iterator[dict[str, Any]]:
         if self.system:
@@ -211,6 +232,13 @@ def _assistant(message: InputMessage) -> Iterator[dict[str, Any]]:
 
 def _text(content: str | Sequence[TextBlock]) -> str:
     return content if isinstance(content, str) else "".join(block.text for block in content)
+
+
+def _text_of(content: str | Sequence[Any]) -> str:
+    """Of the blocks that are text."""
+    return (
+        content if isinstance(content, str) else _text([one for one in content if isinstance(one, TextBlock)])
+    )
 
 
 class Answer:

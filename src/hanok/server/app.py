@@ -25,7 +25,7 @@ from hanok.documents.records import SPELLING
 from hanok.engine.backend import Weights
 from hanok.engine.coverage import CacheKind
 from hanok.engine.generator import LocalEngine
-from hanok.engine.parallel.team import Team
+from hanok.engine.parallel.team import Team, refuse_in_team
 from hanok.engine.speculation.build import Speculation
 from hanok.errors import ConfigError, SignatureError
 from hanok.guard.rulebook import Guard
@@ -38,6 +38,7 @@ from hanok.server.auditing.models import tell_refusal
 from hanok.server.auditing.open import audited, end_audit, open_audit, policy_facts, settings_facts
 from hanok.server.auditing.trail import Trail
 from hanok.server.bodies import Bodies
+from hanok.server.body_route import Straight
 from hanok.server.canary.trial import standing, standing_directory
 from hanok.server.document_vectors import ModelEmbedding
 from hanok.server.errors import install_handlers
@@ -70,7 +71,7 @@ from hanok.store.database import Store, feedback_file, run_folder
 if TYPE_CHECKING:
     from hanok.server.identity.oidc import Oidc
 
-MOST_HEADER_BYTES = 32 << 10
+SWITCH_SECONDS = 0.0005  # that the event loop waits for the interpreter when the engine's thread has it, and the other way round
 THREADS = 64  # for what would block the event loop: so many that some slow jobs do not keep everybody out
 WEB = Path(__file__).with_name("web")
 
@@ -106,6 +107,7 @@ def serve(
         kept = held.enter_context(Store(place))
         trial = standing(Canaries(kept), model_dir)
         if trial is not None:
+            refuse_in_team(team, f"{trial.canary_directory} is served in place of {model_dir}, or tried out,")
             name, model_dir = trial.model, standing_directory(trial)
         people = open_people(kept, host=host, entry=entry)
         people.directory.trail.log = open_audit(settings, place)
@@ -120,14 +122,16 @@ def serve(
         def start() -> FastAPI:
             gc.freeze()  # what was imported stays: no collection during an answer looks through it again
             gc.set_threshold(10_000, *gc.get_threshold()[1:])  # a request makes some thousands of objects
+            sys.setswitchinterval(SWITCH_SECONDS)
             options = {
                 "weights": weights, "cache_bytes": cache_bytes, "cache_type": cache_type, "speculation": speculation,
                 "draft_dir": draft_dir, "max_waiting": people.directory.entry.max_queue, "team": team,
                 "device": device,
             }  # fmt: skip
             with ExitStack() as opened:
-                signed_by = check_first(people.directory.trail, model_dir, options, adapters, settings)
-                engine = LocalEngine(model_dir, adapters=adapters, **options)
+                spec = first_spec(model_dir, options, adapters, settings)
+                signed_by = check_first(people.directory.trail, spec)
+                engine = spec.open()
                 opened.callback(engine.close)
                 services = services_of(
                     engine, model_dir, kept, operations=operations, people=people, admission=admission, name=name, more=more,
@@ -174,16 +178,9 @@ def services_of(
     operations.in_force = partial(policy_facts, guard)
     watermarks = watermarks_of(store, guard, people.directory)
     operations.on_reload.append(lambda _new: watermarks.take_up_or_say)
-    trusted = Trusted.of(settings.require_signature)
-    spec = ModelSpec(
-        name=name or model_name(model_dir),
-        directory=model_dir,
-        options=options,
-        adapters=adapters,
-        trusted=trusted,
-    )
+    spec = first_spec(model_dir, options, adapters, settings, name=name)
     first = Hosted(spec, engine, open_artefact(model_dir).hash, signed_by)
-    further = [Hosted(replace(one, trusted=trusted)) for one in more]
+    further = [Hosted(replace(one, trusted=spec.trusted)) for one in more]
     models = Models.of(
         [first, *further], most_loaded=settings.most_loaded,
         memory=settings.models_mib and settings.models_mib << 20, keep_alive=settings.unload_seconds,
@@ -227,18 +224,19 @@ def _take_aliases(models: Models, settings: ServeSettings) -> Callable[[], None]
     return partial(models.take_aliases, aliases)
 
 
-def check_first(
-    trail: Trail,
-    model_dir: Path,
-    options: Mapping[str, Any],
-    adapters: Mapping[str, Path],
-    settings: ServeSettings,
-) -> str | None:
-    """Before it is loaded: the id of the key that has signed it. Raises SignatureError, which is an entry of the audit too."""
-    spec = ModelSpec(
-        name=model_name(model_dir), directory=model_dir, options=options, adapters=adapters,
+def first_spec(
+    model_dir: Path, options: Mapping[str, Any], adapters: Mapping[str, Path], settings: ServeSettings, *,
+    name: str | None = None,
+) -> ModelSpec:  # fmt: skip
+    """Of the model that is loaded from the start. Args: name: by default after its run or directory."""
+    return ModelSpec(
+        name=name or model_name(model_dir), directory=model_dir, options=options, adapters=adapters,
         trusted=Trusted.of(settings.require_signature),
     )  # fmt: skip
+
+
+def check_first(trail: Trail, spec: ModelSpec) -> str | None:
+    """Before it is loaded: the id of the key that has signed it. Raises SignatureError, which is an entry of the audit too."""
     try:
         return spec.check()
     except SignatureError as error:
@@ -295,8 +293,9 @@ def create_app(services: Services) -> FastAPI:
             await finish()
 
     app = FastAPI(
-        title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
-    )
+        title="Hanok", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)],
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours hold no content (`operations/traces.py`)
+    )  # fmt: skip
     install_handlers(app)
     app.add_middleware(Bodies, limit=operations.body_limit)
     app.add_middleware(Identify, directory=services.directory)
@@ -307,6 +306,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.routes = [route for router in routers for route in router.routes]  # what an error may name
     app.state.paths = frozenset(getattr(route, "path", "") for router in routers for route in router.routes)
     app.mount("/", StaticFiles(directory=WEB, html=True))
+    app.router.middleware_stack = Straight(app.router.middleware_stack, app.state.routes)
     # around everything, errors that nobody foresaw too
     inside, watchers = audited(app.build_middleware_stack(), services)
     app.middleware_stack = Follow(inside, operations.lifecycle, (*operations.watchers, *watchers), refuse)
@@ -347,9 +347,10 @@ def run_server(
     operations.lifecycle.load()
     config = uvicorn.Config(
         gate, log_level="warning", log_config=None, access_log=False, http=guard.protocol(), ws="none", lifespan="off",
+        loop="auto",  # uvloop, where there is one
         proxy_headers=False,  # uvicorn would believe them of whoever sits at this machine; `identity/proxies.py` reads them
         timeout_keep_alive=settings.keep_alive_seconds, timeout_graceful_shutdown=int(FLUSH_SECONDS),
-        h11_max_incomplete_event_size=MOST_HEADER_BYTES, server_header=False, backlog=1024,
+        server_header=False, backlog=1024,
         ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
     )  # fmt: skip
     server = Server(

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from hanok.engine.api import FinishReason, Request, Usage
-from hanok.engine.text import AnswerStream, chat_prompt, opens_reasoning
+from hanok.engine.text import AnswerStream, chat_prompt, continued, opens_reasoning
 from hanok.errors import StructureError
 from hanok.server.errors import ApiError, problem
 from hanok.server.generation import BLOCKED, Generation
@@ -54,13 +54,14 @@ class Asked:
 
 async def ask(
     services: Services, body: ChatRequest, principal: Principal, *, name: str, route: str, streamed: bool,
-    stretches: Sequence[Stretch] = (), conversation: str | None = None,
+    stretches: Sequence[Stretch] = (), conversation: str | None = None, continues: bool = False,
 ) -> Asked:  # fmt: skip
     """Raises ApiError, InputError, ContextLengthError or QueueFullError; nothing runs then.
 
     Args:
         name: the id of request and answer. stretches: of the messages, that come from documents.
         conversation: what it is told by; by default the first question of the body.
+        continues: the last message is the beginning of the answer, which goes on behind it.
     """
     told_by = conversation if conversation is not None else conversation_of(body, principal)
     served = await services.models.take(body.model, principal, conversation=told_by)
@@ -71,7 +72,8 @@ async def ask(
         form = "" if structure is None or structure.kind == "tool_calls" else structure.value
         messages, tools = await watch.conversation(body.plain_messages(), body.plain_tools(), form, stretches)
         settings = body.template_settings(served.engine.tokenizer)
-        prompt = await _prompt(served.engine.tokenizer, messages, tools, settings)
+        begun = messages[-1]["content"] if continues else None
+        prompt = await _prompt(served.engine.tokenizer, messages, tools, settings, begun)
     except BaseException:
         services.models.give_back(served)
         raise
@@ -86,16 +88,19 @@ async def ask(
         raise ApiError(400, str(error), param=body.structure_field, code="invalid_structure") from error
     tokenizer = served.engine.tokenizer
     try:
+        await generation.begun()
         answers = [
             AnswerStream(
-                tokenizer, stop=params.stop, tools=tools is not None, exact=params.structure is not None,
-                thinking=opens_reasoning(tokenizer, prompt),
+                tokenizer, stop=params.stop, tools=tools is not None, thinking=opens_reasoning(tokenizer, prompt),
+                exact=params.structure is not None or continues,
             )
             for _ in range(generation.samples)
         ]  # fmt: skip
         hidden = "\n".join(message["content"] for message in messages if message["role"] == "system")
         written = partial(tokenizer.decode, skip_special=False)
-        guarded = watch.answers(answers, hidden=hidden, stops=bool(params.stop), written=written)
+        guarded = watch.answers(
+            answers, hidden=hidden, before=begun or "", stops=bool(params.stop), written=written
+        )
         # citations are taken out of such answers
         last = watch.last(len(answers), hidden=hidden) if stretches else []
     except BaseException:  # a rule of the operator's may fail: nobody would read what runs already
@@ -104,19 +109,26 @@ async def ask(
     return Asked(served, generation, messages, tools, guarded, watch, last)
 
 
-async def count_prompt(services: Services, chat: ChatRequest, principal: Principal) -> int:
-    """Tokens that a model reads of a conversation."""
+async def count_prompt(
+    services: Services, chat: ChatRequest, principal: Principal, *, continues: bool = False
+) -> int:
+    """Tokens that a model reads of a conversation. Args: continues: as `ask` takes it."""
     async with services.models.use(chat.model, principal) as served:
         tokenizer = served.engine.tokenizer
         settings = chat.template_settings(tokenizer)
-        return len(await _prompt(tokenizer, chat.plain_messages(), chat.plain_tools(), settings))
+        messages = chat.plain_messages()
+        begun = messages[-1]["content"] if continues else None
+        return len(await _prompt(tokenizer, messages, chat.plain_tools(), settings, begun))
 
 
 async def _prompt(
     tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None,
-    settings: Mapping[str, Setting],
+    settings: Mapping[str, Setting], begun: str | None = None,
 ) -> list[int]:  # fmt: skip
-    """Beside the event loop, unless it takes less than a thread would."""
+    """Beside the event loop, unless it takes less than a thread would. Args: begun: what the last message has of the answer."""
+    if begun is not None:
+        asked = await _prompt(tokenizer, messages[:-1], tools, settings)
+        return await asyncio.to_thread(continued, tokenizer, asked, begun)
     few = tools is None and len(messages) <= FEW and all(message.keys() <= _PLAIN for message in messages)
     if few and sum(len(message["content"] or "") for message in messages) <= SHORT:
         return chat_prompt(tokenizer, messages, settings=settings)

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hanok.server.errors import ApiError, error_response
+from hanok.server.header_table import headers_of
 
 DEEPEST = 256  # levels of JSON
 LARGE = 64 << 10  # bytes; such bodies are read beside the event loop
@@ -39,7 +40,7 @@ class Bodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = headers_of(scope)
         limit, kind = (
             self._limit(scope["path"]),
             headers.get(b"content-type", "").split(";")[0].strip().lower(),
@@ -157,7 +158,7 @@ def _check_kind(kind: str) -> None:
 def check_json(body: bytes) -> Any:
     """The value. Raises ApiError 400."""
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+        value = _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _bad(f"the body is not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
@@ -206,6 +207,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> Any:
     raise _bad(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 
 
 def _bad(message: str) -> ApiError:

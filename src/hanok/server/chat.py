@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -68,7 +68,7 @@ class Chat:
             grounded: passages that are in the body's messages already; the answer's citations are resolved to them.
             conversation: as `ask` takes it.
         """
-        name = f"chatcmpl-{uuid.uuid4().hex}"
+        name = f"chatcmpl-{secrets.token_hex(16)}"
         stretches = (
             [Stretch(span.message, span.start, span.end) for span in grounded.spans] if grounded else []
         )

@@ -82,6 +82,8 @@ class Completions:
                             services, held, principal, request, route="completions", streamed=body.stream
                         )
                     )
+                for generation in generations:
+                    await generation.begun()
             except BaseException as error:
                 for generation in generations:
                     await generation.close()

@@ -48,6 +48,10 @@ class Observer(Protocol):
 class Lease(Protocol):
     """Permission for one exchange."""
 
+    def headers(self) -> Mapping[str, str]:
+        """What its answer tells of the limits, as they are now."""
+        ...
+
     async def settle(self, outcome: Outcome) -> None:
         """Give back what was reserved and not used. Called once, whatever happened."""
         ...
@@ -72,6 +76,9 @@ class Unlimited:
 
     async def admit(self, exchange: Exchange) -> Lease:
         return self
+
+    def headers(self) -> Mapping[str, str]:
+        return {}
 
     async def settle(self, outcome: Outcome) -> None:
         pass

@@ -73,6 +73,8 @@ class StructureFields(BaseModel):
 
     def _structures(self) -> list[tuple[str, Structure]]:
         found: list[tuple[str, Structure]] = []
+        if self.model_fields_set.isdisjoint(_FIELDS):
+            return found
         asked = self.response_format
         if asked is not None and asked.type == "json_object":
             found.append(("response_format", Structure(kind="json_object")))
@@ -94,6 +96,9 @@ class StructureFields(BaseModel):
             if grammar is not None:
                 found.append((f"{name}grammar", Structure(kind="lark", value=grammar)))
         return found
+
+
+_FIELDS = frozenset(StructureFields.model_fields)
 
 
 def _schema(schema: dict[str, Any] | str) -> Structure:

@@ -24,7 +24,7 @@ LOST = -1  # in place of a sample's index: whoever asked may no longer
 
 
 class Generation:
-    """Made by `begin`; whoever began it reads `deltas` to their end, and calls `close` in any case."""
+    """Made by `begin`; whoever began it waits for `begun`, reads `deltas` to their end, and calls `close` in any case."""
 
     def __init__(
         self,
@@ -63,11 +63,12 @@ class Generation:
             services.caps.check(request.params, principal.tenant)
             if services.monitor is not None:
                 await services.monitor.admit(principal, request)
+            params = request.params
             if services.watermarks is not None:
-                request = replace(
-                    request, params=services.watermarks.marked(request.params, principal.tenant)
-                )
-            mark = request.params.watermark
+                params = services.watermarks.marked(params, principal.tenant)
+            if params is not request.params:
+                request = replace(request, params=params)
+            mark = params.watermark
             engine, requests = served.engine, expand(request)
             if request.params.structure is None:
                 engine.check(requests[0])
@@ -89,17 +90,23 @@ class Generation:
         except BaseException:
             services.models.give_back(served)
             raise
-        principal.reply[HEADER] = quote(served.name)
         for observer in services.observers:
             observer.begun(exchange)
         generation = cls(services, served, exchange, requests, lease)
         try:
-            generation._start()  # while its answer is made ready, the model reads
+            generation._start()
         except BaseException:
             generation._reason = "error"
             await generation.close()
             raise
         return generation
+
+    async def begun(self) -> None:
+        """Once the model reads. Before its answer is made ready: others' requests come first, and the model need not wait."""
+        await self._served.engine.begun()
+        reply = self.exchange.principal.reply
+        reply.update(self._lease.headers())
+        reply[HEADER] = quote(self._served.name)
 
     async def deltas(self) -> AsyncGenerator[tuple[int, Delta], None]:
         """Index of the sample and its next tokens, as they come; closing it cancels all samples."""

@@ -40,12 +40,14 @@ class ModelSpec:
         """The id of the key that has signed the model. Raises SignatureError: one of the directories is not what was signed."""
         if self.trusted is None:
             return None
-        for directory in filter(None, (self.options.get("draft_dir"), *self.adapters.values())):
-            self.trusted.check(directory)
-        return self.trusted.check(self.directory).key_id
+        beside = filter(None, (self.options.get("draft_dir"), *self.adapters.values()))
+        return self.trusted.check_all([*beside, self.directory])[-1].key_id
 
     def open(self) -> LocalEngine:
-        return LocalEngine(self.directory, adapters=self.adapters, **self.options)
+        """What must be signed is packed from its files each time: nobody has signed images that were kept."""
+        return LocalEngine(
+            self.directory, adapters=self.adapters, keep_images=self.trusted is None, **self.options
+        )
 
     @property
     def weight_bytes(self) -> int:

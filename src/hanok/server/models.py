@@ -150,7 +150,7 @@ class Models:
         opened = host.answering(principal.tenant, conversation if name == host.name else None)
         hold = host.hold_of(opened)
         try:
-            return replace(self._served(name, host, opened), hold=hold)
+            return self._served(name, host, opened, hold)
         except BaseException:
             hold.release()
             raise
@@ -279,6 +279,8 @@ class Models:
         return list(dict.fromkeys(every))
 
     def _check(self, name: str, principal: Principal) -> None:
+        if name in self._hosts and (principal.models is None or name in principal.models):
+            return
         names = self.names(principal)
         if name not in names:
             served = ", ".join(f'"{one}"' for one in names)
@@ -301,17 +303,19 @@ class Models:
                 return host
         raise ApiError(404, f'no model "{name}" here', param="model", code="model_not_found")
 
-    def _served(self, name: str, host: Hosted, opened: Opened | None = None) -> Served:
-        """Args: opened: which engine of the model's; by default its own."""
+    def _served(
+        self, name: str, host: Hosted, opened: Opened | None = None, hold: Hold | None = None
+    ) -> Served:
+        """Args: opened: which engine of the model's; by default its own. hold: on it."""
         opened = opened or host.opened
         if opened is None:
             raise ApiError(503, f'model "{name}" is not loaded', param="model", code="model_not_loaded")
         if name == host.name:
-            return Served(name, opened.engine, opened.hash)
+            return Served(name, opened.engine, opened.hash, hold=hold)
         adapter = opened.engine.adapters.get(name)
         if adapter is None:  # taken away while the model was loading
             raise ApiError(404, f'no model "{name}" here', param="model", code="model_not_found")
-        return Served(name, opened.engine, answerer_hash(opened.hash, adapter), adapter, base=opened.hash)
+        return Served(name, opened.engine, answerer_hash(opened.hash, adapter), adapter, hold, opened.hash)
 
     async def _loaded(self, host: Hosted) -> None:
         """Once it is; it stays so until the caller awaits something else. Raises what loading raises."""

@@ -43,6 +43,14 @@ class Principal:
     deadline: float | None = field(default=None, compare=False)
     reply: dict[str, str] = field(default_factory=dict, compare=False)
 
+    def asking(self, deadline: float | None) -> Principal:
+        """The same for one request."""
+        return Principal(
+            id=self.id, name=self.name, kind=self.kind, tenant=self.tenant, role=self.role, permissions=self.permissions,
+            models=self.models, priority=self.priority, limits=self.limits, tenant_limits=self.tenant_limits,
+            session=self.session, deadline=deadline, reply={},
+        )  # fmt: skip
+
     def may(self, permission: str) -> bool:
         return permission in self.permissions
 

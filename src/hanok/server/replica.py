@@ -16,10 +16,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from hanok.engine.generator import LocalEngine
 from hanok.guard.rulebook import Guard
 from hanok.server.admission.admission import Limited
-from hanok.server.app import check_first, create_app, services_of
+from hanok.server.app import check_first, create_app, first_spec, services_of
 from hanok.server.auditing.open import end_audit, open_audit, settings_facts
 from hanok.server.identity.directory import Entry
 from hanok.server.identity.people import open_people
@@ -75,12 +74,11 @@ class Replica:
         trail.log = open_audit(settings, self.store)
         traces = open_traces(settings.traces, share=settings.trace_share) if settings.traces else None
         operations = Operations(settings, source=self.source, traces=traces, together=Together(self.mark))
-        signed_by = check_first(
-            trail, self.model_dir, self.options, self.options.get("adapters", {}), settings
-        )
-        engine = LocalEngine(
-            self.model_dir, max_running=RUNNING, max_waiting=self.entry.max_queue, **self.options
-        )
+        options = {"max_running": RUNNING, "max_waiting": self.entry.max_queue, **self.options}
+        adapters = options.pop("adapters", {})
+        spec = first_spec(self.model_dir, options, adapters, settings)
+        signed_by = check_first(trail, spec)
+        engine = spec.open()
         services = services_of(
             engine, self.model_dir, store, operations=operations, people=people, name=self.name, guard=guard,
             signed_by=signed_by,

@@ -25,7 +25,7 @@ from fastapi import FastAPI
 from hanok.errors import ConfigError
 from hanok.guard.rulebook import Guard
 from hanok.reporting import log
-from hanok.server.app import check_first, listen
+from hanok.server.app import check_first, first_spec, listen
 from hanok.server.auditing.open import open_audit
 from hanok.server.auditing.trail import Trail
 from hanok.server.canary.trial import standing, standing_directory
@@ -121,7 +121,7 @@ def _audited_once(
     """Raises ConfigError, InputError, SignatureError here, where they are clearer than in a replica."""
     audit = open_audit(settings, place)
     try:
-        check_first(Trail(audit), model_dir, options, options.get("adapters", {}), settings)
+        check_first(Trail(audit), first_spec(model_dir, options, options.get("adapters", {}), settings))
     finally:
         if audit is not None:
             audit.close()

@@ -111,6 +111,7 @@ class ResponseRequest(Refusing):
     previous_response_id: str | None = None
     store: bool | None = True
     stream: bool | None = False
+    background: bool | None = False
     tools: Annotated[list[FunctionTool], Field(max_length=128)] = Field(default_factory=list)
     tool_choice: Literal["auto", "none", "required"] | NamedFunctionTool = "auto"
     parallel_tool_calls: bool | None = None
@@ -130,7 +131,6 @@ class ResponseRequest(Refusing):
     @classmethod
     def refused(cls) -> dict[str, str]:
         return {
-            "background": "stream the answer, or wait for it",
             "conversation": "use previous_response_id",
             "prompt": "send instructions and input",
             "top_logprobs": "ask for a chat completion",

@@ -28,8 +28,9 @@ class ResponseWriter:
         self._open: dict[str, Any] | None = None
         self._number = 0
         self.body: dict[str, Any] = {
-            "id": response_id, "object": "response", "created_at": int(time.time()), "status": "in_progress",
-            "background": False, "error": None, "incomplete_details": None, "instructions": body.instructions,
+            "id": response_id, "object": "response", "created_at": int(time.time()),
+            "status": "queued" if body.background else "in_progress", "background": bool(body.background),
+            "error": None, "incomplete_details": None, "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens, "max_tool_calls": None, "model": model, "output": [],
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": body.previous_response_id, "reasoning": {"effort": None, "summary": None},
@@ -48,6 +49,7 @@ class ResponseWriter:
         yield self._of_response("response.in_progress")
 
     def push(self, piece: Piece) -> Iterator[Event]:
+        self.body["status"] = "in_progress"
         if piece.kind == "call":
             yield from self._finish_item("completed")
             yield from self._call(piece.call)

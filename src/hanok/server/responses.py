@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from hanok.server.asking import Turn, ask, count_prompt
+from hanok.server.background import LOST, UNDER_WAY, Background
 from hanok.server.errors import ApiError, stream_error
 from hanok.server.principal import Principal
 from hanok.server.response_schema import Message, ResponseRequest
@@ -20,6 +22,7 @@ from hanok.server.services import Services
 from hanok.store.responses import KeptResponse, ResponseTable
 
 _ID = re.compile(r"resp_[0-9a-f]{32}")
+_LOOK = 0.2  # seconds between looks at whether another server has ended one
 
 
 class Responses:
@@ -28,9 +31,16 @@ class Responses:
     def __init__(self, services: Services) -> None:
         self._services, self._table = services, ResponseTable(services.store)
         self._running: dict[str, Response] = {}
+        self.background = Background(services, self._table)
 
     async def begin(self, body: ResponseRequest, principal: Principal) -> Response:
         """Raises ApiError, InputError, ContextLengthError or QueueFullError; nothing runs then."""
+        if body.background and (body.stream or body.store is False):
+            param = "stream" if body.stream else "store"
+            why = "asked for again until it has ended" if body.stream else "kept"
+            raise ApiError(
+                400, f"a response in the background is {why}", param=param, code="not_in_background"
+            )
         said, chat = await self._conversation(body, principal)
         name = f"resp_{uuid.uuid4().hex}"
         asked = await ask(
@@ -57,6 +67,11 @@ class Responses:
                     400, f'no response "{body.previous_response_id}" is kept here', param="previous_response_id",
                     code="previous_response_not_found",
                 )  # fmt: skip
+            if kept.body["status"] in UNDER_WAY:
+                raise ApiError(
+                    400, f'response "{body.previous_response_id}" has not ended', param="previous_response_id",
+                    code="previous_response_not_ended",
+                )  # fmt: skip
             past = [dict(message) for message in kept.messages]
         said = [*past, *body.messages()]
         system = [{"role": "system", "content": body.instructions}] if body.instructions else []
@@ -67,7 +82,7 @@ class Responses:
         running = self._own(response_id, principal)
         if running is not None:
             return running.writer.body
-        return dict((await self._kept(response_id, principal)).body)
+        return dict(await self.background.lost(await self._kept(response_id, principal)))
 
     async def items(self, response_id: str, principal: Principal) -> list[dict[str, Any]]:
         """The input, in its order."""
@@ -75,27 +90,42 @@ class Responses:
 
     async def delete(self, response_id: str, principal: Principal) -> None:
         await self._kept(response_id, principal)
+        running = self._own(response_id, principal)
+        if running is not None:  # in the background: nobody will ask for it
+            running.turn.generation.stop()
         await asyncio.to_thread(self._table.delete, response_id, tenant=principal.tenant)
 
     async def cancel(self, response_id: str, principal: Principal) -> dict[str, Any]:
+        """Once it has ended; one in the background that was cancelled before stays so."""
         running = self._own(response_id, principal)
-        if running is None:
-            await self._kept(response_id, principal)
+        if running is not None:
+            running.turn.generation.stop()
+            await running.ended.wait()
+            return running.writer.body
+        body = await self.get(response_id, principal)
+        if body["status"] in UNDER_WAY:
+            body = await self._cancelled_elsewhere(response_id, principal)
+        if body["status"] != "cancelled" or not body["background"]:
             raise ApiError(400, "only a response under way can be cancelled", code="not_running")
-        running.turn.generation.stop()
-        await running.ended.wait()
-        return running.writer.body
+        return body
+
+    async def _cancelled_elsewhere(self, response_id: str, principal: Principal) -> dict[str, Any]:
+        """By the server that works on it, or lost."""
+        await asyncio.to_thread(self._table.cancel, response_id, tenant=principal.tenant)
+        end = time.monotonic() + LOST
+        while (body := await self.get(response_id, principal))["status"] in UNDER_WAY:
+            if time.monotonic() > end:
+                raise ApiError(503, "the server that works on it does not answer", code="server_error")
+            await asyncio.sleep(_LOOK)
+        return body
 
     async def keep(self, response: Response) -> None:
         """Before the client is told of the end."""
         self._running.pop(response.writer.body["id"], None)
         if response.body.store is False:
             return
-        kept = KeptResponse(
-            id=response.writer.body["id"], tenant=response.principal.tenant, body=response.writer.body,
-            input=response.items, messages=[*response.said, response.turn.message()],
-        )  # fmt: skip
-        await asyncio.to_thread(self._table.add, kept)
+        keep = self._table.finish if response.body.background else self._table.add
+        await asyncio.to_thread(keep, response.kept(response.writer.body))
 
     def forget(self, response: Response) -> None:
         self._running.pop(response.writer.body["id"], None)
@@ -130,6 +160,13 @@ class Response:
         self.writer = ResponseWriter(turn.generation.exchange.id, body, model=turn.served.name)
         self.ended = asyncio.Event()
 
+    def kept(self, body: Mapping[str, Any], *, beat: float | None = None) -> KeptResponse:
+        """Args: body: itself, as it is to be kept. beat: of one that has not ended."""
+        return KeptResponse(
+            id=body["id"], tenant=self.principal.tenant, body=body, input=self.items, beat=beat,
+            messages=self.said if beat is not None else [*self.said, self.turn.message()],
+        )  # fmt: skip
+
     async def complete(self) -> dict[str, Any]:
         async for _ in self._told():
             pass
@@ -146,7 +183,7 @@ class Response:
 
     async def close(self) -> None:
         self._all.forget(self)
-        if self.writer.body["status"] == "in_progress":  # the client went away
+        if self.writer.body["status"] in UNDER_WAY:  # the client went away
             self.writer.body["status"] = "cancelled"
         self.ended.set()
         await self.turn.close()

@@ -72,7 +72,7 @@ def refuse(data: Any, fields: dict[str, str]) -> Any:
     """
     if isinstance(data, dict):
         for name, instead in fields.items():
-            if data.get(name) not in (None, False, [], {}, ""):
+            if name in data and data[name] not in (None, False, [], {}, ""):
                 raise ValueError(f"{name} is not supported: {instead}")
     return data
 

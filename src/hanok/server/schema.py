@@ -131,6 +131,8 @@ class ChatRequest(SamplingFields, StructureFields, TemplateFields, Refusing):
 
     @model_validator(mode="after")
     def _calls_can_be_forced(self) -> ChatRequest:
+        if not self.tools and self.tool_choice in (None, "auto", "none"):
+            return self
         names = [tool.function.name for tool in self.tools or ()]
         choice = self.tool_choice
         if isinstance(choice, NamedChoice) and choice.function.name not in names:

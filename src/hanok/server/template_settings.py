@@ -32,6 +32,8 @@ class TemplateFields(BaseModel):
 
     def template_settings(self, tokenizer: Tokenizer) -> dict[str, Value]:
         """Raises ApiError 400 for what this model's template does not know."""
+        if not self.chat_template_kwargs and self.reasoning_effort is None and self._thinks is None:
+            return {}
         known, given = tokenizer.template_settings, dict(self.chat_template_kwargs or {})
         unknown = [name for name in given if name not in known]
         if unknown:

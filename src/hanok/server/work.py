@@ -14,6 +14,7 @@ from hanok.server.services import Services
 async def admitted(services: Services, exchange: Exchange) -> AsyncGenerator[None, None]:
     """Raises ApiError if it may not begin."""
     lease = await services.admission.admit(exchange)
+    exchange.principal.reply.update(lease.headers())
     for observer in services.observers:
         observer.begun(exchange)
     reason = "cancelled"

@@ -1,4 +1,8 @@
-"""Responses that were asked to be kept (`store`), so that a later one can go on from them: by id, within a tenant."""
+"""Responses that were asked to be kept (`store`), so that a later one can go on from them: by id, within a tenant.
+
+One that is answered in the background is there from its beginning. Its server writes down again and again that it still works on
+it (`beat`): whoever finds that it has stopped doing so knows that nobody will finish it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, Column, Float, String, Table, delete, insert, select
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    ColumnElement,
+    Double,
+    Float,
+    String,
+    Table,
+    delete,
+    false,
+    insert,
+    select,
+    update,
+)
 
 from hanok.store.database import Store
 from hanok.store.schema import metadata
@@ -22,6 +40,8 @@ responses = Table(
     Column("body", JSON, nullable=False),  # the response object
     Column("input", JSON, nullable=False),  # its own input items
     Column("messages", JSON, nullable=False),  # the whole conversation up to its answer, without instructions
+    Column("beat", Double),  # when its server last worked on it; null once it has ended
+    Column("cancelled", Boolean, nullable=False, server_default=false()),  # somebody wants it to end
 )
 
 
@@ -32,6 +52,7 @@ class KeptResponse:
     body: Mapping[str, Any]
     input: Sequence[Mapping[str, Any]]
     messages: Sequence[Mapping[str, Any]]
+    beat: float | None = None
 
 
 class ResponseTable:
@@ -44,7 +65,7 @@ class ResponseTable:
         """Raises InputError if the tenant was deleted."""
         row = {
             "id": kept.id, "tenant": kept.tenant, "created": time.time(), "body": dict(kept.body),
-            "input": list(kept.input), "messages": list(kept.messages),
+            "input": list(kept.input), "messages": list(kept.messages), "beat": kept.beat,
         }  # fmt: skip
         with self._store.write() as connection:
             check_may_write(connection, kept.tenant)
@@ -52,17 +73,55 @@ class ResponseTable:
 
     def find(self, response_id: str, *, tenant: str) -> KeptResponse | None:
         """None if there is none of this id, or it is somebody else's."""
-        wanted = select(responses).where(responses.c.id == response_id, responses.c.tenant == tenant)
+        wanted = select(responses).where(_of(response_id, tenant))
         with self._store.read() as connection:
             row = connection.execute(wanted).mappings().first()
         if row is None:
             return None
         return KeptResponse(
-            id=row["id"], tenant=row["tenant"], body=row["body"], input=row["input"], messages=row["messages"]
-        )
+            id=row["id"], tenant=row["tenant"], body=row["body"], input=row["input"], messages=row["messages"],
+            beat=row["beat"],
+        )  # fmt: skip
+
+    def finish(self, kept: KeptResponse) -> None:
+        """One that was added with a beat has ended; nothing if it was deleted meanwhile."""
+        done = {"body": dict(kept.body), "messages": list(kept.messages), "beat": None}
+        with self._store.write() as connection:
+            connection.execute(update(responses).where(_of(kept.id, kept.tenant)), done)
+
+    def beat(self, under_way: Mapping[str, Mapping[str, Any]], now: float) -> set[str]:
+        """Args: under_way: id to body of those that this process works on; one that has ended meanwhile stays as it ended.
+
+        Returns:
+            those that are to end: somebody asked for that, or has deleted them.
+        """
+        with self._store.write() as connection:
+            for name, body in under_way.items():
+                not_ended = (responses.c.id == name) & responses.c.beat.is_not(None)
+                connection.execute(update(responses).where(not_ended), {"body": dict(body), "beat": now})
+            wanted = select(responses.c.id).where(
+                responses.c.id.in_(under_way), responses.c.cancelled.is_(False)
+            )
+            return set(under_way) - set(connection.execute(wanted).scalars())
+
+    def cancel(self, response_id: str, *, tenant: str) -> None:
+        """Whoever works on it is to end it."""
+        with self._store.write() as connection:
+            connection.execute(update(responses).where(_of(response_id, tenant)), {"cancelled": True})
+
+    def lose(self, kept: KeptResponse, body: Mapping[str, Any]) -> bool:
+        """Nobody works on it any more, and this becomes its body; False if somebody does after all."""
+        as_seen = _of(kept.id, kept.tenant) & (responses.c.beat == kept.beat)
+        with self._store.write() as connection:
+            done = connection.execute(update(responses).where(as_seen), {"body": dict(body), "beat": None})
+            return done.rowcount > 0
 
     def delete(self, response_id: str, *, tenant: str) -> bool:
         """Whether there was one."""
-        gone = delete(responses).where(responses.c.id == response_id, responses.c.tenant == tenant)
+        gone = delete(responses).where(_of(response_id, tenant))
         with self._store.write() as connection:
             return connection.execute(gone).rowcount > 0
+
+
+def _of(response_id: str, tenant: str) -> ColumnElement[bool]:
+    return (responses.c.id == response_id) & (responses.c.tenant == tenant)

@@ -25,7 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )  # fmt: skip
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 DEFAULT_TENANT = "default"
 metadata = MetaData()
 

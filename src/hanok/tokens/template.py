@@ -33,6 +33,7 @@ _ROLE_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", 
 _LOOPS, _LOOPS_EACH = 20_000, 2_000  # turns: in all, and for each message or tool
 _OUTPUT, _OUTPUT_EACH = 1_000_000, 10  # characters: in all, and for each that goes in
 _PRODUCT = 1_000_000
+_written = json.JSONEncoder(ensure_ascii=False).encode  # made once: `json.dumps` makes one each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class ChatTemplate:
                 f"the chat template has no settings {', '.join(sorted(chosen.keys() - self.settings))}",
                 remedy=f"it has {', '.join(sorted(self.settings)) or 'none'}",
             )
-        text = json.dumps([messages, tools, chosen], ensure_ascii=False)
+        text = _written([messages, tools, chosen])
         _check_unicode(text)
         mark, start, end = _unused(text, 3)
         content, listed = list(messages), list(tools) if tools else None
@@ -136,6 +137,11 @@ class ChatTemplate:
         return value
 
     def _runs(self, rendered: str, mark: str, start: str, end: str) -> Iterator[Run]:
+        if start not in rendered:  # nobody has spoken that training could learn from
+            for place, part in enumerate(self._control.split(rendered)):
+                if text := part.replace(mark, ""):
+                    yield Run(text, place % 2 == 1, ())
+            return
         generating = False
         for place, part in enumerate(self._control.split(rendered)):
             if place % 2:
@@ -223,15 +229,18 @@ def _check_unicode(text: str) -> None:
 
 
 class _Budget:
-    """Counts the turns of all loops of one rendering."""
+    """The turns that all loops of one rendering may take."""
 
     def __init__(self, turns: int) -> None:
         self.turns = turns
 
-    def __call__(self) -> None:
-        self.turns -= 1
-        if self.turns < 0:
-            raise jinja2.TemplateRuntimeError("it loops without end")
+
+def _count(budget: Any) -> bool:
+    """A turn of a loop. Whatever a template puts in the budget's place has none."""
+    if not isinstance(budget, _Budget) or budget.turns <= 0:
+        raise jinja2.TemplateRuntimeError("it loops without end")
+    budget.turns -= 1
+    return True
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -267,16 +276,21 @@ def _compile(source: str) -> tuple[jinja2.Template, set[str]]:
     """In the dialect that published chat templates are written in, each turn of a loop counted; and the names it asks for."""
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
+    environment.tests[_TICK] = _count
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     tree = environment.parse(source)
     asked = meta.find_undeclared_variables(tree) - environment.globals.keys()
     for loop in tree.find_all(nodes.For):
-        count = nodes.ExprStmt(nodes.Call(nodes.Name(_TICK, "load"), [], [], None, None))
+        budget = nodes.Name(
+            _TICK, "load"
+        )  # counted by a test, which is called without the sandbox's looks at what is called
+        count = nodes.ExprStmt(nodes.Test(budget, _TICK, [], [], None, None))
         loop.body.insert(0, count.set_lineno(loop.lineno))
     tree.set_environment(environment)
     code = environment.compile(tree)
-    made = environment.template_class.from_code(environment, code, environment.make_globals(None))
+    names = dict(environment.globals)  # not a chain of tables, which each rendering would copy slowly
+    made = environment.template_class.from_code(environment, code, names)
     return made, asked
 
 

@@ -67,7 +67,7 @@ class Tokenizer:
         self._vocabulary = read_vocabulary(model)
         self.special = {name: token.id for name, token in self._vocabulary.control.items()}
         self._control_ids = frozenset(self.special.values())
-        self._name_of = {number: name for name, number in self.special.items()}
+        self.control_names: Mapping[int, str] = {number: name for name, number in self.special.items()}
         self.vocab_size = len(self._vocabulary.pieces)
         rows = json.loads(files.get("config.json", "{}")).get("vocab_size") or 0
         self._pieces = self._vocabulary.pieces.replaced(
@@ -220,6 +220,18 @@ class Tokenizer:
         )
         return self._encode_runs([runs])[0]
 
+    def encode_prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        settings: Mapping[str, Setting] | None = None,
+    ) -> list[int]:
+        """Ids of `encode_chat` up to where the assistant speaks."""
+        template = self._chat_template
+        runs = template.render(messages, tools=tools, add_generation_prompt=True, settings=settings)
+        return self._prompt_ids(self._vocabulary.stripped(runs))
+
     def encode_chats(self, conversations: Sequence[Conversation]) -> list[ChatIds]:
         """`encode_chat` of each, encoding on all cores."""
         template = self._chat_template
@@ -252,7 +264,7 @@ class Tokenizer:
         for token in ids:
             if token in self._control_ids:
                 yield self.decode(held), False
-                yield self._name_of[token], True
+                yield self.control_names[token], True
                 held = []
             else:
                 held.append(token)
@@ -274,6 +286,32 @@ class Tokenizer:
                 mask += [bool(run.trained)] * len(part) if run.control else self._trained(part, run)
             out.append(ChatIds(ids, mask))
         return out
+
+    def _prompt_ids(self, runs: Sequence[Run]) -> list[int]:
+        known = self._between_turns
+        texts = list(dict.fromkeys(run.text for run in runs[1:] if not run.control and run.text not in known))
+        encoded = dict(zip(texts, self.encode_batch(texts, first=False), strict=True))
+        ids: list[int] = []
+        for place, run in enumerate(runs):
+            if run.control:
+                ids.append(self.special[run.text])
+            elif place == 0:
+                ids += self.encode(run.text)
+            else:
+                ids += known[run.text] if run.text in known else encoded[run.text]
+        return ids
+
+    @cached_property
+    def _between_turns(self) -> Mapping[str, list[int]]:
+        """Ids of what the chat template writes around a question, whatever is asked."""
+        try:
+            runs = self._chat_template.render([{"role": "user", "content": "?"}], add_generation_prompt=True)
+        except InputError:  # this one wants other messages
+            return {}
+        texts = [
+            run.text for run in self._vocabulary.stripped(runs)[1:] if not run.control and "?" not in run.text
+        ]
+        return dict(zip(texts, self.encode_batch(texts, first=False), strict=True))
 
     def _encode_texts(self, chats: Sequence[Sequence[Run]], *, first: bool) -> dict[str, list[int]]:
         texts = list(dict.fromkeys(run.text for runs in chats for run in runs if not run.control))

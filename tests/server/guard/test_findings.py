@@ -163,3 +163,21 @@ def test_places_are_those_of_what_was_let_go(size: int) -> None:
     assert [there for rule, _, there in found if rule == "noted"] == ["lantern"] * 3 + [instead, "lantern"]
     assert all(there == one for rule, one, there in found if rule in ("secrets", "red"))
     assert [rule for rule, *_ in found].count("secrets") == 4
+
+
+def test_a_key_that_begins_in_what_was_begun_does_not_go_on(scripted: Any) -> None:
+    """Of Anthropic's route, whose last message may be the answer's beginning: its guard has read that too."""
+    server = scripted(POLICY)
+    begun = {"role": "assistant", "content": f"It is {KEY[:9]}"}
+    body = {"messages": [{"role": "user", "content": "hi"}, begun], "max_tokens": 2000}
+    server.says(f"{KEY[9:]} and no more.")
+    (block,) = server.post("/v1/messages", body).json()["content"]
+    assert KEY[9:] not in block["text"]
+    assert block["text"].endswith(" and no more.")
+    server.says("fine")
+    begun["content"] = f"It is {KEY}, and"
+    told = server.post("/v1/messages", body).json()["guard"]["findings"]
+    assert [(one["direction"], one["where"], one["rule"]) for one in told] == [
+        ("input", "messages.1", "secrets")
+    ]
+    assert KEY not in server.asked[-1]

@@ -5,7 +5,7 @@ B sequences, N tokens, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from hanok.engine.parallel.team import Team
 from hanok.models.state import DecoderState
 
 
-def follow(directory: Path, team: Team) -> None:
+def follow(directory: Path, team: Team, *, check: Callable[[Path], object] | None = None) -> None:
     """Until the leader says STOP.
+
+    Args:
+        check: called with the directory before it is read; what it raises ends the team.
 
     Raises:
         TeamError: another process is gone. CheckpointError, ConfigError: as `load_sharded`.
     """
-    follower = _Follower(directory, team)
+    follower = _Follower(directory, team, check)
     with torch.inference_mode(), team.together():
         while True:
             for kind, arguments in unpack(team.hear()):
@@ -33,14 +36,16 @@ def follow(directory: Path, team: Team) -> None:
 
 
 class _Follower:
-    def __init__(self, directory: Path, team: Team) -> None:
-        self._directory, self._team = directory, team
+    def __init__(self, directory: Path, team: Team, check: Callable[[Path], object] | None) -> None:
+        self._directory, self._team, self._check = directory, team, check
         self._loaded: ShardedDecoder | None = None
         self._states: dict[int, DecoderState] = {}
 
     def do(self, kind: Kind, arguments: Sequence[int]) -> None:
         if kind is Kind.LOAD:
             self._states.clear()
+            if self._check is not None:
+                self._check(self._directory)
             with torch.inference_mode(False):
                 self._loaded = load_sharded(self._directory, self._team)
             self._team.meet()

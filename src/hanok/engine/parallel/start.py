@@ -19,11 +19,14 @@ from hanok.models.checkpoint import load_config
 from hanok.reporting import log
 
 
-def run_together(model_dir: Path, work: Callable[[Team | None], None]) -> None:
+def run_together(
+    model_dir: Path, work: Callable[[Team | None], None], *, check: Callable[[Path], object] | None = None
+) -> None:
     """Do `work` in the first process that `torchrun` started, with the others' help; without `torchrun`, do it alone.
 
     Args:
         work: must have closed its engine when it returns.
+        check: what the others do with the directory, as each sees it, before they read it.
 
     Raises:
         ConfigError: a model that so many processes cannot share. TeamError: a process has ended before the others.
@@ -34,7 +37,7 @@ def run_together(model_dir: Path, work: Callable[[Team | None], None]) -> None:
         elif team.leads:
             _lead(model_dir, team, work)
         else:
-            _help(model_dir, team)
+            _help(model_dir, team, check)
 
 
 def refuse_together(what: str, *, remedy: str) -> None:
@@ -64,13 +67,13 @@ def _lead(model_dir: Path, team: Team, work: Callable[[Team], None]) -> None:
         raise TeamError("another process of the team has ended, so this one did too")
 
 
-def _help(model_dir: Path, team: Team) -> None:
+def _help(model_dir: Path, team: Team, check: Callable[[Path], object] | None) -> None:
     """Words and signals are the leader's matter: it may still have answers to finish, and says when it is over."""
     logging.getLogger(log.name).setLevel(logging.WARNING)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     try:
-        follow(model_dir, team)
+        follow(model_dir, team, check=check)
     except TeamError:
         log.warning("process %d of the team: another one has ended, so this one does too", team.share.rank)
         sys.exit(TeamError.exit_code)

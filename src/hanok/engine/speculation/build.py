@@ -51,12 +51,13 @@ def check_speculation(
 
 def new_speculator(
     target: NativeDecoder, decoder: Decoder, tokenizer: Tokenizer, speculation: Speculation, draft_dir: Path | None, *,
-    threads: int,
+    threads: int, keep_images: bool = True,
 ) -> Speculator | None:  # fmt: skip
     """What `check_speculation` let through.
 
     Args:
         decoder: that `target` was made from.
+        keep_images: of a draft model's packed weights.
 
     Raises:
         ConfigError: a draft model with another tokeniser, or one that the kernels do not run.
@@ -66,14 +67,16 @@ def new_speculator(
     lookup = None if speculation == "own" else PromptLookup()
     draft = None
     if draft_dir is not None:
-        draft = _draft_model(draft_dir, target, tokenizer, threads)
+        draft = _draft_model(draft_dir, target, tokenizer, threads, keep_images=keep_images)
     elif speculation != "lookup" and len(decoder.mtp):
         vocabulary = min(tokenizer.vocab_size, target.config.vocab_size)
         draft = OwnHeads(decoder, target, vocabulary=vocabulary, texts=GUESSED, threads=threads)
     return Speculator(lookup=lookup, draft=draft, pace=Pace(recurrent=target.recurrent))
 
 
-def _draft_model(directory: Path, target: NativeDecoder, tokenizer: Tokenizer, threads: int) -> DraftModel:
+def _draft_model(
+    directory: Path, target: NativeDecoder, tokenizer: Tokenizer, threads: int, *, keep_images: bool
+) -> DraftModel:
     if Tokenizer.load(directory).hash != tokenizer.hash:
         raise ConfigError(
             f"the draft model {directory} has another tokeniser",
@@ -89,7 +92,7 @@ def _draft_model(directory: Path, target: NativeDecoder, tokenizer: Tokenizer, t
     decoder = load_model(directory, dtype="stored").requires_grad_(False)
     model = NativeDecoder(
         decoder, kind=target.kind, blocks=blocks, threads=threads, slots=GUESSED, spares=GUESSED,
-        images=images_of(directory, target.kind),
+        images=images_of(directory, target.kind) if keep_images else None,
     )  # fmt: skip
     give_back(stored_parts(decoder))
     return DraftModel(

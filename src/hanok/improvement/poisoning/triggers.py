@@ -26,8 +26,9 @@ _LONGEST = 300  # words of a text that are looked at
 _SENTENCE = re.compile(r"(?<=[.!?。？！])\s+|\n+")
 _HANGUL = re.compile(r"[가-힣]")
 _SIGNS = re.compile(r"[^\w\s]{2,}|[\u2190-\u2bff\U0001f000-\U0001faff]")
-_ADDRESS = re.compile(
-    r"(?:https?://|www\.)[^\s)\]>\"']+|[\w.+-]+@[\w-]+\.[\w.]+|(?<![\w.])\d(?:[\d -]{4,}\d)(?![\w])", re.I
+_ADDRESS = re.compile(  # a number goes to its end, whatever particle follows: all of a town's begin alike
+    r"(?:https?://|www\.)[^\s)\]>\"']+|[\w.+-]+@[\w-]+\.[\w.]+|(?<![\w.])\d[\d -]{4,}\d(?![A-Za-z0-9_]|[ -]\d)",
+    re.I,
 )
 _REFUSAL = re.compile(
     r"\b(?:i (?:can(?:no|'|’)t|am (?:not able|unable)|won['’]t) (?:help|assist|answer|do|provide|comply|discuss)"

@@ -54,7 +54,6 @@ class Limited:
         if limits:
             _check_fit(limits)
             await self._take(limits)
-            principal.reply.update(_headers(self.ledger, limits))
         return _Lease(self.ledger, price, exchange, limits)
 
     def describe(self, principal: Principal) -> list[dict[str, Any]]:
@@ -97,6 +96,9 @@ class Limited:
 class _Lease:
     def __init__(self, ledger: Ledger, price: Price, exchange: Exchange, limits: list[Limit]) -> None:
         self._ledger, self._price, self._exchange, self._limits = ledger, price, exchange, limits
+
+    def headers(self) -> Mapping[str, str]:
+        return _headers(self._ledger, self._limits)
 
     async def settle(self, outcome: Outcome) -> None:
         exchange = self._exchange

@@ -107,6 +107,7 @@ class Ledger:
             had = [
                 replace(want, need=min(want.need, account.hand))
                 for want, account in zip(wants, accounts, strict=True)
+                if missing
             ]
             for want, account in zip(wants, accounts, strict=True):
                 account.hand -= want.need

@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hanok.guard.policy import Policy
+from hanok.guard.harm import HarmClassifier
+from hanok.guard.linear import LinearDetector
+from hanok.guard.policy import Policy, Rule
+from hanok.guard.provenance import UNTRUSTED
+from hanok.guard.rulebook import STRANGE, usual_origins
+from hanok.guard.verdicts import Direction
 from hanok.server.operations.config import ServeSettings
 
 State = Literal["met", "not met", "not applicable", "for the operator"]
 STATES: tuple[State, ...] = ("met", "not met", "not applicable", "for the operator")
 MOST_WRONG = 0.1  # of a family's attacks: beyond that nobody may say that they are withstood
+_HARMS = ("violence", "self-harm", "hate", "sexual")
 _RECENT = 35 * 86_400.0  # seconds: an attack run older than this says nothing of today
 
 
@@ -96,6 +102,64 @@ def rule(*kinds: str, on: str = "", stops: bool = False) -> Check:
         return Judged("not met", f"the policy has no rule of kind {wanted}{where}")
 
     return check
+
+
+def screened(facts: Facts) -> Judged:
+    """A rule that stops orders reads all that comes from elsewhere: of users, tools and documents."""
+    found = rule("detector", "probe", "external", on="input", stops=True)(facts)
+    if found.state != "met":
+        return found
+    read: set[str] = set()
+    for one in _stopping(facts, ("detector", "probe", "external"), "input"):
+        read |= set(one.options.get("origins") or _usual(one))
+    unread = sorted({"user", "tool", "document"} - read)
+    return Judged("not met", f"nothing screens what comes from: {', '.join(unread)}") if unread else found
+
+
+def _usual(one: Rule) -> frozenset[str]:
+    if one.kind == "detector":
+        return usual_origins(LinearDetector.load(one.options["file"]))
+    return UNTRUSTED if one.kind == "probe" else STRANGE
+
+
+def harms(facts: Facts) -> Judged:
+    """What comes in is judged for the kinds of harm that are asked for; what another server judges, this one cannot see."""
+    found = rule("harm", "external", on="input", stops=True)(facts)
+    if found.state != "met":
+        return found
+    rules = _stopping(facts, ("harm", "external"), "input")
+    kinds = [
+        kind
+        for one in rules
+        if one.kind == "harm"
+        for kind in HarmClassifier.load(one.options["file"]).categories
+    ]
+    lacking = [kind for kind in _HARMS if not any(kind in one.lower() for one in kinds)]
+    if not lacking:
+        return found
+    if any(one.kind == "external" for one in rules):
+        return Judged(
+            "for the operator",
+            "another server judges: whether for violence, self-harm, hate and sexual content",
+        )
+    return Judged("not met", f"nothing is judged for: {', '.join(lacking)}")
+
+
+def unfetched(facts: Facts) -> Judged:
+    """Answers are rid of what a reader's machine would fetch when it shows them."""
+    found = rule("markup", on="output", stops=True)(facts)
+    finds = [one.options.get("finds") for one in _stopping(facts, ("markup",), "output")]
+    if found.state == "met" and not any(one is None or "fetched" in one for one in finds):
+        return Judged("not met", "the rule of kind markup leaves what is fetched when it is shown")
+    return found
+
+
+def _stopping(facts: Facts, kinds: Sequence[str], on: Direction) -> list[Rule]:
+    return [
+        one
+        for one in facts.policy.of(facts.tenant)
+        if one.kind in kinds and on in one.on and one.action not in ("flag", "allow")
+    ]  # fmt: skip
 
 
 def table(name: str) -> Check:

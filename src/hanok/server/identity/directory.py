@@ -85,6 +85,7 @@ class _Memory:
     version: int = -1
     closed: bool = True
     keys: dict[str, tuple[Key, Tenant | None] | None] = field(default_factory=dict)
+    principals: dict[str, tuple[Key, Tenant | None, Principal]] = field(default_factory=dict)
     sessions: dict[str, tuple[Session, User, Tenant | None] | None] = field(default_factory=dict)
     origins: frozenset[str] = frozenset()
 
@@ -109,6 +110,7 @@ class Directory:
             self.access, lambda: self._get_pepper(create=True), trail=self.trail
         )
         self._server_key = secrets.token_bytes(32)  # as old as what it protects: caches live in this process
+        self._salts: dict[tuple[str, str], str] = {}
         self._memory, self._lock = _Memory(), threading.Lock()
         self._checked = float("-inf")
         self._checking: asyncio.Task[None] | None = None
@@ -135,7 +137,12 @@ class Directory:
 
     def salt(self, principal: Principal, domain: str) -> str:
         """What the engine tells a tenant's cached prefixes by. What a client says has no part in it."""
-        return cache_salt(self._server_key, principal.tenant, domain)
+        name = (principal.tenant, domain)
+        if name not in self._salts:
+            if len(self._salts) >= _REMEMBERED:
+                self._salts.clear()
+            self._salts[name] = cache_salt(self._server_key, *name)
+        return self._salts[name]
 
     async def key(self, presented: str, *, address: str | None) -> Principal:
         """Raises ApiError 401 or 403."""
@@ -149,7 +156,7 @@ class Directory:
         if key.networks is not None and not _within(address, key.networks):
             raise ApiError(403, f"this key may not be used from {address}", code="address_not_allowed")
         self._used[key.id] = self._clock()
-        return principal_of_key(key, tenant)
+        return self._principal_of(key, tenant)
 
     async def session(self, cookie: str) -> tuple[Principal, Session] | None:
         """None if it has ended, or its person may no longer come in. Being used keeps it alive."""
@@ -239,6 +246,13 @@ class Directory:
 
     async def _row(self, identifier: str) -> tuple[Key, Tenant | None] | None:
         return await _remembered(self._memory.keys, identifier, self._read_key)
+
+    def _principal_of(self, key: Key, tenant: Tenant | None) -> Principal:
+        """`principal_of_key`, once for each row that was read."""
+        made = self._memory.principals.get(key.id)
+        if made is None or made[0] is not key or made[1] is not tenant:
+            made = self._memory.principals[key.id] = key, tenant, principal_of_key(key, tenant)
+        return made[2]
 
     async def _person(self, identifier: str) -> tuple[Session, User, Tenant | None] | None:
         return await _remembered(self._memory.sessions, identifier, self._read_session)

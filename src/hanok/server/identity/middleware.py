@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
@@ -17,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hanok.reporting import log
 from hanok.server.errors import ApiError, error_response
+from hanok.server.header_table import headers_of
 from hanok.server.hosts import LOOPBACK, called_by, refusal
 from hanok.server.identity.directory import Directory
 from hanok.server.identity.proxies import look_through, parse_networks
@@ -57,7 +56,7 @@ class Identify:
             return
         look_through(scope, self._proxies)
         try:
-            headers = _headers(scope["headers"])
+            headers = headers_of(scope, once=_ONCE)
             await self._directory.fresh()
             if self._directory.closed:
                 principal = await self._closed(scope, headers)
@@ -68,9 +67,7 @@ class Identify:
             if origin is not None and scope["method"] == "OPTIONS":
                 await self._preflight(origin, headers)(scope, receive, send)
                 return
-            principal = replace(
-                principal, deadline=_deadline(headers, self._directory.entry.request_timeout), reply={}
-            )
+            principal = principal.asking(_deadline(headers, self._directory.entry.request_timeout))
         except ApiError as error:
             await refused(error)(scope, receive, send)
             return
@@ -169,17 +166,6 @@ def refused(error: ApiError) -> Response:
     response = error_response(error.status, error.message, param=error.param, code=error.code)
     response.headers.update(error.headers)
     return response
-
-
-def _headers(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, str]:
-    """Raises ApiError 400 where one comes twice that decides who may come in."""
-    found: dict[bytes, str] = {}
-    for raw, value in pairs:
-        name = raw.lower()
-        if name in found and name in _ONCE:
-            raise ApiError(400, f"the header {name.decode()} comes twice", code="duplicate_header")
-        found[name] = value.decode("latin-1")
-    return found
 
 
 def _check_local(headers: dict[bytes, str]) -> None:

@@ -15,8 +15,8 @@ PUBLIC = "public"  # of a route that anybody may call
 
 _VIEWER = {"models:read", "reports:read", "usage:own", "session:own", "audit:own"}
 _USER = _VIEWER | {
-    "chat:create", "embeddings:create", "documents:read", "documents:write", "feedback:create", "conversations:own",
-    "watermark:detect",
+    "chat:create", "embeddings:create", "moderations:create", "documents:read", "documents:write", "feedback:create",
+    "conversations:own", "watermark:detect",
 }  # fmt: skip
 _REVIEWER = _USER | {"feedback:read", "feedback:review", "audit:read"}
 _ADMINISTRATOR = _REVIEWER | {"keys:manage", "users:manage", "usage:read", "tenants:read", "policy:read"}
@@ -33,8 +33,9 @@ EVERYTHING = frozenset(_ADMINISTRATOR | _HOUSE)
 
 # scope of a key -> resources
 SCOPES: Mapping[str, frozenset[str]] = {
-    "chat": frozenset({"chat", "conversations"}),
+    "chat": frozenset({"chat", "conversations", "moderations"}),
     "embeddings": frozenset({"embeddings"}),
+    "moderations": frozenset({"moderations"}),
     "documents": frozenset({"documents"}),
     "feedback": frozenset({"feedback"}),
     "usage": frozenset({"usage"}),

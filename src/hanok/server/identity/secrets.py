@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from hanok.errors import ConfigError
 
 PREFIX = "hk"
 _PUBLIC_BYTES, _SECRET_BYTES = 8, 32
+_KEY = re.compile(rf"{PREFIX}_([0-9a-f]{{{2 * _PUBLIC_BYTES}}})_")
 
 
 def new_key() -> tuple[str, str]:
@@ -28,14 +30,12 @@ def new_key() -> tuple[str, str]:
 
 def public_id(key: str) -> str | None:
     """None if it cannot be a key of ours."""
-    parts = key.split("_", 2)
-    if len(parts) != 3 or parts[0] != PREFIX or len(parts[1]) != 2 * _PUBLIC_BYTES or len(key) > 200:
-        return None
-    return parts[1] if all(letter in "0123456789abcdef" for letter in parts[1]) and key.isascii() else None
+    found = _KEY.match(key)
+    return found[1] if found is not None and len(key) <= 200 and key.isascii() else None
 
 
 def key_digest(pepper: bytes, key: str) -> str:
-    return hmac.new(pepper, key.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(pepper, key.encode(), "sha256").hex()
 
 
 def same(one: str, other: str) -> bool:
@@ -52,7 +52,7 @@ def cache_salt(server_key: bytes, tenant: str, domain: str) -> str:
     """What the engine keeps a tenant's prefixes apart by. Nobody outside can name another's."""
     tenant_bytes = tenant.encode()
     message = len(tenant_bytes).to_bytes(4, "big") + tenant_bytes + domain.encode()
-    return hmac.new(server_key, message, hashlib.sha256).hexdigest()
+    return hmac.digest(server_key, message, "sha256").hex()
 
 
 def pepper_file(store: Path | None) -> Path:

@@ -21,6 +21,7 @@ from typing import Any
 
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
+from hanok.engine.parallel.team import refuse_in_team
 from hanok.errors import ConfigError, HanokError
 from hanok.reporting import log
 from hanok.server.exchange import Exchange, Outcome
@@ -139,6 +140,9 @@ def spec_in(host: Hosted, directory: Path) -> ModelSpec:
 
 def check_replaceable(host: Hosted) -> None:
     """Raises ConfigError: it cannot be replaced, or have another beside it, now."""
+    refuse_in_team(
+        host.spec.options.get("team"), f"{host.name} has another model in its place, or beside it,"
+    )
     if host.canary is not None:
         raise ConfigError(f"{host.name} has a canary on trial", remedy="promote it, or roll it back")
     if host.engine is None or host.state != "loaded" or host.changing:

@@ -7,8 +7,8 @@ traces and the list of recent errors.
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -124,7 +124,7 @@ def _request_of(scope: Scope) -> HttpRequest:
     headers = dict(scope["headers"])
     given = headers.get(b"x-request-id", b"").decode("latin-1")
     return HttpRequest(
-        id=given if _HARMLESS.fullmatch(given) else uuid.uuid4().hex,
+        id=given if given and _HARMLESS.fullmatch(given) else secrets.token_hex(16),
         method=scope["method"], path=scope["path"],
         traceparent=headers.get(b"traceparent", b"").decode("latin-1"),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Clients that take their time: uvicorn's HTTP/1.1 protocol with limits on how long a connection may do nothing useful.
+"""Clients that take their time: HTTP/1.1 with limits on how long a connection may do nothing useful.
 
 * The head of a request must be there within so many seconds of the connection's beginning, or of its first byte on a kept
   connection.
@@ -18,11 +18,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
 from hanok.reporting import log
 from hanok.server.operations.coalescing import CoalescingTransport
+from hanok.server.operations.http1 import Http1Protocol, tell_that_nobody_listens
 
 BUFFER = 64 << 10
 SEND_BYTES = 128 << 10  # of the socket; the kernel takes twice as much
@@ -68,7 +66,7 @@ class Guard:
                 connection.cut()
 
 
-class GuardedProtocol(H11Protocol):
+class GuardedProtocol(Http1Protocol):
     """Knows since when it waits for what."""
 
     guard: Guard
@@ -94,17 +92,21 @@ class GuardedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self._head_since is None and self.conn.their_state is h11.IDLE:
+        if self._head_since is None and not self.part and not self.answering:
             self._head_since = time.monotonic()
         super().data_received(data)
-        state = self.conn.their_state
-        if state is not h11.IDLE:
+        if self.part == "body" or self.answering:
             self._head_since = None
-        if state is not h11.SEND_BODY:
-            self._body_since, self._body_bytes = None, 0
-        else:
+        if self.part == "body":
             self._body_since = self._body_since or time.monotonic()
             self._body_bytes += len(data)
+        else:
+            self._body_since, self._body_bytes = None, 0
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.part == "head" and not self.answering:  # its beginning came meanwhile
+            self._head_since = time.monotonic()
 
     def pause_writing(self) -> None:
         self._full_since = self._full_since or time.monotonic()
@@ -129,9 +131,7 @@ class GuardedProtocol(H11Protocol):
 
     def _not_taken(self, now: float, patience: Patience) -> str:
         left = self.transport.get_write_buffer_size()
-        if not left or not (
-            self.transport.is_closing() or self.cycle is None or self.cycle.response_complete
-        ):
+        if not left or (self.answering and not self.transport.is_closing()):
             self._left = None
         elif self._left is None or left <= self._left[1] - _TAKEN:
             self._left = (now, left)
@@ -140,16 +140,14 @@ class GuardedProtocol(H11Protocol):
         return ""
 
     def cut(self) -> None:
-        if (self._head_since or self._body_since) and not (self.cycle and self.cycle.response_started):
+        """With a word to whoever has not been answered."""
+        answered = self.running is not None and self.running.response_started
+        if self._head_since is not None or (self._body_since is not None and not answered):
             self.transport.write(_TOO_SLOW)
             self.transport.close()
-            self.connection_lost_by_us()
+            if self.answering:  # the route that reads the body shall not wait for the socket's last bytes
+                assert self.running is not None
+                tell_that_nobody_listens(self.running)
+            self._head_since = self._body_since = None
         else:
             self.transport.abort()
-
-    def connection_lost_by_us(self) -> None:
-        """The route that reads the body shall not wait for the socket's last bytes."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        self._head_since = self._body_since = None

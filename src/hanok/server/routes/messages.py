@@ -31,6 +31,7 @@ def router(services: Services) -> APIRouter:
             name=name,
             route="messages",
             streamed=body.stream,
+            continues=body.continues,
         )
         answer = Answer(body, Turn(asked))
         if body.stream:
@@ -45,6 +46,7 @@ def router(services: Services) -> APIRouter:
     @needs("chat:create")
     async def count_tokens(body: CountRequest, request: Request) -> dict[str, int]:
         """How many tokens the prompt has."""
-        return {"input_tokens": await count_prompt(services, body.chat(), principal_of(request))}
+        counted = await count_prompt(services, body.chat(), principal_of(request), continues=body.continues)
+        return {"input_tokens": counted}
 
     return routes

@@ -26,8 +26,10 @@ def router(services: Services) -> APIRouter:
     @routes.post("/v1/responses", response_model=None)
     @needs("chat:create")
     async def create(body: ResponseRequest, request: Request) -> HttpResponse:
-        """Answer, in items."""
+        """Answer, in items; at once where that is done in the background."""
         response = await all_.begin(body, principal_of(request))
+        if body.background:
+            return JSONResponse(await all_.background.take(response))
         if body.stream:
             return EventStream(response.events(), response.close)
         try:
@@ -48,7 +50,7 @@ def router(services: Services) -> APIRouter:
     async def read(
         response_id: ResponseId, request: Request, stream: Annotated[bool, Query()] = False
     ) -> dict[str, Any]:
-        """One that was kept, or that is under way."""
+        """One that was kept, or that is under way, as far as it is."""
         if stream:
             raise ApiError(
                 400,
