@@ -15,7 +15,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ _PROSE = (
     "korean-parallel-corpora/jhe-koen-dev.en", "korean-parallel-corpora/jhe-koen-dev.ko",
 )  # fmt: skip
 _USERS = ("ko_registers", "harmless_instr", "ko_square_q")
-_MOST_ANSWERS = 3000  # lines
 
 
 def run(*, quick: bool = False, folder: Path = Path("runs/bench")) -> Rows:
@@ -63,12 +62,16 @@ _COLUMNS = ("documents", "number", "flagged", "low", "high")
 
 def ordinary_texts(data: Path) -> Iterator[str]:
     for name in _PROSE:
-        yield from (data / name).read_text(encoding="utf-8", errors="replace").splitlines()
+        yield from _some((data / name).read_text(encoding="utf-8", errors="replace").splitlines(), 400)
     with gzip.open(data / "wikitext-2" / "valid.txt.gz", "rt", encoding="utf-8") as stream:
-        yield from stream
+        yield from _some([line for line in stream if line.strip()], 400)
     answers = [line for answer in _answers(data / "llamafactory-demos") for line in answer.splitlines()]
-    step = max(1, len(answers) // _MOST_ANSWERS)
-    yield from answers[::step]
+    yield from _some([line for line in answers if line.strip()], 1200)
+
+
+def _some(lines: Sequence[str], most: int) -> Sequence[str]:
+    """Evenly spread."""
+    return lines[:: max(1, len(lines) // most)][:most]
 
 
 def _answers(folder: Path) -> Iterator[str]:
