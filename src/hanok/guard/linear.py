@@ -22,7 +22,7 @@ from hanok.guard.grams import BITS, hashed
 from hanok.guard.views import views
 
 PIECE = 400  # characters; a long text would drown what is said in one line of it
-_FORMAT = 1
+_FORMAT = 2  # of the n-grams, too: weights for others would say nothing
 _BREAK = re.compile(r"[\n.!?。]\s*|\s")
 
 
@@ -83,8 +83,13 @@ class LinearDetector:
         """Raises InputError if it is no detector, or one of another format."""
         try:
             with safe_open(file, "numpy") as opened:
-                about = json.loads((opened.metadata() or {})["about"])
+                metadata = opened.metadata() or {}
+            about = json.loads(metadata["about"])
             weights = load_file(file)["weights"]
+            if metadata["format"] != str(_FORMAT):
+                raise InputError(
+                    f"{file} has format {metadata['format']}, not {_FORMAT}", remedy="train it anew"
+                )
             if about["bits"] != BITS or weights.shape != (1 << BITS,):
                 raise InputError(
                     f"{file} has 2**{about['bits']} weights, not 2**{BITS}", remedy="train it anew"
