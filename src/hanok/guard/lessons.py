@@ -46,11 +46,13 @@ class Reader:
     _shown: dict[tuple[str, bool], list[np.ndarray]] = field(default_factory=dict)
 
     def learnt(self, text: str) -> list[np.ndarray]:
-        """Of its plain reading, and of one in a disguise that leaves a trace."""
+        """Of its plain reading, of one in a disguise that leaves a trace, and of one without blanks: what that takes away, no
+        reading gives back."""
         if text not in self._learnt:
             plain = views(text)[0].text
             hidden = _disguised(text, plain, random.Random(f"{self.seed} {text}"))
-            self._learnt[text] = [hashed(reading) for reading in (plain, hidden) if reading is not None]
+            readings = dict.fromkeys((plain, plain.replace(" ", ""), hidden or plain))
+            self._learnt[text] = [hashed(reading) for reading in readings]
         return self._learnt[text]
 
     def judged(self, detector: LinearDetector, text: str) -> float:
