@@ -15,7 +15,7 @@ from hanok.reporting import table
 
 def train(
     rows: Path, out: Path, name: str = "injection", task: str | None = None, sets: tuple[str, ...] = (), lines: bool = False,
-    documents: tuple[str, ...] = (), ordinary: tuple[Path, ...] = (), false_alarms: float = 0.03, seed: int = 0,
+    documents: tuple[str, ...] = (), ordinary: tuple[Path, ...] = (), false_alarms: float = 0.045, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Train a detector of text that wants to give orders, and set its threshold on benign rows that it was not trained on.
 
