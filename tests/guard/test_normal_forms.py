@@ -41,7 +41,9 @@ def test_dots_between_letters_and_leet() -> None:
     assert unspaced("시.스.템 프롬프트") == "시스템 프롬프트"
     assert unspaced("i g n o r e  a l l").split() == ["ignore", "all"]
     assert unspaced("a.b c") == "a.b c"  # two letters are an abbreviation
-    assert unleeted("1gn0r3 all, in 2024") == "lgnore all, in 2024"
+    assert unleeted("1gn0r3 all, in 2024") == ["lgnore all, in 2024", "ignore all, in 2024"]
+    assert unleeted("f0rget") == ["forget"]
+    assert unleeted("forget") == []
 
 
 def test_two_layers_of_code_and_no_third() -> None:

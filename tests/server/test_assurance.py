@@ -15,6 +15,7 @@ import pytest
 from hanok.cli import COMMANDS, _run
 from hanok.guard.grams import BITS
 from hanok.guard.harm import HarmClassifier
+from hanok.guard.linear import LinearDetector
 from hanok.guard.policy import parse_policy
 from hanok.server.assurance.checks import STATES, Facts
 from hanok.server.assurance.report import STANDARDS, judged, write
@@ -122,6 +123,14 @@ def test_all_that_steers_must_be_screened(more: str, state: str) -> None:
     assert states(facts(STRICT + SCREEN + more))["v1.0-C2.1.3"] == state
     assert states(facts(STRICT))["v1.0-C2.1.3"] == "not met"
     assert states(facts(STRICT + SCREEN.replace("block", "flag") + more))["v1.0-C2.1.3"] == "not met"
+
+
+@pytest.mark.parametrize(("lines", "state"), [(False, "met"), (True, "not met")])
+def test_a_detector_of_documents_screens_no_users(lines: bool, state: str, tmp_path: Path) -> None:
+    LinearDetector("own", np.zeros(1 << BITS, dtype=np.float32), 0.0, lines=lines).save(tmp_path)
+    text = STRICT + '[rules.own]\nkind = "detector"\naction = "block"\nfile = "own.safetensors"\n'
+    given = Facts(settings=ServeSettings(), policy=parse_policy(text, folder=tmp_path), now=1e9)
+    assert states(given)["v1.0-C2.1.3"] == state
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "guard train": ("guard", "train", "a detector of injected instructions from labelled rows"),
     "guard train-probe": ("probe", "train", "a second look by a model's own hidden vectors"),
     "guard test-probe": ("probe", "compare", "what that adds, on styles of attack that were not trained on"),
-    "guard test": ("guard", "cross_test", "what it would catch: by set, language, register and disguise"),
+    "guard test": (
+        "guard_test",
+        "cross_test",
+        "what it would catch: by set, language, register and disguise; time, rewording",
+    ),
     "guard train-harm": ("guard", "train_harm", "a classifier of kinds of harm from rows with categories"),
     "guard test-harm": (
         "guard",

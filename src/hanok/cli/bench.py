@@ -23,6 +23,7 @@ BENCHMARKS = {
         "kda",
         "long_context",
         "memory",
+        "orders",
         "overlap",
         "parity",
         "prefill",
@@ -55,6 +56,7 @@ def bench(
     * kda: delta attention, forward and backward, against softmax attention and other forms of it
     * long_context: a hybrid at up to a million tokens, against latent and grouped attention everywhere
     * memory: what an engine takes up beside its weights and its cache, and how long it takes to start
+    * orders: what detectors of orders in text and in documents find and cost, and who gets by
     * overlap: updates a second where generator and learner work at the same time, against in turn
     * parity: practice after next-token prediction, against the law of how answers grow long
     * prefill: reading prompts, against llama.cpp and transformers

@@ -2,93 +2,54 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
 from hanok.errors import InputError
 from hanok.reporting import table
 
-if TYPE_CHECKING:
-    from hanok.guard.training import Judged
-
 
 def train(
     rows: Path, out: Path, name: str = "injection", task: str | None = None, sets: tuple[str, ...] = (), lines: bool = False,
-    false_alarms: float = 0.02, seed: int = 0,
+    documents: tuple[str, ...] = (), ordinary: tuple[Path, ...] = (), false_alarms: float = 0.045, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Train a detector of text that wants to give orders, and set its threshold on benign rows that it was not trained on.
 
     Args:
-        rows: JSON lines of {text, label 0|1, group, set?, language?}.
+        rows: JSON lines of {text, label 0|1, group, set?, language?, register?}.
         out: directory for NAME.safetensors.
         name: of the detector.
         task: only rows of this "task".
         sets: only rows of these sets.
-        lines: rows are documents of third parties, judged line by line.
-        false_alarms: share of benign rows that may be flagged; measured by five folds over groups.
+        lines: all rows are documents of third parties; the detector judges line by line.
+        documents: sets that are; the detector judges line by line, and the rows of the others teach it what orders look like.
+        ordinary: files of text that gives no orders to a model, for a detector of documents: lines, or JSON lines with "text".
+        false_alarms: chance at which a benign row of any set, language and register may be flagged; by five folds over groups.
         seed: of the disguises that training adds.
     """
-    from hanok.guard.training import cross_validate, fit, read_rows, threshold_for
+    from hanok.cli.guard_test import KEYS, shares
+    from hanok.guard.lessons import Lesson, Reader
+    from hanok.guard.training import cross_validate, fit, read_lines, read_rows, threshold_for_each
 
     read = read_rows(rows, sets=frozenset(sets), task=task)
-    judged = list(cross_validate(read, seed=seed, lines=lines))
-    threshold = threshold_for([one.score for one in judged if not one.row.label], false_alarms)
-    detector = replace(fit(name, read, seed=seed, lines=lines), threshold=threshold)
-    detector.save(out)
-    table(
-        f"{name}: rows that it did not see, {false_alarms:.1%} false alarms",
-        _KEYS,
-        _lines_of(judged, threshold),
-    )
+    by_line = lines or bool(documents)
+    if ordinary and not by_line:
+        raise InputError("--ordinary is for a detector of documents", remedy="add --lines or --documents")
+    judged_rows = [row for row in read if not documents or row.set in documents]
+    beside = [Lesson(row.text, 1, "orders") for row in read if documents and row.set not in documents]
+    beside += read_lines(ordinary)
+    reader = Reader(seed)
+    judged = list(cross_validate(judged_rows, lines=by_line, beside=beside, reader=reader))
+    threshold = threshold_for_each(judged, false_alarms)
+    trained = fit(name, judged_rows, lines=by_line, beside=beside, reader=reader)
+    replace(trained, threshold=threshold).save(out)
+    title = f"{name}: rows that it did not see, {false_alarms:.1%} false alarms in any register"
+    table(title, KEYS, shares((one, threshold) for one in judged))
     return {"detector": str(out / f"{name}.safetensors"), "threshold": threshold, "rows": len(read)}
-
-
-def cross_test(
-    rows: Path, task: str | None = None, sets: tuple[str, ...] = (), untrained: tuple[str, ...] = (), lines: bool = False,
-    false_alarms: float = 0.02, on: tuple[str, ...] = (), disguises: bool = True, seed: int = 0,
-) -> dict[str, Any]:  # fmt: skip
-    """What a detector would catch: five folds over groups, by set, language, register and disguise.
-
-    Args:
-        rows: as `hanok guard train` takes them.
-        task: only rows of this "task".
-        sets: only rows of these sets.
-        untrained: sets to judge and not to train on.
-        lines: rows are documents of third parties, judged line by line.
-        false_alarms: of the benign rows of the sets named in --on, those that may be flagged set the threshold.
-        on: sets whose benign rows set the threshold, in each language on its own; all by default.
-        disguises: judge rows in disguise too.
-        seed: of the disguises.
-    """
-    from hanok.guard.disguises import ENGLISH, KOREAN
-    from hanok.guard.training import cross_validate, read_rows, threshold_for
-
-    read = read_rows(rows, sets=frozenset(sets), task=task)
-    found: dict[str, Any] = {}
-    by_language: dict[str, list[Judged]] = defaultdict(list)
-    ways = sorted({*ENGLISH, *KOREAN}) if disguises else ()
-    for one in cross_validate(read, seed=seed, lines=lines, untrained=frozenset(untrained), disguises=ways):
-        fitting = KOREAN if one.row.language == "ko" else ENGLISH
-        if one.disguise == "none" or one.disguise in fitting:
-            by_language[one.row.language].append(one)
-    for language, judged in sorted(by_language.items()):
-        benign = [
-            one.score for one in judged
-            if not one.row.label and one.disguise == "none" and (not on or one.row.set in on)
-        ]  # fmt: skip
-        threshold = threshold_for(benign, false_alarms)
-        listed = _lines_of(judged, threshold)
-        table(f"{language or 'all'}: threshold {threshold:.3f}", _KEYS, listed)
-        found[language or "all"] = {
-            "threshold": threshold,
-            "rows": [dict(zip(_KEYS, line, strict=True)) for line in listed],
-        }
-    return found
 
 
 def train_harm(
@@ -256,16 +217,3 @@ def _harm_table(title: str, lines: Sequence[dict[str, Any]]) -> None:
 
 _HARM_KEYS = ("category", "rows", "others", "threshold", "recall", "false alarms", "AUC")
 _FOUND = ("rule", "action", "place", "reason")
-_KEYS = ("set", "language", "register", "label", "disguise", "rows", "flagged")
-
-
-def _lines_of(judged: Sequence[Judged], threshold: float) -> list[tuple[str, ...]]:
-    groups: dict[tuple[str, ...], list[bool]] = defaultdict(list)
-    for one in judged:
-        row = one.row
-        register = row.register if not row.label and one.disguise == "none" else ""
-        label = "attack" if row.label else "benign"
-        groups[row.set, row.language, register, label, one.disguise].append(one.score > threshold)
-    return [
-        (*key, str(len(hits)), f"{100 * sum(hits) / len(hits):.1f} %") for key, hits in sorted(groups.items())
-    ]

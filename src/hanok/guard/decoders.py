@@ -23,6 +23,7 @@ _ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\x([0-9A-Fa-f]{2})")
 _SPACED = re.compile(r"(?<!\w)\w(?:([ .\-_*·|/,~])\w(?:\1\w)*)(?!\w)")
 _LEET_WORD = re.compile(r"[A-Za-z0-9@$!|]*[A-Za-z][A-Za-z0-9@$!|]*")
 _LEET = str.maketrans("0134578@$!|", "oleastbasii")
+_LEET_I = {**_LEET, ord("1"): ord("i")}
 _DIGIT = re.compile(r"[0134578@$!|]")
 _READABLE = 0.95
 _STRETCH = 24  # letters
@@ -64,12 +65,17 @@ def looks_rotated(text: str) -> bool:
     return bool((gain[_STRETCH:] - gain[:-_STRETCH]).max() > 0)
 
 
-def unleeted(text: str) -> str:
-    """Digits and signs as the letters that they stand for, in words that have letters too."""
+def unleeted(text: str) -> list[str]:
+    """Digits and signs as the letters that they stand for, in words that have letters too; with 1 as l and, if there is one, as
+    i. None without any."""
     if not _DIGIT.search(text):
-        return text
+        return []
+    return [_translated(text, way) for way in ((_LEET, _LEET_I) if "1" in text else (_LEET,))]
+
+
+def _translated(text: str, letters: dict[int, int]) -> str:
     return _LEET_WORD.sub(
-        lambda match: match[0].translate(_LEET) if _DIGIT.search(match[0]) else match[0], text
+        lambda match: match[0].translate(letters) if _DIGIT.search(match[0]) else match[0], text
     )
 
 

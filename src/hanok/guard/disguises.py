@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable, Mapping
 
 from hanok.data.village.obfuscate import obfuscated
-from hanok.guard.hangul import has_hangul
 
 ENGLISH = (
     "zero-width", "tag", "homoglyph", "full-width", "dotted", "spacing", "no-spaces", "leet", "rot13", "base64",
@@ -31,10 +30,6 @@ _LEADS = "ㄱㄲㄴㄷㄸㄹㅁㅂㅃㅅㅆㅇㅈㅉㅊㅋㅌㅍㅎ"
 def disguised(text: str, way: str, rng: random.Random) -> str:
     make = _MAKERS.get(way)
     return obfuscated(text, way, rng) if make is None else make(text, rng)
-
-
-def any_disguise(text: str, rng: random.Random) -> str:
-    return disguised(text, rng.choice(KOREAN if has_hangul(text) else ENGLISH), rng)
 
 
 def _tag(text: str, _rng: random.Random) -> str:

@@ -1,12 +1,14 @@
 """Hashed n-grams of a text, without a loop in Python.
 
-Two streams: 2 to 5 characters of the text as it stands, and longer runs of it without blanks, Korean as single letters with tense
-and aspirated consonants as plain ones (`hangul.letters`), so that spacing and spelling games change little.
+Two streams: 2 to 5 characters of the text as it stands, and 3 to 6 of it without blanks, Korean as single letters with tense and
+aspirated consonants as plain ones (`hangul.letters`), so that spacing and spelling games change little.
 
     N  characters    G  distinct n-grams
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -23,22 +25,31 @@ _BLANK = np.uint32(32)
 def hashed(text: str) -> np.ndarray:
     """Distinct features of a text in its normal form: [G] uint32 below 2**BITS. Multiply-shift hashing over code points."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    parts = [_grams(codes, n, salt=n) for n in (2, 3, 4, 5)]
-    bare = codes[codes != _BLANK]
-    single = letters(bare)
-    hangul = ((single >= 0x3131) & (single <= 0x3163)).any()
-    parts += [_grams(single, n, salt=8 + n) for n in ((3, 4, 5, 6) if hangul else (5, 6))]
-    return np.unique(np.concatenate(parts))
-
-
-def _grams(codes_N: np.ndarray, n: int, *, salt: int) -> np.ndarray:
-    count = len(codes_N) - n + 1
-    if count <= 0:
+    single = letters(codes[codes != _BLANK])
+    sums = [*_sums(codes, (2, 3, 4, 5), salt=0), *_sums(single, (3, 4, 5, 6), salt=8)]
+    if not sums:
         return np.empty(0, dtype=np.uint32)
+    mixed = np.concatenate(sums)
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= _MULTIPLIERS[7]
+    ordered = (mixed >> np.uint64(64 - BITS)).astype(np.uint32)
+    ordered.sort()
+    new = np.empty(len(ordered), dtype=bool)
+    new[0] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return ordered[new]
+
+
+def _sums(codes_N: np.ndarray, lengths: Sequence[int], *, salt: int) -> Iterator[np.ndarray]:
+    """Of the n-grams of each length; a longer one goes on where the next shorter one's stopped."""
     wide = codes_N.astype(np.uint64) + np.uint64(1)
-    total = np.full(count, _SALTS[salt], dtype=np.uint64)
-    for place in range(n):
-        total += (wide[place : place + count] + _SALTS[place]) * _MULTIPLIERS[place]
-    total ^= total >> np.uint64(29)
-    total *= _MULTIPLIERS[7]
-    return (total >> np.uint64(64 - BITS)).astype(np.uint32)
+    total, summed = np.zeros(len(wide), dtype=np.uint64), 0
+    for n in lengths:
+        count = len(wide) - n + 1
+        if count <= 0:
+            return
+        total = total[:count]
+        for place in range(summed, n):
+            total = total + (wide[place : place + count] + _SALTS[place]) * _MULTIPLIERS[place]
+        summed = n
+        yield total + _SALTS[salt + n]

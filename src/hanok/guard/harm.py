@@ -26,7 +26,7 @@ from hanok.guard.verdicts import Action, Finding
 from hanok.guard.views import views
 from hanok.guard.windows import Windowed
 
-_FORMAT = 1
+_FORMAT = 2  # of the n-grams, too: weights for others would say nothing
 _SENTENCE = 40  # characters that a sentence of an answer has before it is judged on its own
 _ORDER: Sequence[Action] = ("flag", "redact", "block")
 
@@ -72,8 +72,12 @@ class HarmClassifier:
         """Raises InputError if it is none, or one of another format."""
         try:
             with safe_open(file, "numpy") as opened:
-                about = json.loads((opened.metadata() or {})["about"])
-            weights = load_file(file)["harm"]
+                metadata = opened.metadata() or {}
+            about, weights = json.loads(metadata["about"]), load_file(file)["harm"]
+            if metadata["format"] != str(_FORMAT):
+                raise InputError(
+                    f"{file} has format {metadata['format']}, not {_FORMAT}", remedy="train it anew"
+                )
             categories, biases = tuple(about["categories"]), np.array(about["biases"], dtype=np.float64)
             thresholds = np.array(about["thresholds"], dtype=np.float64)
             if about["bits"] != BITS or weights.shape != (1 << BITS, len(categories)):

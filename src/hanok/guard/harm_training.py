@@ -6,7 +6,6 @@ somebody looked for in this row; without it, all of them. A category learns from
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ import numpy as np
 
 from hanok.artefacts.files import read_jsonl
 from hanok.errors import InputError
-from hanok.guard.grams import BITS, hashed
+from hanok.guard.grams import BITS
 from hanok.guard.harm import HarmClassifier
+from hanok.guard.lessons import Reader
 from hanok.guard.linear import solve
-from hanok.guard.training import fold_of, readings_of, threshold_for
+from hanok.guard.training import fold_of, threshold_for
 
 PENALTY = 1e-5
 
@@ -114,9 +114,9 @@ _Taught = tuple[HarmRow, np.ndarray]
 
 
 def _taught(rows: Sequence[HarmRow], seed: int) -> list[_Taught]:
-    """Each row, and half of them in disguise, with the n-grams of its reading."""
-    readings, numbers = readings_of([row.text for row in rows], random.Random(seed))
-    return [(rows[number], hashed(reading)) for reading, number in zip(readings, numbers, strict=True)]
+    """Each row, and once more in disguise, with the n-grams of its reading."""
+    reader = Reader(seed)
+    return [(row, grams) for row in rows for grams in reader.learnt(row.text)]
 
 
 def _solved(taught: Sequence[_Taught], categories: Sequence[str], penalty: float) -> HarmClassifier:
@@ -125,8 +125,9 @@ def _solved(taught: Sequence[_Taught], categories: Sequence[str], penalty: float
         labelled = [(grams, label) for row, grams in taught if (label := row.label(category)) is not None]
         labels = [label for _, label in labelled]
         if not 0 < sum(labels) < len(labels):
+            rows = {id(row): row.label(category) for row, _ in taught if row.label(category) is not None}
             raise InputError(
-                f'category "{category}": {sum(labels)} of {len(labels)} rows have it',
+                f'category "{category}": {sum(map(bool, rows.values()))} of {len(rows)} rows have it',
                 remedy="give rows with it and without it",
             )
         weights[:, place], biases[place] = solve([grams for grams, _ in labelled], labels, penalty=penalty)

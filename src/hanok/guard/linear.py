@@ -22,7 +22,7 @@ from hanok.guard.grams import BITS, hashed
 from hanok.guard.views import views
 
 PIECE = 400  # characters; a long text would drown what is said in one line of it
-_FORMAT = 1
+_FORMAT = 2  # of the n-grams, too: weights for others would say nothing
 _BREAK = re.compile(r"[\n.!?。]\s*|\s")
 
 
@@ -59,7 +59,10 @@ class LinearDetector:
 
     def score(self, reading: str) -> float:
         """Of one reading in its normal form (`hanok.guard.views.normal`)."""
-        grams = hashed(reading)
+        return self.weigh(hashed(reading))
+
+    def weigh(self, grams: np.ndarray) -> float:
+        """The score of a reading that has these n-grams."""
         if not len(grams):
             return float("-inf")
         return float(self.weights[grams].sum() / np.sqrt(len(grams)) + self.bias)
@@ -80,8 +83,13 @@ class LinearDetector:
         """Raises InputError if it is no detector, or one of another format."""
         try:
             with safe_open(file, "numpy") as opened:
-                about = json.loads((opened.metadata() or {})["about"])
+                metadata = opened.metadata() or {}
+            about = json.loads(metadata["about"])
             weights = load_file(file)["weights"]
+            if metadata["format"] != str(_FORMAT):
+                raise InputError(
+                    f"{file} has format {metadata['format']}, not {_FORMAT}", remedy="train it anew"
+                )
             if about["bits"] != BITS or weights.shape != (1 << BITS,):
                 raise InputError(
                     f"{file} has 2**{about['bits']} weights, not 2**{BITS}", remedy="train it anew"
@@ -111,21 +119,15 @@ def pieces(text: str, *, lines: bool = False) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def train(
-    name: str, readings: Sequence[str], labels: Sequence[int], *, penalty: float = 1e-4, lines: bool = False
-) -> LinearDetector:  # fmt: skip
-    """Fit to readings in their normal form. `labels`: 1 for what is to be found.
+def solve(
+    grams: Sequence[np.ndarray], labels: Sequence[int], *, penalty: float, worth: Sequence[float] | None = None
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """Weights [2**BITS] float32 and bias.
 
-    Raises:
-        InputError: one of the classes is missing.
-    """
-    grams = [hashed(reading) for reading in readings]
-    weights, bias = solve(grams, labels, penalty=penalty)
-    return LinearDetector(name, weights, bias, lines=lines)
-
-
-def solve(grams: Sequence[np.ndarray], labels: Sequence[int], *, penalty: float) -> tuple[np.ndarray, float]:
-    """Weights [2**BITS] float32 and bias. Args: grams: of each row, as `hanok.guard.grams.hashed` gives them.
+    Args:
+        grams: of each row, as `hanok.guard.grams.hashed` gives them.
+        labels: 1 for what is to be found.
+        worth: what each row counts for among those of its label; all alike by default.
 
     Raises:
         InputError: one of the classes is missing.
@@ -137,10 +139,12 @@ def solve(grams: Sequence[np.ndarray], labels: Sequence[int], *, penalty: float)
         raise InputError("all rows have the same label", remedy="a detector needs rows of both kinds")
     lengths = np.array([len(one) for one in grams])
     known, columns = np.unique(np.concatenate(grams), return_inverse=True)  # the others' weights are 0
-    rows = np.repeat(np.arange(len(grams)), lengths)
-    values = np.repeat(1 / np.sqrt(np.maximum(1, lengths)), lengths)
-    share = wanted.mean()
-    balance = np.where(wanted == 1, 0.5 / share, 0.5 / (1 - share)) / len(wanted)
+    some = lengths > 0  # a row without n-grams has no place to start from
+    starts = (np.cumsum(lengths) - lengths)[some]
+    scales = 1 / np.sqrt(np.maximum(1, lengths))
+    balance = np.ones(len(grams)) if worth is None else np.array(worth, dtype=np.float64)
+    for label in (0, 1):
+        balance[wanted == label] *= 0.5 / balance[wanted == label].sum()
     weights = torch.zeros(len(known), dtype=torch.float64, requires_grad=True)
     bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS([weights, bias], max_iter=60, history_size=8, line_search_fn="strong_wolfe")
@@ -148,9 +152,11 @@ def solve(grams: Sequence[np.ndarray], labels: Sequence[int], *, penalty: float)
     def loss() -> torch.Tensor:
         """Logistic loss with its gradient, by sums over the few n-grams that a row has."""
         current = weights.detach().numpy()
-        scores = np.bincount(rows, current[columns] * values, minlength=len(grams)) + bias.item()
+        scores = np.full(len(grams), bias.item())
+        scores[some] += np.add.reduceat(current[columns], starts) * scales[some]
         slope = balance * (0.5 * (1 + np.tanh(0.5 * scores)) - wanted)
-        gradient = np.bincount(columns, slope[rows] * values, minlength=len(known)) + 2 * penalty * current
+        steps = np.bincount(columns, np.repeat(slope * scales, lengths), minlength=len(known))
+        gradient = steps + 2 * penalty * current
         weights.grad, bias.grad = torch.from_numpy(gradient), torch.tensor(slope.sum())
         each = np.maximum(scores, 0) - scores * wanted + np.log1p(np.exp(-np.abs(scores)))
         return torch.tensor((balance * each).sum() + penalty * np.square(current).sum())

@@ -19,6 +19,7 @@ from hanok.guard.injection import Detect
 from hanok.guard.intake import InputRule, Intake, Reader, Scan, take_in
 from hanok.guard.leaks import HiddenText
 from hanok.guard.limits import ManyShot, Repetition, Size
+from hanok.guard.linear import LinearDetector
 from hanok.guard.markup import Markup
 from hanok.guard.outside import external
 from hanok.guard.personal import PersonalData
@@ -213,6 +214,11 @@ def _both_ways(rule: Rule, files: Files) -> External | Harm | None:
     return external(rule, options, origins, files.source) if rule.kind == "external" else None
 
 
+def usual_origins(detector: LinearDetector) -> frozenset[str]:
+    """Whose text it reads unless told. To one of documents every request of a user would be an order."""
+    return UNTRUSTED if detector.lines else STRANGE
+
+
 def _reader(rule: Rule, files: Files) -> InputRule:
     options = dict(rule.options)
     origins = options.pop("origins", None)
@@ -224,7 +230,7 @@ def _reader(rule: Rule, files: Files) -> InputRule:
         return ManyShot(rule.name, rule.action, **options)
     if rule.kind == "detector":
         loaded = files.detector(rule, "file", options.pop("file"))
-        return Detect(loaded, origins or STRANGE, name=rule.name, action=rule.action, **options)
+        return Detect(loaded, origins or usual_origins(loaded), name=rule.name, action=rule.action, **options)
     return Scan(_text_rule(rule, Context()), origins or _EVERY)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence, Set
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,10 @@ import numpy as np
 
 from hanok.artefacts.files import read_jsonl
 from hanok.errors import InputError
-from hanok.guard.disguises import any_disguise, disguised
-from hanok.guard.linear import LinearDetector, pieces, train
-from hanok.guard.views import View, views
-
-_DISGUISED = 0.5  # share of the rows, of both labels, that training sees in disguise too
+from hanok.guard.disguises import disguised
+from hanok.guard.lessons import PENALTY, Lesson, Reader, lessons_of, teach
+from hanok.guard.linear import LinearDetector
+from hanok.guard.planted import lines_of, planted_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +67,33 @@ def read_rows(
     return rows
 
 
+def read_lines(files: Sequence[Path]) -> list[Lesson]:
+    """Text that gives no orders to a model, for a detector of documents: JSON lines with a "text" each, or plain text."""
+    texts: dict[str, None] = {}
+    for file in files:
+        whole = (
+            [str(row.get("text", "")) for row in read_jsonl(file)]
+            if file.suffix == ".jsonl"
+            else [file.read_text(encoding="utf-8")]
+        )
+        texts.update((line, None) for text in whole for line in lines_of(text))
+    return [Lesson(line, 0, "ordinary") for line in texts]
+
+
 def fit(
-    name: str, rows: Sequence[Row], *, seed: int = 0, lines: bool = False, penalty: float = 1e-5
-) -> LinearDetector:
-    """Train on the rows, and on half of them once more in a disguise, whatever their label.
+    name: str, rows: Sequence[Row], *, seed: int = 0, lines: bool = False, penalty: float = PENALTY,
+    beside: Sequence[Lesson] = (), reader: Reader | None = None,
+) -> LinearDetector:  # fmt: skip
+    """Train on the rows, and on each text once more in a disguise, whatever its label.
 
     Args:
-        lines: rows are documents, and those of label 1 carry something that those of label 0 have not: each line that no
-            clean row has counts as planted.
+        lines: rows are documents, and those of label 1 carry something that those of label 0 have not.
+        beside: what else it is taught.
+        reader: keeps n-grams for the next call with the same texts; its seed counts then.
     """
-    taught = list(_by_line(rows)) if lines else [(row.text, row.label) for row in rows]
-    readings, numbers = readings_of([text for text, _ in taught], random.Random(seed))
-    return train(name, readings, [taught[number][1] for number in numbers], penalty=penalty, lines=lines)
-
-
-def readings_of(texts: Sequence[str], rng: random.Random) -> tuple[list[str], list[int]]:
-    """Each text as a detector reads it, half of them once more as read in a disguise; and the number of each one's text."""
-    readings: list[str] = []
-    numbers: list[int] = []
-    for number, text in enumerate(texts):
-        readings.append(views(text)[0].text)
-        numbers.append(number)
-        if rng.random() < _DISGUISED:
-            readings.append(_seen_through(views(any_disguise(text, rng))))
-            numbers.append(number)
-    return readings, numbers
+    return teach(
+        name, [*lessons_of(rows, lines=lines), *beside], reader or Reader(seed), lines=lines, penalty=penalty
+    )
 
 
 def fold_of(group: str, folds: int) -> int:
@@ -101,24 +103,63 @@ def fold_of(group: str, folds: int) -> int:
 
 def cross_validate(
     rows: Sequence[Row], *, folds: int | Sequence[int] = 5, seed: int = 0, lines: bool = False, untrained: Set[str] = frozenset(),
-    disguises: Sequence[str] = (),
+    disguises: Sequence[str] = (), beside: Sequence[Lesson] = (), reader: Reader | None = None,
 ) -> Iterator[Judged]:  # fmt: skip
     """Every row's score from a detector that saw no row of its group.
 
     Args:
         folds: how many, by group; or each row's own.
-        untrained: sets that are judged and never trained on. disguises: to judge each row in besides.
+        untrained: sets that are judged and never trained on.
+        disguises: to judge each row in besides; of documents what is planted is put into them.
+        beside: taught in every fold.
     """
-    places = [fold_of(f"{row.set}{row.group}", folds) for row in rows] if isinstance(folds, int) else folds
-    placed = list(zip(rows, places, strict=True))
+    reader = reader or Reader(seed)
+    places = _places(rows, folds) if isinstance(folds, int) else folds
+    planted = planted_lines(rows) if lines and disguises else []
     for fold in sorted(set(places)):
-        known = [row for row, place in placed if place != fold and row.set not in untrained]
-        detector = fit("fold", known, seed=seed, lines=lines)
-        rng = random.Random(f"{seed} {fold}")
-        for row in (row for row, place in placed if place == fold):
-            yield Judged(row, detector.judge(row.text).score)
+        known, unseen = _parted(rows, places, fold)
+        taught = [row for row in known if row.set not in untrained]
+        detector = fit("fold", taught, lines=lines, beside=beside, reader=reader)
+        rng = random.Random(f"{reader.seed} {fold}")
+        for row in unseen:
+            yield Judged(row, reader.judged(detector, row.text))
             for way in disguises:
-                yield Judged(row, detector.judge(disguised(row.text, way, rng)).score, way)
+                hidden = (
+                    _planted_in_disguise(row.text, planted, way, rng)
+                    if lines
+                    else disguised(row.text, way, rng)
+                )
+                yield Judged(row, detector.judge(hidden).score, way)
+
+
+def unseen_detectors(
+    rows: Sequence[Row], *, folds: int = 5, lines: bool = False, untrained: Set[str] = frozenset(), beside: Sequence[Lesson] = (),
+    reader: Reader,
+) -> Iterator[tuple[LinearDetector, list[Row], list[Row]]]:  # fmt: skip
+    """Of each fold: a detector of the others, the rows that it may have seen, and those that it has not."""
+    places = _places(rows, folds)
+    for fold in sorted(set(places)):
+        known, unseen = _parted(rows, places, fold)
+        taught = [row for row in known if row.set not in untrained]
+        yield fit("fold", taught, lines=lines, beside=beside, reader=reader), known, unseen
+
+
+def thresholds_beforehand(
+    rows: Sequence[Row], rule: Callable[[Sequence[Judged]], float], *, folds: int = 5, lines: bool = False,
+    untrained: Set[str] = frozenset(), beside: Sequence[Lesson] = (), reader: Reader,
+) -> Iterator[tuple[Judged, float]]:  # fmt: skip
+    """Each row's score with the threshold that a rule makes of the other folds alone, by folds within them: what somebody would
+    have met who trained on those and put the detector into service."""
+    found = unseen_detectors(
+        rows, folds=folds, lines=lines, untrained=untrained, beside=beside, reader=reader
+    )
+    for detector, known, unseen in found:
+        inner = cross_validate(
+            known, folds=folds - 1, lines=lines, untrained=untrained, beside=beside, reader=reader
+        )
+        threshold = rule([one for one in inner if one.row.set not in untrained])
+        for row in unseen:
+            yield Judged(row, reader.judged(detector, row.text)), threshold
 
 
 def threshold_for(scores: Sequence[float], false_alarms: float) -> float:
@@ -130,27 +171,41 @@ def threshold_for(scores: Sequence[float], false_alarms: float) -> float:
     return float(ordered[allowed]) if allowed < len(ordered) else float("-inf")
 
 
-def _by_line(rows: Sequence[Row]) -> Iterator[tuple[str, int]]:
-    clean = {line for row in rows if not row.label for line in _lines(row.text)}
-    planted: dict[str, None] = {}
-    for row in rows:
-        if row.label:
-            planted.update((line, None) for line in _lines(row.text) if line not in clean)
-    yield from ((line, 0) for line in sorted(clean))
-    yield from ((line, 1) for line in planted)
+def threshold_for_each(judged: Sequence[Judged], false_alarms: float) -> float:
+    """The lowest threshold at which a further benign row of any set, language and register is flagged with a chance of no more
+    than this, by the rows at hand: of n rows in a register (n + 1) times the share, less one, may be above it. Of a few rows
+    none may, which promises less: 32 are needed for 3 %.
+
+    Source: split conformal prediction (Vovk et al. 2005), within each group.
+    """
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for one in judged:
+        if not one.row.label:
+            groups[one.row.set, one.row.language, one.row.register].append(one.score)
+    if not groups:
+        raise InputError("no benign rows to calibrate on", remedy="give rows of label 0, or plain texts")
+    return max(
+        sorted(scores)[-1 - min(len(scores) - 1, max(0, int(false_alarms * (len(scores) + 1) + 1e-9) - 1))]
+        for scores in groups.values()
+    )
 
 
-def _lines(text: str) -> list[str]:
-    return [text[start:end].strip() for start, end in pieces(text, lines=True)]
+def _places(rows: Sequence[Row], folds: int) -> list[int]:
+    return [fold_of(f"{row.set}{row.group}", folds) for row in rows]
 
 
-def _seen_through(readings: Sequence[View]) -> str:
-    """The reading that shows the words: decoded if something was, turned back if it was turned."""
-    for ways in (("tags", "decoded"), ("rot13",)):
-        for view in readings:
-            if view.way in ways:
-                return view.text
-    return readings[0].text
+def _parted(rows: Sequence[Row], places: Sequence[int], fold: int) -> tuple[list[Row], list[Row]]:
+    """(the other folds, this one)"""
+    placed = list(zip(rows, places, strict=True))
+    return [row for row, place in placed if place != fold], [row for row, place in placed if place == fold]
+
+
+def _planted_in_disguise(text: str, planted: Sequence[str], way: str, rng: random.Random) -> str:
+    """Attackers hide what they plant, not the document that they found."""
+    here = set(lines_of(text)).intersection(planted)
+    for line in sorted(here):
+        text = text.replace(line, disguised(line, way, rng))
+    return text
 
 
 def _row(raw: dict[str, Any], style: str) -> Row:

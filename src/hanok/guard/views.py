@@ -47,7 +47,8 @@ def views(text: str, *, depth: int = 2) -> list[View]:
         for piece in carried:
             add("decoded", piece)
         carried = [piece for one in carried for piece in decoded(one)[1]] if layer + 1 < depth else []
-    add("leet", unleeted(bare))
+    for reading in unleeted(bare):
+        add("leet", reading)
     if looks_rotated(first):
         add("rot13", rot13(first))
     if has_hangul(first):

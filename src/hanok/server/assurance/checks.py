@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hanok.guard.harm import HarmClassifier
+from hanok.guard.linear import LinearDetector
 from hanok.guard.policy import Policy, Rule
 from hanok.guard.provenance import UNTRUSTED
-from hanok.guard.rulebook import STRANGE
+from hanok.guard.rulebook import STRANGE, usual_origins
 from hanok.guard.verdicts import Direction
 from hanok.server.operations.config import ServeSettings
 
@@ -110,9 +111,15 @@ def screened(facts: Facts) -> Judged:
         return found
     read: set[str] = set()
     for one in _stopping(facts, ("detector", "probe", "external"), "input"):
-        read |= set(one.options.get("origins") or (UNTRUSTED if one.kind == "probe" else STRANGE))
+        read |= set(one.options.get("origins") or _usual(one))
     unread = sorted({"user", "tool", "document"} - read)
     return Judged("not met", f"nothing screens what comes from: {', '.join(unread)}") if unread else found
+
+
+def _usual(one: Rule) -> frozenset[str]:
+    if one.kind == "detector":
+        return usual_origins(LinearDetector.load(one.options["file"]))
+    return UNTRUSTED if one.kind == "probe" else STRANGE
 
 
 def harms(facts: Facts) -> Judged:
