@@ -76,7 +76,7 @@ def _harms(book: Rulebook, text: str) -> Iterator[tuple[str, bool, float]]:
     for name, (rule, fail, budget) in rules.items():
         care = Careful(name, fail, budget)
         judged = care.run(lambda _clock, rule=rule: list(rule.categories(text)))
-        if judged is None:
+        if judged is None and book.tells(name, "block" if fail == "closed" else "flag"):
             yield name, True, 1.0
         for category, probability, action in judged or ():
             told: Action = "flag" if action == "allow" else action

@@ -90,7 +90,7 @@ def test_other_rules_are_categories_by_their_names(moderate: Callable[..., Any])
     assert found.flagged
     assert (extra["secrets"], extra["noted"], found.categories.violence) == (True, True, False)
     assert found.category_scores.model_extra["secrets"] == 1.0
-    (plain,) = moderate(input="the key hangs on the wall").results
+    (plain,) = moderate(input="I drink tea.").results
     assert not plain.flagged
     assert plain.categories.model_extra["secrets"] is False
 
@@ -119,6 +119,19 @@ def test_a_silent_rule_stays_silent(moderate: Callable[..., Any]) -> None:
         (found,) = moderate(input=text).results
         assert not found.flagged
         assert "quiet" not in found.to_dict()["categories"]
+
+
+@pytest.mark.parametrize(("fail", "told"), [("flag", False), ("closed", True)])
+def test_a_silent_rule_that_fails_is_told_of_if_it_blocks(
+    scripted: Any, tmp_path: Path, fail: str, told: bool
+) -> None:
+    broken = classifier()
+    broken.weights[hashed(THREAT), 0] = np.nan
+    broken.save(tmp_path / "harm.safetensors")
+    policy = f'format = 1\n[rules.harm]\nfile = "harm.safetensors"\nfail = "{fail}"\ntell = false\n'
+    server = scripted(Guard(parse_policy(policy, folder=tmp_path)))
+    (found,) = server.post("/v1/moderations", {"input": THREAT}).json()["results"]
+    assert (found["flagged"], "harm" in found["categories"]) == (told, told)
 
 
 def test_parts_are_one_input(moderate: Callable[..., Any], server: Any) -> None:
