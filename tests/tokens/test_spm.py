@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hanok.engine.text import AnswerStream, continued
 from hanok.errors import ArtefactError
 from hanok.tokens.tokenizer import Tokenizer
 
@@ -93,6 +94,19 @@ def test_without_a_space_before_the_text(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(write(tmp_path, model_file(settings=field(3, 0))))
     assert tokenizer.encode("the the") == [261, 262]
     assert tokenizer.decode([261, 262]) == "the the"
+
+
+def test_what_goes_on_from_a_text_has_its_own_spaces(tmp_path: Path) -> None:
+    """No space is put before what goes on behind another text, where only the first gets one, and none is taken from it."""
+    Tokenizer.load(write(tmp_path, model_file())).save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    spaces = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"normalizer": None, "pre_tokenizer": spaces}))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert continued(tokenizer, [1], "the") == [1, 261]
+    assert tokenizer.encode("the") == [262]  # with the space that a text has at its very beginning
+    assert AnswerStream(tokenizer, begun=True).push([262]) == " the"
+    assert AnswerStream(tokenizer).push([262]) == "the"
 
 
 @pytest.mark.parametrize(("content", "why"), [

@@ -27,8 +27,8 @@ def continued(tokenizer: Tokenizer, prompt_ids: Sequence[int], begun: str) -> li
     """A conversation's prompt with the beginning of the answer behind it; reasoning that the template has opened is closed."""
     closed: list[int] = []
     if opens_reasoning(tokenizer, prompt_ids):
-        closed = [tokenizer.special[THINK_END], *tokenizer.encode("\n\n")]
-    return [*prompt_ids, *closed, *tokenizer.encode(begun)]
+        closed = [tokenizer.special[THINK_END], *tokenizer.encode_batch(["\n\n"], first=False)[0]]
+    return [*prompt_ids, *closed, *tokenizer.encode_batch([begun], first=False)[0]]
 
 
 def completion_text(tokenizer: Tokenizer, ids: Iterable[int], stop: Sequence[str] = ()) -> str:
@@ -86,14 +86,15 @@ class AnswerStream:
     Args:
         exact: line ends at the beginning are part of the answer, which has a structure to keep.
         thinking: the prompt has opened the reasoning already.
+        begun: the prompt has the beginning of the content already, so a space at the answer's beginning is part of it.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, *, stop: Sequence[str] = (), tools: bool = False, exact: bool = False,
-        thinking: bool = False,
+        thinking: bool = False, begun: bool = False,
     ) -> None:  # fmt: skip
         self._tokenizer = tokenizer
-        self._decoder = tokenizer.stream_decoder()
+        self._decoder = tokenizer.stream_decoder(first=not begun)
         self._thoughts = tokenizer.stream_decoder()
         self._cutter = StopCutter(stop)
         self._name_of = tokenizer.control_names

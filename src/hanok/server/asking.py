@@ -92,7 +92,7 @@ async def ask(
         answers = [
             AnswerStream(
                 tokenizer, stop=params.stop, tools=tools is not None, thinking=opens_reasoning(tokenizer, prompt),
-                exact=params.structure is not None or continues,
+                exact=params.structure is not None or continues, begun=continues,
             )
             for _ in range(generation.samples)
         ]  # fmt: skip

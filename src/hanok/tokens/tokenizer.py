@@ -188,10 +188,10 @@ class Tokenizer:
         text = b"".join(self._pieces[n] for n in ids if n not in skip).decode("utf-8", "replace")
         return text[1:] if self._vocabulary.strips_space and text.startswith(" ") else text
 
-    def stream_decoder(self, *, skip_special: bool = True) -> StreamDecoder:
-        """One decoder a stream; pushed ids give the same text as `decode`."""
+    def stream_decoder(self, *, skip_special: bool = True, first: bool = True) -> StreamDecoder:
+        """One decoder a stream; pushed ids give the same text as `decode`. Args: first: as of `encode_batch`."""
         skip = self._control_ids if skip_special else frozenset()
-        return StreamDecoder(self._pieces, skip, strips_space=self._vocabulary.strips_space)
+        return StreamDecoder(self._pieces, skip, strips_space=first and self._vocabulary.strips_space)
 
     @property
     def drops_first_space(self) -> bool:
