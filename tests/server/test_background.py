@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ from audited_house import audited_house
 
 from hanok.engine.generator import LocalEngine
 from hanok.server import background
-from hanok.server.background import LOST, UNDER_WAY
+from hanok.server.background import LOST, UNDER_WAY, Background
+from hanok.server.operations.lifecycle import Lifecycle
 from hanok.store.audit.reader import Reader, Wanted
 from hanok.store.database import Store, feedback_file
 from hanok.store.responses import KeptResponse, ResponseTable
@@ -137,6 +139,61 @@ def test_one_whose_server_is_gone_is_not_under_way_for_ever(server: Any, age: fl
         assert (kept.body["status"], kept.beat) == ("failed", None)
         again = dataclasses.replace(kept, beat=time.time() - age)
         assert not table.lose(again, {})  # somebody else has seen to it
+
+
+def test_one_that_is_lost_is_gone_on_from_and_stays_lost(server: Any) -> None:
+    """Its server may come back late, with another end."""
+    done = ended(server, begin(server, max_output_tokens=1).id)
+    table, name = ResponseTable(server.store), "resp_" + "e" * 32
+    body = {**done.to_dict(), "id": name, "status": "in_progress"}
+    said = [{"role": "user", "content": "hi"}]
+    beat = time.time() - LOST - 1
+    lost = KeptResponse(id=name, tenant="default", body=body, input=[], messages=said, beat=beat)
+    table.add(lost)
+    further = server.openai.responses.create(
+        model=server.model, input="and?", previous_response_id=name, max_output_tokens=1
+    )
+    assert further.previous_response_id == name
+    assert table.beat({name: body}, time.time()) == {name}  # that server is told to end it
+    table.finish(dataclasses.replace(lost, body={**body, "status": "completed"}))
+    assert server.openai.responses.retrieve(name).status == "failed"
+
+
+class Idle:
+    """A response that has nothing to do."""
+
+    def __init__(self) -> None:
+        self.writer: Any = SimpleNamespace(body={"id": "resp_1"})
+        self.principal = None
+
+    def kept(self, body: Any, *, beat: float | None = None) -> None:
+        pass
+
+    async def complete(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+def test_a_server_that_drains_waits_from_the_first_moment() -> None:
+    """The work counts before the request that began it is over."""
+    lifecycle, told = Lifecycle(), list[str]()
+    trail = SimpleNamespace(tell=lambda kind, **_facts: told.append(kind))
+    operations = SimpleNamespace(lifecycle=lifecycle)
+    services: Any = SimpleNamespace(operations=operations, directory=SimpleNamespace(trail=trail))
+    table: Any = SimpleNamespace(add=lambda _kept: None)
+
+    async def run() -> None:
+        response: Any = Idle()
+        await Background(services, table).take(response)
+        assert lifecycle.active == 1
+        async with asyncio.timeout(30):
+            while lifecycle.active:
+                await asyncio.sleep(0)
+        assert told == ["request"]  # nothing is left to do then
+
+    asyncio.run(run())
 
 
 def test_a_server_that_stops_leaves_none_under_way(tmp_path: Path) -> None:

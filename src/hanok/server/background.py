@@ -48,6 +48,9 @@ class Background:
         except BaseException:
             await response.close()
             raise
+        self._services.operations.lifecycle.active += (
+            1  # before the request is over: a server that drains waits for one of both
+        )
         task = asyncio.get_running_loop().create_task(
             self._answer(response, _follow_up(CURRENT.get(), response))
         )
@@ -67,7 +70,6 @@ class Background:
     async def _answer(self, response: Response, request: HttpRequest) -> None:
         services = self._services
         CURRENT.set(request)  # of this task: exchanges and calls of tools belong to it
-        services.operations.lifecycle.active += 1
         try:
             await response.complete()
         except Exception as error:
@@ -77,13 +79,18 @@ class Background:
             await self._keep_failed(response)
         finally:
             self._running.pop(response.writer.body["id"], None)
-            services.operations.lifecycle.active -= 1
-            await response.close()
-            request.over = True
-            if request.captured is not None:
-                body = json.dumps(response.writer.body, ensure_ascii=False)
-                request.captured.keep(request.captured.answered, body.encode())
-            RequestTrail(services.directory.trail).finished(request)
+            try:
+                await response.close()
+                self._tell(response, request)
+            finally:
+                services.operations.lifecycle.active -= 1
+
+    def _tell(self, response: Response, request: HttpRequest) -> None:
+        request.over = True
+        if request.captured is not None:
+            body = json.dumps(response.writer.body, ensure_ascii=False)
+            request.captured.keep(request.captured.answered, body.encode())
+        RequestTrail(self._services.directory.trail).finished(request)
 
     async def _keep_failed(self, response: Response) -> None:
         try:

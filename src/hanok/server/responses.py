@@ -67,7 +67,7 @@ class Responses:
                     400, f'no response "{body.previous_response_id}" is kept here', param="previous_response_id",
                     code="previous_response_not_found",
                 )  # fmt: skip
-            if kept.body["status"] in UNDER_WAY:
+            if (await self.background.lost(kept))["status"] in UNDER_WAY:
                 raise ApiError(
                     400, f'response "{body.previous_response_id}" has not ended', param="previous_response_id",
                     code="previous_response_not_ended",

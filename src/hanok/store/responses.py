@@ -84,23 +84,27 @@ class ResponseTable:
         )  # fmt: skip
 
     def finish(self, kept: KeptResponse) -> None:
-        """One that was added with a beat has ended; nothing if it was deleted meanwhile."""
+        """One that was added with a beat has ended; nothing if it was deleted meanwhile, or was found to be lost: how one has
+        ended is told once."""
         done = {"body": dict(kept.body), "messages": list(kept.messages), "beat": None}
+        not_ended = _of(kept.id, kept.tenant) & responses.c.beat.is_not(None)
         with self._store.write() as connection:
-            connection.execute(update(responses).where(_of(kept.id, kept.tenant)), done)
+            connection.execute(update(responses).where(not_ended), done)
 
     def beat(self, under_way: Mapping[str, Mapping[str, Any]], now: float) -> set[str]:
         """Args: under_way: id to body of those that this process works on; one that has ended meanwhile stays as it ended.
 
         Returns:
-            those that are to end: somebody asked for that, or has deleted them.
+            those that are to end: somebody asked for that, has deleted them, or has found them to be lost.
         """
         with self._store.write() as connection:
             for name, body in under_way.items():
                 not_ended = (responses.c.id == name) & responses.c.beat.is_not(None)
                 connection.execute(update(responses).where(not_ended), {"body": dict(body), "beat": now})
             wanted = select(responses.c.id).where(
-                responses.c.id.in_(under_way), responses.c.cancelled.is_(False)
+                responses.c.id.in_(under_way),
+                responses.c.cancelled.is_(False),
+                responses.c.beat.is_not(None),
             )
             return set(under_way) - set(connection.execute(wanted).scalars())
 
