@@ -91,6 +91,26 @@ def test_a_body_that_breaks_off_ends_its_own_request() -> None:
     assert house.wire.closed
 
 
+async def refuses(_scope: Any, _receive: Any, send: Any) -> None:
+    """Answers before a body has come."""
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def refused(*parts: bytes) -> House:
+    house = House()
+    house.wire.protocol._application = refuses
+    await house.send(*parts)
+    return house
+
+
+def test_a_body_that_breaks_off_behind_its_answer_gets_no_other() -> None:
+    """Whoever reads one answer for one request would take the second for that of the next."""
+    house = asyncio.run(refused(body(b"Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n"), b"x\r\n"))
+    assert house.wire.statuses == [401]
+    assert house.wire.closed
+
+
 def test_all_who_wait_hear_that_the_client_has_gone() -> None:
     async def run(house: House) -> None:
         await house.send(b"".join(numbered(3)))
@@ -112,6 +132,8 @@ def test_a_client_that_waits_to_be_told_to_go_on() -> None:
     head = POST + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n"
     house = talk(head, b"abc")
     assert house.wire.statuses == [100, 200]
+    assert (
+        house.wire.closed
 
 
 # ---- time ----------------------------------------------------------------------------------------------------------
@@ -156,6 +178,34 @@ def test_time_for_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
     timed(monkeypatch, [(head, 29, ""), (b"x" * 32768, 4, ""), (b"", 2, "its body does not come")])
     whole = body(b"Content-Length: 3\r\n", b"ab")
     timed(monkeypatch, [(whole, 29, ""), (b"c", 100, "")])
+
+
+def test_a_body_that_ends_behind_its_answer_leaves_nobody_without_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody who is refused holds a connection for ever."""
+    clock = Clock(monkeypatch)
+    half = body(b"Content-Length: 2\r\n", b"a")
+
+    async def run() -> None:
+        house = await refused(half, b"b")
+        assert (house.wire.statuses, house.wire.protocol.part) == ([401], "")
+        assert house.wire.protocol.timeout_keep_alive_task is not None
+        await house.send(GET)
+        assert (house.wire.statuses, clock.overdue(house, 100)) == ([401, 401], "")
+        house = await refused(half, b"b" + GET[:9], GET[9:10])
+        assert house.wire.protocol.timeout_keep_alive_task is None
+        assert [clock.overdue(house, seconds) for seconds in (9, 2)] == ["", "no request"]
+        house = await refused(half)
+        house.wire.protocol._application = house.app
+        house.go_on.clear()
+        await house.send(b"b" + GET)  # nobody closes a connection that works
+        assert house.wire.protocol.timeout_keep_alive_task is None
+        house.go_on.set()
+        await house.settle()
+        assert house.wire.statuses == [401, 200]
+
+    asyncio.run(run())
 
 
 def test_whoever_is_cut_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:

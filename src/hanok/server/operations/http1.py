@@ -171,6 +171,8 @@ class Http1Protocol(HttpToolsProtocol):
         if not self._upgrading:
             self.part = ""
             super().on_message_complete()
+            if not self.answering:  # it was answered before its body had come
+                self._wait_for_another()
 
     def _should_upgrade(self) -> bool:
         return False
@@ -179,6 +181,7 @@ class Http1Protocol(HttpToolsProtocol):
 
     def _begin(self, cycle: RequestResponseCycle) -> None:
         self.running = cycle
+        self._unset_keepalive_if_required()
         self._start_asgi_task(cycle, self._application)
 
     def on_response_complete(self) -> None:
@@ -192,12 +195,16 @@ class Http1Protocol(HttpToolsProtocol):
             self.send_400_response(self._refused)
             return
         else:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._wait_for_another()
         if not self.pipeline and self._refused is None:
             self._reading.held = False
             self.flow.resume_reading()
+
+    def _wait_for_another(self) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     def _refuse(self, why: str) -> None:
         """What came is no request, or no body of one. That is the last answer of this connection."""
@@ -206,14 +213,14 @@ class Http1Protocol(HttpToolsProtocol):
         self.flow.pause_reading()
         if self.part == "body" and self.pipeline and self.pipeline[0][0] is self.cycle:
             self.pipeline.popleft()  # nobody has begun with it
-        elif self.part == "body" and self.cycle is self.running and self.answering:
+        elif self.part == "body" and self.cycle is self.running:
             self._cut_off(self.cycle)
             return
         if not self.answering:
             self.send_400_response(why)
 
     def _cut_off(self, cycle: RequestResponseCycle) -> None:
-        """Somebody works at an answer to what cannot be read to its end."""
+        """Of what cannot be read to its end: whoever works at its answer is told, and whoever has it gets no other."""
         tell_that_nobody_listens(cycle)
         if cycle.response_started:
             self.transport.close()

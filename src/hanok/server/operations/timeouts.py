@@ -97,6 +97,8 @@ class GuardedProtocol(Http1Protocol):
         super().data_received(data)
         if self.part == "body" or self.answering:
             self._head_since = None
+        elif self.part == "head":  # behind a body that was answered before it ended, too
+            self._head_since = self._head_since or time.monotonic()
         if self.part == "body":
             self._body_since = self._body_since or time.monotonic()
             self._body_bytes += len(data)
