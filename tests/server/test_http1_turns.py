@@ -134,6 +134,7 @@ def test_a_client_that_waits_to_be_told_to_go_on() -> None:
     assert house.wire.statuses == [100, 200]
     assert (
         house.wire.closed
+    )  # had the answer come without the 100, the next bytes could be a body, or another request
 
 
 # ---- time ----------------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ class Http1Protocol(HttpToolsProtocol):
         self.cycle = cycle = RequestResponseCycle(
             scope=scope, transport=self.transport, flow=self.flow, logger=self.logger, access_logger=self.access_logger,
             access_log=self.access_log, default_headers=self.server_state.default_headers, message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue, keep_alive=version == "1.1" and self.parser.should_keep_alive(),
+            expect_100_continue=self.expect_100_continue, keep_alive=version == "1.1" and self._may_stay(),
             on_response=self.on_response_complete,
         )  # fmt: skip
         if not self.answering:
@@ -141,6 +141,10 @@ class Http1Protocol(HttpToolsProtocol):
             self.pipeline.appendleft((cycle, self._application))
         else:
             raise _RefusedError("Too many requests before an answer.")
+
+    def _may_stay(self) -> bool:
+        """Behind an early answer to who waits to be told to go on, a body may come or not: two readers may differ about that."""
+        return self.parser.should_keep_alive() and not self.expect_100_continue
 
     def _check(self, method: bytes, version: str) -> None:
         if version not in ("1.0", "1.1") or method == b"CONNECT" or not _TARGET.fullmatch(self.url):
