@@ -69,6 +69,7 @@ def run(
     alone: list[Load] = []
     busy: list[Load] = []
     crowded: list[Load] = []
+    plain: list[Load] = []
     bursts: dict[str, list[float]] = {"service": [], "engine": []}
     extra: dict[str, list[list[float]]] = {f"streams{STREAMS}": [], f"burst{STREAMS}": []}
     without: dict[str, list[list[float]]] = {case: [] for case in extra}
@@ -102,16 +103,22 @@ def run(
         with running(server(directory, kind, store, None, (*BARE, *SILENT), times=times)) as started:
             api = chat_api(directory.name)
             put_light_load(started.base, api, warm, streams=STREAMS, tokens=ANSWER)
-            plain = put_light_load(started.base, api, prompts, streams=STREAMS, tokens=ANSWER)
+            plain.append(put_light_load(started.base, api, prompts, streams=STREAMS, tokens=ANSWER))
             plain_bursts = put_bursts(started.base, api, sudden, tokens=SHORT)
-        _note(without, [plain], plain_bursts, times)
+        _note(without, plain[-1:], plain_bursts, times)
     rows = _rows(alone, busy, crowded, idle, with_key=key is not None)
     rows.insert(2, first_token_row("service", bursts["service"], {"engine alone": bursts["engine"]}))
     rows[3:3] = [added.row(f"service/added/{case}", rounds) for case, rounds in extra.items()]
     rows[5:5] = [
-        added.row(f"service/accounts/{case}", rounds, {"without": without[case]})
-        for case, rounds in extra.items()
-    ]
+        compare(
+            f"service/accounts/streams{STREAMS}", "tokens a second in all", [load.rate for load in busy],
+            {"without": [load.rate for load in plain]},
+        ),
+        *(
+            added.row(f"service/accounts/added/{case}", rounds, {"without": without[case]})
+            for case, rounds in extra.items()
+        ),
+    ]  # fmt: skip
     present("What the service costs", rows, folder / "service")
     return rows
 
