@@ -7,6 +7,7 @@ milliseconds can be told apart that are lost in the differences between two runs
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,9 +40,11 @@ def row(
     """Args: rounds: of each, milliseconds of its requests. others: the same of another service, instead of what is wanted."""
     middles = [_share(one, 0.5) for one in rounds]
     beside = {name: [_share(one, 0.5) for one in theirs] for name, theirs in (others or {}).items()}
+    paired = [[mine - one for mine, one in zip(middles, theirs, strict=True)] for theirs in beside.values()]
     return compare(
         case, "milliseconds that the service adds at the first token, median of the requests", middles,
         beside or {"wanted at most": [WANTED]}, smaller=True, digits=2,
+        **({"cost_ms": round(statistics.median(paired[0]), 2)} if paired else {}),
         p95=round(_share([value for one in rounds for value in one], 0.95), 2), requests=sum(map(len, rounds)),
     )  # fmt: skip
 

@@ -6,7 +6,8 @@
 * The first token of 16 requests that come at once to an idle service, against the engine alone: streams that come and go take
   turns, in which a few milliseconds cannot be seen. Wanted: at most 5 ms more.
 * What the service adds at the first token of each request, measured from both ends (`hanok.bench.added`), in the 16 streams and
-  in the bursts. Wanted: at most 5 ms.
+  in the bursts: all of it, with HTTP, JSON, the chat template and the client's own time. And what of it are keys, limits,
+  accounting and log lines: the same beside a server that has none of them. Wanted of those: at most 5 ms.
 * The same service with 2,000 idle connections beside the 16, against itself without them. Wanted: at least 0.9.
 
 Sides take turns, each started anew. The load client shares the processor with the server and takes little of it (`light_client`);
@@ -47,6 +48,7 @@ STREAMS, PROMPT, ANSWER = 16, 30, 64
 BURSTS, SHORT = 12, 4  # a round, and tokens of their answers
 IDLE = 2000
 BARE = ("--guard", "off", "--no-audit")  # what these cost: hanok.bench.guard
+SILENT = ("--log-level", "error")
 _LIMITS = ("requests_per_minute=1000000", "completion_tokens_per_minute=1000000000", "concurrency=1000")
 
 
@@ -54,7 +56,8 @@ def run(
     *, quick: bool = False, rounds: int | None = None, folder: Path = Path("runs/bench"), shape: ModelConfig = SHAPE,
     name: str = "qwen3-0.6b-random", idle: int = IDLE, kind: str = "int4",
 ) -> Rows:  # fmt: skip
-    """Rows `service/streams16`, `service/first-token`, `service/first-token/burst16`, `service/added` of both, `service/idle`.
+    """Rows `service/streams16`, `service/first-token`, `service/first-token/burst16`, `service/added` and
+    `service/accounts` of both, `service/idle`.
 
     Args:
         shape, name: of the model, made if it is not in the folder. idle: connections that do nothing.
@@ -66,8 +69,10 @@ def run(
     alone: list[Load] = []
     busy: list[Load] = []
     crowded: list[Load] = []
+    plain: list[Load] = []
     bursts: dict[str, list[float]] = {"service": [], "engine": []}
     extra: dict[str, list[list[float]]] = {f"streams{STREAMS}": [], f"burst{STREAMS}": []}
+    without: dict[str, list[list[float]]] = {case: [] for case in extra}
     (folder / "service").mkdir(parents=True, exist_ok=True)
     store = folder / "service" / f"{secrets.token_hex(4)}.sqlite"
     key = make_key(store)
@@ -93,14 +98,38 @@ def run(
             bursts["service"].append(middle([load.first for load in burst_loads]))
             with _idle(started.base, idle):
                 crowded.append(put_light_load(started.base, api, more, streams=STREAMS, tokens=ANSWER))
-        moments = timed_serve.read(times)
-        extra[f"streams{STREAMS}"].append(added.milliseconds(busy[-1:], moments))
-        extra[f"burst{STREAMS}"].append(added.milliseconds(burst_loads, moments))
+        _note(extra, busy[-1:], burst_loads, times)
+        log.info("round %d of %d: the service without keys, limits, accounts and log", number + 1, rounds)
+        with running(server(directory, kind, store, None, (*BARE, *SILENT), times=times)) as started:
+            api = chat_api(directory.name)
+            put_light_load(started.base, api, warm, streams=STREAMS, tokens=ANSWER)
+            plain.append(put_light_load(started.base, api, prompts, streams=STREAMS, tokens=ANSWER))
+            plain_bursts = put_bursts(started.base, api, sudden, tokens=SHORT)
+        _note(without, plain[-1:], plain_bursts, times)
     rows = _rows(alone, busy, crowded, idle, with_key=key is not None)
     rows.insert(2, first_token_row("service", bursts["service"], {"engine alone": bursts["engine"]}))
     rows[3:3] = [added.row(f"service/added/{case}", rounds) for case, rounds in extra.items()]
+    rows[5:5] = [
+        compare(
+            f"service/accounts/streams{STREAMS}", "tokens a second in all", [load.rate for load in busy],
+            {"without": [load.rate for load in plain]},
+        ),
+        *(
+            added.row(f"service/accounts/added/{case}", rounds, {"without": without[case]})
+            for case, rounds in extra.items()
+        ),
+    ]  # fmt: skip
     present("What the service costs", rows, folder / "service")
     return rows
+
+
+def _note(
+    found: Mapping[str, list[list[float]]], steady: Sequence[Load], bursts: Sequence[Load], times: Path
+) -> None:
+    """What was added at the first token of each request of this round."""
+    moments = timed_serve.read(times)
+    found[f"streams{STREAMS}"].append(added.milliseconds(steady, moments))
+    found[f"burst{STREAMS}"].append(added.milliseconds(bursts, moments))
 
 
 def _rows(

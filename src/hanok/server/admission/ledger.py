@@ -20,8 +20,8 @@ from hanok.store.meters import Clock
 from hanok.store.usage import SUMS, add_usage
 
 FLUSH_SECONDS = 1.0  # between writing down what was used
-IDLE_SECONDS = 1.0  # that what was drawn ahead may lie unused before it is given back
-FORGOTTEN_SECONDS = 60.0
+IDLE_SECONDS = 1.0  # after which less is kept in hand of what nobody needs, so that other processes have it
+FORGOTTEN_SECONDS = 60.0  # after which all of it goes back
 REFUSED_SECONDS = 0.25  # that a refusal is remembered without asking the store again
 EPSILON = 1e-6  # of a unit
 AHEAD = 16  # a sixteenth of a rate is drawn ahead
@@ -58,6 +58,15 @@ class Account:
         if self.want.kind == "places":
             return float(min(int(cap) // 4, 64))
         return cap / AHEAD if self.want.kind == "minute" else min(cap / (4 * AHEAD), 256 * self.want.need)
+
+    def kept(self, unused: float) -> float:
+        """How much stays in hand of what was not needed for so many seconds: who comes back after a pause does not wait for the
+        store, and of places a few processes that rest have no more than a share."""
+        if unused <= IDLE_SECONDS:
+            return self.ahead
+        if unused > FORGOTTEN_SECONDS:
+            return 0.0
+        return min(self.ahead, self.want.cap // AHEAD) if self.want.kind == "places" else self.ahead
 
 
 @dataclass(slots=True)
@@ -308,8 +317,8 @@ class Ledger:
         long are forgotten."""
         moment, wants = time.monotonic(), []
         for name, account in list(self._accounts.items()):
-            idle = everything or moment - account.used > IDLE_SECONDS
-            surplus = account.hand - (0.0 if idle else account.ahead)
+            unused = moment - account.used
+            surplus = account.hand - (0.0 if everything else account.kept(unused))
             if account.hand < -EPSILON and account.want.kind != "places":
                 surplus = account.hand
             elif surplus <= EPSILON:
@@ -319,12 +328,7 @@ class Ledger:
             account.hand -= surplus
             if account.want.kind == "places":
                 account.leased -= surplus
-            if (
-                idle
-                and account.leased <= EPSILON
-                and abs(account.hand) <= EPSILON
-                and moment - account.used > FORGOTTEN_SECONDS
-            ):
+            if unused > FORGOTTEN_SECONDS and account.leased <= EPSILON and abs(account.hand) <= EPSILON:
                 del self._accounts[name]
         return wants
 
