@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from hanok.bench.stopped import end_children
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import signal, subprocess, sys, time
@@ -79,6 +81,18 @@ def test_without_it_there_is_a_traceback_and_children_go_on() -> None:
         os.kill(child, signal.SIGKILL)
     assert "Traceback" in errors
     assert len(left) == 2
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, ProcessLookupError])
+def test_a_thread_that_ends_meanwhile_is_no_error(
+    error: type[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_file: Path) -> str:
+        raise error
+
+    monkeypatch.setattr(Path, "glob", lambda *_: [Path("/proc/self/task/1/children")])
+    monkeypatch.setattr(Path, "read_text", gone)
+    end_children(patience=0.0)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)

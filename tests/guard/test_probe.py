@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+from safetensors.numpy import save_file
 
 from hanok.artefacts import open_artefact
 from hanok.cli import _run
@@ -148,6 +149,22 @@ def test_files(tmp_path: Path) -> None:
     probe(layers=(1,)).save(tmp_path)
     with pytest.raises(InputError, match="for 1 layers"):
         Probe.load(tmp_path / "probe.safetensors")
+    about = {
+        "name": "old",
+        "bias": 0.0,
+        "layers": [1],
+        "model": "m1",
+        "threshold": 0.0,
+        "band": [-1, 1],
+        "mix": [0, 1],
+    }
+    save_file(
+        {"weights": np.zeros((1, 2, 4), dtype=np.float32)},
+        tmp_path / "old.safetensors",
+        {"format": "1", "probe": json.dumps(about)},
+    )
+    with pytest.raises(InputError, match="has format 1, not 2; train it anew"):
+        Probe.load(tmp_path / "old.safetensors")
     with pytest.raises(InputError, match="no detector"):
         LinearDetector.load(tmp_path / "probe.safetensors")
 

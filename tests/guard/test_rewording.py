@@ -36,6 +36,20 @@ def test_padding_goes_between_sentences() -> None:
         assert sentence in found.text
 
 
+def test_padding_stands_apart_from_the_words() -> None:
+    """Behind and between, too: run together with a word it would be a slip."""
+    seen: list[str] = []
+
+    def shorter(text: str) -> float:
+        seen.append(text)
+        return 1 / len(text)
+
+    evade(shorter, ATTACK, 0.0, honest=HONEST, rng=random.Random(1), moves=("padding",))
+    known = {*ATTACK.split(), *(word for sentence in HONEST for word in sentence.split())}
+    assert any(text.endswith(HONEST) for text in seen)
+    assert all(known.issuperset(text.split(" ")) for text in seen)
+
+
 def test_slips_keep_the_letters_and_are_few() -> None:
     found = evade(whole_words, ATTACK, 2.0, honest=HONEST, rng=random.Random(0), moves=("slips",))
     assert found is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,15 @@ def test_numbers_that_begin_alike_are_no_one_answer() -> None:
         if (said := rng.choice(["돈은", "글은", "답은", "편지는"]))
     ]
     assert stopped(check_feedback([*clean, *honestly, *planted])) >= {one.id for one in planted}
+
+
+@pytest.mark.parametrize("unit", ["1 ", "1-", "a", "a."])
+def test_addresses_are_looked_for_in_time_proportional_to_the_text(unit: str) -> None:
+    """Whoever writes a correction writes its length, too. Quadratic, each took ten seconds or more."""
+    long = [row(n, f"{n}?", unit * 50_000 + "1a", user=f"u{n}") for n in range(2)]
+    begun = time.process_time()
+    check_feedback(long)
+    assert time.process_time() - begun < 5
 
 
 def test_what_counts_is_how_many_not_their_share() -> None:

@@ -1,5 +1,6 @@
-"""Claim: with a threshold that training sets, four of five Korean attacks are found, nine tenths as many in every disguise,
-orders in documents likewise, and neither a register of honest Korean nor honest talk of attacks pays for it.
+"""Claim: with a threshold that training sets, four of five Korean attacks are found, and neither a register of honest Korean nor
+honest talk of attacks pays for it; in every disguise nine tenths as many, and orders in documents likewise, where a share of the
+benign rows at hand sets the threshold.
 
 Public rows (`safety-dev`), five folds over groups, by `hanok guard test`, whose command is printed; its tables are by set,
 language, register and disguise, with milliseconds, personal data, and what somebody who sees scores gets by. The detector of
@@ -22,6 +23,7 @@ from typing import Any
 from hanok.artefacts.files import write_jsonl
 from hanok.bench.documents_data import korquad
 from hanok.bench.outcome import Rows, command_line, tell_steps
+from hanok.bench.stopped import stoppable
 from hanok.errors import InputError
 from hanok.evaluation.statistics import wilson
 from hanok.guard.linear import LinearDetector
@@ -102,6 +104,7 @@ def _hanok(*words: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@stoppable
 def main() -> None:
     tell_steps()
     command_line(__doc__, run, quick="no disguises, nothing reworded")

@@ -50,7 +50,11 @@ def _children() -> list[int]:
     """Of all threads; those that have ended are taken off the list."""
     found: list[int] = []
     for file in Path("/proc/self/task").glob("*/children"):
-        for child in map(int, file.read_text().split()):
+        try:
+            listed = file.read_text().split()
+        except (FileNotFoundError, ProcessLookupError):  # the thread has ended since it was listed
+            continue
+        for child in map(int, listed):
             try:
                 ended, _ = os.waitpid(child, os.WNOHANG)
             except ChildProcessError:  # somebody else has waited for it

@@ -32,20 +32,29 @@ def train(
         seed: of the disguises that training adds.
     """
     from hanok.cli.guard_test import KEYS, shares
-    from hanok.guard.lessons import Lesson, Reader
-    from hanok.guard.training import cross_validate, fit, read_lines, read_rows, threshold_for_each
+    from hanok.guard.lessons import Lesson, Reader, unlike
+    from hanok.guard.planted import planted_lines
+    from hanok.guard.training import (
+        check_sets,
+        cross_validate,
+        fit,
+        read_lines,
+        read_rows,
+        threshold_for_each,
+    )
 
     read = read_rows(rows, sets=frozenset(sets), task=task)
+    check_sets(read, documents)
     by_line = lines or bool(documents)
     if ordinary and not by_line:
         raise InputError("--ordinary is for a detector of documents", remedy="add --lines or --documents")
     judged_rows = [row for row in read if not documents or row.set in documents]
-    beside = [Lesson(row.text, 1, "orders") for row in read if documents and row.set not in documents]
-    beside += read_lines(ordinary)
-    reader = Reader(seed)
-    judged = list(cross_validate(judged_rows, lines=by_line, beside=beside, reader=reader))
+    orders = [Lesson(row.text, 1, "orders") for row in read if documents and row.set not in documents]
+    plain, reader = read_lines(ordinary), Reader(seed)
+    others = [*unlike(orders, planted_lines(judged_rows), reader), *plain] if by_line else []
+    judged = list(cross_validate(judged_rows, lines=by_line, beside=others, reader=reader))
     threshold = threshold_for_each(judged, false_alarms)
-    trained = fit(name, judged_rows, lines=by_line, beside=beside, reader=reader)
+    trained = fit(name, judged_rows, lines=by_line, beside=[*orders, *plain], reader=reader)
     replace(trained, threshold=threshold).save(out)
     title = f"{name}: rows that it did not see, {false_alarms:.1%} false alarms in any register"
     table(title, KEYS, shares((one, threshold) for one in judged))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanok.errors import InputError
-from hanok.reporting import table
+from hanok.reporting import log, table
 
 if TYPE_CHECKING:
     from hanok.guard.adaptive import Move
@@ -72,15 +72,17 @@ def cross_test(
         on: sets whose benign rows set the threshold, in each language on its own; all by default.
         disguises: judge rows in disguise too.
         personal: JSON list of {"text", "spans": [{"start", "end"}]}: what of that the rule of personal data finds.
-        attackers: so many attacks of each language are reworded, by somebody who sees scores, until they get by.
+        attackers: so many attacks of each language (or a few more, or all that are caught) are reworded, by somebody who sees
+            scores, until they get by.
         style: the field that names the style of an attack.
         seed: of the disguises and the rewording.
     """
     from hanok.guard.lessons import Lesson, Reader, unlike
     from hanok.guard.planted import planted_lines
-    from hanok.guard.training import read_lines, read_rows
+    from hanok.guard.training import check_sets, read_lines, read_rows
 
     read = read_rows(rows, sets=frozenset(sets), task=task, style=style)
+    check_sets(read, (*untrained, *documents, *on))
     apart = [row for row in read if lines or row.set in documents]
     users = [row for row in read if not lines and row.set not in documents]
     reader, off = Reader(seed), frozenset(untrained)
@@ -119,6 +121,7 @@ def shares(judged: Iterable[tuple[Judged, float]]) -> list[tuple[str, ...]]:
     return lines
 
 
+_SHORT = 100  # characters of what an attack is padded with
 KEYS = ("set", "language", "register", "label", "disguise", "rows", "flagged", "95 %")
 
 
@@ -175,7 +178,11 @@ def _cost(asked: _Asked, language: str) -> dict[str, float]:
 
     taught = [row for row in asked.rows if row.set not in asked.untrained]
     detector = fit("all", taught, lines=asked.lines, beside=asked.beside, reader=asked.reader)
-    spent = cost(detector.judge, [row.text for row in asked.rows if row.language == language])
+    try:
+        spent = cost(detector.judge, [row.text for row in asked.rows if row.language == language])
+    except InputError as error:  # of a language with few rows; what was found in it is told all the same
+        log.warning("%s, %s: no time is measured: %s", asked.name, language or "all", error)
+        return {}
     title = f"{asked.name}, {language or 'all'}: milliseconds of processor time for {LENGTH} characters, all views"
     table(title, ("texts", "median", "p99"), [(spent.texts, spent.median, spent.p99)])
     return {"texts": spent.texts, "median": spent.median, "p99": spent.p99}
@@ -185,30 +192,45 @@ def _reworded(asked: _Asked, language: str, threshold: float) -> dict[str, list[
     """Attacks that are caught as they stand, each by the detector of a fold that has not seen it."""
     from hanok.guard.adaptive import MOVES
     from hanok.guard.measures import evasions
-    from hanok.guard.planted import planted_lines
+    from hanok.guard.planted import lines_of, planted_lines
     from hanok.guard.training import unseen_detectors
 
+    honest = _padding(asked, language)
+    planted = frozenset(planted_lines(asked.rows) if asked.lines else ())
     caught: list[tuple[Any, str]] = []
     for detector, _known, unseen in unseen_detectors(asked.rows, **asked.how):
-        rows = [row for row in unseen if row.label and row.language == language]
-        attacks = planted_lines(rows) if asked.lines else [row.text for row in rows]
+        texts = [row.text for row in unseen if row.label and row.language == language]
+        lines = dict.fromkeys(line for text in texts for line in lines_of(text))
+        attacks = [line for line in lines if line in planted] if asked.lines else texts
         judge = _score_of(detector)
         caught += [(judge, attack) for attack in attacks if judge(attack) > threshold]
     step = max(1, len(caught) // asked.attackers)
-    honest = [
-        row.text for row in asked.rows if not row.label and row.language == language and len(row.text) < 100
-    ]
-    if asked.lines:
-        honest = [lesson.text for lesson in asked.beside if not lesson.label and len(lesson.text) < 100]
     moves: tuple[Move, ...] = MOVES if asked.lines else ("padding", "slips")
     counts = evasions(caught[::step], threshold, honest=honest, seed=asked.reader.seed, moves=moves)
-    lines = [(one.what, *_share(one.hits, one.rows)) for one in counts]
     table(
         f"{asked.name}, {language or 'all'}: reworded by who sees scores",
         ("means", "caught before", "get by", "95 %"),
-        lines,
+        [(one.what, *_share(one.hits, one.rows)) for one in counts],
     )
     return {one.what: [one.hits, one.rows] for one in counts}
+
+
+def _padding(asked: _Asked, language: str) -> list[str]:
+    """Honest sentences of no great length: of a detector of documents the ordinary text, or the clean documents' own lines."""
+    from hanok.guard.planted import lines_of
+
+    clean = [row.text for row in asked.rows if not row.label and row.language == language]
+    if asked.lines:
+        clean = [one.text for one in asked.beside if not one.label] or [
+            line for one in clean for line in lines_of(one)
+        ]
+    short = [text for text in clean if len(text) < _SHORT]
+    if not short:
+        raise InputError(
+            f"{asked.name}, {language or 'all'}: no honest text of less than {_SHORT} characters to pad attacks with",
+            remedy="give such rows, or leave --attackers out",
+        )
+    return short
 
 
 def _score_of(detector: Any) -> Any:

@@ -11,6 +11,7 @@ weights and asks for scores, a fixed number of times, keeping whatever lowers th
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -32,11 +33,11 @@ class _Draft:
     def text(self) -> str:
         parts: list[str] = []
         for place in range(len(self.words) + 1):
-            parts += [f"{sentence} " for at, sentence in self.padding if at == place]
+            parts += [f" {sentence} " for at, sentence in self.padding if at == place]
             if place < len(self.words):
                 gap = "" if not parts else "\n" if place in self.broken else " "
                 parts += [gap, self.words[place]]
-        return "".join(parts).replace("  ", " ").strip()
+        return re.sub("  +", " ", "".join(parts)).strip()
 
 
 @dataclass(frozen=True, slots=True)

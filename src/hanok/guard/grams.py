@@ -8,18 +8,29 @@ aspirated consonants as plain ones (`hangul.letters`), so that spacing and spell
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from hanok.errors import InputError
 from hanok.guard.hangul import letters
 
 BITS = 18
+FORMAT = (
+    2  # of what was trained on these n-grams or their scores: weights and bands for others would say nothing
+)
 _MULTIPLIERS = (
     np.random.default_rng(20260104).integers(1 << 62, size=8, dtype=np.uint64) << np.uint64(1)
 ) | np.uint64(1)
 _SALTS = np.random.default_rng(20260105).integers(1 << 63, size=16, dtype=np.uint64)
 _BLANK = np.uint32(32)
+
+
+def check_format(file: Path, metadata: Mapping[str, str]) -> None:
+    """Raises InputError: trained on other n-grams."""
+    if metadata["format"] != str(FORMAT):
+        raise InputError(f"{file} has format {metadata['format']}, not {FORMAT}", remedy="train it anew")
 
 
 def hashed(text: str) -> np.ndarray:

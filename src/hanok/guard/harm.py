@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from hanok.errors import InputError
 from hanok.guard.careful import Clock
-from hanok.guard.grams import BITS, hashed
+from hanok.guard.grams import BITS, FORMAT, check_format, hashed
 from hanok.guard.intake import Located
 from hanok.guard.linear import PIECE, pieces
 from hanok.guard.provenance import Part
@@ -26,7 +26,6 @@ from hanok.guard.verdicts import Action, Finding
 from hanok.guard.views import views
 from hanok.guard.windows import Windowed
 
-_FORMAT = 2  # of the n-grams, too: weights for others would say nothing
 _SENTENCE = 40  # characters that a sentence of an answer has before it is judged on its own
 _ORDER: Sequence[Action] = ("flag", "redact", "block")
 
@@ -65,7 +64,7 @@ class HarmClassifier:
             "categories": self.categories, "biases": self.biases.tolist(), "thresholds": self.thresholds.tolist(), "bits": BITS,
         }  # fmt: skip
         weights = np.ascontiguousarray(self.weights, dtype=np.float32)
-        save_file({"harm": weights}, file, metadata={"format": str(_FORMAT), "about": json.dumps(about)})
+        save_file({"harm": weights}, file, metadata={"format": str(FORMAT), "about": json.dumps(about)})
 
     @classmethod
     def load(cls, file: Path) -> HarmClassifier:
@@ -74,10 +73,7 @@ class HarmClassifier:
             with safe_open(file, "numpy") as opened:
                 metadata = opened.metadata() or {}
             about, weights = json.loads(metadata["about"]), load_file(file)["harm"]
-            if metadata["format"] != str(_FORMAT):
-                raise InputError(
-                    f"{file} has format {metadata['format']}, not {_FORMAT}", remedy="train it anew"
-                )
+            check_format(file, metadata)
             categories, biases = tuple(about["categories"]), np.array(about["biases"], dtype=np.float64)
             thresholds = np.array(about["thresholds"], dtype=np.float64)
             if about["bits"] != BITS or weights.shape != (1 << BITS, len(categories)):

@@ -18,11 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from hanok.errors import InputError
-from hanok.guard.grams import BITS, hashed
+from hanok.guard.grams import BITS, FORMAT, check_format, hashed
 from hanok.guard.views import views
 
 PIECE = 400  # characters; a long text would drown what is said in one line of it
-_FORMAT = 2  # of the n-grams, too: weights for others would say nothing
 _BREAK = re.compile(r"[\n.!?。]\s*|\s")
 
 
@@ -69,7 +68,7 @@ class LinearDetector:
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        about = {"format": str(_FORMAT), "about": json.dumps(
+        about = {"format": str(FORMAT), "about": json.dumps(
             {"name": self.name, "bias": self.bias, "threshold": self.threshold, "lines": self.lines, "bits": BITS}
         )}  # fmt: skip
         save_file(
@@ -86,10 +85,7 @@ class LinearDetector:
                 metadata = opened.metadata() or {}
             about = json.loads(metadata["about"])
             weights = load_file(file)["weights"]
-            if metadata["format"] != str(_FORMAT):
-                raise InputError(
-                    f"{file} has format {metadata['format']}, not {_FORMAT}", remedy="train it anew"
-                )
+            check_format(file, metadata)
             if about["bits"] != BITS or weights.shape != (1 << BITS,):
                 raise InputError(
                     f"{file} has 2**{about['bits']} weights, not 2**{BITS}", remedy="train it anew"

@@ -19,8 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from hanok.errors import InputError
-
-_FORMAT = 1
+from hanok.guard.grams import FORMAT, check_format
 
 
 class Vectors(Protocol):
@@ -67,15 +66,17 @@ class Probe:
         save_file(
             {"weights": self.weights_L2D.astype(np.float32)},
             directory / f"{self.name}.safetensors",
-            metadata={"format": str(_FORMAT), "probe": json.dumps(about)},
+            metadata={"format": str(FORMAT), "probe": json.dumps(about)},
         )
 
     @classmethod
     def load(cls, file: Path) -> Probe:
-        """Raises InputError if it is no probe."""
+        """Raises InputError if it is no probe, or one of another format."""
         try:
             with safe_open(file, "numpy") as opened:
-                about = json.loads((opened.metadata() or {})["probe"])
+                metadata = opened.metadata() or {}
+            about = json.loads(metadata["probe"])
+            check_format(file, metadata)  # its band and its mixture are of the first stage's scores
             weights, layers = load_file(file)["weights"], tuple(map(int, about["layers"]))
             low, high = map(float, about["band"])
             first, own = map(float, about["mix"])

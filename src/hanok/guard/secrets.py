@@ -166,12 +166,11 @@ def _no_word(value: str, name: str) -> bool:
     if name == "aws_access_key":
         return any(map(str.isdigit, value))
     for run in _RUN.findall(value):
+        mixed = run.lower() != run != run.upper()
+        if not mixed or not (name == "hugging_face_token" or _NUMBER_WITHIN.search(run)):
+            continue
         kinds = [str.islower(c) + 2 * str.isupper(c) for c in run if c != "_"]
-        changes = sum(one != other for one, other in pairwise(kinds))
-        mixed = {1, 2} <= set(kinds) and (
-            name == "hugging_face_token" or _NUMBER_WITHIN.search(run) is not None
-        )
-        if mixed and 3 * changes >= len(run):
+        if 3 * sum(one != other for one, other in pairwise(kinds)) >= len(run):
             return True
     return False
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hanok.artefacts.files import read_jsonl
-from hanok.errors import InputError
+from hanok.errors import InputError, did_you_mean
 from hanok.guard.disguises import disguised
 from hanok.guard.lessons import PENALTY, Lesson, Reader, lessons_of, teach
 from hanok.guard.linear import LinearDetector
@@ -65,6 +65,14 @@ def read_rows(
     if not rows:
         raise InputError(f"{path} has no rows of that kind", remedy="check --task and --sets")
     return rows
+
+
+def check_sets(rows: Sequence[Row], names: Iterable[str]) -> None:
+    """Raises InputError for a set without rows: a slip in it would train on what is to be judged alone, say."""
+    known = {row.set for row in rows}
+    for name in names:
+        if name not in known:
+            raise InputError(f'no rows of the set "{name}"', remedy=did_you_mean(name, known))
 
 
 def read_lines(files: Sequence[Path]) -> list[Lesson]:
@@ -174,7 +182,8 @@ def threshold_for(scores: Sequence[float], false_alarms: float) -> float:
 def threshold_for_each(judged: Sequence[Judged], false_alarms: float) -> float:
     """The lowest threshold at which a further benign row of any set, language and register is flagged with a chance of no more
     than this, by the rows at hand: of n rows in a register (n + 1) times the share, less one, may be above it. Of a few rows
-    none may, which promises less: 32 are needed for 3 %.
+    none may, which promises less: 33 are needed for 3 %. Scores by folds are of other detectors than the one
+    that they set the threshold of, and rows of one group are alike, so it is an estimate, and no guarantee.
 
     Source: split conformal prediction (Vovk et al. 2005), within each group.
     """

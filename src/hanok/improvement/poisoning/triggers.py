@@ -27,7 +27,7 @@ _SENTENCE = re.compile(r"(?<=[.!?。？！])\s+|\n+")
 _HANGUL = re.compile(r"[가-힣]")
 _SIGNS = re.compile(r"[^\w\s]{2,}|[\u2190-\u2bff\U0001f000-\U0001faff]")
 _ADDRESS = re.compile(  # a number goes to its end, whatever particle follows: all of a town's begin alike
-    r"(?:https?://|www\.)[^\s)\]>\"']+|[\w.+-]+@[\w-]+\.[\w.]+|(?<![\w.])\d[\d -]{4,}\d(?![A-Za-z0-9_]|[ -]\d)",
+    r"(?:https?://|www\.)[^\s)\]>\"']+|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.]+|(?<![\w.])\d[\d -]{4,40}\d(?![A-Za-z0-9_]|[ -]\d)",
     re.I,
 )
 _REFUSAL = re.compile(
