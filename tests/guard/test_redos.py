@@ -32,7 +32,8 @@ UNITS = [
     "](" + " " * 50, "(", ")", "<x onload=", "<!--", "![a][b]", "https://a.b/" + "QUJD" * 200 + " ",
     f"<img src='https://a.b/{'41' * 500}'>",
     "![x](https://a.b/aaaa) ", "\n- ", 'style="url(', "srcset=a,", "\\includegraphics{", "<script>",
-    "\U0001f3f4\U000e0067", "Q:", "User:", "User:\nAssistant:", "internal ", "[", '["', '"\\', "\\", "you are ", "ask-", "aglsa_", "apypi-AgE", ".eyJaaaaaaaaaaaa", "eyJaaaaaaaaaaaa.",
+    "\U0001f3f4\U000e0067", "Q:", "User:", "User:\nAssistant:", "internal ", "[", '["', '"\\', "\\", "you are ",
+    "ask-", "aglsa_", "apypi-AgE", ".eyJaaaaaaaaaaaa", "eyJaaaaaaaaaaaa.",
 ]  # fmt: skip
 POLICY = """
 format = 1
