@@ -29,8 +29,8 @@ def measure(file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         settings: threads, flash (flash attention), cache ("f16", or "q8_0", which wants flash attention), contexts, steps,
-            prompts, repeats, streams; ubatch (tokens of a batch);
-            answers, each of a prompt of `prompt` tokens and `tokens` greedy ones.
+            prompts, repeats, streams; ubatch (tokens of a batch); answers, each of a prompt of `prompt` tokens and `tokens`
+            greedy ones.
     """
     llama_cpp = _library()
     model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
