@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import public_models as public
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from hanok.errors import ConfigError
 from hanok.kernels.formats import Quantised, Stored, pack_words, quantise, unpack_words
-from hanok.models.checkpoint import load_model, load_stored_bits, save_model, save_quantised
+from hanok.models.checkpoint import FileCodes, load_model, load_stored_bits, save_model, save_quantised
 from hanok.models.checkpoint.weights import write_weights
 from hanok.models.coded import CodedParameter, as_quantised, stored_codes
 from hanok.models.config import ModelConfig
@@ -160,8 +161,8 @@ def test_transformers_reads_ours(
         assert torch.equal(plain[base], values[base]), base
 
 
-def symmetric(method: str, directory: Path, group: int) -> dict[str, Tensor]:
-    """A small Llama in the files of another packer, symmetric; returns the integers that were put in."""
+def of_others(method: str, directory: Path, group: int, *, zeros: bool = False) -> dict[str, Tensor]:
+    """A small Llama in the files of another packer, with zero points or symmetric; returns the integers that were put in."""
     model = model_of("llama", torch.float16, intermediate_size=128)
     save_model(model, directory)
     tensors: dict[str, Tensor] = {}
@@ -174,32 +175,46 @@ def symmetric(method: str, directory: Path, group: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(len(integers))
         codes_IO = torch.randint(0, 16, (inputs, outputs), generator=generator)
         scales_GO = (0.01 + 0.02 * torch.rand(inputs // group, outputs, generator=generator)).half()
+        zeros_GO = torch.full_like(scales_GO, 8, dtype=torch.long)
+        if zeros:
+            zeros_GO = torch.randint(1, 16, zeros_GO.shape, generator=generator)
         integers[base.removeprefix("model.") + ".weight"] = (codes_IO.t() - 8).to(torch.int8)
         if method == "gptq":
             tensors |= {
                 f"{base}.qweight": words(codes_IO.t()).t(), f"{base}.scales": scales_GO,
-                f"{base}.qzeros": words(torch.full_like(scales_GO, 7, dtype=torch.long)),
+                f"{base}.qzeros": words(zeros_GO - 1),
                 f"{base}.g_idx": (torch.arange(inputs) // group).int(),
             }  # fmt: skip
         elif method == "awq":
             order = [0, 2, 4, 6, 1, 3, 5, 7]
-            shuffled = codes_IO.unflatten(1, (-1, 8))[..., order].flatten(1)
+            shuffled, shuffled_zeros = (
+                part.unflatten(1, (-1, 8))[..., order].flatten(1) for part in (codes_IO, zeros_GO)
+            )
             tensors |= {
                 f"{base}.qweight": words(shuffled), f"{base}.scales": scales_GO,
-                f"{base}.qzeros": words(torch.full_like(scales_GO, 8, dtype=torch.long)),
+                f"{base}.qzeros": words(shuffled_zeros),
+            }  # fmt: skip
+        elif method == "pack":
+            tensors |= {
+                f"{base}.weight_packed": words(codes_IO.t()), f"{base}.weight_scale": scales_GO.t().contiguous(),
+                f"{base}.weight_zero_point": words(zeros_GO).t().contiguous(), f"{base}.weight_shape": torch.tensor(tensor.shape),
             }  # fmt: skip
         else:
             integers[base.removeprefix("model.") + ".weight"] *= 15
             tensors |= {
                 f"{base}.weight": integers[base.removeprefix("model.") + ".weight"],
                 f"{base}.weight_scale": scales_GO[:1].t().bfloat16(),
+                f"{base}.weight_zero_point": (zeros_GO[:1].t() - 8).to(torch.int8),
             }
     write_weights(tensors, directory)
     settings = {
-        "gptq": {"quant_method": "gptq", "bits": 4, "group_size": group, "sym": True, "desc_act": False},
-        "awq": {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": False, "version": "gemm"},
+        "gptq": {"quant_method": "gptq", "bits": 4, "group_size": group, "sym": not zeros, "desc_act": False},
+        "awq": {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": zeros, "version": "gemm"},
+        "pack": {"quant_method": "compressed-tensors", "format": "pack-quantized",
+                 "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int", "symmetric": not zeros,
+                                                           "strategy": "group", "group_size": group}}}},
         "int8": {"quant_method": "compressed-tensors", "format": "int-quantized",
-                 "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "int", "symmetric": True}}}},
+                 "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "int", "symmetric": not zeros}}}},
     }[method]  # fmt: skip
     values = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(values | {"quantization_config": settings}))
@@ -211,9 +226,12 @@ def words(codes: Tensor) -> Tensor:
     return pack_words((codes - 8).to(torch.int8), 4)
 
 
-@pytest.mark.parametrize(("method", "group"), [("gptq", 32), ("gptq", 64), ("awq", 32), ("int8", 32)])
-def test_symmetric_codes_of_others_are_kept(method: str, group: int, tmp_path: Path) -> None:
-    integers = symmetric(method, tmp_path, group)
+@pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "zero points"])
+@pytest.mark.parametrize(
+    ("method", "group"), [("gptq", 32), ("gptq", 64), ("awq", 32), ("int8", 32), ("pack", 32), ("pack", 64)]
+)
+def test_codes_of_others_are_kept(method: str, group: int, zeros: bool, tmp_path: Path) -> None:
+    integers = of_others(method, tmp_path, group, zeros=zeros)
     bits = 8 if method == "int8" else 4
     assert load_stored_bits(tmp_path) == bits
     lazy, plain = load_model(tmp_path, dtype="stored"), load_model(tmp_path)
@@ -222,18 +240,19 @@ def test_symmetric_codes_of_others_are_kept(method: str, group: int, tmp_path: P
     for name, parameter in found.items():
         quantised = as_quantised(parameter, bits)
         assert torch.equal(quantised.q_NK, integers[name])
+        assert (quantised.zeros_NG is not None) == zeros
         dequantised = quantised.dequantised().to(parameter.dtype)
         assert torch.equal(dequantised.float(), plain.get_parameter(name))
         assert torch.equal(parameter, dequantised)
 
 
 @pytest.mark.parametrize(("part", "value", "why"), [
-    ("qzeros", 0, "zero points"), ("g_idx", 1, "order of activations"), ("scales", 3e-9, "float16"),
+    ("g_idx", 1, "order of activations"), ("scales", 3e-9, "float16"),
 ])  # fmt: skip
 def test_other_codes_are_dequantised_and_the_log_says_why(
     part: str, value: float, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    symmetric("gptq", tmp_path, 32)
+    of_others("gptq", tmp_path, 32)
     tensors = load_file(tmp_path / "model.safetensors")
     key = f"model.layers.0.self_attn.q_proj.{part}"
     if part == "scales":
@@ -250,11 +269,10 @@ def test_other_codes_are_dequantised_and_the_log_says_why(
 
 
 @pytest.mark.parametrize("method", ["int8", "pack"])
-def test_the_lowest_code_of_eight_bits_is_not_kept(
-    method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_lowest_code_of_eight_bits_is_kept(method: str, tmp_path: Path) -> None:
+    """Symmetric codes that are found here leave it out; others do not."""
     if method == "int8":
-        symmetric("int8", tmp_path, 32)
+        of_others("int8", tmp_path, 32)
     else:
         save_quantised(model_of("llama"), tmp_path, bits=8)
     tensors = load_file(tmp_path / "model.safetensors")
@@ -263,10 +281,40 @@ def test_the_lowest_code_of_eight_bits_is_not_kept(
     )
     tensors[key].view(torch.int8)[3, 5] = -128 if method == "int8" else 0
     write_weights(tensors, tmp_path)
-    with caplog.at_level("INFO"):
-        lazy = load_model(tmp_path, dtype="stored")
-    assert "1 maps (down_proj) do not keep their codes and are dequantised: codes of -128" in caplog.text
-    assert len(coded(lazy)) == 13
+    found = coded(load_model(tmp_path, dtype="stored"))
+    assert len(found) == 14
+    name = key.removeprefix("model.").removesuffix("_packed")
+    assert as_quantised(found[name], 8).q_NK[3, 5] == -128
+    plain = load_model(tmp_path).get_parameter(name)
+    assert torch.equal(found[name].float(), plain)
+
+
+def test_zero_points_are_written_again(tmp_path: Path) -> None:
+    """Of a directory that is written anew in its own width, and in a wider one; a map that has become plain has none."""
+    of_others("awq", tmp_path / "awq", 32, zeros=True)
+    model = load_model(tmp_path / "awq", dtype="stored").requires_grad_(False)
+    changed = model.get_parameter("layers.0.mlp.up_proj.weight")
+    changed.data = changed.detach() + 0.1
+    for bits in (4, 8):
+        save_quantised(model, tmp_path / str(bits), bits=bits)
+        again = coded(load_model(tmp_path / str(bits), dtype="stored"))
+        for name, parameter in coded(model).items():
+            ours, theirs = as_quantised(parameter, bits), as_quantised(again[name], bits)
+            assert torch.equal(ours.dequantised(), theirs.dequantised()), name
+            assert theirs.zeros_NG is not None
+        assert again["layers.0.mlp.up_proj.weight"].stored.zeros_NG is None
+
+
+def test_fractional_zero_points_have_no_file() -> None:
+    codes = Quantised(
+        torch.zeros(4, 32, dtype=torch.int8), torch.ones(4, 1).half(), 4, torch.full((4, 1), 2.0).half()
+    )
+    written = FileCodes.of(codes).zeros_NG
+    assert written is not None
+    assert written.tolist() == [[2]] * 4
+    for zero in (2.5, 8.0):
+        with pytest.raises(ConfigError, match="zero points"):
+            FileCodes.of(replace(codes, zeros_NG=torch.full((4, 1), zero).half()))
 
 
 def test_what_has_no_such_directory() -> None:

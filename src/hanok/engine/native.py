@@ -170,8 +170,13 @@ class NativeDecoder(PagedModel):
         return sum(matrix.nbytes for matrix in self._held.matrices)
 
     def _check_scales(self, decoder: Decoder) -> None:
-        packed = [matrix for matrix in self._held.matrices if matrix.scales is not None]
-        if all(bool(torch.stack(present(matrix.scales).aminmax()).isfinite().all()) for matrix in packed):
+        packed = [
+            part
+            for matrix in self._held.matrices
+            for part in (matrix.scales, matrix.zeros)
+            if part is not None
+        ]
+        if all(bool(torch.stack(part.aminmax()).isfinite().all()) for part in packed):
             return
         most = {name: float(p.detach().abs().max()) for name, p in decoder.named_parameters()}
         name = max(most, key=most.__getitem__)

@@ -71,7 +71,8 @@ def stored_codes(weight: Tensor) -> Stored | None:
 
 
 def finite_codes(weight: CodedParameter) -> bool:
-    return bool(weight.stored.scales_NG.isfinite().all())
+    parts = (weight.stored.scales_NG, weight.stored.zeros_NG)
+    return all(bool(part.isfinite().all()) for part in parts if part is not None)
 
 
 def as_quantised(weight: Tensor, bits: int) -> Quantised:
@@ -79,12 +80,12 @@ def as_quantised(weight: Tensor, bits: int) -> Quantised:
     stored = stored_codes(weight)
     if stored is not None and stored.bits <= bits:
         own = stored.quantised()
-        return Quantised(own.q_NK, own.scales_NG, bits)
+        return Quantised(own.q_NK, own.scales_NG, bits, own.zeros_NG)
     return quantise(F.pad(weight.detach(), (0, -weight.shape[1] % GROUP)), bits)
 
 
 def stored_parts(model: nn.Module) -> Iterator[Tensor]:
-    """What a model just read holds of its file: parameters, or their codes and scales."""
+    """What a model just read holds of its file: parameters, or their codes, scales and zero points."""
     for parameter in model.parameters():
         stored = getattr(
             parameter, "stored", None
@@ -92,5 +93,7 @@ def stored_parts(model: nn.Module) -> Iterator[Tensor]:
         if isinstance(stored, Stored):
             yield stored.codes
             yield stored.scales_NG
+            if stored.zeros_NG is not None:
+                yield stored.zeros_NG
         else:
             yield parameter.detach()

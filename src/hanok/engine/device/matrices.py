@@ -39,27 +39,33 @@ class Plain:
 
 
 class Coded:
-    """Codes and scales; inputs beyond K are zeros."""
+    """Codes, scales, and zero points where there are some; inputs beyond K are zeros."""
 
     def __init__(self, source: Quantised, device: torch.device, dtype: torch.dtype) -> None:
         self.bits, self._dtype = source.bits, dtype
         self.codes = _narrow(source).to(device)
         self.scales_NG = source.scales_NG.to(device)
+        self.zeros_NG = None if source.zeros_NG is None else source.zeros_NG.to(device)
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(_filled_up(x, self.scales_NG.shape[1] * GROUP), self.numbers())
 
     def numbers(self) -> Tensor:
         """[N, K] in the type that the device computes in."""
-        return multiplied_out(self.codes, self.scales_NG, self._dtype)
+        return multiplied_out(self.codes, self.scales_NG, self._dtype, self.zeros_NG)
 
     def fill(self, source: Quantised) -> None:
+        """In place. It has no zero points unless there were some before."""
+        assert source.zeros_NG is None or self.zeros_NG is not None
         self.codes.copy_(_narrow(source))
         self.scales_NG.copy_(source.scales_NG)
+        if self.zeros_NG is not None:
+            self.zeros_NG[:] = 0 if source.zeros_NG is None else source.zeros_NG
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + self.scales_NG.nbytes
+        zeros = 0 if self.zeros_NG is None else self.zeros_NG.nbytes
+        return self.codes.nbytes + self.scales_NG.nbytes + zeros
 
 
 class Coded4:
@@ -137,12 +143,14 @@ def coded(source: Quantised, device: torch.device, dtype: torch.dtype) -> Coded 
     return Coded(source, device, dtype)
 
 
-def multiplied_out(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+def multiplied_out(codes: Tensor, scales: Tensor, dtype: torch.dtype, zeros: Tensor | None = None) -> Tensor:
     """[..., K]; codes int8, or two of them in a byte."""
     if codes.dtype == torch.uint8:
         codes = (torch.stack([codes & 15, codes >> 4], dim=-1).flatten(-2)).to(torch.int8) - 8
-    grouped = codes.unflatten(-1, (-1, GROUP)).float() * scales.float()[..., None]
-    return grouped.flatten(-2).to(dtype)
+    grouped = codes.unflatten(-1, (-1, GROUP)).float()
+    if zeros is not None:
+        grouped = grouped - zeros.float()[..., None]
+    return (grouped * scales.float()[..., None]).flatten(-2).to(dtype)
 
 
 @functools.cache
@@ -190,9 +198,13 @@ def _int4_kernel(device: torch.device) -> Callable[..., Tensor]:
 
 
 def _for_kernel(source: Quantised, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Codes in the kernel's order, and [G, N, (scale, zero)]: a number is (code - 8) * scale + zero, codes from 0 to 15."""
+    """Codes in the kernel's order, and [G, N, (scale, offset)]: a number is (code - 8) * scale + offset, codes from 0 to 15."""
     scales_GN = source.scales_NG.T.to(device, torch.bfloat16)
-    scales_GN2 = torch.stack([scales_GN, torch.zeros_like(scales_GN)], dim=-1).contiguous()
+    offsets_GN = torch.zeros_like(scales_GN)
+    if source.zeros_NG is not None:
+        zeros_GN = source.zeros_NG.T.to(device).float()
+        offsets_GN = (-zeros_GN * scales_GN.float()).to(torch.bfloat16)
+    scales_GN2 = torch.stack([scales_GN, offsets_GN], dim=-1).contiguous()
     codes = (source.q_NK + 8).to(device)
     if device.type == "cpu":
         return torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 2), scales_GN2

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hanok.engine.arrange import kind_of
 from hanok.engine.device.matrices import Coded, Coded4, CodedStack, Plain, PlainStack, coded
-from hanok.kernels.formats import GROUP, Quantised, quantise
+from hanok.kernels.formats import GROUP, Quantised, quantise, stacked_codes
 from hanok.models.coded import FLOAT_MAPS, CodedParameter, as_quantised
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gdn import GatedDeltaNet
@@ -191,10 +191,7 @@ def _numbers(weight: Tensor) -> Tensor:
 
 def _stacked(weights: Sequence[Tensor], bits: int) -> Quantised:
     """One below the other; codes of a file stay as they are."""
-    parts = [as_quantised(weight, bits) for weight in weights]
-    return Quantised(
-        torch.cat([part.q_NK for part in parts]), torch.cat([part.scales_NG for part in parts]), bits
-    )
+    return stacked_codes([as_quantised(weight, bits) for weight in weights], bits)
 
 
 def _quantised_stack(theirs: nn.Module, part: str, bits: int) -> Quantised:
