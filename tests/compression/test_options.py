@@ -234,10 +234,10 @@ def test_nothing_to_do_is_an_error() -> None:
             replace(SMALL, sparsity=bad)
 
 
-@pytest.mark.parametrize("method", ["rtn", "gptq"])
+@pytest.mark.parametrize(("method", "zeros"), [("rtn", False), ("gptq", False), ("gptq", True)])
 def test_experts(
-    method: Method, small_decoder: Callable[..., Decoder], model_dir: Path, text_file: Path, tmp_path: Path
-) -> None:
+    method: Method, zeros: bool, small_decoder: Callable[..., Decoder], model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:  # fmt: skip
     """Mixtral keeps a matrix an expert in its file: each gets codes, and the report says who met little text."""
     moe = MoEConfig(experts=4, per_token=1, width=64, router="softmax")
     model = small_decoder(num_kv_heads=2, moe=moe, family="mixtral")
@@ -248,7 +248,8 @@ def test_experts(
     (tmp_path / "base").mkdir()
     save_model(model, tmp_path / "base")
     Tokenizer.load(model_dir).save(tmp_path / "base")
-    made = compress(method, SMALL, model=tmp_path / "base", data=text_file, out=tmp_path / "out")
+    config = replace(SMALL, zeros=zeros)
+    made = compress(method, config, model=tmp_path / "base", data=text_file, out=tmp_path / "out")
     before, after = load_model(tmp_path / "base"), load_model(tmp_path / "out")
     name = "layers.0.mlp.experts.down_proj"
     rounded = after.get_parameter(name)
@@ -265,4 +266,7 @@ def test_experts(
     engine = LocalEngine(tmp_path / "out")
     params = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
     assert len(engine.generate([Request(id="a", prompt_ids=(20, 21, 22), params=params)])[0].ids) == 4
+    kept = engine.decoder.get_parameter(name)
+    assert isinstance(kept, CodedParameter), "the engine takes the codes as they are"
+    assert (kept.stored.zeros_NG is not None) == zeros
     engine.close()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from layer_models import filled
 from torch import Tensor
 
 from hanok.compression.rtn import rtn
@@ -23,7 +25,7 @@ from hanok.kernels.formats import GROUP, Quantised, Stored, pack_words, quantise
 from hanok.kernels.native import native_available
 from hanok.models.checkpoint import FileCodes, load_model, load_stored_bits, save_quantised
 from hanok.models.coded import CodedParameter, as_quantised
-from hanok.models.config import ModelConfig
+from hanok.models.config import ModelConfig, MoEConfig
 from hanok.models.decoder import Decoder
 from hanok.models.linear import Linear
 from hanok.tokens import Tokenizer
@@ -195,6 +197,61 @@ def test_embeddings_and_one_of_several_joined_maps(bits: int) -> None:
     expected = numbers(plain, 16)
     found = logits(native(decoder, kind=f"int{bits}"))
     assert (found - expected).std() < 0.03 * expected.std()
+
+
+def with_experts() -> tuple[Decoder, Decoder]:
+    """Experts in codes, the first layer's of eight bits; and the same model with the numbers of all of its codes."""
+    config = ModelConfig(
+        vocab_size=120, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, intermediate_size=96,
+        pattern=("gqa",), initializer_range=0.2, moe=MoEConfig(experts=4, per_token=2, width=64), tie_embeddings=False,
+    )  # fmt: skip
+    made, plain = (filled(config) for _ in range(2))
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in plain.named_parameters():
+        if parameter.dim() < 2 or name.endswith("mlp.gate.weight"):
+            continue
+        if ".experts." not in name:
+            parameter.copy_(quantise(parameter, 4).dequantised())
+            continue
+        parts = [stored(one, 8 if "layers.0" in name else 4) for one in askew(parameter, generator)]
+        stack = replace(parts[0], **{
+            field: torch.stack([getattr(one, field) for one in parts]) for field in ("codes", "scales_NG", "zeros_NG")
+        })  # fmt: skip
+        where, _, last = name.rpartition(".")
+        setattr(made.get_submodule(where), last, CodedParameter.of(stack))
+        parameter.copy_(stack.quantised().dequantised())
+    return made, plain
+
+
+@KERNELS
+@torch.no_grad()
+def test_experts() -> None:
+    made, plain = with_experts()
+    model, expected = native(made), numbers(plain, 16)
+    found = logits(model)
+    assert (found - expected).square().mean(1).sqrt().median() < 0.05 * expected.std(), (
+        "only inputs are rounded"
+    )
+    assert {matrix.kind for matrix in model._held.matrices} == {"int4", "int8"}
+    assert isinstance(made.get_parameter("layers.1.mlp.experts.down_proj"), CodedParameter)
+    for matrix in model._held.matrices:
+        if matrix.zeros is not None:
+            matrix.zeros.zero_()
+    assert (logits(model) - expected).square().mean(1).sqrt().median() > 0.2 * expected.std()
+    model.refill()
+    assert torch.equal(logits(model), found)
+
+
+@torch.no_grad()
+def test_experts_on_a_device() -> None:
+    made, plain = with_experts()
+    plain.embed_tokens.weight.copy_(made.embed_tokens.weight)
+    device = {"device": torch.device("cpu"), "kind": "int4", "blocks": 2, "dtype": torch.float32}
+    paged = DeviceDecoder(made, **device)  # pyright: ignore[reportArgumentType]
+    found, expected = torch.cat(list(paged.read(IDS, rows=1))), numbers(plain, 16)
+    assert (found - expected).abs().max() < 1e-3 * expected.std()
+    paged.refill()
+    assert torch.equal(torch.cat(list(paged.read(IDS, rows=1))), found)
 
 
 @pytest.mark.parametrize("kind", ["int4", "int8"])

@@ -18,6 +18,7 @@ from hanok.kernels.packed import (
     pack,
     pack_quantised,
     pack_rows,
+    pack_stacked,
     product,
     reference_product,
     rows_of,
@@ -159,6 +160,18 @@ def test_matrices_take_over_from_one_another(kind: Kind) -> None:
     assert symmetric.zeros is None
     with pytest.raises(AssertionError):
         symmetric.take_over(matrix)
+
+
+@pytest.mark.parametrize("kind", BITS)
+def test_stacked_maps_are_those_of_each(kind: Kind) -> None:
+    x = random(3, 128, seed=1)
+    several = [
+        pack_quantised(asymmetric(48, 128, BITS[kind], seed=seed), bias_N=random(48)) for seed in range(3)
+    ]
+    stack = pack_stacked(lambda number: several[number], 3)
+    assert stack.rows == 3 * 48
+    expected = torch.cat([product(one, x) for one in several], dim=1)
+    assert torch.equal(product(stack, x), expected)
 
 
 def same(one: PackedMatrix, other: PackedMatrix) -> bool:

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import public_models as public
 import pytest
@@ -18,7 +19,7 @@ from hanok.kernels.formats import Quantised, Stored, pack_words, quantise, unpac
 from hanok.models.checkpoint import FileCodes, load_model, load_stored_bits, save_model, save_quantised
 from hanok.models.checkpoint.weights import write_weights
 from hanok.models.coded import CodedParameter, as_quantised, stored_codes
-from hanok.models.config import ModelConfig
+from hanok.models.config import ModelConfig, MoEConfig
 from hanok.models.convert import convert
 from hanok.models.decoder import Decoder
 from hanok.models.lora import LoraConfig, Merged, add_adapter
@@ -41,7 +42,7 @@ def _no_gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fla", None)
 
 
-def model_of(name: str, dtype: torch.dtype = torch.bfloat16, **changes: int) -> Decoder:
+def model_of(name: str, dtype: torch.dtype = torch.bfloat16, **changes: Any) -> Decoder:
     model = Decoder(
         ModelConfig(**SHAPE | MODELS[name] | changes), generator=torch.Generator().manual_seed(0)
     ).requires_grad_(False)
@@ -317,9 +318,86 @@ def test_fractional_zero_points_have_no_file() -> None:
             FileCodes.of(replace(codes, zeros_NG=torch.full((4, 1), zero).half()))
 
 
+def experts_of(directory: Path, bits: int, *, zeros: bool, a_row: bool = False) -> Decoder:
+    """A small Mixtral in codes, its experts with zero points or without, a scale for 32 inputs or a row; where it comes from."""
+    moe = MoEConfig(experts=3, per_token=2, width=96, router="softmax")
+    model = model_of("llama", torch.float16, moe=moe, family="mixtral")
+    codes = {}
+    for name, parameter in model.named_parameters():
+        if not name.startswith("layers.") or "_proj" not in name:
+            continue
+        one = as_quantised(parameter, bits)
+        if zeros:
+            one = replace(one, zeros_NG=torch.full_like(one.scales_NG, 3.0))
+        if a_row:
+            first = one.zeros_NG[:, :1] if one.zeros_NG is not None else None
+            one = replace(one, scales_NG=one.scales_NG[:, :1], zeros_NG=first)
+        written = FileCodes.of(one)
+        shape = (*parameter.shape[:-1], -1)
+        parts = (written.words_NP, written.scales_NG, written.zeros_NG)
+        words_NP, scales_NG, zeros_NG = (None if part is None else part.view(shape) for part in parts)
+        assert words_NP is not None
+        assert scales_NG is not None
+        codes[name] = FileCodes(words_NP, scales_NG, bits, zeros_NG)
+    save_quantised(model, directory, bits=bits, codes=codes)
+    return model
+
+
+@pytest.mark.parametrize("a_row", [False, True], ids=["groups", "a scale a row"])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "zero points"])
+def test_experts_keep_their_codes(bits: int, zeros: bool, a_row: bool, tmp_path: Path) -> None:
+    model = experts_of(tmp_path / "made", bits, zeros=zeros, a_row=a_row)
+    lazy, plain = load_model(tmp_path / "made", dtype="stored"), load_model(tmp_path / "made")
+    found = coded(lazy)
+    assert {name for name in found if ".experts." in name} == {
+        f"layers.{n}.mlp.experts.{part}" for n in (0, 1) for part in ("gate_up_proj", "down_proj")
+    }
+    for name, parameter in found.items():
+        assert (parameter.stored.zeros_NG is not None) == zeros
+        assert parameter.shape == model.get_parameter(name).shape
+        ours = as_quantised(parameter, bits).dequantised().view(parameter.shape)
+        assert torch.equal(ours, parameter.stored.quantised().dequantised())
+        assert torch.equal(
+            ours[-1], parameter.stored.of(2).quantised().dequantised() if ours.dim() > 2 else ours[-1]
+        )
+    save_quantised(lazy.requires_grad_(False), tmp_path / "again", bits=bits)
+    assert len(coded(lazy)) == len(found), "nobody has asked for numbers yet"
+    again = load_model(tmp_path / "again")
+    for name, parameter in found.items():
+        assert torch.equal(again.get_parameter(name), plain.get_parameter(name))
+        assert torch.equal(parameter.float(), plain.get_parameter(name))
+
+
+def test_experts_that_do_not_all_have_codes_are_dequantised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One scale that float16 has not, and an expert that is plain in the file: the layers' stacks become numbers, others stay."""
+    experts_of(tmp_path, 4, zeros=True)
+    expected = load_model(tmp_path).state_dict()
+    tensors = load_file(tmp_path / "model.safetensors")
+    key = next(
+        name for name in sorted(tensors) if "layers.1" in name and name.endswith("experts.2.w2.weight_scale")
+    )
+    tensors[key] = tensors[key].float() * (1 + 2**-14)
+    base = next(
+        name for name in sorted(tensors) if "layers.0" in name and name.endswith("experts.1.w1.weight_scale")
+    )
+    base = base.removesuffix("_scale")
+    for part in ("packed", "scale", "shape", "zero_point"):
+        del tensors[f"{base}_{part}"]
+    gate = expected["layers.0.mlp.experts.gate_up_proj"][1, :96]
+    write_weights(tensors | {base: gate.half()}, tmp_path)
+    with caplog.at_level("INFO"):
+        lazy = load_model(tmp_path, dtype="stored")
+    assert "experts of one layer have codes of one kind, or none" in caplog.text
+    assert len(coded(lazy)) == 2 * 4
+    for name, tensor in expected.items():
+        torch.testing.assert_close(lazy.state_dict()[name].float(), tensor, rtol=1e-3, atol=1e-6)
+
+
 def test_what_has_no_such_directory() -> None:
     from hanok.models.checkpoint.write_codes import check_codable
-    from hanok.models.config import MoEConfig
 
     with pytest.raises(ConfigError, match="experts"):
         moe = MoEConfig(experts=4, per_token=2, width=32)

@@ -55,7 +55,7 @@ def sizes_of(model: Path, made: Path, head_bits: int) -> Sizes:
 def _file_bits(stored: Stored) -> float:
     """Of a code with its part of a scale and a zero point, which has the width of a code."""
     shared = 16 + (0 if stored.zeros_NG is None else stored.bits)
-    return stored.bits + shared * stored.scales_NG.shape[1] / stored.cols
+    return stored.bits + shared * stored.scales_NG.shape[-1] / stored.cols
 
 
 def file_bytes(directory: Path) -> int:

@@ -5,7 +5,8 @@ Codes that a file has stay codes: whatever is done to rows of a matrix is done t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -75,6 +76,24 @@ def stacked(weights: Sequence[Tensor], kind: Kind) -> Tensor | Quantised | RowsI
     if rows is not None:
         return rows
     return stacked_codes([as_quantised(weight, bits) for weight in weights], bits)
+
+
+def expert_rows(
+    stack_ENK: Tensor, kind: Kind, change: Callable[[Tensor], Tensor]
+) -> Callable[[int], Tensor | Quantised | RowsInPlace]:
+    """Of each expert of a stack, by its number, its rows as `change` leaves them; codes of at most the kind's width stay."""
+    stored = None if kind == "bf16" else stored_codes(stack_ENK)
+    if stored is None or stored.bits > _BITS[kind]:
+        return lambda expert: change(stack_ENK[expert])
+
+    def of(expert: int) -> Quantised | RowsInPlace:
+        one = stored.of(expert)
+        rows = rows_of([one], kind) if one.bits == _BITS[kind] else None
+        if rows is not None:
+            return rows.arranged(change)
+        return replace(one.quantised(), bits=_BITS[kind]).changed(change)
+
+    return of
 
 
 def _as_it_is(weight: Tensor, stored: Stored | None, bits: int) -> Tensor | Stored:

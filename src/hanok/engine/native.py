@@ -295,11 +295,11 @@ class NativeDecoder(PagedModel):
         config, router, experts = mlp.gate.config, mlp.gate, mlp.experts
         biases = config.biases
         gate_up = self._held.expert_maps(
-            lambda e: in_turns(*experts.gate_up_proj[e].chunk(2)), config.experts,
+            lambda: experts.gate_up_proj, lambda rows: in_turns(*rows.chunk(2)),
             bias=(lambda e: in_turns(*experts.gate_up_proj_bias[e].chunk(2))) if biases else None,
         )  # fmt: skip
         down = self._held.expert_maps(
-            lambda e: experts.down_proj[e], config.experts,
+            lambda: experts.down_proj, lambda rows: rows,
             bias=(lambda e: experts.down_proj_bias[e]) if biases else None,
         )  # fmt: skip
         corrected, shared = config.router == "sigmoid", mlp.shared_gate

@@ -14,7 +14,7 @@ N outputs, K inputs, G groups, P words of a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class Quantised:
 
     def dequantised(self) -> Tensor:
         """float32 [N, K]."""
-        return _multiplied_out(self.q_NK, self.scales_NG, self.zeros_NG).flatten(1)
+        return _multiplied_out(self.q_NK, self.scales_NG, self.zeros_NG).flatten(-2)
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Quantised:
         """The same change of the rows of codes, scales and zero points."""
@@ -52,6 +52,7 @@ class Stored:
 
     codes: int32 words [N, P] or int8 [N, K]. scales_NG: any floating type, numbers that float16 has; a group is a multiple
     of 32 inputs. cols: K. zeros_NG: any type, numbers that float16 has, beside codes around 0; None = all are 0.
+    Matrices of experts are stacked: all parts have one dimension more, in front.
     """
 
     codes: Tensor
@@ -61,14 +62,19 @@ class Stored:
     zeros_NG: Tensor | None = None
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return self.codes.shape[0], self.cols
+    def shape(self) -> tuple[int, ...]:
+        return *self.codes.shape[:-1], self.cols
+
+    def of(self, expert: int) -> Stored:
+        """One of a stack."""
+        zeros_NG = None if self.zeros_NG is None else self.zeros_NG[expert]
+        return replace(self, codes=self.codes[expert], scales_NG=self.scales_NG[expert], zeros_NG=zeros_NG)
 
     def quantised(self) -> Quantised:
         """A scale of a larger group stands with each 32 of its inputs, as does a zero point."""
-        repeats = self.cols // GROUP // self.scales_NG.shape[1]
+        repeats = self.cols // GROUP // self.scales_NG.shape[-1]
         scales_NG, zeros_NG = (
-            None if part is None else part.half().repeat_interleave(repeats, dim=1)
+            None if part is None else part.half().repeat_interleave(repeats, dim=-1)
             for part in (self.scales_NG, self.zeros_NG)
         )
         assert scales_NG is not None
@@ -77,7 +83,7 @@ class Stored:
     def values(self) -> Tensor:
         """[N, K] in the type of the scales."""
         grouped = _multiplied_out(self.integers(), self.scales_NG, self.zeros_NG)
-        return grouped.flatten(1).to(self.scales_NG.dtype)
+        return grouped.flatten(-2).to(self.scales_NG.dtype)
 
     def integers(self) -> Tensor:
         return self.codes if self.codes.dtype == torch.int8 else unpack_words(self.codes, self.bits)
@@ -95,8 +101,8 @@ def stacked_codes(parts: Sequence[Quantised], bits: int) -> Quantised:
 
 
 def _multiplied_out(q_NK: Tensor, scales_NG: Tensor, zeros_NG: Tensor | None) -> Tensor:
-    """float32 [N, G, inputs of a group]."""
-    grouped = q_NK.unflatten(1, (scales_NG.shape[1], -1)).float()
+    """float32 [..., N, G, inputs of a group]."""
+    grouped = q_NK.unflatten(-1, (scales_NG.shape[-1], -1)).float()
     if zeros_NG is not None:
         grouped = grouped.sub_(zeros_NG.float()[..., None])
     return grouped.mul_(scales_NG.float()[..., None])
@@ -105,9 +111,12 @@ def _multiplied_out(q_NK: Tensor, scales_NG: Tensor, zeros_NG: Tensor | None) ->
 def pack_words(q_NK: Tensor, bits: int) -> Tensor:
     """int8 [N, K] to int32 [N, P]; K a multiple of 32."""
     if bits == 8:
-        return (q_NK ^ -128).contiguous().view(torch.int32)
-    low, high = (q_NK + 8).view(torch.uint8).unflatten(1, (-1, 2)).unbind(-1)
-    return (low | (high << 4)).contiguous().view(torch.int32)
+        bytes_NB = q_NK ^ -128
+    else:
+        low, high = (q_NK + 8).view(torch.uint8).unflatten(1, (-1, 2)).unbind(-1)
+        bytes_NB = low | (high << 4)
+    # flat: a single row may have any stride and be called contiguous, but is not viewed as words then
+    return bytes_NB.flatten().view(torch.int32).view(bytes_NB.shape[0], bytes_NB.shape[1] // 4)
 
 
 def unpack_words(words_NP: Tensor, bits: int) -> Tensor:
@@ -115,7 +124,7 @@ def unpack_words(words_NP: Tensor, bits: int) -> Tensor:
     bytes_NB = words_NP.contiguous().view(torch.uint8)
     if bits == 8:
         return bytes_NB.view(torch.int8) ^ -128
-    return torch.stack([bytes_NB & 15, bytes_NB >> 4], dim=-1).flatten(1).view(torch.int8) - 8
+    return torch.stack([bytes_NB & 15, bytes_NB >> 4], dim=-1).flatten(-2).view(torch.int8) - 8
 
 
 def quantise(weight_NK: Tensor, bits: int) -> Quantised:

@@ -111,20 +111,23 @@ def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> Pack
     return _image(_interleaved(numbers), None, None, kind, weight_NK, bias_N)
 
 
-def pack_stacked(
-    weight: Callable[[int], Tensor], count: int, kind: Kind, *, bias: Callable[[int], Tensor] | None = None
-) -> PackedMatrix:
-    """`count` maps of one shape, each padded by itself, one behind the other; only one at a time is in memory twice."""
-    first = pack(weight(0), kind, bias_N=None if bias is None else bias(0))
+def pack_stacked(packed: Callable[[int], PackedMatrix], count: int) -> PackedMatrix:
+    """`count` maps of one kind and shape, each padded by itself, one behind the other; only one at a time is in memory twice."""
+    first = packed(0)
     image = _aligned(count * first.weights.numel())
-    scales = None if first.scales is None else first.scales.new_empty(count, *first.scales.shape)
-    biases = None if first.bias is None else first.bias.new_empty(count, first.rows)
+    scales, zeros, biases = (
+        None if part is None else part.new_empty(count, *part.shape)
+        for part in (first.scales, first.zeros, first.bias)
+    )
     for number in range(count):
-        one = pack(weight(number), kind, bias_N=None if bias is None else bias(number)) if number else first
-        for whole, part in ((image.view(count, -1), one.weights), (scales, one.scales), (biases, one.bias)):
+        one = packed(number) if number else first
+        for whole, part in (
+            (image.view(count, -1), one.weights), (scales, one.scales), (zeros, one.zeros), (biases, one.bias),
+        ):  # fmt: skip
+            assert (whole is None) == (part is None)
             if whole is not None and part is not None:
                 whole[number] = part
-    return _held(kind, count * first.rows, first.cols, image, scales, None, biases)
+    return _held(first.kind, count * first.rows, first.cols, image, scales, zeros, biases)
 
 
 @dataclass(frozen=True, slots=True)

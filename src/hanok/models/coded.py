@@ -7,6 +7,7 @@ merged in) finds the dequantised weight in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -76,12 +77,13 @@ def finite_codes(weight: CodedParameter) -> bool:
 
 
 def as_quantised(weight: Tensor, bits: int) -> Quantised:
-    """Its own codes where it has some of at most this width, else the nearest; inputs filled up to a multiple of 32."""
+    """Its own codes where it has some of at most this width, else the nearest; inputs filled up to a multiple of 32. Experts of
+    a stack stand one below the other."""
     stored = stored_codes(weight)
     if stored is not None and stored.bits <= bits:
-        own = stored.quantised()
-        return Quantised(own.q_NK, own.scales_NG, bits, own.zeros_NG)
-    return quantise(F.pad(weight.detach(), (0, -weight.shape[1] % GROUP)), bits)
+        return replace(stored.quantised(), bits=bits).changed(lambda part: part.flatten(0, -2))
+    rows_NK = weight.detach().flatten(0, -2)
+    return quantise(F.pad(rows_NK, (0, -rows_NK.shape[1] % GROUP)), bits)
 
 
 def stored_parts(model: nn.Module) -> Iterator[Tensor]:

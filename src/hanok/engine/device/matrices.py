@@ -56,11 +56,9 @@ class Coded:
 
     def fill(self, source: Quantised) -> None:
         """In place. It has no zero points unless there were some before."""
-        assert source.zeros_NG is None or self.zeros_NG is not None
         self.codes.copy_(_narrow(source))
         self.scales_NG.copy_(source.scales_NG)
-        if self.zeros_NG is not None:
-            self.zeros_NG[:] = 0 if source.zeros_NG is None else source.zeros_NG
+        _fill_zeros(self.zeros_NG, source)
 
     @property
     def nbytes(self) -> int:
@@ -117,23 +115,31 @@ class CodedStack:
         self, source: Quantised, experts: int, inputs: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._inputs, self._dtype = inputs, dtype
-        self._codes = _narrow(source).unflatten(0, (experts, -1)).to(device)
-        self._scales = source.scales_NG.unflatten(0, (experts, -1)).to(device)
+
+        def apart(part: Tensor) -> Tensor:
+            return part.unflatten(0, (experts, -1)).to(device, copy=True)
+
+        self._codes, self._scales = apart(_narrow(source)), apart(source.scales_NG)
+        self._zeros = None if source.zeros_NG is None else apart(source.zeros_NG)
 
     def whole(self) -> Tensor:
-        return multiplied_out(self._codes, self._scales, self._dtype)[..., : self._inputs]
+        numbers = multiplied_out(self._codes, self._scales, self._dtype, self._zeros)
+        return numbers[..., : self._inputs]
 
     def of(self, chosen_NP: Tensor) -> Tensor:
-        numbers = multiplied_out(self._codes[chosen_NP], self._scales[chosen_NP], self._dtype)
+        zeros = None if self._zeros is None else self._zeros[chosen_NP]
+        numbers = multiplied_out(self._codes[chosen_NP], self._scales[chosen_NP], self._dtype, zeros)
         return numbers[..., : self._inputs]
 
     def fill(self, source: Quantised) -> None:
+        """As `Coded.fill`."""
         self._codes.copy_(_narrow(source).view_as(self._codes))
         self._scales.copy_(source.scales_NG.view_as(self._scales))
+        _fill_zeros(self._zeros, source)
 
     @property
     def nbytes(self) -> int:
-        return self._codes.nbytes + self._scales.nbytes
+        return sum(part.nbytes for part in (self._codes, self._scales, self._zeros) if part is not None)
 
 
 def coded(source: Quantised, device: torch.device, dtype: torch.dtype) -> Coded | Coded4:
@@ -182,6 +188,12 @@ def _narrow(source: Quantised) -> Tensor:
         return source.q_NK
     low, high = (source.q_NK + 8).view(torch.uint8).unflatten(1, (-1, 2)).unbind(-1)
     return low | (high << 4)
+
+
+def _fill_zeros(zeros: Tensor | None, source: Quantised) -> None:
+    assert zeros is not None or source.zeros_NG is None
+    if zeros is not None:
+        zeros.copy_(torch.zeros_like(zeros) if source.zeros_NG is None else source.zeros_NG.view_as(zeros))
 
 
 def _filled_up(x: Tensor, inputs: int) -> Tensor:

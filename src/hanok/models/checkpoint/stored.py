@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from hanok.kernels.formats import GROUP, Stored, pack_words
 from hanok.models.checkpoint.packed import columns, groups_of, parts_of, rows, unshuffled, width_of
 from hanok.models.config import ModelConfig
-from hanok.models.families.family import Family, Transposed
+from hanok.models.families.family import ExpertList, Family, Transposed
 from hanok.reporting import log
 
 
@@ -48,20 +49,50 @@ def split_stored(
     kept: dict[str, Stored] = {}
     refused: dict[str, list[str]] = {}
     for base, parts in groups.items():
-        why = "the family turns its matrices" if _turns(family) else _place(base)
-        found = why or _checked(read(parts, settings))
+        found = _why_not(family, base) or _checked(read(parts, settings))
         if isinstance(found, Stored):
-            kept[f"{base}.weight"] = found
+            kept[base] = found
         else:
             refused.setdefault(found, []).append(base)
-            left |= {f"{base}.{name}": tensor for name, tensor in parts.items()}
+    _keep_whole_stacks(kept, refused, tensors)
+    for base in {base for bases in refused.values() for base in bases}:
+        left |= {f"{base}.{name}": tensor for name, tensor in groups[base].items()}
     for why, bases in refused.items():
         log.info(
             "%d maps (%s) do not keep their codes and are dequantised: %s", len(bases), _kinds(bases), why
         )
     if kept:
         log.info("%d maps keep the codes of their file", len(kept))
-    return left, kept
+    return left, {f"{base}.weight": one for base, one in kept.items()}
+
+
+def _keep_whole_stacks(
+    kept: dict[str, Stored], refused: dict[str, list[str]], tensors: Mapping[str, Tensor]
+) -> None:
+    """Experts become one matrix: where some of a layer keep no codes, or codes of another kind, all are refused; where some have
+    zero points, all are told theirs."""
+    out = {base for bases in refused.values() for base in bases}
+    plain = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight")} - kept.keys()
+    spoilt = {_stack_of(base) for base in out | plain} - {None}
+    for stack in {_stack_of(base) for base in kept} - {None}:
+        bases = [base for base in kept if _stack_of(base) == stack]
+        experts = [kept[base] for base in bases]
+        kinds = {(one.cols, one.bits, one.scales_NG.shape[1]) for one in experts}
+        if stack in spoilt or len(kinds) > len({one.cols for one in experts}):
+            for base in bases:
+                del kept[base]
+            refused.setdefault("experts of one layer have codes of one kind, or none", []).extend(bases)
+        elif any(one.zeros_NG is not None for one in experts):
+            kept |= {base: _with_zeros(kept[base]) for base in bases}
+
+
+def _stack_of(base: str) -> str | None:
+    before, experts, _ = base.partition(".experts.")
+    return before if experts else None
+
+
+def _with_zeros(one: Stored) -> Stored:
+    return one if one.zeros_NG is not None else replace(one, zeros_NG=torch.zeros_like(one.scales_NG))
 
 
 def incoming_stored(kept: Mapping[str, Stored], family: Family, config: ModelConfig) -> dict[str, Stored]:
@@ -77,7 +108,11 @@ def incoming_stored(kept: Mapping[str, Stored], family: Family, config: ModelCon
     widths = ours(lambda one: torch.full((len(one.codes), 1), one.bits))
     return {
         name: Stored(
-            codes[name], scales[name], int(widths[name][0, 0]), int(cols[name][0, 0]), zeros.get(name)
+            codes[name],
+            scales[name],
+            int(widths[name].flatten()[0]),
+            int(cols[name].flatten()[0]),
+            zeros.get(name),
         )
         for name in codes
     }
@@ -97,12 +132,12 @@ def _key(settings: Mapping[str, Any]) -> str | None:
     return "weight_scale" if layout in ("int-quantized", "naive-quantized") else None
 
 
-def _turns(family: Family) -> bool:
-    return any(isinstance(layout, Transposed) for layout in family.layouts)
-
-
-def _place(base: str) -> str:
-    return "experts are stacked" if ".experts." in base else ""
+def _why_not(family: Family, base: str) -> str:
+    """What the family does to a map that is not done to codes; nothing: ""."""
+    if any(isinstance(layout, Transposed) for layout in family.layouts):
+        return "the family turns its matrices"
+    listed = any(isinstance(layout, ExpertList) for layout in family.layouts)
+    return "" if listed or _stack_of(base) is None else "the family's experts are not stacked from a list"
 
 
 def _gptq(parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Stored | str:

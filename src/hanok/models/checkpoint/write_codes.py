@@ -151,10 +151,15 @@ def _rounded(model: Decoder, bits: int) -> dict[str, FileCodes]:
 
 
 def _of_stack(weight_ENK: Tensor, bits: int) -> FileCodes:
-    experts = len(weight_ENK)
-    one = FileCodes.of(as_quantised(weight_ENK.flatten(0, 1), bits))
-    words, scales = (part.unflatten(0, (experts, -1)) for part in (one.words_NP, one.scales_NG))
-    return FileCodes(words, scales, bits)
+    experts = weight_ENK.shape[0]
+    one = FileCodes.of(as_quantised(weight_ENK, bits))
+    words, scales, zeros = (
+        None if part is None else part.unflatten(0, (experts, -1))
+        for part in (one.words_NP, one.scales_NG, one.zeros_NG)
+    )
+    assert words is not None
+    assert scales is not None
+    return FileCodes(words, scales, bits, zeros)
 
 
 def _packed_rows(zeros_NG: Tensor, bits: int) -> Tensor:
