@@ -157,7 +157,7 @@ def test_shrunk(tiny_shape: ModelConfig, tmp_path: Path) -> None:
 def test_zero_points(tmp_path: Path) -> None:
     rows = zero_points.run(rounds=1, kinds=("int4",), folder=tmp_path, shape=(64, 96), far=1 << 14)
     assert [row["case"] for row in rows] == [
-        f"zero_points/int4/{height}/{place}" for place in ("cached", "memory") for height in (1, 64)
+        f"int4/{height}/{place}" for place in ("cached", "memory") for height in (1, 64)
     ]
     assert all(row["ratio"] > 0 and row["bytes_ratio"] == pytest.approx(5 / 4.5) for row in rows)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from hanok.bench.outcome import Rows, command_line, compare, present
 from hanok.bench.stopped import stoppable
 from hanok.kernels.formats import GROUP, Quantised
-from hanok.kernels.packed import PackedMatrix, pack_quantised, product
+from hanok.kernels.packed import PackedMatrix, Room, pack_quantised, product
 
 OUTPUTS, INPUTS, ROWS = 3072, 1024, (1, 64)
 FAR = 256 << 20  # bytes of each side, more than caches hold
@@ -29,7 +29,7 @@ def run(
     *, quick: bool = False, kinds: tuple[str, ...] = ("int4", "int8"), rounds: int | None = None,
     folder: Path = Path("runs/bench"), shape: tuple[int, int] = (OUTPUTS, INPUTS), far: int = FAR,
 ) -> Rows:  # fmt: skip
-    """Rows as `outcome.compare` makes them, `zero_points/<kind>/<rows>/<cached or memory>`: microseconds of processor time of a
+    """Rows as `outcome.compare` makes them, `<kind>/<rows>/<cached or memory>`: microseconds of processor time of a
     product with zero points as ours, without them as theirs."""
     rounds, rows = rounds or (7 if quick else 21), []
     for kind in kinds:
@@ -37,11 +37,15 @@ def run(
         shifted = replace(plain, zeros_NG=(torch.randn(plain.scales_NG.shape) * BITS[kind]).half())
         for place in ("cached", "memory"):
             count = 1 if place == "cached" else -(-far // pack_quantised(plain).nbytes)
-            sides = [[pack_quantised(source) for _ in range(count)] for source in (shifted, plain)]
+            rooms = (Room(), Room())  # large pages, as those of an engine
+            sides = [
+                [room.take_in(pack_quantised(source)) for _ in range(count)]
+                for room, source in zip(rooms, (shifted, plain), strict=True)
+            ]
             for height in ROWS:
                 repeats = max(1, (64 if height == 1 else 8) // count)
                 times = _turns(sides, torch.randn(height, shape[1]), rounds, repeats)
-                name = f"zero_points/{kind}/{height}/{place}"
+                name = f"{kind}/{height}/{place}"
                 weights = [side[0].nbytes for side in sides]
                 row = compare(name, "microseconds", times[0], {"no zero points": times[1]}, smaller=True)
                 rows.append(row | {"weight_bytes": weights, "bytes_ratio": weights[0] / weights[1]})
