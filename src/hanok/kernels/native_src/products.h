@@ -16,7 +16,8 @@ inline void ahead(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>
 inline __m512 halves(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 
 // B blocks of 16 outputs of each of M rows. Sums of integers are exact, so their order is free; those of floats are not: one group
-// after the other, whatever M and B are. A zero point takes its part of the sum of a group's inputs, which `sums` has, away.
+// after the other, whatever M and B are. What codes are too large by, and zero points, take the
+// sum of a group's inputs as often away: before the products where there are no zero points, since integers are quicker.
 template <int M, int B, Kind kind, bool zero_points, bool first_rows>
 inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
   const int cols = a.cols, groups = cols / 32;
@@ -36,7 +37,7 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
     constexpr bool kTwo = M * B < 4;  // chains of sums, where there are few
     __m512i sum[B][M], odd[B][M];
     for (int m = 0; m < M; ++m) {
-      const __m512i start = four(sums + (size_t)m * groups + g);
+      const __m512i start = zero_points ? _mm512_setzero_si512() : four(sums + (size_t)m * groups + g);
       for (int b = 0; b < B; ++b) sum[b][m] = start, odd[b][m] = _mm512_setzero_si512();
     }
     for (int j = 0; j < 4; ++j) {
@@ -76,11 +77,12 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
     }
     for (int b = 0; b < B; ++b) {
       const size_t at = ((size_t)b * groups + g) * 16;
-      const __m512 scale = halves(s + at), zero = zero_points ? halves(z + at) : _mm512_setzero_ps();
+      const __m512 scale = halves(s + at), one = _mm512_set1_ps(1.0f);
+      const __m512 zero = zero_points ? _mm512_fmadd_ps(halves(z + at), _mm512_set1_ps(1.0f / offset_of(kind)), one) : one;
       for (int m = 0; m < M; ++m) {
         const size_t group = (size_t)m * groups + g;
         __m512 number = _mm512_cvtepi32_ps(kTwo ? _mm512_add_epi32(sum[b][m], odd[b][m]) : sum[b][m]);
-        if (zero_points) number = _mm512_fmadd_ps(zero, _mm512_set1_ps(sums[group] * (1.0f / offset_of(kind))), number);
+        if (zero_points) number = _mm512_fmadd_ps(zero, _mm512_cvtepi32_ps(four(sums + group)), number);
         const __m512 product = _mm512_mul_ps(scale, _mm512_set1_ps(scales[group]));
         total[b][m] = _mm512_fmadd_ps(number, product, total[b][m]);
       }
