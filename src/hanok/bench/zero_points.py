@@ -1,5 +1,5 @@
-"""Claim: a product with codes that have zero points takes at most 1.15 times the processor time of one without, and as much more
-as its bytes where these come from memory (four bits: 5.0 a weight in place of 4.5).
+"""Claim: a product with codes that have zero points takes at most 1.15 times the processor time of one without (a weight of four
+bits is 5.0 bits in place of 4.5).
 
 Matrices of one shape (random codes) take turns one by one on one thread, so that whatever else the machine does meets both alike:
 one pair of them, which stays in the caches, and so many that each comes from memory, as in a step of a model.
