@@ -16,8 +16,8 @@ inline void ahead(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>
 inline __m512 halves(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 
 // B blocks of 16 outputs of each of M rows. Sums of integers are exact, so their order is free; those of floats are not: one group
-// after the other, whatever M and B are. What codes are too large by, and zero points, take the
-// sum of a group's inputs as often away: before the products where there are no zero points, since integers are quicker.
+// after the other, whatever M and B are. The sum of a group's inputs is taken away as often as codes are too large by: beforehand, as
+// an integer, or, where a zero point is added to that, behind the group's products, as a float.
 template <int M, int B, Kind kind, bool zero_points, bool first_rows>
 inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
   const int cols = a.cols, groups = cols / 32;
