@@ -24,6 +24,7 @@ from hanok.engine.native import NativeDecoder
 from hanok.kernels.formats import GROUP, Quantised, Stored, pack_words, quantise
 from hanok.kernels.native import native_available
 from hanok.models.checkpoint import FileCodes, load_model, load_stored_bits, save_quantised
+from hanok.models.checkpoint.sliced import load_slices
 from hanok.models.coded import CodedParameter, as_quantised
 from hanok.models.config import ModelConfig, MoEConfig
 from hanok.models.decoder import Decoder
@@ -295,6 +296,12 @@ def test_pytorchs_kernel_of_four_bits_takes_them_too() -> None:
         assert (matrix(x).float() - x.float() @ symmetric.dequantised().T).abs().max() < 0.5
         matrix.fill(source)
         assert (matrix(x).float() - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_processes_that_share_a_model_get_the_same_numbers(made: Path) -> None:
+    _, parts = load_slices(made, lambda name, tensor, config: tensor[3:9])
+    for name, tensor in load_model(made).state_dict().items():
+        assert torch.equal(parts[name], tensor[3:9]), name
 
 
 def test_four_bits_are_eight_without_loss() -> None:
