@@ -18,12 +18,14 @@ class HeadWeights:
     """Args: tensors: float32: first map, its bias, second map, its bias of the temperature head, then of the other."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.units, self.width = tensors[0].shape
+        module = native()
+        assert module is not None
+        units, self.width = tensors[0].shape
         self._tensors = [
             (_by_inputs(tensor) if place in (0, 4) else tensor).contiguous()
             for place, tensor in enumerate(tensors)
         ]  # held: the addresses are theirs
-        self.addresses = [address(tensor) for tensor in self._tensors]
+        self.native = module.law_heads([address(tensor) for tensor in self._tensors], units, self.width)
 
 
 def _by_inputs(weight_UI: Tensor) -> Tensor:
@@ -45,7 +47,6 @@ def decoding_laws(
     assert module is not None
     assert logits_BV.stride(1) == 1
     assert hidden_BD.shape[1] == weights.width
-    shape = [weights.units, weights.width, logits_BV.shape[1], logits_BV.stride(0)]
     return module.decoding_laws(
-        weights.addresses, shape, address(hidden_BD), logits_BV.data_ptr(), list(rows)
-    )
+        weights.native, logits_BV.shape[1], logits_BV.stride(0), address(hidden_BD), logits_BV.data_ptr(), list(rows)
+    )  # fmt: skip

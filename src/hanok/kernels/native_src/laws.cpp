@@ -74,8 +74,7 @@ float largest(const float* x, int n, float* five) {
 
 }  // namespace
 
-void law_of_row(const LawArgs& a, const float* hidden, const float* logits, float* room, float* law) {
-  const int n = a.vocabulary;
+void law_of_row(const LawHeads& a, int n, const float* hidden, const float* logits, float* room, float* law) {
   const float temperature = 2.0f * score(a.temperature, a.units, hidden, a.width, nullptr, 0);
   const float used = std::max(temperature, kColdest), by = 1.0f / used;
   float five[5];
