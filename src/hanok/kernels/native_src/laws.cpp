@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "vec.h"
 
@@ -10,21 +11,28 @@ namespace {
 
 constexpr float kColdest = 1e-2f, kNarrowest = 1e-6f, kSmall = 1e-8f;
 
-// A unit is a lane, and its sum runs over the inputs in order: the `width` of x, then `extra`.
-float score(const LawHead& head, int units, const float* x, int width, const float* extra, int extras) {
+// A unit is a lane, and its sum runs over the inputs in order. x has a zero behind its inputs.
+float score(const LawHead& head, int units, const float* x, int inputs) {
   constexpr int kTogether = std::min(8, kLawUnits / W);  // vectors: enough sums to hide how long a product takes
+  const int pairs = (inputs + 1) / 2;
   vf z{};
   for (int unit = 0; unit < units; unit += kTogether * W) {
     vf y[kTogether];
     for (int j = 0; j < kTogether; ++j) y[j] = load(head.first_bias + unit + j * W);
     const int within = unit % kLawUnits;
-    const float* weights = head.first + (int64_t)(unit - within) * (width + extras) + within;
-    const auto add = [&](const float* inputs, int count) {
-      for (int i = 0; i < count; ++i, weights += kLawUnits)
-        for (int j = 0; j < kTogether; ++j) y[j] += splat(inputs[i]) * load(weights + j * W);
-    };
-    add(x, width);
-    add(extra, extras);
+    if (head.first) {
+      const float* weights = head.first + (int64_t)(unit - within) * inputs + within;
+      for (int i = 0; i < inputs; ++i, weights += kLawUnits)
+        for (int j = 0; j < kTogether; ++j) y[j] += splat(x[i]) * load(weights + j * W);
+    } else {
+      const uint32_t* weights = head.first_pairs + (int64_t)(unit - within) * pairs + within;
+      for (int i = 0; i < pairs; ++i, weights += kLawUnits)
+        for (int j = 0; j < kTogether; ++j) {
+          const vu two = *reinterpret_cast<const vu*>(weights + j * W);
+          y[j] += splat(x[2 * i]) * (vf)(two << 16);
+          y[j] += splat(x[2 * i + 1]) * (vf)(two & 0xffff0000u);
+        }
+    }
     for (int j = 0; j < kTogether; ++j)
       z += select(y[j] > vf{}, y[j], vf{}) * load(head.second + unit + j * W);
   }
@@ -75,7 +83,10 @@ float largest(const float* x, int n, float* five) {
 }  // namespace
 
 void law_of_row(const LawHeads& a, int n, const float* hidden, const float* logits, float* room, float* law) {
-  const float temperature = 2.0f * score(a.temperature, a.units, hidden, a.width, nullptr, 0);
+  static thread_local std::vector<float> inputs;
+  inputs.assign(a.width + 6, 0.0f);
+  std::copy(hidden, hidden + a.width, inputs.begin());
+  const float temperature = 2.0f * score(a.temperature, a.units, inputs.data(), a.width);
   const float used = std::max(temperature, kColdest), by = 1.0f / used;
   float five[5];
   const float top = largest(logits, n, five);
@@ -101,7 +112,8 @@ void law_of_row(const LawHeads& a, int n, const float* hidden, const float* logi
   const float features[5] = {temperature, share, sum(surprise),
                              (float)((sum(squares) - mass * mass / n) / std::max(1, n - 1)), best};
   law[0] = used;
-  law[1] = std::max(score(a.top_p, a.units, hidden, a.width, features, 5), kNarrowest);
+  std::copy(features, features + 5, inputs.begin() + a.width);
+  law[1] = std::max(score(a.top_p, a.units, inputs.data(), a.width + 5), kNarrowest);
 }
 
 }  // namespace HANOK_ISA

@@ -5,7 +5,9 @@
 
 constexpr int kLawUnits = 128;  // of which a head has a multiple
 struct LawHead {
-  const float *first, *first_bias;    // [units / 128, inputs, 128], [units]
+  const float* first;           // [units / 128, inputs, 128]; or null:
+  const uint32_t* first_pairs;  // [units / 128, inputs / 2, 128] of two bfloat16, the first input's in the low half; inputs rounded up
+  const float* first_bias;            // [units]
   const float *second, *second_bias;  // [units], [1]
 };
 struct LawHeads {

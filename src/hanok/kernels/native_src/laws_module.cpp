@@ -35,9 +35,14 @@ namespace {
 
 const float* floats(uintptr_t address) { return reinterpret_cast<const float*>(address); }
 
-// weights: of the temperature head (first, its bias, second, its bias), then of the top-p head; whoever calls holds them.
-LawHeads law_heads(const std::vector<uintptr_t>& weights, int units, int width) {
-  const auto head = [&](int i) { return LawHead{floats(weights.at(i)), floats(weights.at(i + 1)), floats(weights.at(i + 2)), floats(weights.at(i + 3))}; };
+// weights: of the temperature head (first, its bias, second, its bias), then of the top-p head; whoever calls holds them. paired:
+// whether `first` is pairs, of each.
+LawHeads law_heads(const std::vector<uintptr_t>& weights, const std::vector<bool>& paired, int units, int width) {
+  const auto head = [&](int i) {
+    const bool pairs = paired.at(i / 4);
+    return LawHead{pairs ? nullptr : floats(weights.at(i)), pairs ? reinterpret_cast<const uint32_t*>(weights.at(i)) : nullptr,
+                   floats(weights.at(i + 1)), floats(weights.at(i + 2)), floats(weights.at(i + 3))};
+  };
   return {head(0), head(4), units, width};
 }
 
