@@ -74,7 +74,9 @@ def test_weights_of_two_bytes_give_the_same_bits(width: int, monkeypatch: pytest
         return sum(tensor.nbytes for tensor in held._tensors), decoding_laws(held, hidden, logits, range(7))
 
     exact_bytes, exact = bits(weights)
-    rounded = [tensor.bfloat16().float() if place in (0, 4) else tensor for place, tensor in enumerate(weights)]
+    rounded = [
+        tensor.bfloat16().float() if place in (0, 4) else tensor for place, tensor in enumerate(weights)
+    ]
     few_bytes, found = bits(rounded)
     one_each = bits([rounded[0], *weights[1:]])
     with monkeypatch.context() as patch:

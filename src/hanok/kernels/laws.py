@@ -33,7 +33,9 @@ class HeadWeights:
             tensor if place % 4 else _pairs(tensor) if paired[place // 4] else _by_inputs(tensor).contiguous()
             for place, tensor in enumerate(tensors)
         ]  # held: the addresses are theirs
-        self.native = module.law_heads([address(tensor) for tensor in self._tensors], paired, units, self.width)
+        self.native = module.law_heads(
+            [address(tensor) for tensor in self._tensors], paired, units, self.width
+        )
 
 
 def _by_inputs(weight_UI: Tensor) -> Tensor:

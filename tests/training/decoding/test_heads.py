@@ -67,7 +67,9 @@ def test_the_heads_learn_and_the_model_does_not(model: Path, shards: Path, tmp_p
     assert heads is not None
     assert sum(p.numel() for p in heads.parameters()) == artefact.metrics["trained_parameters"]
     assert (artefact.path / HEADS_FILE).stat().st_size < 200_000
-    assert all(fits_bfloat16(heads.get_parameter(f"{head}.mlp.0.weight")) for head in ("temp_head", "top_p_head"))
+    assert all(
+        fits_bfloat16(heads.get_parameter(f"{head}.mlp.0.weight")) for head in ("temp_head", "top_p_head")
+    )
     assert not fits_bfloat16(heads.get_parameter("temp_head.mlp.2.weight"))
 
 

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "buffer.h"
 #include "laws.h"
 #include "sampler.h"
 #include "step.h"
@@ -190,8 +191,8 @@ class Runner {
     args.ids = std::move(ids), args.positions = std::move(positions);
     args.tables = std::move(tables), args.slots = std::move(slots);
     for (int row = 0; row < args.rows; ++row) args.sequences.push_back(row), args.wanted_rows.push_back(row);
-    logits_.resize((size_t)args.rows * model_->vocabulary), normed_.resize(heads ? (size_t)args.rows * model_->hidden : 0);
-    args.logits = logits_.data(), args.normed = heads ? normed_.data() : nullptr;
+    args.logits = logits_.at_least((size_t)args.rows * model_->vocabulary);
+    args.normed = heads ? normed_.at_least((size_t)args.rows * model_->hidden) : nullptr;
     std::vector<std::vector<Drawn>> drawn(args.rows);
     {
       nb::gil_scoped_release released;
@@ -231,9 +232,8 @@ class Runner {
     SampleTask task = memory.task(logits, point);
     SamplingRule steered;
     if (heads) {
-      static thread_local std::vector<float> room;
-      room.resize(model_->vocabulary);
-      law_path()(*heads, model_->vocabulary, normed_.data() + (size_t)row * model_->hidden, logits, room.data(), drawn.law);
+      static thread_local Buffer<float> room;
+      law_path()(*heads, model_->vocabulary, normed_.data() + (size_t)row * model_->hidden, logits, room.at_least(model_->vocabulary), drawn.law);
       drawn.by_law = drawn.law[0] == drawn.law[0] && drawn.law[1] == drawn.law[1];  // else the logits are no numbers
     }
     if (drawn.by_law) {
@@ -279,7 +279,7 @@ class Runner {
   Crew crew_;
   const Paths& path_;
   std::shared_ptr<Scratch> scratch_;
-  std::vector<float> logits_, normed_;  // of `decode`
+  Buffer<float> logits_, normed_;  // of `decode`
 };
 
 }  // namespace

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
+#include "buffer.h"
 #include "vec.h"
 
 namespace HANOK_ISA {
@@ -83,10 +83,11 @@ float largest(const float* x, int n, float* five) {
 }  // namespace
 
 void law_of_row(const LawHeads& a, int n, const float* hidden, const float* logits, float* room, float* law) {
-  static thread_local std::vector<float> inputs;
-  inputs.assign(a.width + 6, 0.0f);
-  std::copy(hidden, hidden + a.width, inputs.begin());
-  const float temperature = 2.0f * score(a.temperature, a.units, inputs.data(), a.width);
+  static thread_local Buffer<float> space;
+  float* inputs = space.at_least(a.width + 6);
+  std::copy(hidden, hidden + a.width, inputs);
+  std::fill(inputs + a.width, inputs + a.width + 6, 0.0f);
+  const float temperature = 2.0f * score(a.temperature, a.units, inputs, a.width);
   const float used = std::max(temperature, kColdest), by = 1.0f / used;
   float five[5];
   const float top = largest(logits, n, five);
@@ -112,8 +113,8 @@ void law_of_row(const LawHeads& a, int n, const float* hidden, const float* logi
   const float features[5] = {temperature, share, sum(surprise),
                              (float)((sum(squares) - mass * mass / n) / std::max(1, n - 1)), best};
   law[0] = used;
-  std::copy(features, features + 5, inputs.begin() + a.width);
-  law[1] = std::max(score(a.top_p, a.units, inputs.data(), a.width + 5), kNarrowest);
+  std::copy(features, features + 5, inputs + a.width);
+  law[1] = std::max(score(a.top_p, a.units, inputs, a.width + 5), kNarrowest);
 }
 
 }  // namespace HANOK_ISA

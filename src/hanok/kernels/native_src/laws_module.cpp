@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "buffer.h"
 #include "laws.h"
 #include "pool.h"
 
@@ -51,10 +52,9 @@ std::vector<std::pair<float, float>> decoding_laws(const LawHeads& heads, int vo
                                                    uintptr_t logits, const std::vector<int>& rows) {
   std::vector<std::pair<float, float>> laws(rows.size());
   const auto one = [&](int i) {
-    thread_local std::vector<float> room;
-    room.resize(vocabulary);
+    static thread_local hanok::Buffer<float> room;
     float law[2];
-    hanok::law_path()(heads, vocabulary, floats(hidden) + (int64_t)rows[i] * heads.width, floats(logits) + rows[i] * stride, room.data(), law);
+    hanok::law_path()(heads, vocabulary, floats(hidden) + (int64_t)rows[i] * heads.width, floats(logits) + rows[i] * stride, room.at_least(vocabulary), law);
     laws[i] = {law[0], law[1]};
   };
   if (rows.size() == 1)
