@@ -72,7 +72,7 @@ class Strides:
         return MOST if self._seconds * MOST <= SECONDS else max(1, int(SECONDS / self._seconds))
 
     def _room(self, part: Part, more: int, parts: int) -> int:
-        """Of steps behind the first, those that there are blocks for; where states may be kept at borders of blocks, none past one."""
+        """Of steps behind the first those that there are blocks for; none past a border of blocks where states may be kept."""
         pool = self._model.pool
         if self._model.recurrent:
             more = min(more, BLOCK - 1 - part.end % BLOCK)
