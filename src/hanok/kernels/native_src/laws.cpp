@@ -5,6 +5,9 @@
 
 #include "buffer.h"
 #include "vec.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 namespace HANOK_ISA {
 namespace {
@@ -54,6 +57,19 @@ vf log_of(vf x) {
   return __builtin_convertvector(k, vf) * splat(0.69314718056f) + splat(2.0f) * s * p;
 }
 
+// A bit for each of W numbers that is above `least`.
+uint32_t above(const float* x, float least) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_set1_ps(least), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_set1_ps(least), _CMP_GT_OQ));
+#else
+  uint32_t found = 0;
+  for (int j = 0; j < W; ++j) found |= (uint32_t)(x[j] > least) << j;
+  return found;
+#endif
+}
+
 // Largest logit, and the five largest in order.
 float largest(const float* x, int n, float* five) {
   std::fill(five, five + 5, -INFINITY);
@@ -63,19 +79,9 @@ float largest(const float* x, int n, float* five) {
     for (; place > 0 && value > five[place - 1]; --place) five[place] = five[place - 1];
     five[place] = value;
   };
-  constexpr int kBlock = 8 * W;
   int i = 0;
-  for (; i + kBlock <= n; i += kBlock) {
-    vf top = load(x + i);
-    for (int j = W; j < kBlock; j += W) {
-      const vf next = load(x + i + j);
-      top = select(next > top, next, top);
-    }
-    float most = top[0];
-    for (int j = 1; j < W; ++j) most = std::max(most, top[j]);
-    if (most > five[4])
-      for (int j = 0; j < kBlock; ++j) insert(x[i + j]);
-  }
+  for (; i + W <= n; i += W)
+    for (uint32_t found = above(x + i, five[4]); found; found &= found - 1) insert(x[i + __builtin_ctz(found)]);
   for (; i < n; ++i) insert(x[i]);
   return five[0];
 }
