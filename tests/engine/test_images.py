@@ -85,6 +85,29 @@ def test_the_oldest_go_first_and_off_keeps_nothing(model: Path, monkeypatch: pyt
     assert not kept(model)
 
 
+@pytest.mark.parametrize("changed", ["images.py", "held.py", "native.py", "stored.py"])
+def test_other_code_packs_anew(
+    model: Path, changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever decides which codes of a file are kept, how they are joined and how they lie."""
+    for module, names in ((images, ("images.py", "held.py", "native.py")), (images.stored, ("stored.py",))):
+        for name in names:
+            (tmp_path / name).write_text(
+                Path(module.__file__ or "").with_name(name).read_text(encoding="utf-8")
+            )
+        monkeypatch.setattr(module, "__file__", str(tmp_path / names[0]))
+
+    def name() -> str:
+        found = images.images_of(model, "int4")
+        assert found is not None
+        return found._file.name
+
+    before = name()
+    assert name() == before
+    os.utime(tmp_path / changed, ns=(1, 1))
+    assert name() != before
+
+
 def test_other_tensors_beside_the_model_change_nothing(model: Path) -> None:
     answer(model)
     (model / "decoding_heads.safetensors.bak.safetensors").write_bytes(b"x")

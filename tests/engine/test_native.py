@@ -74,14 +74,14 @@ def test_of_equal_experts_the_first_are_chosen() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("window", [300, 513])
-def test_windows_over_several_segments(window: int) -> None:
+@pytest.mark.parametrize(("window", "cache"), [(300, "bf16"), (513, "bf16"), (300, "int8")])
+def test_windows_over_several_segments(window: int, cache) -> None:
     config = ModelConfig(
         **SHAPE | {"pattern": ("swa",), "num_layers": 1, "sliding_window": window, "rope_theta": None}
     )
     model, tokens = filled(config), ids(1300)
     expected = reference(model, tokens)
-    fast = NativeDecoder(model, kind="bf16", blocks=24, threads=2)
+    fast = NativeDecoder(model, kind="bf16", blocks=24, threads=2, cache=cache)
     found = read(fast, tokens, [1300])
     assert (found - expected).abs().max() < 0.1 * expected.std()
     assert torch.equal(read(fast, tokens, [1] * 5 + [600, 2, 693]), found)
@@ -220,6 +220,30 @@ def test_what_int8_keeps_is_near(path: str) -> None:
     off = (hidden / factor - x[-1] - mean).abs()
     assert (off < bound + 1e-2 * mean.abs() + 2**-8 * x[-1].abs()).all()
     assert off.max() > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("width", [32, 576, 1024])
+def test_scores_in_int8_fit_their_sums(width: int, path: str) -> None:
+    """All channels of keys and queries are equal, so every code is the largest there is: with queries of 15 bits, sums over the
+    wide heads would not fit into 31."""
+    assert (32767 * 127 * width >= 2**31) == (width > 32)
+    heads = {"num_heads": 1, "num_kv_heads": 1, "head_dim": width}
+    model = filled(ModelConfig(**SHAPE | heads | {"num_layers": 1, "rope_theta": None}))
+    attention, tokens = model.layers[0].self_attn, ids(100)
+    for part in (attention.q_proj, attention.k_proj):
+        part.weight.copy_(part.weight[:1] * (4 / width**0.25))
+    expected = reference(model, tokens)
+    plain, found = (
+        read(NativeDecoder(model, kind="bf16", blocks=2, threads=1, path=path, cache=cache), tokens, [100])
+        for cache in ("bf16", "int8")
+    )
+    attention.q_proj.weight.neg_()
+    other = reference(model, tokens)
+    ours, theirs = ((x - expected).std() for x in (found, plain))
+    assert ours < 2 * theirs
+    assert (other - expected).std() > 10 * ours  # scores matter
 
 
 def test_blocks_of_the_cache_take_what_was_said() -> None:

@@ -149,10 +149,10 @@ class Words:
 def test_what_was_drawn_behind_a_stop_string_leaves_nothing(small: ModuleType, decoder: Decoder) -> None:
     whole = small.generation_of(1, [1, 2, 3], 200)
     small.run(small.scheduler_of(decoder, 30), whole)
-    for place in (62, 63, 64, 77):  # of tokens that come there first
+    first_there = [place for place in range(60, 80) if whole.ids[place] not in whole.ids[:place]]
+    assert len(first_there) > 2
+    for place in first_there[:3]:  # about where a block ends, behind 61
         token = whole.ids[place]
-        if token in whole.ids[:place]:
-            continue
         scheduler = small.scheduler_of(decoder, 30, clock=still)
         calls = counted(scheduler)
         stopped, other = (

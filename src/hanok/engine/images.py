@@ -26,6 +26,7 @@ from hanok.kernels import formats, packed
 from hanok.kernels.native import native
 from hanok.kernels.packed import KINDS, Kind, PackedMatrix, Room, restore
 from hanok.models import coded
+from hanok.models.checkpoint import stored
 from hanok.models.checkpoint.weights import read_file, write_file
 from hanok.reporting import log
 
@@ -94,12 +95,21 @@ def images_of(
     if kind == "bf16" or folder is None:
         return None
     files = [*directory.glob("model*.safetensors"), *directory.glob("config.json")]
-    code = [Path(module.__file__ or "") for module in (formats, packed, coded, arrange, native())]
-    code += [Path(__file__), Path(__file__).with_name("native.py")]
-    facts = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in (*sorted(files), *code)]
+    facts = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in (*sorted(files), *_code())]
     key = json.dumps([kind, finer or kind, ends or finer or kind, facts])
     name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
     return Images(folder / "images" / f"{name}.safetensors")
+
+
+def _code() -> list[Path]:
+    """What decides which numbers an image holds: which codes of a file are kept, how they are arranged, and how they lie."""
+    modules = (stored, formats, packed, coded, arrange, native())
+    here = Path(__file__)
+    return [
+        *(Path(module.__file__ or "") for module in modules),
+        here,
+        *map(here.with_name, ("native.py", "held.py")),
+    ]
 
 
 @contextlib.contextmanager
