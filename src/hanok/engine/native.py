@@ -170,8 +170,13 @@ class NativeDecoder(PagedModel):
         return sum(matrix.nbytes for matrix in self._held.matrices)
 
     def _check_scales(self, decoder: Decoder) -> None:
-        packed = [matrix for matrix in self._held.matrices if matrix.scales is not None]
-        if all(bool(torch.stack(present(matrix.scales).aminmax()).isfinite().all()) for matrix in packed):
+        packed = [
+            part
+            for matrix in self._held.matrices
+            for part in (matrix.scales, matrix.zeros)
+            if part is not None
+        ]
+        if all(bool(torch.stack(part.aminmax()).isfinite().all()) for part in packed):
             return
         most = {name: float(p.detach().abs().max()) for name, p in decoder.named_parameters()}
         name = max(most, key=most.__getitem__)
@@ -290,11 +295,11 @@ class NativeDecoder(PagedModel):
         config, router, experts = mlp.gate.config, mlp.gate, mlp.experts
         biases = config.biases
         gate_up = self._held.expert_maps(
-            lambda e: in_turns(*experts.gate_up_proj[e].chunk(2)), config.experts,
+            lambda: experts.gate_up_proj, lambda rows: in_turns(*rows.chunk(2)),
             bias=(lambda e: in_turns(*experts.gate_up_proj_bias[e].chunk(2))) if biases else None,
         )  # fmt: skip
         down = self._held.expert_maps(
-            lambda e: experts.down_proj[e], config.experts,
+            lambda: experts.down_proj, lambda rows: rows,
             bias=(lambda e: experts.down_proj_bias[e]) if biases else None,
         )  # fmt: skip
         corrected, shared = config.router == "sigmoid", mlp.shared_gate

@@ -48,9 +48,9 @@ const Paths& path(const std::string& name) {
 
 const float* floats(uintptr_t address) { return reinterpret_cast<const float*>(address); }
 
-Matrix matrix(int kind, int rows, int cols, uintptr_t weights, uintptr_t scales, uintptr_t bias) {
-  return {static_cast<Kind>(kind), rows, cols, reinterpret_cast<const uint8_t*>(weights),
-          reinterpret_cast<const uint16_t*>(scales), floats(bias)};
+Matrix matrix(int kind, int rows, int cols, uintptr_t weights, uintptr_t scales, uintptr_t zeros, uintptr_t bias) {
+  const auto halves = [](uintptr_t address) { return reinterpret_cast<const uint16_t*>(address); };
+  return {static_cast<Kind>(kind), rows, cols, reinterpret_cast<const uint8_t*>(weights), halves(scales), halves(zeros), floats(bias)};
 }
 
 Dense dense(const Matrix& gate_up, const Matrix& down, bool gated, int activation) {
@@ -225,13 +225,16 @@ void bind_engine(nb::module_& m) {
     path(isa).quantise(bits, floats(w), groups, tries, reinterpret_cast<int8_t*>(q), reinterpret_cast<uint16_t*>(scales), crew);
   });
   // shape: kind, source, columns, given; what the rows are: see PackArgs.
-  m.def("pack_rows", [](const std::vector<int>& shape, std::vector<int64_t> rows, std::vector<int64_t> scales, std::vector<int64_t> groups,
-                        uint32_t flip, int tries, uintptr_t image, uintptr_t to_scales, int threads, const std::string& isa) {
+  m.def("pack_rows", [](const std::vector<int>& shape, std::vector<int64_t> rows, std::vector<int64_t> scales, std::vector<int64_t> zeros,
+                        std::vector<int64_t> groups, uint32_t flip, int tries, uintptr_t image, uintptr_t to_scales, uintptr_t to_zeros,
+                        int threads, const std::string& isa) {
     PackArgs args;
     args.kind = static_cast<Kind>(shape.at(0)), args.source = static_cast<Source>(shape.at(1));
     args.cols = shape.at(2), args.given = shape.at(3), args.flip = flip, args.tries = tries;
-    args.rows = std::move(rows), args.row_scales = std::move(scales), args.row_groups = std::move(groups);
-    args.image = reinterpret_cast<uint8_t*>(image), args.scales = reinterpret_cast<uint16_t*>(to_scales);
+    args.rows = std::move(rows), args.row_groups = std::move(groups);
+    args.row_scales = std::move(scales), args.row_zeros = std::move(zeros);
+    args.image = reinterpret_cast<uint8_t*>(image);
+    args.scales = reinterpret_cast<uint16_t*>(to_scales), args.zeros = reinterpret_cast<uint16_t*>(to_zeros);
     nb::gil_scoped_release released;
     Crew crew(threads);
     path(isa).pack_rows(std::move(args), crew);
