@@ -41,7 +41,7 @@ BASE = CompressConfig(samples=16, length=512, held_out=16, head_bits=16, layer_w
 OUTLIERS = 4  # channels behind each norm
 TIMES = 32.0  # how much larger they become: a power of two, so no number is rounded
 SENSITIVITY = 2  # windows that it is measured on
-TUNING, RECOVERY = 60, 60  # steps of 4,096 tokens
+TUNING, RECOVERY, TUNING_RATE = 60, 60, 3e-4  # steps of 4,096 tokens
 Metrics = Mapping[str, float]
 
 
@@ -230,7 +230,13 @@ def _tuned(method: Method, head_bits: Literal[4, 8], bench: Bench, seed: int) ->
     config = replace(BASE, head_bits=head_bits, seed=seed)
     if not out.exists():
         compress_and_tune(
-            method, config, steps=TUNING, learning_rate=3e-4, model=bench.model, data=bench.shards, out=out
+            method,
+            config,
+            steps=TUNING,
+            learning_rate=TUNING_RATE,
+            model=bench.model,
+            data=bench.shards,
+            out=out,
         )
     return [_kept(out)]
 
@@ -243,7 +249,7 @@ def _shrunk(steps: int, bench: Bench, seed: int) -> list[Metrics]:
             0.3,
             config,
             steps=steps,
-            learning_rate=2e-3,
+            learning_rate=TUNING_RATE,
             model=bench.model,
             data=bench.shards,
             out=out,
