@@ -13,6 +13,7 @@ from hanok.cli import _run
 from hanok.compression.hessian import hessian_of
 from hanok.compression.settings import CompressConfig
 from hanok.compression.structured import Part, best_columns, shrink
+from hanok.compression.tune import shrink_and_recover
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
 from hanok.errors import ConfigError
@@ -105,7 +106,23 @@ def test_recovery_by_the_original(model_dir: Path, shards: Path, tmp_path: Path)
         out=tmp_path / "start",
     )  # fmt: skip
     assert made.metrics["kl"] < 0.7 * start.metrics["kl"]
+    assert made.metrics["steps_kept"] == 10
+    assert made.metrics["kl_before_recovery"] == start.metrics["kl"]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_recovery_that_leads_away_is_left_out(
+    model_dir: Path, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = shrink_and_recover(
+        "channels", 0.1, SMALL, steps=3, learning_rate=0.5, model=model_dir, data=shards, out=tmp_path / "out"
+    )
+    start = shrink("channels", 0.1, SMALL, model=model_dir, data=shards, out=tmp_path / "start")
+    assert made.metrics["steps_kept"] == 0
+    assert made.metrics["kl"] == start.metrics["kl"]
+    assert "led away" in caplog.text
+    before, after = (load_model(path).state_dict() for path in (tmp_path / "start", tmp_path / "out"))
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_what_cannot_go(model_dir: Path, text_file: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hanok.artefacts import create_artefact, open_artefact
-from hanok.bench.compress_peers import WITHOUT_TEXT, peer
+from hanok.bench.compress_peers import GPTQMODEL, WITHOUT_TEXT, Logits, gptqmodel, peer
 from hanok.compression.compress import texts_of
 from hanok.compression.fake import rounded_cache, rounded_inputs, turn_inner_inputs, turn_inner_weight
 from hanok.compression.folds import apply_fold, folds_of
@@ -41,7 +41,7 @@ BASE = CompressConfig(samples=16, length=512, held_out=16, head_bits=16, layer_w
 OUTLIERS = 4  # channels behind each norm
 TIMES = 32.0  # how much larger they become: a power of two, so no number is rounded
 SENSITIVITY = 2  # windows that it is measured on
-TUNING, RECOVERY = 60, 60  # steps of 4,096 tokens
+TUNING, RECOVERY, TUNING_RATE = 60, 60, 3e-4  # steps of 4,096 tokens
 Metrics = Mapping[str, float]
 
 
@@ -195,10 +195,7 @@ def by_the_largest(weight_NK: Tensor, *, bits: int, group: int) -> Tensor:
 @torch.inference_mode()
 def _peer(name: str, bench: Bench, seed: int) -> list[Metrics]:
     """Another program's four bits; its bits a weight are of all matrices, as ours are."""
-    found = peer(name, bench.model, bench.folder)
-    if found is None:
-        raise _absent(name)
-    bits, logits = found
+    bits, logits = _found(name, bench, seed)
     windows = texts_of(BASE, bench.model, bench.shards).held_out
     original = bench.original()
     own = Head(original.decoder, 16)
@@ -219,10 +216,8 @@ def _peer(name: str, bench: Bench, seed: int) -> list[Metrics]:
 
 def _at_the_bits_of(name: str, bench: Bench, seed: int) -> list[Metrics]:
     """GPTQ with four and eight bits, so many of each that no more are used than by a peer."""
-    found = peer(name, bench.model, bench.folder)
-    if found is None:
-        raise _absent(name)
-    widths = allot(bench.units(), found[0])
+    bits, _ = _found(name, bench, seed)
+    widths = allot(bench.units(), bits)
     wide = {key: width for key, width in widths.items() if width == WIDE and key != ENDS}
     plan = Plan("gptq", replace(BASE, seed=seed, head_bits=widths[ENDS]), wide)
     texts = texts_of(plan.config, bench.model, bench.shards)
@@ -235,7 +230,13 @@ def _tuned(method: Method, head_bits: Literal[4, 8], bench: Bench, seed: int) ->
     config = replace(BASE, head_bits=head_bits, seed=seed)
     if not out.exists():
         compress_and_tune(
-            method, config, steps=TUNING, learning_rate=3e-4, model=bench.model, data=bench.shards, out=out
+            method,
+            config,
+            steps=TUNING,
+            learning_rate=TUNING_RATE,
+            model=bench.model,
+            data=bench.shards,
+            out=out,
         )
     return [_kept(out)]
 
@@ -248,7 +249,7 @@ def _shrunk(steps: int, bench: Bench, seed: int) -> list[Metrics]:
             0.3,
             config,
             steps=steps,
-            learning_rate=2e-3,
+            learning_rate=TUNING_RATE,
             model=bench.model,
             data=bench.shards,
             out=out,
@@ -322,17 +323,28 @@ CASES: Sequence[Case] = (
         for bits in (4, 3)
     ),
     *(Case(f"peer {name}", partial(_peer, name), False) for name in WITHOUT_TEXT),
-    *(Case(f"ours beside {name}", partial(_at_the_bits_of, name), True) for name in WITHOUT_TEXT),
+    Case(f"peer {GPTQMODEL}", partial(_peer, GPTQMODEL), True),
+    *(
+        Case(f"ours beside {name}", partial(_at_the_bits_of, name), True)
+        for name in (*WITHOUT_TEXT, GPTQMODEL)
+    ),
     Case("channels", partial(_shrunk, 0), True),
     Case("tuned-gptq-4", partial(_tuned, "gptq", 4), True),
     Case("channels-recovered", partial(_shrunk, RECOVERY), True),
 )
 
 
-def _absent(name: str) -> ConfigError:
-    return ConfigError(
-        f"{name} is not installed", remedy="make peers, or install it; or leave the row out with --only"
-    )
+def _found(name: str, bench: Bench, seed: int) -> tuple[float, Logits]:
+    """Bits a weight of a peer, and its logits."""
+    if name == GPTQMODEL:
+        found = gptqmodel(bench.model, bench.shards, bench.folder, replace(BASE, seed=seed))
+    else:
+        found = peer(name, bench.model, bench.folder)
+    if found is None:
+        raise ConfigError(
+            f"{name} is not installed", remedy="make peers, or install it; or leave the row out with --only"
+        )
+    return found
 
 
 def _kept(directory: Path) -> Metrics:

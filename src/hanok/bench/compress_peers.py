@@ -40,14 +40,21 @@ def peers(
     for name in WITHOUT_TEXT:
         if (found := peer(name, stored, folder)) is not None:
             yield name, found[0], [found[1]]
+    several = [found for s in seeds if (found := gptqmodel(stored, shards, folder, replace(config, seed=s)))]
+    if several:
+        yield GPTQMODEL, several[0][0], [logits for _, logits in several]
+
+
+def gptqmodel(
+    stored: Path, shards: Path, folder: Path, config: CompressConfig
+) -> tuple[float, Logits] | None:
+    """As `peer`, of the one that calibrates: on the windows that ours has with these settings."""
     os.environ.setdefault(
         "GPTQMODEL_CPU_WORKERS", "2"
     )  # by itself it takes fewer on two cores, and then stops
-    if _installed("gptqmodel", "gptqmodel"):
-        several = [
-            _gptqmodel(stored, shards, folder / f"gptqmodel-{s}", replace(config, seed=s)) for s in seeds
-        ]
-        yield "gptqmodel", several[0][0], [logits for _, logits in several]
+    if not _installed(GPTQMODEL, "gptqmodel"):
+        return None
+    return _gptqmodel(stored, shards, folder / f"gptqmodel-{config.seed}", config)
 
 
 def peer(name: str, stored: Path, folder: Path) -> tuple[float, Logits] | None:
@@ -135,6 +142,7 @@ _ROUNDINGS: dict[str, tuple[str, Callable[[Tensor], tuple[Tensor, float]]]] = {
 
 
 WITHOUT_TEXT = (*_FORMATS, *_ROUNDINGS)
+GPTQMODEL = "gptqmodel"
 
 
 def _gptqmodel(stored: Path, shards: Path, out: Path, config: CompressConfig) -> tuple[float, Logits]:

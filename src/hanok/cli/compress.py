@@ -33,7 +33,7 @@ def compress(
     shrink: Literal["none", "channels", "heads", "experts", "layers"] = "none",
     share: float = 0.3,
     tune: int = 0,
-    tune_lr: float = 0.0,
+    tune_lr: float = 3e-4,
     config: CompressConfig = CompressConfig(),
 ) -> dict[str, Any]:
     """Quantise the linear maps of a model's layers, and measure what that does to it.
@@ -50,7 +50,7 @@ def compress(
         shrink: instead of rounding, take whole parts out of the layers: a smaller plain model, which may be compressed again.
         share: of the layers' parameters that go then, about.
         tune: steps of learning the original's law afterwards (token shards only); behind a quantiser with rounded weights.
-        tune_lr: learning rate of matrices in these steps; 0: 0.0003 behind a quantiser, 0.002 behind shrinking.
+        tune_lr: learning rate of matrices in these steps.
         measure_speed: decode with both models on this machine, for the report.
         config: bits, groups, pruning, rotation, amount of text.
     """
@@ -61,7 +61,7 @@ def compress(
 
     source = servable_model(model)
     if shrink != "none":
-        return _shrunk(shrink, share, config, tune, tune_lr or 2e-3, model=source, data=data, out=out)
+        return _shrunk(shrink, share, config, tune, tune_lr, model=source, data=data, out=out)
     bits = _wanted_bits(source, target, fit, speed)
     measured = _decode_speed if measure_speed or speed is not None else None
     if bits is None:
@@ -79,7 +79,7 @@ def compress(
         from hanok.compression.tune import compress_and_tune
 
         artefact = compress_and_tune(
-            chosen, config, steps=tune, learning_rate=tune_lr or 3e-4, model=source, data=data, out=out, widths=widths,
+            chosen, config, steps=tune, learning_rate=tune_lr, model=source, data=data, out=out, widths=widths,
             context=context,
         )  # fmt: skip
     else:
