@@ -44,8 +44,11 @@ CHOICES: Mapping[str, Way] = {
     "grpo-further": ("grpo", False, {**_FASTER, "max_steps": 120}),
     "grpo-rehearsed": ("grpo", True, _FASTER),
     "drgrpo": ("drgrpo", False, {}),
+    "grpo-rehearsed-longer": ("grpo", True, {**_FASTER, "max_steps": 120}),
     "dapo": ("dapo", False, {}),
     "dapo-faster": ("dapo", False, _FASTER),
+    "dapo-rehearsed": ("dapo", True, _FASTER),
+    "dapo-rehearsed-hotter": ("dapo", True, {**_FASTER, "temperature": 1.2}),
 }
 MEASURED_AGAINST = "grpo"
 _LAST = 5  # part of the run whose roll-outs are the reward at its end

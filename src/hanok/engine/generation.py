@@ -247,7 +247,7 @@ def new_generation(
         stops=_StopStrings(tokenizer, params.stop) if params.stop else None,
         matcher=_matcher(params, stop_ids, grammars),
         marker=_marker(params, tokenizer),
-        learned=has_heads and params.decoding == "auto" and params.temperature == params.top_p == 1.0,
+        learned=has_heads and params.left_to_heads,
     )
 
 
