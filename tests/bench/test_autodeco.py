@@ -22,12 +22,12 @@ class _NoEngine:
 
 
 def _mark(engine: _NoEngine, exam: Exam, params: dict[str, Any]) -> Mark:
-    """On the choosing split one setting of the grid, one hotter one and a scale of 1.3 are best; on the other the hottest are."""
+    """On the choosing split one setting of the grid, one hotter one and a scale of 1.5 are best; on the other the hottest are."""
     if params == {"temperature": 0.0}:
         return Mark(1.0, 0.1, 1.0)
     if "temperature_scale" in params or not params:
         scale = params.get("temperature_scale", 1.0)
-        return Mark(0.9, 0.5 - abs(scale - 1.3) if exam is CHOOSING else scale / 4, 0.5)
+        return Mark(0.9, 0.5 - abs(scale - 1.5) if exam is CHOOSING else scale / 4, 0.5)
     if exam is TESTING:
         return Mark(0.8, params["temperature"] / 10, 0.5)
     told = {name: params[name] for name in BEST}
@@ -55,4 +55,4 @@ def test_so_is_the_scale_of_the_heads() -> None:
     fixed = {"greedy": Mark(1.0, 0.1, 1.0)}
     rows = contest(Path("heads"), CHOOSING, TESTING, fixed, seed=0)
     scores = {row["case"]: (row["ours"], row["theirs"]) for row in rows if row["metric"] == "score"}
-    assert scores == {"heads": (0.9 * 0.25, 0.1), "heads x 1.3": (0.9 * 1.3 / 4, 0.1)}
+    assert scores == {"heads": (0.9 * 0.25, 0.1), "heads x 1.5": (0.9 * 1.5 / 4, 0.1)}

@@ -52,7 +52,7 @@ from hanok.training.decoding.run import train_heads
 
 TEMPERATURES, TOP_PS = (0.3, 0.6, 0.9, 1.2, 1.5), (0.8, 0.9, 0.95, 1.0)
 HOTTER = (1.8, 2.1)
-SCALES = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0)
+SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
 SAMPLES = 2
 
 
