@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hanok.bench.stopped import end_children
+from hanok.bench.stopped import end_children, stoppable
+from hanok.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -81,6 +82,21 @@ def test_without_it_there_is_a_traceback_and_children_go_on() -> None:
         os.kill(child, signal.SIGKILL)
     assert "Traceback" in errors
     assert len(left) == 2
+
+
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    @stoppable
+    def main() -> None:
+        raise ConfigError("rows of other data", remedy="give another --folder")
+
+    monkeypatch.delenv("HANOK_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "rows of other data; give another --folder\n"
+    monkeypatch.setenv("HANOK_DEBUG", "1")
+    with pytest.raises(ConfigError):
+        main()
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, ProcessLookupError])

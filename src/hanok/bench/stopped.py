@@ -1,4 +1,4 @@
-"""Ctrl-C in a benchmark: one line, exit code 130, and no process left behind that it has started."""
+"""Ctrl-C in a benchmark: one line, exit code 130, and no process left behind that it has started. Bad input: one line, and 2."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec
+
+from hanok.errors import HanokError
 
 CODE = 128 + signal.SIGINT
 _PATIENCE = 5.0  # seconds that a child has to end by itself
@@ -24,6 +26,12 @@ def stoppable(main: Callable[P, None]) -> Callable[P, None]:
     def stops(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             main(*args, **kwargs)
+        except HanokError as error:
+            if os.environ.get("HANOK_DEBUG") == "1":
+                raise
+            end_children()
+            print(error, file=sys.stderr)
+            sys.exit(error.exit_code)
         except KeyboardInterrupt:
             signal.signal(
                 signal.SIGINT, signal.SIG_IGN

@@ -13,18 +13,44 @@ constexpr int kSegment = 512;  // keys whose scores are in memory at once
 constexpr int kSlice = 2048;   // of the text, summed by itself: slices of one query may be different threads'
 constexpr int kQueries = 8;
 
+// Of a cache in int8 everything is multiplied as integers: queries and weights are rounded to 16 bits, with a scale for each.
 struct AttentionScratch {
   alignas(64) float scores[kQueries][kSegment];
-  alignas(64) uint16_t weights[kQueries][kSegment];
-  alignas(64) float key_scales[kSegment], value_scales[kSegment];  // of a cache in int8
-  float most[kQueries], total[kQueries];
-  Buffer<uint16_t> keys, values;  // a tile and a block of it in bfloat16, which holds int8 exactly
+  union {
+    alignas(64) uint16_t weights[kQueries][kSegment];
+    alignas(64) int16_t shorts[kQueries][kSegment];
+  };
+  alignas(64) float key_scales[kSegment], value_scales[kSegment];
+  float most[kQueries], total[kQueries], query_scales[kQueries], units[kQueries];
+  Buffer<int16_t> queries, keys, values;  // of a cache in int8 without values: a tile of keys, and a block turned to values
 };
 
-inline void widen(const int8_t* from, size_t count, uint16_t* to) {
-  typedef int8_t vb __attribute__((vector_size(W), aligned(1), may_alias));
-  for (size_t i = 0; i < count; i += W)
-    store(reinterpret_cast<bf16*>(to + i), __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const vb*>(from + i), vi), vf));
+// The scale of n numbers, and their inverse, with which they are integers up to `high`. What is not finite shows in the scale.
+struct Scale {
+  float scale, inverse;
+};
+template <class T>
+inline Scale scale_of(const T* x, int n, float high) {
+  vf most{}, total{};
+  for (int i = 0; i < n; i += W) {
+    const vf v = load(x + i, std::min(n - i, W)), size = select(v < vf{}, -v, v);
+    most = select(size > most, size, most);
+    total += v * vf{};
+  }
+  float largest = 0;
+  for (int i = 0; i < W; ++i) largest = std::max(largest, most[i]);
+  return {largest / high + sum(total), largest > 0 ? high / largest : 0.0f};
+}
+template <class T>
+inline void to_shorts(const T* x, int n, float inverse, int16_t* to) {
+  typedef int16_t vs __attribute__((vector_size(W * 2), aligned(2), may_alias));
+  const vf magic = splat(12582912.0f);
+  for (int i = 0; i < n; i += W) {
+    const int count = std::min(n - i, W);
+    const vf v = (load(x + i, count) * splat(inverse) + magic) - magic;
+    const vs rounded = __builtin_convertvector(__builtin_convertvector(v, vi), vs);
+    std::memcpy(to + i, &rounded, count * sizeof *to);
+  }
 }
 
 // Scores of one query in a segment to weights: scale, cap, what it does not see, the running maximum. `from` and `to` are the keys
@@ -33,15 +59,17 @@ inline float weigh(const AttentionShape& shape, int m, bool bytes, int begin, in
                    AttentionScratch& s) {
   constexpr float kNever = -std::numeric_limits<float>::infinity();
   float* row = s.scores[m];
-  uint16_t* weights = s.weights[m];
+  uint16_t* weights = s.weights[m];  // zeros are the same in both types
   if (from >= to) {
     std::fill(weights + begin, weights + padded, 0);
+    s.units[m] = 0.0f;
     return 1.0f;
   }
   const int first = from / W * W;
+  const vf scale = splat(bytes ? shape.scale * s.query_scales[m] : shape.scale);
   vf high = splat(s.most[m]);
   for (int t = first; t < to; t += W) {
-    vf x = load(row + t, std::min(to - t, W)) * splat(shape.scale);
+    vf x = load(row + t, std::min(to - t, W)) * scale;
     if (bytes) x *= load(s.key_scales + t);
     if (shape.softcap > 0) x = splat(shape.softcap) * tanh(x / splat(shape.softcap));
     for (int i = 0; i < from - t; ++i) x[i] = kNever;
@@ -59,8 +87,13 @@ inline float weigh(const AttentionShape& shape, int m, bool bytes, int begin, in
   for (; t < to; t += W) {
     const vf p = exp(load(row + t) - splat(most));
     total += p;
-    // what is not seen may have a scale that is no number
-    store(reinterpret_cast<bf16*>(weights + t), bytes ? select(p == vf{}, p, p * load(s.value_scales + t)) : p);
+    if (bytes) store(row + t, select(p == vf{}, p, p * load(s.value_scales + t)));  // what is not seen may have a scale that is no number
+    else store(reinterpret_cast<bf16*>(weights + t), p);
+  }
+  if (bytes) {
+    const Scale found = scale_of(row + first, t - first, 32767.0f);
+    to_shorts(row + first, t - first, found.inverse, s.shorts[m] + first);
+    s.units[m] = found.scale;
   }
   if (t < padded) std::fill(weights + t, weights + padded, 0);
   s.total[m] = s.total[m] * fade + sum(total);
@@ -75,13 +108,8 @@ void attend(const AttentionShape& shape, int blocks, const CacheLayer& cache, co
   const int dim = shape.key_dim, wide = shape.value_dim;
   const size_t head = (size_t)kv * blocks;
   const bool bytes = cache.key_scales != nullptr;
+  const auto *key_bytes = reinterpret_cast<const int8_t*>(cache.keys), *value_bytes = reinterpret_cast<const int8_t*>(cache.values);
   const auto place = [&](int t) { return (head + table[t / kBlock]) * kBlock + t % kBlock; };
-  const auto key_tile = [&](int t) -> const uint16_t* {
-    if (!bytes) return cache.keys + place(t) * dim;
-    uint16_t* tile = s.keys.at_least(kTile * dim);
-    widen(reinterpret_cast<const int8_t*>(cache.keys) + place(t) * dim, kTile * dim, tile);
-    return tile;
-  };
   int end = 0, least = std::numeric_limits<int>::max(), first[M];
   for (int m = 0; m < M; ++m) {
     s.most[m] = -std::numeric_limits<float>::infinity();
@@ -91,16 +119,38 @@ void attend(const AttentionShape& shape, int blocks, const CacheLayer& cache, co
     end = std::max(end, ends[m]);
     std::memset(out + m * wide, 0, wide * sizeof(float));
   }
+  int16_t* queries = nullptr;
+  if (bytes) {
+    queries = s.queries.at_least((size_t)M * dim + 32);
+    const float high = std::min(32767.0f, std::floor(2147483392.0f / (127.0f * dim)));  // sums fit into 31 bits
+    for (int m = 0; m < M; ++m) {
+      const bf16* from = reinterpret_cast<const bf16*>(q + (size_t)m * dim);
+      const Scale found = scale_of(from, dim, high);
+      to_shorts(from, dim, found.inverse, queries + (size_t)m * dim);
+      s.query_scales[m] = found.scale;
+    }
+  }
+  // Sums over `count` tokens' values from a place of the segment on; `p` weights of the first query.
+  const auto add_values = [&](const auto* v, const auto* p, int count, auto... units) {
+    constexpr int kWide = M >= 8 ? 2 : M >= 4 ? 4 : 8;  // vectors of the output held in registers
+    int d = 0;
+    for (; d + 16 * kWide <= wide; d += 16 * kWide)
+      value_tile<M, kWide>(v + d * 2, 2 * wide, p, kSegment, count / 2, units..., out + d, wide);
+    for (; d < wide; d += 16) value_tile<M, 1>(v + d * 2, 2 * wide, p, kSegment, count / 2, units..., out + d, wide);
+  };
   least = std::max(least / kBlock * kBlock, slice * kSlice);
   end = std::min(end, (slice + 1) * kSlice);
   for (int start = least / kSegment * kSegment; start < end; start += kSegment) {
     const int begin = std::max(least, start), stop = (std::min(end, start + kSegment) + kTile - 1) / kTile * kTile;
     for (int t = begin; t < stop; t += kTile) {
+      float* scores = &s.scores[0][t - start];
       if (bytes) {
         std::memcpy(s.key_scales + t - start, cache.key_scales + place(t), kTile * sizeof(float));
         std::memcpy(s.value_scales + t - start, (cache.values ? cache.value_scales : cache.key_scales) + place(t), kTile * sizeof(float));
+        score_tile<M>(key_bytes + place(t) * dim, queries, dim, scores, kSegment);
+      } else {
+        score_tile<M>(cache.keys + place(t) * dim, q, dim, scores, kSegment);
       }
-      score_tile<M>(key_tile(t), q, dim, &s.scores[0][t - start], kSegment);
     }
     for (int m = 0; m < M; ++m) {
       const int to = std::min(std::max(ends[m] - start, 0), kSegment);
@@ -108,20 +158,27 @@ void attend(const AttentionShape& shape, int blocks, const CacheLayer& cache, co
       if (fade != 1.0f)
         for (int i = 0; i < wide; ++i) out[m * wide + i] *= fade;
     }
-    constexpr int kWide = M >= 8 ? 2 : M >= 4 ? 4 : 8;  // vectors of the output held in registers
     for (int t = begin; t < stop; t += kBlock) {
-      const uint16_t *v = cache.values ? cache.values + place(t) * wide : nullptr, *p = &s.weights[0][t - start];
       const int count = std::min(kBlock, stop - t);
-      if (!v) {  // they are the keys' first channels
-        v = s.values.at_least(kBlock * wide);
-        for (int i = 0; i < count; i += kTile) turn_tile(key_tile(t + i), wide, s.values.data() + i * wide);
-      } else if (bytes) {
-        v = s.values.at_least(kBlock * wide);
-        widen(reinterpret_cast<const int8_t*>(cache.values) + place(t) * wide, count * wide, s.values.data());
+      const uint16_t* weights = &s.weights[0][t - start];
+      const int16_t* shorts = &s.shorts[0][t - start];
+      if (cache.values && bytes) {
+        add_values(value_bytes + place(t) * wide, shorts, count, s.units);
+      } else if (cache.values) {
+        add_values(cache.values + place(t) * wide, weights, count);
+      } else if (bytes) {  // they are the keys' first channels
+        const int8_t* from = key_bytes + place(t) * dim;
+        int16_t *tile = s.keys.at_least((size_t)kTile * dim), *v = s.values.at_least((size_t)kBlock * wide);
+        for (int i = 0; i < count; i += kTile, from += kTile * dim) {
+          std::copy(from, from + kTile * wide, tile);
+          turn_tile(reinterpret_cast<const uint16_t*>(tile), wide, reinterpret_cast<uint16_t*>(v) + i * wide);
+        }
+        add_values(static_cast<const int16_t*>(v), shorts, count, s.units);
+      } else {
+        uint16_t* v = reinterpret_cast<uint16_t*>(s.values.at_least((size_t)kBlock * wide));
+        for (int i = 0; i < count; i += kTile) turn_tile(cache.keys + place(t + i) * dim, wide, v + i * wide);
+        add_values(static_cast<const uint16_t*>(v), weights, count);
       }
-      int d = 0;
-      for (; d + 16 * kWide <= wide; d += 16 * kWide) value_tile<M, kWide>(v + d * 2, 2 * wide, p, kSegment, count / 2, out + d, wide);
-      for (; d < wide; d += 16) value_tile<M, 1>(v + d * 2, 2 * wide, p, kSegment, count / 2, out + d, wide);
     }
   }
 }

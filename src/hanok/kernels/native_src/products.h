@@ -150,6 +150,50 @@ inline void score_tile(const uint16_t* keys, const uint16_t* q, int dim, float* 
   for (int m = 0; m < M; ++m) _mm512_storeu_ps(out + m * pitch, _mm512_add_ps(even[m], odd[m]));
 }
 
+// 32 integers, of a cache of 8 bits or widened, as 16 bits.
+inline __m512i shorts(const int8_t* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline __m512i shorts(const int16_t* p) { return _mm512_loadu_si512(p); }
+
+// Scores in integers: exact where dim * 127 * the largest of q fits into 31 bits.
+template <int M>
+inline void score_tile(const int8_t* keys, const int16_t* q, int dim, float* out, size_t pitch) {
+  __m512i even[M], odd[M];
+  for (int m = 0; m < M; ++m) even[m] = odd[m] = _mm512_setzero_si512();
+  for (int k = 0; k < dim; k += 4, keys += 64) {
+    const __m512i v = shorts(keys), u = shorts(keys + 32);
+    ahead(reinterpret_cast<const uint8_t*>(keys));
+    for (int m = 0; m < M; ++m) {
+      even[m] = _mm512_dpwssd_epi32(even[m], v, four(q + m * dim + k));
+      odd[m] = _mm512_dpwssd_epi32(odd[m], u, four(q + m * dim + k + 2));
+    }
+  }
+  for (int m = 0; m < M; ++m) _mm512_storeu_ps(out + m * pitch, _mm512_cvtepi32_ps(_mm512_add_epi32(even[m], odd[m])));
+}
+
+// As below, of integers: sums over a block of the cache are exact, and count `units[m]`.
+template <int M, int V, class Value>
+inline void value_tile(const Value* values, size_t stride, const int16_t* p, size_t pitch, int pairs, const float* units, float* out,
+                       int dim) {
+  __m512i y[M][V];
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < V; ++v) y[m][v] = _mm512_setzero_si512();
+  for (int t = 0; t < pairs; ++t, values += stride) {
+    __m512i x[V];
+    for (int v = 0; v < V; ++v) x[v] = shorts(values + v * 32);
+    for (size_t byte = 0; byte < V * 32 * sizeof(Value); byte += 64)
+      _mm_prefetch(reinterpret_cast<const char*>(values + 4 * stride) + byte, _MM_HINT_T0);
+    for (int m = 0; m < M; ++m) {
+      const __m512i w = four(p + m * pitch + 2 * t);
+      for (int v = 0; v < V; ++v) y[m][v] = _mm512_dpwssd_epi32(y[m][v], x[v], w);
+    }
+  }
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < V; ++v) {
+      float* to = out + m * dim + v * 16;
+      _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(y[m][v]), _mm512_set1_ps(units[m]), _mm512_loadu_ps(to)));
+    }
+}
+
 // out[m][0 .. 16 V) += weights of `pairs` pairs of tokens times their values.
 template <int M, int V>
 inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p, size_t pitch, int pairs, float* out, int dim) {
@@ -247,6 +291,27 @@ inline void score_tile(const uint16_t* keys, const uint16_t* q, int dim, float* 
                  from_bf16(keys[k * 16 + n * 2 + 1]) * from_bf16(q[m * dim + k + 1]);
       out[m * pitch + n] = total;
     }
+}
+template <int M>
+inline void score_tile(const int8_t* keys, const int16_t* q, int dim, float* out, size_t pitch) {
+  for (int m = 0; m < M; ++m) {
+    int32_t total[16] = {};
+    for (int k = 0; k < dim; k += 2)
+      for (int n = 0; n < 16; ++n)
+        total[n] += keys[k * 16 + n * 2] * q[m * dim + k] + keys[k * 16 + n * 2 + 1] * q[m * dim + k + 1];
+    for (int n = 0; n < 16; ++n) out[m * pitch + n] = static_cast<float>(total[n]);
+  }
+}
+template <int M, int V, class Value>
+inline void value_tile(const Value* values, size_t stride, const int16_t* p, size_t pitch, int pairs, const float* units, float* out,
+                       int dim) {
+  for (int m = 0; m < M; ++m) {
+    int32_t total[16 * V] = {};
+    for (int t = 0; t < pairs; ++t)
+      for (int n = 0; n < 16 * V; ++n)
+        total[n] += values[t * stride + 2 * n] * p[m * pitch + 2 * t] + values[t * stride + 2 * n + 1] * p[m * pitch + 2 * t + 1];
+    for (int n = 0; n < 16 * V; ++n) out[m * dim + n] += static_cast<float>(total[n]) * units[m];
+  }
 }
 template <int M, int V>
 inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p, size_t pitch, int pairs, float* out, int dim) {
