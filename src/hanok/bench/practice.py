@@ -1,9 +1,9 @@
-"""GRPO, RLOO and PPO practise the same sums of the harder village from the same model: do they come to the same reward?
+"""GRPO, RLOO and PPO practise the same sums of the harder village from the same model: do they come to the same reward? And what
+is the most that practice brings (`dapo-rehearsed-longer`)?
 
-All draw the same prompts at the same steps for a seed. The reward is the mean over the roll-outs of the last fifth of the run;
-the harder village's exam is asked before and after, with paired intervals; settings are chosen on its validation questions
-(`--choose`). Every stage goes on where it was stopped, so the
-whole may be run in pieces.
+The first three draw the same prompts at the same steps for a seed; DAPO draws more. The reward is the mean over the roll-outs of
+the last fifth of the run; the harder village's exam is asked before and after, with paired intervals; settings are chosen on its
+validation questions (`--choose`). Every stage goes on where it was stopped, so the whole may be run in pieces.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ REHEARSAL = "rehearsal"
 Way = tuple[str, bool, Mapping[str, Any]]
 """A method, whether it rehearses, and settings beside `PRACTICE`."""
 WAYS: Mapping[str, Way] = {
-    "grpo": ("grpo", False, {}), "rloo": ("rloo", False, {}), "ppo": ("ppo", False, {"gae_lambda": 1.0})
+    "grpo": ("grpo", False, {}), "rloo": ("rloo", False, {}), "ppo": ("ppo", False, {"gae_lambda": 1.0}),
+    "dapo-rehearsed-longer": ("dapo", True, {**_FASTER, "max_steps": 120}),
 }  # fmt: skip
 CHOICES: Mapping[str, Way] = {
     **WAYS,
@@ -54,8 +55,6 @@ CHOICES: Mapping[str, Way] = {
     "dapo": ("dapo", False, {}),
     "dapo-faster": ("dapo", False, _FASTER),
     "dapo-rehearsed": ("dapo", True, _FASTER),
-    "dapo-rehearsed-longer": ("dapo", True, {**_FASTER, "max_steps": 120}),
-    "dapo-rehearsed-hotter": ("dapo", True, {**_FASTER, "temperature": 1.2}),
 }
 MEASURED_AGAINST = "grpo"
 _LAST = 5  # part of the run whose roll-outs are the reward at its end
