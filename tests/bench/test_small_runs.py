@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from hanok.bench import decoding_cost, device_side, memory, on_device, prefill, serve, shrunk, small
+from hanok.bench import (
+    decoding_cost,
+    device_side,
+    memory,
+    on_device,
+    prefill,
+    serve,
+    shrunk,
+    small,
+    zero_points,
+)
 from hanok.bench.words import make_chat_model
 from hanok.cli.bench import BENCHMARKS, bench
 from hanok.errors import ConfigError
@@ -141,6 +151,15 @@ def test_shrunk(tiny_shape: ModelConfig, tmp_path: Path) -> None:
     assert 0 < less < all_of_it
     assert rows[0]["ratio"] > 0
     assert load_config(tmp_path / "tiny-shrunk").mlp_width == 64
+
+
+@needs_kernels
+def test_zero_points(tmp_path: Path) -> None:
+    rows = zero_points.run(rounds=1, kinds=("int4",), folder=tmp_path, shape=(64, 96), far=1 << 14)
+    assert [row["case"] for row in rows] == [
+        f"int4/{height}/{place}" for place in ("cached", "memory") for height in (1, 64)
+    ]
+    assert all(row["ratio"] > 0 and row["bytes_ratio"] == pytest.approx(5 / 4.5) for row in rows)
 
 
 @needs_kernels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,15 @@ import torch
 from torch import Tensor
 
 from hanok.compression.compress import compress
+from hanok.compression.page import Context
 from hanok.compression.rotate import Rotation
 from hanok.compression.settings import CompressConfig, Method, Plan
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
+from hanok.engine.native import NativeDecoder
 from hanok.errors import ConfigError
+from hanok.kernels.formats import quantise
+from hanok.kernels.native import native_available
 from hanok.models.checkpoint import load_model, load_stored_bits, save_model
 from hanok.models.checkpoint.weights import read_weights
 from hanok.models.coded import CodedParameter
@@ -108,17 +113,56 @@ def test_what_was_pruned_stays_zero_in_codes(model_dir: Path, text_file: Path, t
 
 
 @pytest.mark.parametrize("method", ["rtn", "hqq", "gptq", "awq"])
-def test_zero_points_are_read_back(method, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+def test_zero_points_are_read_back(method: Method, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
     config = replace(SMALL, bits=3, zeros=True)
     made = compress(method, config, model=model_dir, data=text_file, out=tmp_path / "out")
     plain = compress(
         method, replace(SMALL, bits=3), model=model_dir, data=text_file, out=tmp_path / "symmetric"
     )
-    assert load_stored_bits(tmp_path / "out") is None, "the engine takes bfloat16"
+    assert load_stored_bits(tmp_path / "out") == 4, "the engine takes it as it is"
     assert made.metrics["kl"] < 2 * plain.metrics["kl"]
     weight = load_model(tmp_path / "out").get_parameter("layers.0.mlp.up_proj.weight")
     levels = weight.unflatten(1, (-1, 32))[0, 0].unique()
     assert len(levels) <= 8
+    coded = load_model(tmp_path / "out", dtype="stored").get_parameter("layers.0.mlp.up_proj.weight")
+    assert isinstance(coded, CodedParameter)
+    assert coded.stored.zeros_NG is not None
+    assert torch.equal(coded.stored.values().float(), weight)
+
+
+@pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
+def test_the_engine_runs_zero_points(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    """As the report says that it does: codes of four bits with a scale and a zero point, embedding and head in eight bits."""
+    config = replace(SMALL, zeros=True, head_bits=8)
+    context = Context(speed=speed_of)
+    made = compress("gptq", config, model=model_dir, data=text_file, out=tmp_path / "out", context=context)
+    model = load_model(tmp_path / "out")
+    inner = sum(p.numel() for p in model.layers.parameters() if p.dim() > 1)
+    ends = model.embed_tokens.weight.numel()
+    held = (5 * inner + 8.5 * ends) / (inner + ends)
+    assert made.metrics["bits_a_weight_in_the_engine"] == pytest.approx(held)
+    assert made.metrics["bits_a_coded_weight"] == pytest.approx(4 + 16 / 32 + 4 / 32)
+    assert made.metrics["tokens_per_second_after"] > 0
+    engine = LocalEngine(tmp_path / "out")
+    try:
+        assert engine.weights == "int4"
+        assert isinstance(engine._paged, NativeDecoder)
+        assert 8 * engine._paged.weight_bytes == pytest.approx(held * (inner + ends), rel=0.01)
+        found = torch.tensor(engine.score(range(20, 60)))
+    finally:
+        engine.close()
+    model.embed_tokens.weight.data = quantise(model.embed_tokens.weight, 8).dequantised()
+    expected = logits_of(model).log_softmax(-1)[range(39), range(21, 60)]
+    assert (found - expected).abs().mean() < 0.05 * expected.std()
+
+
+def speed_of(model: Path) -> float:
+    """Tokens a second of a short answer."""
+    engine, begun = LocalEngine(model), time.perf_counter()
+    params = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
+    engine.generate([Request(id="a", prompt_ids=(20, 21, 22), params=params)])
+    engine.close()
+    return 8 / (time.perf_counter() - begun)
 
 
 def test_two_widths_in_one_directory(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
@@ -190,10 +234,10 @@ def test_nothing_to_do_is_an_error() -> None:
             replace(SMALL, sparsity=bad)
 
 
-@pytest.mark.parametrize("method", ["rtn", "gptq"])
+@pytest.mark.parametrize(("method", "zeros"), [("rtn", False), ("gptq", False), ("gptq", True)])
 def test_experts(
-    method: Method, small_decoder: Callable[..., Decoder], model_dir: Path, text_file: Path, tmp_path: Path
-) -> None:
+    method: Method, zeros: bool, small_decoder: Callable[..., Decoder], model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:  # fmt: skip
     """Mixtral keeps a matrix an expert in its file: each gets codes, and the report says who met little text."""
     moe = MoEConfig(experts=4, per_token=1, width=64, router="softmax")
     model = small_decoder(num_kv_heads=2, moe=moe, family="mixtral")
@@ -204,7 +248,8 @@ def test_experts(
     (tmp_path / "base").mkdir()
     save_model(model, tmp_path / "base")
     Tokenizer.load(model_dir).save(tmp_path / "base")
-    made = compress(method, SMALL, model=tmp_path / "base", data=text_file, out=tmp_path / "out")
+    config = replace(SMALL, zeros=zeros)
+    made = compress(method, config, model=tmp_path / "base", data=text_file, out=tmp_path / "out")
     before, after = load_model(tmp_path / "base"), load_model(tmp_path / "out")
     name = "layers.0.mlp.experts.down_proj"
     rounded = after.get_parameter(name)
@@ -221,4 +266,7 @@ def test_experts(
     engine = LocalEngine(tmp_path / "out")
     params = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
     assert len(engine.generate([Request(id="a", prompt_ids=(20, 21, 22), params=params)])[0].ids) == 4
+    kept = engine.decoder.get_parameter(name)
+    assert isinstance(kept, CodedParameter), "the engine takes the codes as they are"
+    assert (kept.stored.zeros_NG is not None) == zeros
     engine.close()

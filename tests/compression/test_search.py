@@ -15,9 +15,9 @@ from hanok.cli import _run
 from hanok.compression import measure
 from hanok.compression import search as room
 from hanok.compression.measure import compare, layer_distances, walked
-from hanok.compression.search import bits_of_target, bits_that_run, bytes_of, rate_of
+from hanok.compression.search import bits_of_target, bits_that_run, bytes_of, mean_bits, rate_of
 from hanok.compression.sensitivity import ENDS, NARROW, SCALE, WIDE, Unit, allot, sensitivities
-from hanok.compression.settings import CompressConfig
+from hanok.compression.settings import CompressConfig, Plan
 from hanok.compression.texts import read_texts
 from hanok.errors import ConfigError
 from hanok.kernels.formats import quantise
@@ -41,6 +41,18 @@ def test_wide_codes_go_where_they_take_most_away() -> None:
     assert set(allot(UNITS, 8.5).values()) == {8}
     with pytest.raises(ConfigError, match=r"4\.5"):
         allot(UNITS, 4.0)
+
+
+def test_zero_points_cost_their_part() -> None:
+    """Half a bit for a weight of the layers; embedding and head have none."""
+    assert set(allot(UNITS, 4.75, 1.0).values()) == {4}
+    with pytest.raises(ConfigError, match=r"4\.75 .* zero points"):
+        allot(UNITS, 4.7, 1.0)
+    assert allot(UNITS, 5.75, 1.0) == {"a": 4, "b": 4, "c": 8, ENDS: 4}
+    plan = Plan("rtn", CompressConfig(zeros=True, head_bits=8), {"c": 8})
+    assert mean_bits(UNITS, plan) == pytest.approx((100 * 5 + 100 * 9 + 200 * 8.5) / 400)
+    plan = Plan("rtn", CompressConfig(head_bits=8), {"c": 8})
+    assert mean_bits(UNITS, plan) == pytest.approx((100 * 4.5 + 100 * 8.5 + 200 * 8.5) / 400)
 
 
 def test_what_fits_takes_away_the_most_together() -> None:
@@ -121,6 +133,21 @@ def test_the_command_meets_a_budget(model_dir: Path, text_file: Path, tmp_path: 
     assert widths == {4, 8} or load_head_bits(out) == 8
     assert not list(tmp_path.glob(".*")), "what was tried is cleared"
     assert "<svg" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_command_meets_a_budget_with_zero_points(
+    model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ["compress", str(model_dir), "--data", str(text_file), "--out", str(out), *FEW]
+    assert _run([*words, "--target", "6 bits", "--method", "gptq", "--zeros"]) == 0
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    cost = {row["measure"]: row["value"] for row in report["What it cost"]}
+    assert 5.0 < cost["bits_a_weight_in_the_engine"] <= 6.0
+    model = load_model(out, dtype="stored")
+    stored = [p.stored for p in model.parameters() if isinstance(p, CodedParameter)]
+    assert len(stored) == 14
+    assert all(one.zeros_NG is not None for one in stored)
 
 
 def test_budgets_that_cannot_be(

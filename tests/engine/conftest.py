@@ -19,7 +19,7 @@ def tiny() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def small() -> ModuleType:
-    """decoder_of, native_of, scheduler_of, generation_of, run, alone."""
+    """decoder_of, native_of, scheduler_of, irregular_clock, generation_of, run, alone."""
     return small_models
 
 

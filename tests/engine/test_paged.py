@@ -29,7 +29,9 @@ def test_any_load_any_cache(
     small: ModuleType, decoder: Decoder, seed: int, blocks: int, snapshots: int
 ) -> None:
     draw = random.Random(seed)
-    scheduler = small.scheduler_of(decoder, blocks, draw.choice([2, 5, 9]), snapshots)
+    scheduler = small.scheduler_of(
+        decoder, blocks, draw.choice([2, 5, 9]), snapshots, clock=small.irregular_clock(seed)
+    )
     openings = [[draw.randrange(90) for _ in range(200)] for _ in range(2)]
     everyone: list[Generation] = []
     cancelled = set()
@@ -120,13 +122,18 @@ def test_answers_pushed_out_go_on_from_their_last_snapshot(small: ModuleType, de
     """Two answers that do not fit together: what the later one had read is mostly found again."""
     scheduler = small.scheduler_of(decoder, blocks=8, max_running=2, snapshots=4)
     rows = []
-    step = scheduler._model.step
+    step, decode = scheduler._model.step, scheduler._model.decode
 
     def counted(ids, *rest):
         rows.append(len(ids))
         return step(ids, *rest)
 
-    scheduler._model.step = counted  # type: ignore[method-assign]
+    def counted_all(ids, *rest):
+        drawn = decode(ids, *rest)
+        rows.extend(map(len, drawn))
+        return drawn
+
+    scheduler._model.step, scheduler._model.decode = counted, counted_all  # type: ignore[method-assign]
     pair = [small.generation_of(n, [(n + 3) * k % 90 for k in range(200 - 60 * n)], 160) for n in range(2)]
     small.run(scheduler, *pair)
     assert [g.ids for g in pair] == [small.alone(decoder, g) for g in pair]

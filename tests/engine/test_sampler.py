@@ -128,7 +128,7 @@ def test_a_memory_that_is_told_every_token_changes_nothing() -> None:
         assert stale == choose(logits_BV, [Draw(params, 3, 0, [1, 2], [*ids, 7])])
         assert choose(logits_BV, [Draw(greedy, 3, 0, [1, 2], ids, (), memory)])[0].token == logits_BV.argmax()  # type: ignore[union-attr]
         ids.append(fresh.token)
-        memory.push(fresh.token)
+        memory.follow(ids)
 
 
 @pytest.mark.parametrize("form", ["plain", pytest.param("native", marks=needs_native)])

@@ -122,8 +122,9 @@ class Episode:
         self._reference = references[cache]
         self._speculator = speculator_of(small, decoder, model, draw)
         self.scheduler = PagedScheduler(
-            model, max_running=draw.choice([1, 3, 8]), vocabulary=90, speculator=self._speculator
-        )
+            model, max_running=draw.choice([1, 3, 8]), vocabulary=90, speculator=self._speculator,
+            clock=small.irregular_clock(seed),
+        )  # fmt: skip
         self._phrases = [[draw.randrange(80) for _ in range(200)] for _ in range(2)]
         self._open: dict[Generation, dict[str, Any]] = {}
         self._past: list[Generation] = []

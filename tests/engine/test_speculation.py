@@ -277,13 +277,18 @@ def test_guesses_only_where_they_pay(
     scheduler = PagedScheduler(
         model, max_running=4, vocabulary=90, speculator=speculator, clock=lambda: now[0]
     )
-    step = model.step
+    step, decode = model.step, model.decode
 
     def timed(ids, *rest):
         now[0] += 1 + 0.1 * (len(ids) - 1)
         return step(ids, *rest)
 
-    model.step = timed  # type: ignore[method-assign]
+    def timed_decode(ids, *rest):
+        drawn = decode(ids, *rest)
+        now[0] += len(drawn[0]) * (1 + 0.1 * (len(ids) - 1))
+        return drawn
+
+    model.step, model.decode = timed, timed_decode  # type: ignore[method-assign]
     again = small.generation_of(0, [1, 2, 3], 560)
     small.run(scheduler, again)
     assert again.ids == plain[0].ids

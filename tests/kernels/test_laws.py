@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hanok.kernels import laws
 from hanok.kernels.laws import HeadWeights, decoding_laws
 from hanok.kernels.native import native_available
 from hanok.models.decoding import DecodingHeads, law_features
@@ -61,6 +62,31 @@ def test_company_and_padding_change_nothing() -> None:
         together[5],
         together[1],
     ]  # other logits, another law
+
+
+@pytest.mark.parametrize("width", [32, 33])
+def test_weights_of_two_bytes_give_the_same_bits(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of four that say the same; weights that need four keep them."""
+    _, weights, hidden, logits = case(width, 500, 3.0)
+
+    def bits(tensors: list[torch.Tensor]) -> tuple[int, list[tuple[float, float]]]:
+        held = HeadWeights(tensors)
+        return sum(tensor.nbytes for tensor in held._tensors), decoding_laws(held, hidden, logits, range(7))
+
+    exact_bytes, exact = bits(weights)
+    rounded = [
+        tensor.bfloat16().float() if place in (0, 4) else tensor for place, tensor in enumerate(weights)
+    ]
+    few_bytes, found = bits(rounded)
+    one_each = bits([rounded[0], *weights[1:]])
+    with monkeypatch.context() as patch:
+        patch.setattr(laws, "fits_bfloat16", lambda tensor: False)
+        many_bytes, expected = bits(rounded)
+        assert bits([rounded[0], *weights[1:]]) == (many_bytes, one_each[1])
+    assert found == expected
+    assert found != exact
+    assert few_bytes < 0.6 * many_bytes
+    assert few_bytes < one_each[0] < exact_bytes == many_bytes
 
 
 def test_extremes() -> None:

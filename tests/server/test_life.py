@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from slow_engine import slow_down
 
 from hanok.errors import ConfigError
 from hanok.server.app import serve
@@ -83,16 +84,11 @@ def test_names_of_models(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def slow(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def slow(server: Any) -> Iterator[Any]:
     """The server with an engine that takes 10 ms a token: 1,500 tokens are 15 seconds."""
-    step = server.engine._scheduler.step
-
-    def slow_step() -> None:
-        time.sleep(0.01)
-        step()
-
-    monkeypatch.setattr(server.engine._scheduler, "step", slow_step)
-    return server
+    again = slow_down(server.engine, 0.01)
+    yield server
+    again()
 
 
 def endless(server: Any, **changes: Any) -> dict[str, Any]:

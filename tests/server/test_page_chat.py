@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from console import DONE, SAVED, ask, click, reload, talk, text
+from slow_engine import slow_down
 
 GREETING = "안녕하세요, 한옥이에요. 🏡"
 
@@ -89,10 +90,9 @@ def test_words_are_never_markup(taught: Any, page: Any) -> None:
 
 
 def test_escape_stops_the_answer_and_frees_the_engine(
-    server: Any, page: Any, monkeypatch: pytest.MonkeyPatch
+    server: Any, page: Any, request: pytest.FixtureRequest
 ) -> None:
-    step = server.engine._scheduler.step
-    monkeypatch.setattr(server.engine._scheduler, "step", lambda: (time.sleep(0.01), step()))
+    request.addfinalizer(slow_down(server.engine, 0.01))
     page.open(server.url)
     page.write("x")  # this random model would say 1,000 things
     page.enter()

@@ -17,6 +17,7 @@ import httpx
 import tiny_models
 import uvicorn
 from fastapi import FastAPI
+from slow_engine import slow_down
 
 from hanok.engine.generator import LocalEngine
 from hanok.models.checkpoint import load_model
@@ -80,15 +81,8 @@ class Service:
         return {**asked, "max_tokens": 1500, "logit_bias": ends, "stream": True, **changes}
 
     def slow_down(self, seconds: float) -> Callable[[], None]:
-        """Each step takes so much longer, until what is returned is called."""
-        scheduler, step = self.engine._scheduler, self.engine._scheduler.step
-
-        def slowly() -> None:
-            time.sleep(seconds)
-            step()
-
-        scheduler.step = slowly  # type: ignore[method-assign]
-        return lambda: setattr(scheduler, "step", step)
+        """Each token takes so much longer, until what is returned is called."""
+        return slow_down(self.engine, seconds)
 
     def idle(self) -> bool:
         numbers = self.engine.metrics()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -50,11 +52,23 @@ def scheduler_of(
     max_running: int = 16,
     snapshots: int = 6,
     speculator: Speculator | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> PagedScheduler:
     model = native_of(decoder, blocks, snapshots=snapshots)
     return PagedScheduler(
-        model, max_running=max_running, vocabulary=model.config.vocab_size, speculator=speculator
+        model, max_running=max_running, vocabulary=model.config.vocab_size, speculator=speculator, clock=clock
     )
+
+
+def irregular_clock(seed: int) -> Callable[[], float]:
+    """On which steps take any time, so that calls of the model have any number of them, each time the same."""
+    draw, now = random.Random(seed), [0.0]
+
+    def clock() -> float:
+        now[0] += draw.choice([1e-5, 4e-4, 2e-3])
+        return now[0]
+
+    return clock
 
 
 def generation_of(

@@ -4,7 +4,7 @@ as fast as transformers; Python takes less than 30 % of a step there, and less t
 Whole answers through each side's own way of generating: a prompt of 16 tokens, greedy tokens behind it, guessing ahead switched
 off. Each side takes the number of threads that it is fastest with; llama.cpp its better format and flash attention on or off,
 transformers float32 or bfloat16 and a growing or a static cache. What counts as Python is all of an answer's time that is
-not spent inside the two native calls of a step: the model's, and the choice of its token.
+not spent inside native calls: those that run the model and choose tokens.
 """
 
 from __future__ import annotations

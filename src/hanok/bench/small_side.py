@@ -38,6 +38,7 @@ class TimedRunner:
 
     def __init__(self, runner: Any, clock: Clock) -> None:
         self._runner, self.step = runner, clock.around(runner.step)
+        self.decode = clock.around(runner.decode)
 
     @property
     def crew(self) -> Any:

@@ -2,7 +2,7 @@
 
 The layers are done one by one in a folder beside the result (`.OUT.layers`, see `layers.py`); the same command goes on there.
 The result itself appears at the end, whole, or not at all. Codes of 2 to 4 bits lie in words of four, of 5 to 8 in words of
-eight: what the kernels take as it is. Codes with zero points are dequantised by whoever reads them.
+eight: what the kernels take as it is, with zero points or without.
 """
 
 from __future__ import annotations

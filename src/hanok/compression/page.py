@@ -102,7 +102,8 @@ def _notes(plan: Plan) -> list[str]:
     config, notes = plan.config, []
     if plan.method != "none" and config.zeros:
         notes.append(
-            "The codes have zero points, which the kernels do not take: the engine dequantises them and runs in bfloat16."
+            "The codes have zero points: the engine holds one in 16 bits for 32 weights, as it does a scale, so a weight takes "
+            "half a bit more."
         )
     if plan.method != "none" and config.bits not in (4, 8):
         notes.append(

@@ -16,7 +16,16 @@ from typing import Literal
 from hanok.artefacts import open_artefact, write_json
 from hanok.compression.compress import texts_of
 from hanok.compression.page import Tried
-from hanok.compression.sensitivity import ENDS, NARROW, SCALE, WIDE, Unit, allot, sensitivities
+from hanok.compression.sensitivity import (
+    ENDS,
+    NARROW,
+    SCALE,
+    WIDE,
+    Unit,
+    allot,
+    sensitivities,
+    shared_bits,
+)
 from hanok.compression.settings import CompressConfig, Method, Plan
 from hanok.compression.texts import Texts
 from hanok.compression.trial import layer_by_layer, opened
@@ -50,22 +59,18 @@ def search(
     Raises:
         ConfigError: as `allot`.
     """
-    if config.zeros:
-        raise ConfigError(
-            "a budget, and codes with zero points",
-            remedy="leave out --zeros: the engine runs symmetric codes",
-        )
     if load_config(model).moe is not None:
         raise ConfigError(
             "a budget for a model with experts", remedy="leave the budget out: four bits everywhere"
         )
     texts = texts_of(config, model, data)
-    if bits >= WIDE + SCALE:
+    shared = shared_bits(config)
+    if bits >= WIDE + shared:
         note = f"{bits:.2f} bits a weight have room for eight everywhere"
         return Found(methods[0], replace(config, bits=WIDE, head_bits=WIDE), {}, [], [note])
     tries = _Tries(out.with_name(f".{out.name}.tries"), model, texts, config)
     units = tries.units()
-    widths = allot(units, bits)
+    widths = allot(units, bits, shared)
     narrow = replace(config, bits=NARROW, head_bits=NARROW)
     tried = [tries.measure("rtn 8", Plan("rtn", replace(config, bits=WIDE, head_bits=WIDE)))]
     by_method = {method: tries.measure(f"{method} 4", Plan(method, narrow)) for method in methods}
@@ -179,10 +184,11 @@ class _Tries:
 
 
 def mean_bits(units: list[Unit], plan: Plan) -> float:
-    """Of a weight, scales counted."""
-    total = sum(unit.weights for unit in units)
+    """Of a weight, scales and zero points counted."""
+    shared = shared_bits(plan.config)
     held = sum(
-        unit.weights * (plan.head_bits if unit.names[0] == ENDS else plan.bits(unit.names[0]))
+        unit.weights
+        * (plan.head_bits + SCALE if unit.names[0] == ENDS else plan.bits(unit.names[0]) + shared)
         for unit in units
     )
-    return held / total + SCALE
+    return held / sum(unit.weights for unit in units)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from hanok.compression.layers import takes_codes
 from hanok.compression.measure import Head, RoundedTable, advance_rows, embedded, kl_of, predicted, rounded
-from hanok.compression.settings import CompressConfig
+from hanok.compression.rtn import rtn
+from hanok.compression.settings import GROUP, CompressConfig
 from hanok.errors import ConfigError
 from hanok.kernels.memory import give_back
 from hanok.models.coded import stored_parts
@@ -26,7 +27,7 @@ from hanok.models.linear import Linear
 from hanok.reporting import progress
 
 ENDS = "ends"
-NARROW, WIDE, SCALE = 4, 8, 0.5  # bits of a code, and of its share of a scale
+NARROW, WIDE, SCALE, ZERO = 4, 8, 0.5, 0.5  # bits of a code, and of its share of a scale and of a zero point
 _JOINED = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}, {"q_proj", "kv_a_proj_with_mqa"})
 
 
@@ -49,7 +50,7 @@ def sensitivities(original: Decoder, windows: Sequence[np.ndarray], config: Comp
         inputs.append(inputs[-1].clone())
         advance_rows(block, inputs[-1], lengths)
         give_back(stored_parts(original))
-    measure = _Measure(original, lengths, ids_T, inputs)
+    measure = _Measure(original, lengths, ids_T, inputs, config)
     groups = [(n, names) for n, block in enumerate(original.layers) for names in joined_maps(block, config)]
     found = []
     with progress("sensitivity", len(groups) + 1, "groups of maps") as bar:
@@ -78,18 +79,30 @@ def joined_maps(block: nn.Module, config: CompressConfig) -> list[tuple[str, ...
     return [tuple(several) for several in found.values()]
 
 
-def allot(units: Sequence[Unit], target: float) -> Mapping[str, int]:
-    """Widths by name, `ENDS` among them, so that the mean over all weights is at most `target` bits, scales counted: eight for
-    the groups that take away the most KL together, were what they cost alone to add up.
+def shared_bits(config: CompressConfig) -> float:
+    """A code's share of its scale and zero point; embedding and head have scales alone."""
+    return SCALE + (ZERO if config.zeros else 0.0)
+
+
+def allot(units: Sequence[Unit], target: float, shared: float = SCALE) -> Mapping[str, int]:
+    """Widths by name, `ENDS` among them, so that the mean over all weights is at most `target` bits, scales and zero points
+    counted: eight for the groups that take away the most KL together, were what they cost alone to add up.
+
+    Args:
+        shared: as `shared_bits`.
 
     Raises:
-        ConfigError: a target below four bits and their scales.
+        ConfigError: a target below four bits and what they share.
     """
     total = sum(unit.weights for unit in units)
-    room = (target - NARROW - SCALE) * total
+    least = (
+        sum(unit.weights * (NARROW + (SCALE if unit.names[0] == ENDS else shared)) for unit in units) / total
+    )
+    room = (target - least) * total
     if room < -1e-6 * total:
         raise ConfigError(
-            f"a target of {target:.2f} bits a weight is below the {NARROW + SCALE} of the narrowest codes that the engine runs",
+            f"a target of {target:.2f} bits a weight is below the {least:.3g} of the narrowest codes that the engine runs"
+            + (", with zero points" if shared > SCALE else ""),
             remedy="take a smaller model: hanok compress --shrink, or hanok align distill",
         )
     wide = _dearest(units, room / (WIDE - NARROW))
@@ -124,16 +137,22 @@ class _Measure:
     lengths: list[int]
     ids_T: Tensor
     inputs: list[Tensor]
+    config: CompressConfig
 
     def with_rounded(self, layer: int, maps: Sequence[nn.Module]) -> float:
         own = [one.get_parameter("weight") for one in maps]
         for one, weight in zip(maps, own, strict=True):
-            one.register_parameter("weight", nn.Parameter(rounded(weight, NARROW), requires_grad=False))
+            one.register_parameter("weight", nn.Parameter(self._rounded(weight), requires_grad=False))
         x_TD = self.inputs[layer].clone()
         advance_rows(self.decoder.layers[layer], x_TD, self.lengths)
         for one, weight in zip(maps, own, strict=True):
             one.register_parameter("weight", weight)
         return self._to_the_end(x_TD, layer + 1, 16)
+
+    def _rounded(self, weight: Tensor) -> Tensor:
+        if not self.config.zeros:
+            return rounded(weight, NARROW)
+        return rtn(weight.detach(), NARROW, GROUP, symmetric=False).values()
 
     def with_rounded_ends(self) -> float:
         own = self.decoder.embed_tokens

@@ -93,8 +93,8 @@ class Plan:
 
     @property
     def head_bits(self) -> int:
-        """As the engine rounds embedding and head of the result: codes with zero points run in bfloat16."""
-        if self.method == "none" or self.config.zeros:
+        """As the engine rounds embedding and head of the result."""
+        if self.method == "none":
             return 16
         return self.config.head_bits or self.config.words
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from hanok.kernels.formats import Stored
 from hanok.models.checkpoint import load_model, load_stored_bits
 from hanok.models.coded import CodedParameter
 from hanok.models.decoder import Decoder
 
-_SCALE_BITS = 16 / 32
+_HALF_BITS = 16 / 32  # a weight's part of a scale, or of a zero point, in the engine
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """file_before, file_after: bytes of weights on disk. engine_bits: a weight of a matrix in memory, as `--weights auto` runs
-    the directory (codes with zero points: in bfloat16)."""
+    the directory."""
 
     file_before: int
     file_after: int
@@ -40,9 +41,7 @@ def sizes_of(model: Path, made: Path, head_bits: int) -> Sizes:
     decoder = load_model(made, dtype="stored", sparing=True)
     coded = [p for p in decoder.parameters() if isinstance(p, CodedParameter)]
     numbers = sum(p.numel() for p in coded)
-    held = sum(
-        (p.stored.bits + 16 / (p.stored.cols // p.stored.scales_NG.shape[1])) * p.numel() for p in coded
-    )
+    held = sum(_file_bits(p.stored) * p.numel() for p in coded)
     return Sizes(
         file_bytes(model),
         file_bytes(made),
@@ -51,6 +50,12 @@ def sizes_of(model: Path, made: Path, head_bits: int) -> Sizes:
         held / numbers if numbers else 0.0,
         _engine_bits(decoder, load_stored_bits(made), head_bits),
     )
+
+
+def _file_bits(stored: Stored) -> float:
+    """Of a code with its part of a scale and a zero point, which has the width of a code."""
+    shared = 16 + (0 if stored.zeros_NG is None else stored.bits)
+    return stored.bits + shared * stored.scales_NG.shape[-1] / stored.cols
 
 
 def file_bytes(directory: Path) -> int:
@@ -66,9 +71,10 @@ def _engine_bits(decoder: Decoder, kind: int | None, head_bits: int) -> float:
             continue
         bits = 16.0
         if kind is not None:
-            own = parameter.stored.bits if isinstance(parameter, CodedParameter) else kind
+            stored = parameter.stored if isinstance(parameter, CodedParameter) else None
+            own = kind if stored is None else stored.bits
             own = head_bits if any(parameter is end for end in ends) and head_bits < 16 else own
-            bits = own + _SCALE_BITS
+            bits = own + _HALF_BITS * (1 if stored is None or stored.zeros_NG is None else 2)
         total += bits * parameter.numel()
         count += parameter.numel()
     return total / count

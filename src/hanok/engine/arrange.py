@@ -1,17 +1,18 @@
 """Weights of a decoder's layers in the order in which the native kernels read them.
 
-Codes that a file has stay codes: whatever is done to rows of a matrix is done to rows of codes and of scales.
+Codes that a file has stay codes: whatever is done to rows of a matrix is done to rows of codes, scales and zero points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from hanok.engine.coverage import LANES
-from hanok.kernels.formats import Quantised, Stored
+from hanok.kernels.formats import Quantised, Stored, stacked_codes
 from hanok.kernels.packed import Kind, PackedMatrix, RowsInPlace, pack, pack_quantised, pack_rows, rows_of
 from hanok.models.coded import as_quantised, stored_codes
 from hanok.models.gqa import GroupedQueryAttention
@@ -50,7 +51,7 @@ def image(weight: Tensor | Quantised | RowsInPlace, kind: Kind, bias_N: Tensor |
     if isinstance(weight, RowsInPlace):
         return pack_rows(weight, bias_N=bias_N)
     assert isinstance(weight, Quantised)
-    return pack_quantised(_by_part(weight, lambda part: _filled_up(part, LANES)), bias_N=bias_N)
+    return pack_quantised(weight.changed(lambda part: _filled_up(part, LANES)), bias_N=bias_N)
 
 
 def kind_of(weights: Sequence[Tensor], kind: Kind) -> Kind:
@@ -64,19 +65,38 @@ def kind_of(weights: Sequence[Tensor], kind: Kind) -> Kind:
 
 
 def stacked(weights: Sequence[Tensor], kind: Kind) -> Tensor | Quantised | RowsInPlace:
-    """One below the other. Rows are quantised for themselves, so codes may stand beside what has none."""
+    """One below the other. Rows are quantised for themselves, so codes may stand beside what has none; narrower codes than the
+    kind's are widened."""
     if kind == "bf16":
         return torch.cat(list(weights))
-    rows = rows_of([_as_it_is(weight, _BITS[kind]) for weight in weights], kind)
+    bits, stored = _BITS[kind], [stored_codes(weight) for weight in weights]
+    rows = None
+    if not any(codes is not None and codes.bits < bits for codes in stored):
+        rows = rows_of([_as_it_is(*one, bits) for one in zip(weights, stored, strict=True)], kind)
     if rows is not None:
         return rows
-    parts = [as_quantised(weight, _BITS[kind]) for weight in weights]
-    numbers, scales = torch.cat([p.q_NK for p in parts]), torch.cat([p.scales_NG for p in parts])
-    return Quantised(numbers, scales, _BITS[kind])
+    return stacked_codes([as_quantised(weight, bits) for weight in weights], bits)
 
 
-def _as_it_is(weight: Tensor, bits: int) -> Tensor | Stored:
-    stored = stored_codes(weight)
+def expert_rows(
+    stack_ENK: Tensor, kind: Kind, change: Callable[[Tensor], Tensor]
+) -> Callable[[int], Tensor | Quantised | RowsInPlace]:
+    """Of each expert of a stack, by its number, its rows as `change` leaves them; codes of at most the kind's width stay."""
+    stored = None if kind == "bf16" else stored_codes(stack_ENK)
+    if stored is None or stored.bits > _BITS[kind]:
+        return lambda expert: change(stack_ENK[expert])
+
+    def of(expert: int) -> Quantised | RowsInPlace:
+        one = stored.of(expert)
+        rows = rows_of([one], kind) if one.bits == _BITS[kind] else None
+        if rows is not None:
+            return rows.arranged(change)
+        return replace(one.quantised(), bits=_BITS[kind]).changed(change)
+
+    return of
+
+
+def _as_it_is(weight: Tensor, stored: Stored | None, bits: int) -> Tensor | Stored:
     return stored if stored is not None and stored.bits == bits else weight.detach()
 
 
@@ -89,12 +109,7 @@ def side_by_side(gate: Tensor, up: Tensor, kind: Kind) -> Tensor | Quantised | R
 
     if isinstance(both, RowsInPlace):
         return both.arranged(braided)
-    return _by_part(both, braided) if isinstance(both, Quantised) else braided(both.detach())
-
-
-def _by_part(weight: Quantised, change: Callable[[Tensor], Tensor]) -> Quantised:
-    """The same change of the rows of numbers and scales."""
-    return Quantised(change(weight.q_NK), change(weight.scales_NG), weight.bits)
+    return both.changed(braided) if isinstance(both, Quantised) else braided(both.detach())
 
 
 def _filled_up(part: Tensor, rows: int) -> Tensor:

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 @dataclass(slots=True, eq=False)
 class Generation:
     """Args:
-    listener: told every delta, in the engine's thread. failed: told of an error that ended the request.
+    listener: told every delta, in the engine's thread, or, with `last_only`, the last. failed: told of an error that ended the
+        request.
     limit: completion tokens at most. cached: prompt tokens that were read before.
     prefilled: prompt tokens that the state has seen. state: while prefilling.
     learned: whether the model's decoding heads choose (temperature, top_p). law: theirs for the next token, set before it is
         drawn. laws: of `ids`.
     matcher: of a structured answer; it moves with `ids`, so that a prompt that is read again changes nothing.
-    memory: of the sampler, told of every id. words: that are banned. echo: collects the prompt's own logprobs.
+    memory: of the sampler, follows every id. words: that are banned. echo: collects the prompt's own logprobs.
     marker: of an answer that is watermarked; told of every id.
     adapter: of the request; held until it ends, whoever unloads it.
     arrived: seconds of the monotonic clock. admitted: it has had a place.
@@ -69,6 +70,7 @@ class Generation:
     laws: list[tuple[float, float]] = field(default_factory=list)
     arrived: float = field(default_factory=time.monotonic)
     admitted: bool = False
+    last_only: bool = False
 
     def admit(self, counters: Counters) -> None:
         """It has a place; how long it took counts the first time."""
@@ -111,6 +113,19 @@ class Generation:
             self.stuck = error
             return None
 
+    @property
+    def goes_by_itself(self) -> bool:
+        """Whether nothing but its logits and params decides any of the next tokens; the native call knows no scale."""
+        return (
+            self.memory is not None
+            and self.request.params.temperature_scale == 1.0
+            and self.matcher is None
+            and self.words is None
+            and self.marker is None
+            and self.echo is None
+            and len(self.ids) >= self.request.params.min_tokens
+        )
+
     def is_over(self) -> bool:
         """Whether to stop before the next step: cancelled, or past its deadline."""
         deadline = self.request.deadline
@@ -132,7 +147,7 @@ class Generation:
             return self._fail(error)
         self.ids.append(choice.token)
         if self.memory is not None:
-            self.memory.push(choice.token)
+            self.memory.follow(self.ids)
         if self.marker is not None:
             self.marker.push(choice.token)
         if self.law is not None:
@@ -146,6 +161,8 @@ class Generation:
             self.finish_reason = "stop"
         elif len(self.ids) >= self.limit:
             self.finish_reason = "length"
+        if self.last_only and self.finish_reason is None:
+            return False
         self.listener(
             Delta(
                 ids=(choice.token,),
@@ -223,9 +240,9 @@ class _StopStrings:
 def new_generation(
     request: Request, *, arrival: int, tokenizer: Tokenizer, context: int,
     listener: Callable[[Delta], None], failed: Callable[[Exception], None],
-    grammars: Grammars | None = None, has_heads: bool = False, adapter: Adapter | None = None,
+    grammars: Grammars | None = None, has_heads: bool = False, adapter: Adapter | None = None, last_only: bool = False,
 ) -> Generation:  # fmt: skip
-    """Args: has_heads: whether the model has decoding heads."""
+    """Args: has_heads: whether the model has decoding heads. last_only: of `Generation`."""
     params = request.params
     room = context - len(request.prompt_ids) + 1  # the last token is never fed back
     ends = () if params.ignore_eos else tokenizer.stop_ids
@@ -239,7 +256,7 @@ def new_generation(
         listener=listener,
         failed=failed,
         adapter=adapter,
-        memory=new_memory(params, request.prompt_ids),
+        memory=new_memory(params, request.prompt_ids, ends=stop_ids),
         words=BannedWords(tokenizer, params.bad_words) if params.bad_words else None,
         echo=None
         if params.prompt_logprobs is None
@@ -248,6 +265,7 @@ def new_generation(
         matcher=_matcher(params, stop_ids, grammars),
         marker=_marker(params, tokenizer),
         learned=has_heads and params.left_to_heads,
+        last_only=last_only,
     )
 
 

@@ -146,7 +146,7 @@ class LocalEngine(Worker):
             errors.append(error)
             done.release()
 
-        generations = [self._new(request, listen, fail) for request in requests]
+        generations = [self._new(request, listen, fail, last_only=True) for request in requests]
         self._submit(generations)
         try:
             for _ in generations:
@@ -395,12 +395,13 @@ class LocalEngine(Worker):
         return partial(self._cancel, [generation])
 
     def _new(
-        self, request: Request, listen: Callable[[Delta], None], fail: Callable[[Exception], None]
-    ) -> Generation:
+        self, request: Request, listen: Callable[[Delta], None], fail: Callable[[Exception], None], *,
+        last_only: bool = False,
+    ) -> Generation:  # fmt: skip
         return new_generation(
             request, arrival=next(self._arrivals), tokenizer=self.tokenizer, context=self.max_context,
             listener=listen, failed=fail, grammars=self._grammars, has_heads=self.has_heads,
-            adapter=self._adapters.find(request.adapter),
+            adapter=self._adapters.find(request.adapter), last_only=last_only,
         )  # fmt: skip
 
     def _rebuild(self, cause: Exception) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hanok.engine.arrange import bias_of, image, kind_of, stacked
+from hanok.engine.arrange import bias_of, expert_rows, image, kind_of, stacked
 from hanok.engine.images import Images
 from hanok.kernels.formats import Quantised
 from hanok.kernels.native import address
@@ -44,13 +44,19 @@ class Held:
         return self.pack(lambda: stacked([one.weight for one in maps], chosen), bias=bias, kind=chosen)
 
     def expert_maps(
-        self, weight: Callable[[int], Tensor], count: int, *, bias: Callable[[int], Tensor] | None
-    ) -> PackedMatrix:
-        kind = self._kind
+        self, stack: Callable[[], Tensor], change: Callable[[Tensor], Tensor], *, bias: Callable[[int], Tensor] | None
+    ) -> PackedMatrix:  # fmt: skip
+        """Args: stack: [E, N, K]. change: what is done to the rows of each expert. bias: of an expert, its rows changed."""
+        kind = kind_of([stack()], self._kind)
 
         @torch.no_grad()
         def make() -> PackedMatrix:
-            return pack_stacked(weight, count, kind, bias=bias)
+            rows = expert_rows(stack(), kind, change)
+
+            def packed(expert: int) -> PackedMatrix:
+                return image(rows(expert), kind, None if bias is None else bias(expert))
+
+            return pack_stacked(packed, stack().shape[0])
 
         return self._made(make)
 

@@ -49,8 +49,10 @@ class Images:
         if self._stored is None:
             return None
         kind, rows, cols = self._stored[f"{number}.shape"].tolist()
-        parts = (self._stored.get(f"{number}.{part}") for part in ("scales", "bias"))
-        return restore(KINDS[kind], rows, cols, self._stored[f"{number}.weights"], *parts, room=room)
+        scales, zeros, bias = (self._stored.get(f"{number}.{part}") for part in ("scales", "zeros", "bias"))
+        return restore(
+            KINDS[kind], rows, cols, self._stored[f"{number}.weights"], scales, zeros, bias, room=room
+        )
 
     def keep(self, matrix: PackedMatrix) -> None:
         self._new.append(matrix)
@@ -126,7 +128,9 @@ def _folder() -> Path | None:
 def _tensors(matrices: list[PackedMatrix]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for number, matrix in enumerate(matrices):
-        parts = {"weights": matrix.weights, "scales": matrix.scales, "bias": matrix.bias}
+        parts = {
+            "weights": matrix.weights, "scales": matrix.scales, "zeros": matrix.zeros, "bias": matrix.bias,
+        }  # fmt: skip
         tensors |= {f"{number}.{name}": part for name, part in parts.items() if part is not None}
         tensors[f"{number}.shape"] = torch.tensor([KINDS.index(matrix.kind), matrix.rows, matrix.cols])
     return tensors

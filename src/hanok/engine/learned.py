@@ -20,25 +20,19 @@ from hanok.models.lora_rows import ROW_MULTIPLE
 
 
 class LearnedLaws:
-    """Args: heads: the model's. fast: by the native kernels."""
+    """Args: heads: the model's. fast: by the native kernels; `weights` are as these take them, then."""
 
     def __init__(self, heads: DecodingHeads, *, fast: bool) -> None:
-        self._heads, self._fast = heads, fast
-        self._weights = HeadWeights(
-            [
-                heads.get_parameter(f"{head}.mlp.{layer}").detach()
-                for head in ("temp_head", "top_p_head")
-                for layer in ("0.weight", "0.bias", "2.weight", "2.bias")
-            ]
-        )
+        self._heads = heads
+        self.weights = _native_weights(heads) if fast else None
 
     def assign(self, learned: Sequence[tuple[Generation, int]], hidden_BD: Tensor, logits_BV: Tensor) -> None:
         """Set the law of the next token of answers that want one. Args: learned: they, with their rows in both tensors."""
         rows = [row for _, row in learned]
         laws = (
-            decoding_laws(self._weights, hidden_BD, logits_BV, rows)
-            if self._fast
-            else self._plain_laws(hidden_BD, logits_BV, rows)
+            self._plain_laws(hidden_BD, logits_BV, rows)
+            if self.weights is None
+            else decoding_laws(self.weights, hidden_BD, logits_BV, rows)
         )
         for (generation, _), law in zip(learned, laws, strict=True):
             temperature, top_p = law
@@ -53,3 +47,13 @@ class LearnedLaws:
         laws = self._heads.laws(hidden_BD[padded], logits_BV[padded])
         temperatures, top_ps = (law_R[: len(rows)].tolist() for law_R in laws)
         return list(zip(temperatures, top_ps, strict=True))
+
+
+def _native_weights(heads: DecodingHeads) -> HeadWeights:
+    return HeadWeights(
+        [
+            heads.get_parameter(f"{head}.mlp.{layer}").detach()
+            for head in ("temp_head", "top_p_head")
+            for layer in ("0.weight", "0.bias", "2.weight", "2.bias")
+        ]
+    )

@@ -6,7 +6,7 @@ R rows of a step (tokens of one or several sequences), V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,9 @@ from hanok.engine.coverage import CacheKind, why_not_native
 from hanok.engine.held import Held
 from hanok.engine.images import Images
 from hanok.engine.paged_model import PagedModel, too_large_for_scales
+from hanok.engine.sampler import Memory
 from hanok.errors import CheckpointError
+from hanok.kernels.laws import HeadWeights
 from hanok.kernels.native import address, native
 from hanok.kernels.packed import Kind, PackedMatrix, lazy
 from hanok.models.decoder import Block, Decoder
@@ -38,8 +40,25 @@ from hanok.models.mla import LatentAttention
 from hanok.models.mlp import GatedMLP, MixtureOfExperts, PlainMLP
 from hanok.models.rope import Rotary
 
+# A token or an error of the sampler, its log-probability and alternatives, and (temperature, top_p) where heads said them.
+Drawn = tuple[int, float | None, Mapping[int, float] | None, tuple[float, float] | None]
 _ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 _ROUTINGS = ("softmax", "sigmoid", "top_softmax")
+
+
+class NativeDraws(NamedTuple):
+    """How `NativeDecoder.decode` draws, by sequence.
+
+    Args:
+        memories: of the sampler. points: `sampler.uniform` of each sequence at the first step, then at the next.
+        learned: 1 where heads say temperature and top-p, else 0. vocabulary: ids from here on are never drawn.
+    """
+
+    memories: Sequence[Memory]
+    points: list[float]
+    learned: list[int]
+    heads: HeadWeights | None
+    vocabulary: int
 
 
 class NativeDecoder(PagedModel):
@@ -129,18 +148,29 @@ class NativeDecoder(PagedModel):
         wanted: Sequence[int], slots: Sequence[int], saves: Mapping[int, int] = {}, adapters: Sequence[Any] = (), *,
         logits: Tensor | None = None, hidden: Tensor | None = None, inputs: Tensor | None = None,
     ) -> None:  # fmt: skip
-        named = dict.fromkeys(a for a in adapters if a is not None) if any(adapters) else ()
-        acting = {adapter: place for place, adapter in enumerate(named)}
-        width = max(map(len, tables))
-        flat: list[int] = []
-        for table in tables:
-            flat += table
-            flat += [0] * (width - len(table))
         self._runner.step(
-            list(ids), list(positions), list(sequences), flat, width, list(slots or range(len(tables))),
+            list(ids), list(positions), list(sequences), *_side_by_side(tables), list(slots or range(len(tables))),
             [saves.get(row, -1) for row in range(len(ids))] if saves else [], list(wanted),
-            0 if logits is None else logits.shape[0], address(logits), address(hidden), address(inputs),
-            list(acting), [acting.get(adapter, -1) for adapter in adapters] if acting else [],
+            0 if logits is None else logits.shape[0], address(logits), address(hidden), address(inputs), *_numbered(adapters),
+        )  # fmt: skip
+
+    def decode(
+        self, ids: Sequence[int], positions: Sequence[int], tables: Sequence[Sequence[int]], slots: Sequence[int],
+        adapters: Sequence[Any], draws: NativeDraws,
+    ) -> list[list[Drawn]]:  # fmt: skip
+        """Several steps, each of one row of each sequence, and behind each the next token of every sequence, which the next step
+        takes: what so many calls of `step` and of the sampler would draw. It ends behind a step in which an answer ended or no
+        token could be drawn.
+
+        Args:
+            ids, positions: the last token of each sequence. tables, slots, adapters: as of `step`.
+
+        Returns the tokens of each sequence, equally many.
+        """
+        return self._runner.decode(
+            list(ids), list(positions), *_side_by_side(tables), list(slots), *_numbered(adapters),
+            [memory.native for memory in draws.memories], draws.points, draws.learned,
+            None if draws.heads is None else draws.heads.native, draws.vocabulary, len(draws.points) // len(ids),
         )  # fmt: skip
 
     def read_hidden(self, ids: Sequence[int], *, rows: int) -> Iterator[Tensor]:
@@ -170,8 +200,13 @@ class NativeDecoder(PagedModel):
         return sum(matrix.nbytes for matrix in self._held.matrices)
 
     def _check_scales(self, decoder: Decoder) -> None:
-        packed = [matrix for matrix in self._held.matrices if matrix.scales is not None]
-        if all(bool(torch.stack(present(matrix.scales).aminmax()).isfinite().all()) for matrix in packed):
+        packed = [
+            part
+            for matrix in self._held.matrices
+            for part in (matrix.scales, matrix.zeros)
+            if part is not None
+        ]
+        if all(bool(torch.stack(part.aminmax()).isfinite().all()) for part in packed):
             return
         most = {name: float(p.detach().abs().max()) for name, p in decoder.named_parameters()}
         name = max(most, key=most.__getitem__)
@@ -290,11 +325,11 @@ class NativeDecoder(PagedModel):
         config, router, experts = mlp.gate.config, mlp.gate, mlp.experts
         biases = config.biases
         gate_up = self._held.expert_maps(
-            lambda e: in_turns(*experts.gate_up_proj[e].chunk(2)), config.experts,
+            lambda: experts.gate_up_proj, lambda rows: in_turns(*rows.chunk(2)),
             bias=(lambda e: in_turns(*experts.gate_up_proj_bias[e].chunk(2))) if biases else None,
         )  # fmt: skip
         down = self._held.expert_maps(
-            lambda e: experts.down_proj[e], config.experts,
+            lambda: experts.down_proj, lambda rows: rows,
             bias=(lambda e: experts.down_proj_bias[e]) if biases else None,
         )  # fmt: skip
         corrected, shared = config.router == "sigmoid", mlp.shared_gate
@@ -343,3 +378,21 @@ class NativeDecoder(PagedModel):
         if width:
             self._states.append(numbers.view(self._places, width))
         return address(numbers)
+
+
+def _side_by_side(tables: Sequence[Sequence[int]]) -> tuple[list[int], int]:
+    """All in one list, as wide as the widest; and that width."""
+    width = max(map(len, tables))
+    flat: list[int] = []
+    for table in tables:
+        flat += table
+        flat += [0] * (width - len(table))
+    return flat, width
+
+
+def _numbered(adapters: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """Those there are, and which of them each sequence has, or -1; nothing where there are none."""
+    if not any(adapters):
+        return [], []
+    places = {a: place for place, a in enumerate(dict.fromkeys(a for a in adapters if a is not None))}
+    return list(places), [places.get(adapter, -1) for adapter in adapters]

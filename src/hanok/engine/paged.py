@@ -19,12 +19,14 @@ from hanok.engine.echo import ECHO_ROWS
 from hanok.engine.generation import Generation
 from hanok.engine.learned import LearnedLaws
 from hanok.engine.metrics import Counters
+from hanok.engine.native import NativeDecoder
 from hanok.engine.paged_model import PagedModel
-from hanok.engine.running import Part, Running, StepRows, last_border, rows_of
-from hanok.engine.sampler import Choice, choose
+from hanok.engine.running import Part, Running, StepRows, last_border, reserve, rows_of
+from hanok.engine.sampler import choose
 from hanok.engine.speculation.speculator import LIMIT, Speculator, may_guess
+from hanok.engine.strides import Strides
+from hanok.engine.taking import take_drawn, take_guessed
 from hanok.engine.turns import Turns
-from hanok.errors import HanokError
 
 STEP_ROWS = 512  # tokens of one step at most: running answers stutter no longer than this takes
 
@@ -46,6 +48,9 @@ class PagedScheduler:
         self._laws = laws
         self._model, self._vocabulary, self._max_running = model, vocabulary, max_running
         self._speculator, self._clock = speculator, clock
+        self._strides = (
+            Strides(model, vocabulary=vocabulary, laws=laws) if isinstance(model, NativeDecoder) else None
+        )
         self._pool, self._snapshots = model.pool, model.snapshots
         self._waiting = Turns()
         self._running: list[Running] = []
@@ -74,7 +79,8 @@ class PagedScheduler:
         return bool(self._running or self._waiting)
 
     def step(self) -> None:
-        """Some rows through the model, and a token for everyone whose last row was among them."""
+        """Some rows through the model, and a token for everyone whose last row was among them; or some tokens for everyone, where
+        all do nothing but answer."""
         self._drop_cancelled()
         self._admit()
         parts = self._plan()
@@ -84,6 +90,37 @@ class PagedScheduler:
         if guessing and self._speculator is not None:
             parts = self._with_guesses(parts, self._speculator)
         started = self._clock()
+        steps = 0 if self._strides is None or any(map(self._follows, parts)) else self._strides.steps(parts)
+        if steps and self._strides is not None:
+            steps = self._stride(parts, steps, self._strides)
+            seconds = (self._clock() - started) / steps
+            self._strides.took(len(parts), seconds)
+        else:
+            self._single_step(parts)
+            seconds = self._clock() - started
+        if self._speculator is not None and (guessing or steps):
+            self._speculator.stepped(sum(part.count + len(part.draft) for part in parts), seconds)
+
+    def _stride(self, parts: Sequence[Part], steps: int, strides: Strides) -> int:
+        """Tokens for everyone, one or some, in one call of the model; returns how many steps that took."""
+        with self.counters.model():
+            drawn = strides.draw(parts, steps)
+        steps = len(drawn[0])
+        self.counters.steps += steps - 1  # whoever called counts one
+        if self._speculator is not None:
+            self._speculator.skip(steps - 1)
+        for part, tokens in zip(parts, drawn, strict=True):
+            running, before = part.running, part.running.length
+            taken = take_drawn(part, tokens)
+            running.done = part.start + taken
+            self._remember(running)
+            self.counters.generated_tokens += taken
+            self._waiting.serve(running.generation, running.length - before)
+            if running.generation.finish_reason is not None:
+                self._release(running)
+        return steps
+
+    def _single_step(self, parts: Sequence[Part]) -> None:
         rows = rows_of(parts)
         followed = self._followed(parts, rows)
         with self.counters.model():
@@ -105,8 +142,6 @@ class PagedScheduler:
         held = self._answer(answering, logits_BV.narrow(1, 0, self._vocabulary))
         if followed is not None and hidden_BD is not None:
             self._show(parts, rows, followed, hidden_BD, held)
-        if guessing and self._speculator is not None:
-            self._speculator.stepped(len(rows.ids), self._clock() - started)
 
     def _compute(
         self, rows: StepRows, parts: Sequence[Part], followed: Sequence[int] | None
@@ -332,10 +367,7 @@ class PagedScheduler:
     def _with_draft(self, part: Part, draft: Sequence[int]) -> Part:
         """With as many guesses as there are blocks for; nobody is pushed out for a guess."""
         running = part.running
-        missing = -(-(part.end + len(draft)) // BLOCK) - len(running.blocks)
-        if missing > 0 and self._pool.free >= missing:
-            running.blocks += self._pool.take(missing)
-        draft = draft[: len(running.blocks) * BLOCK - part.end]
+        draft = draft[: reserve(self._pool, running, part.end, len(draft))]
         if not draft:
             return part
         fork = self._spares.pop() if self._model.recurrent else None
@@ -354,7 +386,7 @@ class PagedScheduler:
         drawn = iter(choose(logits_BV, draws, self._model.crew))
         for part in parts:
             before = part.running.length
-            chosen, accepted = _take(part, [next(drawn) for _ in part.wanted])
+            chosen, accepted = take_guessed(part, [next(drawn) for _ in part.wanted])
             self.counters.generated_tokens += chosen
             self._waiting.serve(part.running.generation, part.running.length - before)
             held[part.running] = accepted
@@ -413,16 +445,3 @@ def _learned(parts: Sequence[Part]) -> list[tuple[Generation, int]]:
 def _all_answers(parts: Sequence[Part]) -> bool:
     """Whether no prompt is being read in this step, so that its time is that of its number of rows."""
     return all(part.answers and part.count <= LIMIT + 1 for part in parts)
-
-
-def _take(part: Part, choices: Sequence[Choice | HanokError]) -> tuple[int, int]:
-    """Give an answer its tokens up to the first that was not guessed: how many, and how many guesses became part of it."""
-    generation, accepted = part.running.generation, 0
-    for place, choice in enumerate(choices):
-        before = len(generation.ids)
-        over = generation.take(choice)
-        held = place < len(part.draft) and isinstance(choice, Choice) and choice.token == part.draft[place]
-        accepted += held and len(generation.ids) > before
-        if over or not held:
-            return place + 1, accepted
-    raise AssertionError("behind the last guess nothing can hold")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from hanok.engine.adapters import held_of
-from hanok.engine.blocks import BLOCK, block_names
+from hanok.engine.blocks import BLOCK, BlockPool, block_names
 from hanok.engine.generation import Generation
 
 
@@ -148,6 +148,14 @@ def rows_of(parts: Sequence[Part]) -> StepRows:
     return StepRows(
         ids, positions, sequences, tables, wanted + echoed, slots, saves, firsts, adapters, len(echoed)
     )
+
+
+def reserve(pool: BlockPool, running: Running, end: int, more: int) -> int:
+    """Of `more` tokens behind `end`, how many there are blocks for: free ones are taken, nobody is pushed out."""
+    missing = -(-(end + more) // BLOCK) - len(running.blocks)
+    if missing > 0 and pool.free >= missing:
+        running.blocks += pool.take(missing)
+    return min(more, len(running.blocks) * BLOCK - end)
 
 
 def last_border(tokens: int) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,7 +135,12 @@ def choose_native(
         path,
         crew,
     )
-    return [Choice(*one) if one[0] >= 0 else _error(one[0]) for one in found]
+    return [found_choice(*one) for one in found]
+
+
+def found_choice(token: int, logprob: float | None, top: Mapping[int, float] | None) -> Choice | HanokError:
+    """What the native form found of a row."""
+    return Choice(token, logprob, top) if token >= 0 else _error(token)
 
 
 class Memory(NamedTuple):
@@ -144,17 +149,20 @@ class Memory(NamedTuple):
     params: SamplingParams
     native: Any
 
-    def push(self, token: int) -> None:
-        """The sequence has a new id."""
-        self.native.push(token)
+    def follow(self, ids: Sequence[int]) -> None:
+        """The sequence has these ids; those that came from `NativeDecoder.decode` are known here already."""
+        for token in ids[self.native.length :]:
+            self.native.push(token)
 
     def fits(self, draw: Draw) -> bool:
         native = self.native
         return self.params is draw.params and (not native.penalises or native.length == len(draw.ids))
 
 
-def new_memory(params: SamplingParams, prompt_ids: Sequence[int], ids: Sequence[int] = ()) -> Memory | None:
-    """None where the native form is not built."""
+def new_memory(
+    params: SamplingParams, prompt_ids: Sequence[int], ids: Sequence[int] = (), *, ends: Collection[int] = ()
+) -> Memory | None:
+    """None where the native form is not built. `ends`: ids that end the answer."""
     module = native()
     if module is None:
         return None
@@ -165,7 +173,7 @@ def new_memory(params: SamplingParams, prompt_ids: Sequence[int], ids: Sequence[
         ],
         [params.top_k, -1 if params.logprobs is None else params.logprobs],
         list(params.logit_bias), list(params.logit_bias.values()),
-        list(prompt_ids) if params.repetition_penalty != 1.0 else [], list(ids),
+        list(prompt_ids) if params.repetition_penalty != 1.0 else [], list(ids), list(ends),
     )  # fmt: skip
     return Memory(params, kept)
 

@@ -1,6 +1,9 @@
 """Weights in groups: int8, int5 and int4 with one float16 scale for 32 numbers along the input, and how they are found.
 
-    w[n, k] ~ scale[n, k // 32] * q[n, k],   q in [-127, 127], [-16, 15] or [-8, 7]
+    w[n, k] ~ scale[n, k // 32] * (q[n, k] - zero[n, k // 32]),   q in [-128, 127], [-16, 15] or [-8, 7]
+
+Symmetric codes have no zero points; those that are found here are such, of eight bits in [-127, 127]. Zero points are float16 as
+the scales, so they need not be whole numbers.
 
 In files the integers lie in words of 32 bits, the lowest bits first, with the middle of their range added (`compressed-tensors`,
 "pack-quantized"; GPTQ's words are the same, turned).
@@ -10,7 +13,8 @@ N outputs, K inputs, G groups, P words of a row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,15 +29,21 @@ _FIRST, _STEP = {4: 5.6, 5: 13.6}, 0.1
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """q_NK int8, scales_NG float16, bits 8, 5 or 4."""
+    """q_NK int8, scales_NG float16, bits 8, 5 or 4, zeros_NG float16; None = all are 0."""
 
     q_NK: Tensor
     scales_NG: Tensor
     bits: int
+    zeros_NG: Tensor | None = None
 
     def dequantised(self) -> Tensor:
         """float32 [N, K]."""
-        return self.q_NK.float() * self.scales_NG.float().repeat_interleave(GROUP, dim=1)
+        return _multiplied_out(self.q_NK, self.scales_NG, self.zeros_NG).flatten(-2)
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Quantised:
+        """The same change of the rows of codes, scales and zero points."""
+        zeros_NG = None if self.zeros_NG is None else change(self.zeros_NG)
+        return Quantised(change(self.q_NK), change(self.scales_NG), self.bits, zeros_NG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,39 +51,72 @@ class Stored:
     """A matrix as its file keeps it: integers that `Quantised` holds without loss, once somebody asks.
 
     codes: int32 words [N, P] or int8 [N, K]. scales_NG: any floating type, numbers that float16 has; a group is a multiple
-    of 32 inputs. cols: K.
+    of 32 inputs. cols: K. zeros_NG: any type, numbers that float16 has, beside codes around 0; None = all are 0.
+    Matrices of experts are stacked: all parts have one dimension more, in front.
     """
 
     codes: Tensor
     scales_NG: Tensor
     bits: int
     cols: int
+    zeros_NG: Tensor | None = None
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return self.codes.shape[0], self.cols
+    def shape(self) -> tuple[int, ...]:
+        return *self.codes.shape[:-1], self.cols
+
+    def of(self, expert: int) -> Stored:
+        """One of a stack."""
+        zeros_NG = None if self.zeros_NG is None else self.zeros_NG[expert]
+        return replace(self, codes=self.codes[expert], scales_NG=self.scales_NG[expert], zeros_NG=zeros_NG)
 
     def quantised(self) -> Quantised:
-        """A scale of a larger group stands with each 32 of its inputs."""
-        repeats = self.cols // GROUP // self.scales_NG.shape[1]
-        scales_NG = self.scales_NG.half().repeat_interleave(repeats, dim=1)
-        return Quantised(self.integers(), scales_NG, self.bits)
+        """A scale of a larger group stands with each 32 of its inputs, as does a zero point."""
+        repeats = self.cols // GROUP // self.scales_NG.shape[-1]
+        scales_NG, zeros_NG = (
+            None if part is None else part.half().repeat_interleave(repeats, dim=-1)
+            for part in (self.scales_NG, self.zeros_NG)
+        )
+        assert scales_NG is not None
+        return Quantised(self.integers(), scales_NG, self.bits, zeros_NG)
 
     def values(self) -> Tensor:
         """[N, K] in the type of the scales."""
-        grouped = self.integers().unflatten(1, (self.scales_NG.shape[1], -1)).float()
-        return grouped.mul_(self.scales_NG.float()[..., None]).flatten(1).to(self.scales_NG.dtype)
+        grouped = _multiplied_out(self.integers(), self.scales_NG, self.zeros_NG)
+        return grouped.flatten(-2).to(self.scales_NG.dtype)
 
     def integers(self) -> Tensor:
         return self.codes if self.codes.dtype == torch.int8 else unpack_words(self.codes, self.bits)
 
 
+def stacked_codes(parts: Sequence[Quantised], bits: int) -> Quantised:
+    """One below the other."""
+    zeros_NG = None
+    if any(part.zeros_NG is not None for part in parts):
+        zeros_NG = torch.cat([
+            torch.zeros_like(part.scales_NG) if part.zeros_NG is None else part.zeros_NG for part in parts
+        ])  # fmt: skip
+    codes, scales = torch.cat([part.q_NK for part in parts]), torch.cat([part.scales_NG for part in parts])
+    return Quantised(codes, scales, bits, zeros_NG)
+
+
+def _multiplied_out(q_NK: Tensor, scales_NG: Tensor, zeros_NG: Tensor | None) -> Tensor:
+    """float32 [..., N, G, inputs of a group]."""
+    grouped = q_NK.unflatten(-1, (scales_NG.shape[-1], -1)).float()
+    if zeros_NG is not None:
+        grouped = grouped.sub_(zeros_NG.float()[..., None])
+    return grouped.mul_(scales_NG.float()[..., None])
+
+
 def pack_words(q_NK: Tensor, bits: int) -> Tensor:
     """int8 [N, K] to int32 [N, P]; K a multiple of 32."""
     if bits == 8:
-        return (q_NK ^ -128).contiguous().view(torch.int32)
-    low, high = (q_NK + 8).view(torch.uint8).unflatten(1, (-1, 2)).unbind(-1)
-    return (low | (high << 4)).contiguous().view(torch.int32)
+        bytes_NB = q_NK ^ -128
+    else:
+        low, high = (q_NK + 8).view(torch.uint8).unflatten(1, (-1, 2)).unbind(-1)
+        bytes_NB = low | (high << 4)
+    # flat: a single row may have any stride and be called contiguous, but is not viewed as words then
+    return bytes_NB.flatten().view(torch.int32).view(bytes_NB.shape[0], bytes_NB.shape[1] // 4)
 
 
 def unpack_words(words_NP: Tensor, bits: int) -> Tensor:
@@ -81,7 +124,7 @@ def unpack_words(words_NP: Tensor, bits: int) -> Tensor:
     bytes_NB = words_NP.contiguous().view(torch.uint8)
     if bits == 8:
         return bytes_NB.view(torch.int8) ^ -128
-    return torch.stack([bytes_NB & 15, bytes_NB >> 4], dim=-1).flatten(1).view(torch.int8) - 8
+    return torch.stack([bytes_NB & 15, bytes_NB >> 4], dim=-1).flatten(-2).view(torch.int8) - 8
 
 
 def quantise(weight_NK: Tensor, bits: int) -> Quantised:

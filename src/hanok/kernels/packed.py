@@ -1,4 +1,5 @@
-"""Matrices as the processor reads them: 16 outputs side by side, a group's scales with them (`native_src/step.h`).
+"""Matrices as the processor reads them: 16 outputs side by side, a group's scales and zero points with them
+(`native_src/step.h`).
 
 The image is made from a model's weights when it is loaded; on disk it is a cache at most (`engine/images.py`).
 N outputs (padded to a multiple of 16), K inputs (padded to one of 32), G groups of 32, M rows of input.
@@ -28,18 +29,21 @@ _LINE, _PAGE, _CHUNK = 64, 1 << 21, 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class PackedMatrix:
-    """A linear map; `rows` and `cols` are padded. Keeps what the native side points to."""
+    """A linear map; `rows` and `cols` are padded. Keeps what the native side points to. No zero points: all are 0."""
 
     kind: Kind
     rows: int
     cols: int
     weights: Tensor
     scales: Tensor | None
+    zeros: Tensor | None
     bias: Tensor | None
     native: Any
 
     def take_over(self, other: PackedMatrix) -> None:
-        """The numbers of another of the same kind and shape, in place."""
+        """The numbers of another of the same kind and shape, in place; it has no zero points unless this one has room for
+        them."""
+        assert other.zeros is None or self.zeros is not None
         for mine, theirs in (
             (self.weights, other.weights),
             (self.scales, other.scales),
@@ -47,10 +51,13 @@ class PackedMatrix:
         ):
             if mine is not None and theirs is not None:
                 mine.copy_(theirs)
+        if self.zeros is not None:
+            self.zeros[:] = 0 if other.zeros is None else other.zeros
 
     @property
     def nbytes(self) -> int:
-        return self.weights.numel() + (0 if self.scales is None else 2 * self.scales.numel())
+        halves = [part for part in (self.scales, self.zeros) if part is not None]
+        return self.weights.numel() + sum(part.nbytes for part in halves)
 
 
 class Room:
@@ -78,21 +85,20 @@ class Room:
         """The matrix in here; one that fills a part of its own stays where it is."""
         if matrix.weights.nbytes >= _CHUNK:
             return matrix
-        return restore(
-            matrix.kind, matrix.rows, matrix.cols, matrix.weights, matrix.scales, matrix.bias, room=self
-        )
+        parts = (matrix.weights, matrix.scales, matrix.zeros, matrix.bias)
+        return restore(matrix.kind, matrix.rows, matrix.cols, *parts, room=self)
 
 
 def restore(
-    kind: Kind, rows: int, cols: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None, *, room: Room
+    kind: Kind, rows: int, cols: int, weights: Tensor, scales: Tensor | None, zeros: Tensor | None, bias: Tensor | None, *,
+    room: Room,
 ) -> PackedMatrix:  # fmt: skip
     """A matrix from its own parts, copied."""
-    image, scales, bias = (
-        None if part is None else room.copied(part) for part in (weights.flatten(), scales, bias)
+    image, *others = (
+        None if part is None else room.copied(part) for part in (weights.flatten(), scales, zeros, bias)
     )
     assert image is not None
-    matrix = native().matrix(KINDS.index(kind), rows, cols, address(image), address(scales), address(bias))
-    return PackedMatrix(kind, rows, cols, image, scales, bias, matrix)
+    return _held(kind, rows, cols, image, *others)
 
 
 def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> PackedMatrix:
@@ -102,27 +108,26 @@ def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> Pack
     padding = (0, -weight_NK.shape[1] % GROUP, 0, -weight_NK.shape[0] % _LANES)
     weight_NK = F.pad(weight_NK, padding) if any(padding) else weight_NK
     numbers = weight_NK.to(torch.bfloat16).contiguous().view(torch.uint8)
-    return _image(_interleaved(numbers), None, kind, weight_NK, bias_N)
+    return _image(_interleaved(numbers), None, None, kind, weight_NK, bias_N)
 
 
-def pack_stacked(
-    weight: Callable[[int], Tensor], count: int, kind: Kind, *, bias: Callable[[int], Tensor] | None = None
-) -> PackedMatrix:
-    """`count` maps of one shape, each padded by itself, one behind the other; only one at a time is in memory twice."""
-    first = pack(weight(0), kind, bias_N=None if bias is None else bias(0))
+def pack_stacked(packed: Callable[[int], PackedMatrix], count: int) -> PackedMatrix:
+    """`count` maps of one kind and shape, each padded by itself, one behind the other; only one at a time is in memory twice."""
+    first = packed(0)
     image = _aligned(count * first.weights.numel())
-    scales = None if first.scales is None else first.scales.new_empty(count, *first.scales.shape)
-    biases = None if first.bias is None else first.bias.new_empty(count, first.rows)
+    scales, zeros, biases = (
+        None if part is None else part.new_empty(count, *part.shape)
+        for part in (first.scales, first.zeros, first.bias)
+    )
     for number in range(count):
-        one = pack(weight(number), kind, bias_N=None if bias is None else bias(number)) if number else first
-        for whole, part in ((image.view(count, -1), one.weights), (scales, one.scales), (biases, one.bias)):
+        one = packed(number) if number else first
+        for whole, part in (
+            (image.view(count, -1), one.weights), (scales, one.scales), (zeros, one.zeros), (biases, one.bias),
+        ):  # fmt: skip
+            assert (whole is None) == (part is None)
             if whole is not None and part is not None:
                 whole[number] = part
-    rows = count * first.rows
-    matrix = native().matrix(
-        KINDS.index(kind), rows, first.cols, address(image), address(scales), address(biases)
-    )
-    return PackedMatrix(kind, rows, first.cols, image, scales, biases, matrix)
+    return _held(first.kind, count * first.rows, first.cols, image, scales, zeros, biases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,8 @@ class RowsInPlace:
 
     Args:
         source: as the native side numbers them. given: inputs that a row has.
-        rows_N, scales_N, groups_N: int64, the addresses of rows and of the scales of codes, and how many scales those are.
+        rows_N, scales_N, zeros_N, groups_N: int64, the addresses of rows, of the scales of codes and of their zero points (0:
+            all of the row are 0; None: of every row), and how many scales those are.
         flip: of codes of eight bits: what turns four of them into those of the image. kept: what the addresses point to.
     """
 
@@ -140,15 +146,17 @@ class RowsInPlace:
     given: int
     rows_N: Tensor
     scales_N: Tensor
+    zeros_N: Tensor | None
     groups_N: Tensor
     flip: int
     kept: tuple[Tensor, ...]
 
     def arranged(self, change: Callable[[Tensor], Tensor]) -> RowsInPlace:
         """In another order, or with rows of zeros between: `change` does to a vector what is to be done to the rows."""
+        zeros_N = None if self.zeros_N is None else change(self.zeros_N)
         return replace(
-            self, rows_N=change(self.rows_N), scales_N=change(self.scales_N), groups_N=change(self.groups_N)
-        )
+            self, rows_N=change(self.rows_N), scales_N=change(self.scales_N), zeros_N=zeros_N, groups_N=change(self.groups_N)
+        )  # fmt: skip
 
 
 def rows_of(parts: Sequence[Tensor | Stored], kind: Kind) -> RowsInPlace | None:
@@ -171,7 +179,7 @@ def _numbers_in_place(parts: Sequence[Tensor], kind: Kind) -> RowsInPlace:
     kept = tuple((part if alike else part.float()).detach().contiguous() for part in parts)
     none_N = torch.zeros(sum(map(len, kept)), dtype=torch.int64)
     return RowsInPlace(
-        kind, _SOURCES[kept[0].dtype], kept[0].shape[1], _addresses(kept), none_N, none_N, 0, kept
+        kind, _SOURCES[kept[0].dtype], kept[0].shape[1], _addresses(kept), none_N, None, none_N, 0, kept
     )
 
 
@@ -181,10 +189,18 @@ def _codes_in_place(parts: Sequence[Stored], kind: Kind) -> RowsInPlace | None:
         return None
     codes = [part.codes.contiguous() for part in parts]
     scales = [part.scales_NG.half().contiguous() for part in parts]
+    zeros = [None if part.zeros_NG is None else part.zeros_NG.half().contiguous() for part in parts]
+    zeros_N = None
+    if any(part is not None for part in zeros):
+        zeros_N = torch.cat([
+            torch.zeros(len(part), dtype=torch.int64) if zero is None else _addresses([zero])
+            for part, zero in zip(codes, zeros, strict=True)
+        ])  # fmt: skip
     groups_N = torch.cat([torch.full((len(s),), s.shape[1]) for s in scales])
     flip = 0x80808080 if torch.int8 in types else 0
+    kept = (*codes, *scales, *(part for part in zeros if part is not None))
     return RowsInPlace(
-        kind, 0, parts[0].cols, _addresses(codes), _addresses(scales), groups_N, flip, (*codes, *scales)
+        kind, 0, parts[0].cols, _addresses(codes), _addresses(scales), zeros_N, groups_N, flip, kept
     )
 
 
@@ -193,12 +209,16 @@ def pack_rows(rows: RowsInPlace, *, bias_N: Tensor | None = None) -> PackedMatri
     rows = rows.arranged(lambda vector: F.pad(vector, (0, -len(vector) % _LANES)))
     count, cols = len(rows.rows_N), -(-rows.given // GROUP) * GROUP
     image = _aligned(count * cols * _BITS[rows.kind] // 8)
-    scales = _aligned(2 * count * cols // GROUP).view(torch.float16).view(-1, cols // GROUP, _LANES)
+    scales, zeros = (
+        _aligned(2 * count * cols // GROUP).view(torch.float16).view(-1, cols // GROUP, _LANES) if wanted else None
+        for wanted in (True, rows.zeros_N is not None)
+    )  # fmt: skip
     native().pack_rows(
         [KINDS.index(rows.kind), rows.source, cols, rows.given], rows.rows_N.tolist(), rows.scales_N.tolist(),
-        rows.groups_N.tolist(), rows.flip, TRIES, address(image), address(scales), torch.get_num_threads(), "",
+        [] if rows.zeros_N is None else rows.zeros_N.tolist(), rows.groups_N.tolist(), rows.flip, TRIES, address(image),
+        address(scales), address(zeros), torch.get_num_threads(), "",
     )  # fmt: skip
-    return _matrix(rows.kind, count, cols, image, scales, bias_N)
+    return _matrix(rows.kind, count, cols, image, scales, zeros, bias_N)
 
 
 def _addresses(parts: Sequence[Tensor]) -> Tensor:
@@ -210,18 +230,21 @@ def _addresses(parts: Sequence[Tensor]) -> Tensor:
 def pack_quantised(weight: Quantised, *, bias_N: Tensor | None = None) -> PackedMatrix:
     """Without loss: N must be a multiple of 16."""
     q_NK, groups = weight.q_NK, weight.scales_NG.shape[1]
-    scales = weight.scales_NG.view(-1, _LANES, groups).permute(0, 2, 1).contiguous()
+    scales, zeros = (
+        None if part is None else part.view(-1, _LANES, groups).permute(0, 2, 1).contiguous()
+        for part in (weight.scales_NG, weight.zeros_NG)
+    )
     if weight.bits == 8:
-        return _image(_interleaved((q_NK ^ -128).view(torch.uint8)), scales, "int8", q_NK, bias_N)
+        return _image(_interleaved((q_NK ^ -128).view(torch.uint8)), scales, zeros, "int8", q_NK, bias_N)
     codes = (q_NK + (1 << (weight.bits - 1))).view(torch.uint8).unflatten(1, (-1, 4, 2, 4))
     low, high = codes[..., 0, :], codes[..., 1, :]  # [N, G, 4, 4]
     both = (low & 15) | ((high & 15) << 4)
     if weight.bits == 4:
-        return _image(_interleaved(both.flatten(1)), scales, "int4", q_NK, bias_N)
+        return _image(_interleaved(both.flatten(1)), scales, zeros, "int4", q_NK, bias_N)
     places = 2 * torch.arange(4, dtype=torch.uint8)[:, None]
     fifth = ((low >> 4) << places) | ((high >> 4) << (places + 1))
     both = torch.cat([both, fifth.sum(2, keepdim=True, dtype=torch.uint8)], dim=2)
-    return _image(_interleaved(both.flatten(1)), scales, "int5", q_NK, bias_N)
+    return _image(_interleaved(both.flatten(1)), scales, zeros, "int5", q_NK, bias_N)
 
 
 def product(matrix: PackedMatrix, x_MK: Tensor, *, threads: int = 1, path: str = "") -> Tensor:
@@ -272,16 +295,23 @@ def _interleaved(bytes_NB: Tensor) -> Tensor:
 
 
 def _image(
-    weights: Tensor, scales: Tensor | None, kind: Kind, shape_of: Tensor, bias_N: Tensor | None
-) -> PackedMatrix:
+    weights: Tensor, scales: Tensor | None, zeros: Tensor | None, kind: Kind, shape_of: Tensor, bias_N: Tensor | None
+) -> PackedMatrix:  # fmt: skip
     image = _aligned(weights.numel())
     image.view(weights.shape).copy_(weights)
-    return _matrix(kind, shape_of.shape[0], shape_of.shape[1], image, scales, bias_N)
+    return _matrix(kind, shape_of.shape[0], shape_of.shape[1], image, scales, zeros, bias_N)
 
 
 def _matrix(
-    kind: Kind, rows: int, cols: int, image: Tensor, scales: Tensor | None, bias_N: Tensor | None
-) -> PackedMatrix:
+    kind: Kind, rows: int, cols: int, image: Tensor, scales: Tensor | None, zeros: Tensor | None, bias_N: Tensor | None
+) -> PackedMatrix:  # fmt: skip
     bias = None if bias_N is None else F.pad(bias_N.float(), (0, rows - len(bias_N))).contiguous()
-    matrix = native().matrix(KINDS.index(kind), rows, cols, address(image), address(scales), address(bias))
-    return PackedMatrix(kind, rows, cols, image, scales, bias, matrix)
+    return _held(kind, rows, cols, image, scales, zeros, bias)
+
+
+def _held(
+    kind: Kind, rows: int, cols: int, image: Tensor, scales: Tensor | None, zeros: Tensor | None, bias: Tensor | None
+) -> PackedMatrix:  # fmt: skip
+    places = (address(part) for part in (image, scales, zeros, bias))
+    matrix = native().matrix(KINDS.index(kind), rows, cols, *places)
+    return PackedMatrix(kind, rows, cols, image, scales, zeros, bias, matrix)

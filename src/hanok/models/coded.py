@@ -7,6 +7,7 @@ merged in) finds the dequantised weight in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,20 +72,22 @@ def stored_codes(weight: Tensor) -> Stored | None:
 
 
 def finite_codes(weight: CodedParameter) -> bool:
-    return bool(weight.stored.scales_NG.isfinite().all())
+    parts = (weight.stored.scales_NG, weight.stored.zeros_NG)
+    return all(bool(part.isfinite().all()) for part in parts if part is not None)
 
 
 def as_quantised(weight: Tensor, bits: int) -> Quantised:
-    """Its own codes where it has some of at most this width, else the nearest; inputs filled up to a multiple of 32."""
+    """Its own codes where it has some of at most this width, else the nearest; inputs filled up to a multiple of 32. Experts of
+    a stack stand one below the other."""
     stored = stored_codes(weight)
     if stored is not None and stored.bits <= bits:
-        own = stored.quantised()
-        return Quantised(own.q_NK, own.scales_NG, bits)
-    return quantise(F.pad(weight.detach(), (0, -weight.shape[1] % GROUP)), bits)
+        return replace(stored.quantised(), bits=bits).changed(lambda part: part.flatten(0, -2))
+    rows_NK = weight.detach().flatten(0, -2)
+    return quantise(F.pad(rows_NK, (0, -rows_NK.shape[1] % GROUP)), bits)
 
 
 def stored_parts(model: nn.Module) -> Iterator[Tensor]:
-    """What a model just read holds of its file: parameters, or their codes and scales."""
+    """What a model just read holds of its file: parameters, or their codes, scales and zero points."""
     for parameter in model.parameters():
         stored = getattr(
             parameter, "stored", None
@@ -92,5 +95,7 @@ def stored_parts(model: nn.Module) -> Iterator[Tensor]:
         if isinstance(stored, Stored):
             yield stored.codes
             yield stored.scales_NG
+            if stored.zeros_NG is not None:
+                yield stored.zeros_NG
         else:
             yield parameter.detach()

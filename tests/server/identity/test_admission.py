@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from slow_engine import slow_down
 
 from hanok.errors import ConfigError
 from hanok.server.admission.prices import Price, Prices, read_prices
@@ -124,14 +124,8 @@ def test_what_is_left_is_said_by_whoever_is_asked_and_whenever(
     assert left(dear)["daily_budget"] == found["daily_budget"]  # asking takes nothing
 
 
-def test_answers_under_way_are_counted(house: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = server.engine._scheduler.step
-
-    def slow_step() -> None:
-        time.sleep(0.02)
-        step()
-
-    monkeypatch.setattr(server.engine._scheduler, "step", slow_step)
+def test_answers_under_way_are_counted(house: Any, server: Any, request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(slow_down(server.engine, 0.02))
     key = house.make_key(limits={"concurrency": 2})
     ends = {str(token): -100 for token in server.engine.tokenizer.stop_ids}
     with ThreadPoolExecutor(6) as pool:

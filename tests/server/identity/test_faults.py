@@ -9,13 +9,14 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from serving import on_a_port
+from slow_engine import slow_down
 from tenant_content import TABLES, rows_of
 
 from hanok.errors import InputError
@@ -84,14 +85,10 @@ def test_f30_control_servers_without_a_common_store_admit_too_much(tmp_path: Pat
 
 
 @pytest.fixture
-def slow(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = server.engine._scheduler.step
-
-    def slow_step() -> None:
-        time.sleep(0.02)
-        step()
-
-    monkeypatch.setattr(server.engine._scheduler, "step", slow_step)
+def slow(server: Any) -> Iterator[None]:
+    again = slow_down(server.engine, 0.02)
+    yield
+    again()
 
 
 def revoke(house: Any, key: str) -> None:

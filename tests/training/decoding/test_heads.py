@@ -14,6 +14,7 @@ import torch
 from hanok.artefacts import open_artefact
 from hanok.artefacts.files import sha256_file
 from hanok.errors import CheckpointError, ConfigError, InputError
+from hanok.kernels.laws import fits_bfloat16
 from hanok.models.checkpoint import load_model, save_model
 from hanok.models.checkpoint.decoding import HEADS_FILE, backbone_hash, load_heads
 from hanok.models.checkpoint.weights import read_metadata
@@ -66,6 +67,10 @@ def test_the_heads_learn_and_the_model_does_not(model: Path, shards: Path, tmp_p
     assert heads is not None
     assert sum(p.numel() for p in heads.parameters()) == artefact.metrics["trained_parameters"]
     assert (artefact.path / HEADS_FILE).stat().st_size < 200_000
+    assert all(
+        fits_bfloat16(heads.get_parameter(f"{head}.mlp.0.weight")) for head in ("temp_head", "top_p_head")
+    )
+    assert not fits_bfloat16(heads.get_parameter("temp_head.mlp.2.weight"))
 
 
 def test_a_run_that_broke_off_ends_with_the_same_bits(

@@ -39,27 +39,31 @@ class Plain:
 
 
 class Coded:
-    """Codes and scales; inputs beyond K are zeros."""
+    """Codes, scales, and zero points where there are some; inputs beyond K are zeros."""
 
     def __init__(self, source: Quantised, device: torch.device, dtype: torch.dtype) -> None:
         self.bits, self._dtype = source.bits, dtype
         self.codes = _narrow(source).to(device)
         self.scales_NG = source.scales_NG.to(device)
+        self.zeros_NG = None if source.zeros_NG is None else source.zeros_NG.to(device)
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(_filled_up(x, self.scales_NG.shape[1] * GROUP), self.numbers())
 
     def numbers(self) -> Tensor:
         """[N, K] in the type that the device computes in."""
-        return multiplied_out(self.codes, self.scales_NG, self._dtype)
+        return multiplied_out(self.codes, self.scales_NG, self._dtype, self.zeros_NG)
 
     def fill(self, source: Quantised) -> None:
+        """In place. It has no zero points unless there were some before."""
         self.codes.copy_(_narrow(source))
         self.scales_NG.copy_(source.scales_NG)
+        _fill_zeros(self.zeros_NG, source)
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + self.scales_NG.nbytes
+        zeros = 0 if self.zeros_NG is None else self.zeros_NG.nbytes
+        return self.codes.nbytes + self.scales_NG.nbytes + zeros
 
 
 class Coded4:
@@ -111,23 +115,31 @@ class CodedStack:
         self, source: Quantised, experts: int, inputs: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._inputs, self._dtype = inputs, dtype
-        self._codes = _narrow(source).unflatten(0, (experts, -1)).to(device)
-        self._scales = source.scales_NG.unflatten(0, (experts, -1)).to(device)
+
+        def apart(part: Tensor) -> Tensor:
+            return part.unflatten(0, (experts, -1)).to(device, copy=True)
+
+        self._codes, self._scales = apart(_narrow(source)), apart(source.scales_NG)
+        self._zeros = None if source.zeros_NG is None else apart(source.zeros_NG)
 
     def whole(self) -> Tensor:
-        return multiplied_out(self._codes, self._scales, self._dtype)[..., : self._inputs]
+        numbers = multiplied_out(self._codes, self._scales, self._dtype, self._zeros)
+        return numbers[..., : self._inputs]
 
     def of(self, chosen_NP: Tensor) -> Tensor:
-        numbers = multiplied_out(self._codes[chosen_NP], self._scales[chosen_NP], self._dtype)
+        zeros = None if self._zeros is None else self._zeros[chosen_NP]
+        numbers = multiplied_out(self._codes[chosen_NP], self._scales[chosen_NP], self._dtype, zeros)
         return numbers[..., : self._inputs]
 
     def fill(self, source: Quantised) -> None:
+        """As `Coded.fill`."""
         self._codes.copy_(_narrow(source).view_as(self._codes))
         self._scales.copy_(source.scales_NG.view_as(self._scales))
+        _fill_zeros(self._zeros, source)
 
     @property
     def nbytes(self) -> int:
-        return self._codes.nbytes + self._scales.nbytes
+        return sum(part.nbytes for part in (self._codes, self._scales, self._zeros) if part is not None)
 
 
 def coded(source: Quantised, device: torch.device, dtype: torch.dtype) -> Coded | Coded4:
@@ -137,12 +149,14 @@ def coded(source: Quantised, device: torch.device, dtype: torch.dtype) -> Coded 
     return Coded(source, device, dtype)
 
 
-def multiplied_out(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+def multiplied_out(codes: Tensor, scales: Tensor, dtype: torch.dtype, zeros: Tensor | None = None) -> Tensor:
     """[..., K]; codes int8, or two of them in a byte."""
     if codes.dtype == torch.uint8:
         codes = (torch.stack([codes & 15, codes >> 4], dim=-1).flatten(-2)).to(torch.int8) - 8
-    grouped = codes.unflatten(-1, (-1, GROUP)).float() * scales.float()[..., None]
-    return grouped.flatten(-2).to(dtype)
+    grouped = codes.unflatten(-1, (-1, GROUP)).float()
+    if zeros is not None:
+        grouped = grouped - zeros.float()[..., None]
+    return (grouped * scales.float()[..., None]).flatten(-2).to(dtype)
 
 
 @functools.cache
@@ -176,6 +190,12 @@ def _narrow(source: Quantised) -> Tensor:
     return low | (high << 4)
 
 
+def _fill_zeros(zeros: Tensor | None, source: Quantised) -> None:
+    assert zeros is not None or source.zeros_NG is None
+    if zeros is not None:
+        zeros.copy_(torch.zeros_like(zeros) if source.zeros_NG is None else source.zeros_NG.view_as(zeros))
+
+
 def _filled_up(x: Tensor, inputs: int) -> Tensor:
     return x if x.shape[-1] == inputs else F.pad(x, (0, inputs - x.shape[-1]))
 
@@ -190,9 +210,13 @@ def _int4_kernel(device: torch.device) -> Callable[..., Tensor]:
 
 
 def _for_kernel(source: Quantised, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Codes in the kernel's order, and [G, N, (scale, zero)]: a number is (code - 8) * scale + zero, codes from 0 to 15."""
+    """Codes in the kernel's order, and [G, N, (scale, offset)]: a number is (code - 8) * scale + offset, codes from 0 to 15."""
     scales_GN = source.scales_NG.T.to(device, torch.bfloat16)
-    scales_GN2 = torch.stack([scales_GN, torch.zeros_like(scales_GN)], dim=-1).contiguous()
+    offsets_GN = torch.zeros_like(scales_GN)
+    if source.zeros_NG is not None:
+        zeros_GN = source.zeros_NG.T.to(device).float()
+        offsets_GN = (-zeros_GN * scales_GN.float()).to(torch.bfloat16)
+    scales_GN2 = torch.stack([scales_GN, offsets_GN], dim=-1).contiguous()
     codes = (source.q_NK + 8).to(device)
     if device.type == "cpu":
         return torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 2), scales_GN2

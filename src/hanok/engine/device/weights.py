@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hanok.engine.arrange import kind_of
 from hanok.engine.device.matrices import Coded, Coded4, CodedStack, Plain, PlainStack, coded
-from hanok.kernels.formats import GROUP, Quantised, quantise
+from hanok.kernels.formats import Quantised, stacked_codes
 from hanok.models.coded import FLOAT_MAPS, CodedParameter, as_quantised
 from hanok.models.decoder import Block, Decoder
 from hanok.models.gdn import GatedDeltaNet
@@ -128,14 +127,16 @@ class Placed:
 
     def _stack(self, theirs: nn.Module, part: str) -> PlainStack | CodedStack:
         shape = getattr(theirs, part).shape
-        bits = _BITS.get(self._kind)
-        if bits is None:
-            stack = PlainStack(_tensor(theirs, part).to(self._device, self._dtype, copy=True))
-            self._refills.append(lambda: stack.fill(_tensor(theirs, part)))
+        if self._kind not in _BITS:
+            stack = PlainStack(_numbers(_tensor(theirs, part)).to(self._device, self._dtype, copy=True))
+            self._refills.append(lambda: stack.fill(_numbers(_tensor(theirs, part))))
         else:
             count, inputs = shape[0], shape[2]
-            stack = CodedStack(_quantised_stack(theirs, part, bits), count, inputs, self._device, self._dtype)
-            self._refills.append(lambda: stack.fill(_quantised_stack(theirs, part, bits)))
+            bits = _BITS[kind_of([_tensor(theirs, part)], self._kind)]  # type: ignore[arg-type]
+            stack = CodedStack(
+                as_quantised(_tensor(theirs, part), bits), count, inputs, self._device, self._dtype
+            )
+            self._refills.append(lambda: stack.fill(as_quantised(_tensor(theirs, part), bits)))
         self.nbytes += stack.nbytes
         return stack
 
@@ -191,15 +192,7 @@ def _numbers(weight: Tensor) -> Tensor:
 
 def _stacked(weights: Sequence[Tensor], bits: int) -> Quantised:
     """One below the other; codes of a file stay as they are."""
-    parts = [as_quantised(weight, bits) for weight in weights]
-    return Quantised(
-        torch.cat([part.q_NK for part in parts]), torch.cat([part.scales_NG for part in parts]), bits
-    )
-
-
-def _quantised_stack(theirs: nn.Module, part: str, bits: int) -> Quantised:
-    rows_NK = _tensor(theirs, part).detach().flatten(0, 1)
-    return quantise(F.pad(rows_NK, (0, -rows_NK.shape[1] % GROUP)), bits)
+    return stacked_codes([as_quantised(weight, bits) for weight in weights], bits)
 
 
 def _nowhere(*shape_and_device: int | torch.device) -> Tensor:

@@ -83,6 +83,10 @@ class Speculator:
         self._rest = max(0, self._rest - 1)
         return not self._rest
 
+    def skip(self, steps: int) -> None:
+        """So many steps went by without being asked."""
+        self._rest = max(0, self._rest - steps)
+
     def drafts(
         self, limits: Mapping[Running, int], rows: int, streams: int, *, since: float
     ) -> dict[Running, Sequence[int]]:  # fmt: skip

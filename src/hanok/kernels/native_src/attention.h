@@ -1,7 +1,7 @@
 // Attention of a few queries of one sequence over the blocks of the cache that they see.
 // Included by step.cpp alone, so compiled once for each instruction set.
 #pragma once
-#include "products.h"
+#include "tiles.h"
 
 namespace HANOK_ISA {
 

@@ -6,6 +6,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "buffer.h"
+#include "laws.h"
+#include "sampler.h"
 #include "step.h"
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -48,9 +51,9 @@ const Paths& path(const std::string& name) {
 
 const float* floats(uintptr_t address) { return reinterpret_cast<const float*>(address); }
 
-Matrix matrix(int kind, int rows, int cols, uintptr_t weights, uintptr_t scales, uintptr_t bias) {
-  return {static_cast<Kind>(kind), rows, cols, reinterpret_cast<const uint8_t*>(weights),
-          reinterpret_cast<const uint16_t*>(scales), floats(bias)};
+Matrix matrix(int kind, int rows, int cols, uintptr_t weights, uintptr_t scales, uintptr_t zeros, uintptr_t bias) {
+  const auto halves = [](uintptr_t address) { return reinterpret_cast<const uint16_t*>(address); };
+  return {static_cast<Kind>(kind), rows, cols, reinterpret_cast<const uint8_t*>(weights), halves(scales), halves(zeros), floats(bias)};
 }
 
 Dense dense(const Matrix& gate_up, const Matrix& down, bool gated, int activation) {
@@ -172,9 +175,87 @@ class Runner {
     nb::gil_scoped_release released;
     path_.run_step(model_, cache_, scratch_, std::move(args), crew_);
   }
+  // Several steps in one call: of each sequence the row of its last token, and behind each step the next token of each, which the
+  // next step takes. Ends early behind a step in which an answer ended or no token could be drawn.
+  // points: [step][sequence], as of `sample`; learned: whose law the heads say, from all of the vocabulary; `drawable`: of it, what
+  // may be drawn. Returns of each sequence its tokens: (token, logprob, {id: logprob}, (temperature, top-p) or None).
+  nb::list decode(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> tables, int table_width,
+                  std::vector<int32_t> slots, const std::vector<AdapterHandle*>& adapters, std::vector<int32_t> adapter_of,
+                  const std::vector<SamplerMemory*>& memories, const std::vector<double>& points, const std::vector<int>& learned,
+                  const LawHeads* heads, int drawable, int steps) {
+    StepArgs args;
+    for (const AdapterHandle* adapter : adapters) args.adapters.push_back(adapter->held());
+    args.adapter_of = std::move(adapter_of);
+    args.rows = args.wanted = args.answered = static_cast<int>(ids.size());
+    args.table_width = table_width;
+    args.ids = std::move(ids), args.positions = std::move(positions);
+    args.tables = std::move(tables), args.slots = std::move(slots);
+    for (int row = 0; row < args.rows; ++row) args.sequences.push_back(row), args.wanted_rows.push_back(row);
+    args.logits = logits_.at_least((size_t)args.rows * model_->vocabulary);
+    args.normed = heads ? normed_.at_least((size_t)args.rows * model_->hidden) : nullptr;
+    std::vector<std::vector<Drawn>> drawn(args.rows);
+    {
+      nb::gil_scoped_release released;
+      for (int step = 0; step < steps; ++step) {
+        path_.run_step(model_, cache_, scratch_, args, crew_);
+        for (auto& tokens : drawn) tokens.emplace_back();
+        for_rows(args.rows, drawable, &crew_, [&](int row) {
+          draw(row, *memories[row], points[(size_t)step * args.rows + row], learned[row] ? heads : nullptr, drawable, drawn[row].back());
+        });
+        if (!go_on(drawn, memories, args)) break;
+      }
+    }
+    nb::list out;
+    for (int row = 0; row < args.rows; ++row) {
+      nb::list tokens;
+      for (const Drawn& one : drawn[row]) {
+        const auto [logprob, top] = reported(one.sample, memories[row]->rule().alternatives);
+        nb::object law = nb::none();
+        if (one.by_law) law = nb::make_tuple(one.law[0], one.law[1]);
+        tokens.append(nb::make_tuple(one.sample.token, logprob, top, law));
+      }
+      out.append(tokens);
+    }
+    return out;
+  }
   Crew& crew() { return crew_; }
 
  private:
+  struct Drawn {
+    Sample sample;
+    float law[2];
+    bool by_law = false;
+  };
+  // The next token of a row, from its logits.
+  void draw(int row, const SamplerMemory& memory, double point, const LawHeads* heads, int drawable, Drawn& drawn) const {
+    const float* logits = logits_.data() + (size_t)row * model_->vocabulary;
+    SampleTask task = memory.task(logits, point);
+    SamplingRule steered;
+    if (heads) {
+      static thread_local Buffer<float> room;
+      law_path()(*heads, model_->vocabulary, normed_.data() + (size_t)row * model_->hidden, logits, room.at_least(model_->vocabulary), drawn.law);
+      drawn.by_law = drawn.law[0] == drawn.law[0] && drawn.law[1] == drawn.law[1];  // else the logits are no numbers
+    }
+    if (drawn.by_law) {
+      steered = memory.rule();
+      steered.temperature = drawn.law[0], steered.top_p = drawn.law[1];
+      task.rule = &steered;
+    }
+    static const RowSampler sample_row = row_sampler();
+    sample_row(task, drawable, &drawn.sample);
+  }
+  // Whether another step may follow; then it is the step of the tokens drawn.
+  static bool go_on(const std::vector<std::vector<Drawn>>& drawn, const std::vector<SamplerMemory*>& memories, StepArgs& args) {
+    bool all = true;
+    for (int row = 0; row < args.rows; ++row) {
+      const int token = drawn[row].back().sample.token;
+      const bool goes_on = token >= 0 && !memories[row]->ends(token);
+      if (goes_on) memories[row]->push(token);
+      args.ids[row] = token, ++args.positions[row];
+      all = all && goes_on;
+    }
+    return all;
+  }
   static Norm norm(const std::vector<uintptr_t>& tables, int number) { return {floats(tables.at(2 * number)), floats(tables.at(2 * number + 1))}; }
   // norms: before and behind the mixer, before and behind the feed-forward.
   static LayerWeights common(const std::vector<uintptr_t>& norms, const std::vector<Matrix>& maps, const Dense& dense, const Experts& experts) {
@@ -198,6 +279,7 @@ class Runner {
   Crew crew_;
   const Paths& path_;
   std::shared_ptr<Scratch> scratch_;
+  Buffer<float> logits_, normed_;  // of `decode`
 };
 
 }  // namespace
@@ -225,13 +307,16 @@ void bind_engine(nb::module_& m) {
     path(isa).quantise(bits, floats(w), groups, tries, reinterpret_cast<int8_t*>(q), reinterpret_cast<uint16_t*>(scales), crew);
   });
   // shape: kind, source, columns, given; what the rows are: see PackArgs.
-  m.def("pack_rows", [](const std::vector<int>& shape, std::vector<int64_t> rows, std::vector<int64_t> scales, std::vector<int64_t> groups,
-                        uint32_t flip, int tries, uintptr_t image, uintptr_t to_scales, int threads, const std::string& isa) {
+  m.def("pack_rows", [](const std::vector<int>& shape, std::vector<int64_t> rows, std::vector<int64_t> scales, std::vector<int64_t> zeros,
+                        std::vector<int64_t> groups, uint32_t flip, int tries, uintptr_t image, uintptr_t to_scales, uintptr_t to_zeros,
+                        int threads, const std::string& isa) {
     PackArgs args;
     args.kind = static_cast<Kind>(shape.at(0)), args.source = static_cast<Source>(shape.at(1));
     args.cols = shape.at(2), args.given = shape.at(3), args.flip = flip, args.tries = tries;
-    args.rows = std::move(rows), args.row_scales = std::move(scales), args.row_groups = std::move(groups);
-    args.image = reinterpret_cast<uint8_t*>(image), args.scales = reinterpret_cast<uint16_t*>(to_scales);
+    args.rows = std::move(rows), args.row_groups = std::move(groups);
+    args.row_scales = std::move(scales), args.row_zeros = std::move(zeros);
+    args.image = reinterpret_cast<uint8_t*>(image);
+    args.scales = reinterpret_cast<uint16_t*>(to_scales), args.zeros = reinterpret_cast<uint16_t*>(to_zeros);
     nb::gil_scoped_release released;
     Crew crew(threads);
     path(isa).pack_rows(std::move(args), crew);
@@ -255,5 +340,8 @@ void bind_engine(nb::module_& m) {
       .def("add_latent", &Runner::add_latent)
       .def("add_delta", &Runner::add_delta)
       .def("step", &Runner::step)
+      .def("decode", &Runner::decode, nb::arg("ids"), nb::arg("positions"), nb::arg("tables"), nb::arg("table_width"), nb::arg("slots"),
+           nb::arg("adapters"), nb::arg("adapter_of"), nb::arg("memories"), nb::arg("points"), nb::arg("learned"),
+           nb::arg("heads").none(), nb::arg("drawable"), nb::arg("steps"))
       .def_prop_ro("crew", &Runner::crew, nb::rv_policy::reference_internal);
 }

@@ -3,28 +3,39 @@
 #include <algorithm>
 #include <cmath>
 
+#include "buffer.h"
 #include "vec.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 namespace HANOK_ISA {
 namespace {
 
 constexpr float kColdest = 1e-2f, kNarrowest = 1e-6f, kSmall = 1e-8f;
 
-// A unit is a lane, and its sum runs over the inputs in order: the `width` of x, then `extra`.
-float score(const LawHead& head, int units, const float* x, int width, const float* extra, int extras) {
+// A unit is a lane, and its sum runs over the inputs in order. x has a zero behind its inputs.
+float score(const LawHead& head, int units, const float* x, int inputs) {
   constexpr int kTogether = std::min(8, kLawUnits / W);  // vectors: enough sums to hide how long a product takes
+  const int pairs = (inputs + 1) / 2;
   vf z{};
   for (int unit = 0; unit < units; unit += kTogether * W) {
     vf y[kTogether];
     for (int j = 0; j < kTogether; ++j) y[j] = load(head.first_bias + unit + j * W);
     const int within = unit % kLawUnits;
-    const float* weights = head.first + (int64_t)(unit - within) * (width + extras) + within;
-    const auto add = [&](const float* inputs, int count) {
-      for (int i = 0; i < count; ++i, weights += kLawUnits)
-        for (int j = 0; j < kTogether; ++j) y[j] += splat(inputs[i]) * load(weights + j * W);
-    };
-    add(x, width);
-    add(extra, extras);
+    if (head.first) {
+      const float* weights = head.first + (int64_t)(unit - within) * inputs + within;
+      for (int i = 0; i < inputs; ++i, weights += kLawUnits)
+        for (int j = 0; j < kTogether; ++j) y[j] += splat(x[i]) * load(weights + j * W);
+    } else {
+      const uint32_t* weights = head.first_pairs + (int64_t)(unit - within) * pairs + within;
+      for (int i = 0; i < pairs; ++i, weights += kLawUnits)
+        for (int j = 0; j < kTogether; ++j) {
+          const vu two = *reinterpret_cast<const vu*>(weights + j * W);
+          y[j] += splat(x[2 * i]) * (vf)(two << 16);
+          y[j] += splat(x[2 * i + 1]) * (vf)(two & 0xffff0000u);
+        }
+    }
     for (int j = 0; j < kTogether; ++j)
       z += select(y[j] > vf{}, y[j], vf{}) * load(head.second + unit + j * W);
   }
@@ -46,6 +57,19 @@ vf log_of(vf x) {
   return __builtin_convertvector(k, vf) * splat(0.69314718056f) + splat(2.0f) * s * p;
 }
 
+// A bit for each of W numbers that is above `least`.
+uint32_t above(const float* x, float least) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_set1_ps(least), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_set1_ps(least), _CMP_GT_OQ));
+#else
+  uint32_t found = 0;
+  for (int j = 0; j < W; ++j) found |= (uint32_t)(x[j] > least) << j;
+  return found;
+#endif
+}
+
 // Largest logit, and the five largest in order.
 float largest(const float* x, int n, float* five) {
   std::fill(five, five + 5, -INFINITY);
@@ -55,28 +79,21 @@ float largest(const float* x, int n, float* five) {
     for (; place > 0 && value > five[place - 1]; --place) five[place] = five[place - 1];
     five[place] = value;
   };
-  constexpr int kBlock = 8 * W;
   int i = 0;
-  for (; i + kBlock <= n; i += kBlock) {
-    vf top = load(x + i);
-    for (int j = W; j < kBlock; j += W) {
-      const vf next = load(x + i + j);
-      top = select(next > top, next, top);
-    }
-    float most = top[0];
-    for (int j = 1; j < W; ++j) most = std::max(most, top[j]);
-    if (most > five[4])
-      for (int j = 0; j < kBlock; ++j) insert(x[i + j]);
-  }
+  for (; i + W <= n; i += W)
+    for (uint32_t found = above(x + i, five[4]); found; found &= found - 1) insert(x[i + __builtin_ctz(found)]);
   for (; i < n; ++i) insert(x[i]);
   return five[0];
 }
 
 }  // namespace
 
-void law_of_row(const LawArgs& a, const float* hidden, const float* logits, float* room, float* law) {
-  const int n = a.vocabulary;
-  const float temperature = 2.0f * score(a.temperature, a.units, hidden, a.width, nullptr, 0);
+void law_of_row(const LawHeads& a, int n, const float* hidden, const float* logits, float* room, float* law) {
+  static thread_local Buffer<float> space;
+  float* inputs = space.at_least(a.width + 6);
+  std::copy(hidden, hidden + a.width, inputs);
+  std::fill(inputs + a.width, inputs + a.width + 6, 0.0f);
+  const float temperature = 2.0f * score(a.temperature, a.units, inputs, a.width);
   const float used = std::max(temperature, kColdest), by = 1.0f / used;
   float five[5];
   const float top = largest(logits, n, five);
@@ -102,7 +119,8 @@ void law_of_row(const LawArgs& a, const float* hidden, const float* logits, floa
   const float features[5] = {temperature, share, sum(surprise),
                              (float)((sum(squares) - mass * mass / n) / std::max(1, n - 1)), best};
   law[0] = used;
-  law[1] = std::max(score(a.top_p, a.units, hidden, a.width, features, 5), kNarrowest);
+  std::copy(features, features + 5, inputs + a.width);
+  law[1] = std::max(score(a.top_p, a.units, inputs, a.width + 5), kNarrowest);
 }
 
 }  // namespace HANOK_ISA

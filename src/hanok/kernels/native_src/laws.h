@@ -5,21 +5,27 @@
 
 constexpr int kLawUnits = 128;  // of which a head has a multiple
 struct LawHead {
-  const float *first, *first_bias;    // [units / 128, inputs, 128], [units]
+  const float* first;           // [units / 128, inputs, 128]; or null:
+  const uint32_t* first_pairs;  // [units / 128, inputs / 2, 128] of two bfloat16, the first input's in the low half; inputs rounded up
+  const float* first_bias;            // [units]
   const float *second, *second_bias;  // [units], [1]
 };
-struct LawArgs {
+struct LawHeads {
   LawHead temperature, top_p;  // inputs: width; width + 5
-  int units, width, vocabulary;
+  int units, width;
 };
 
-#define HANOK_DECLARE_LAWS(NS)                                                                                \
-  namespace NS {                                                                                              \
-  /* law: temperature (at least 0.01) and top-p (at least 1e-6); room: [vocabulary] */                        \
-  void law_of_row(const LawArgs&, const float* hidden, const float* logits, float* room, float* law);        \
+#define HANOK_DECLARE_LAWS(NS)                                                                                         \
+  namespace NS {                                                                                                       \
+  /* law: temperature (at least 0.01) and top-p (at least 1e-6); room: [vocabulary] */                                 \
+  void law_of_row(const LawHeads&, int vocabulary, const float* hidden, const float* logits, float* room, float* law); \
   }
 HANOK_DECLARE_LAWS(isa_portable)
 #if defined(__x86_64__)
 HANOK_DECLARE_LAWS(isa_avx2)
 HANOK_DECLARE_LAWS(isa_avx512)
 #endif
+
+namespace hanok {
+decltype(&isa_portable::law_of_row) law_path();  // the best
+}

@@ -131,6 +131,7 @@ inline void pack_code_block(const PackArgs& a, int block) {
   const int words = a.cols / (a.kind == kInt4 ? 8 : 4), groups = a.cols / 32;
   uint32_t* to = reinterpret_cast<uint32_t*>(a.image) + (size_t)block * words * 16;
   uint16_t* scales = a.scales + (size_t)block * groups * 16;
+  if (a.zeros) std::memset(a.zeros + (size_t)block * groups * 16, 0, (size_t)groups * 16 * sizeof *a.zeros);
   for (int n = 0; n < 16; ++n) {
     const uint8_t* row = reinterpret_cast<const uint8_t*>(a.rows[block * 16 + n]);
     const uint16_t* scale = reinterpret_cast<const uint16_t*>(a.row_scales[block * 16 + n]);
@@ -146,6 +147,10 @@ inline void pack_code_block(const PackArgs& a, int block) {
     }
     const int each = groups / a.row_groups[block * 16 + n];
     for (int g = 0; g < groups; ++g) std::memcpy(&scales[g * 16 + n], scale + g / each, sizeof(uint16_t));
+    const uint16_t* zero = a.zeros ? reinterpret_cast<const uint16_t*>(a.row_zeros[block * 16 + n]) : nullptr;
+    if (!zero) continue;
+    uint16_t* zeros = a.zeros + (size_t)block * groups * 16;
+    for (int g = 0; g < groups; ++g) std::memcpy(&zeros[g * 16 + n], zero + g / each, sizeof(uint16_t));
   }
 }
 

@@ -13,16 +13,19 @@ namespace HANOK_ISA {
 #if HANOK_VNNI
 inline __m512i four(const void* p) { return _mm512_set1_epi32(*static_cast<const int32_t*>(p)); }
 inline void ahead(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p) + 1536, _MM_HINT_T0); }
+inline __m512 halves(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 
 // B blocks of 16 outputs of each of M rows. Sums of integers are exact, so their order is free; those of floats are not: one group
-// after the other, whatever M and B are.
-template <int M, int B, Kind kind, bool first_rows>
+// after the other, whatever M and B are. The sum of a group's inputs is taken away as often as codes are too large by: beforehand, as
+// an integer, or, where a zero point is added to that, behind the group's products, as a float.
+template <int M, int B, Kind kind, bool zero_points, bool first_rows>
 inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
   const int cols = a.cols, groups = cols / 32;
   constexpr int kGroup = group_bytes(kind);
   const size_t bytes = (size_t)groups * kGroup;
   const uint8_t* w = a.weights + block * bytes;
   const uint16_t* s = a.scales + block * groups * 16;
+  const uint16_t* z = zero_points ? a.zeros + block * groups * 16 : nullptr;
   const int8_t* q = x.q + (size_t)row * cols;
   const int32_t* sums = x.sums + (size_t)row * groups;
   const float* scales = x.scale + (size_t)row * groups;
@@ -34,7 +37,7 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
     constexpr bool kTwo = M * B < 4;  // chains of sums, where there are few
     __m512i sum[B][M], odd[B][M];
     for (int m = 0; m < M; ++m) {
-      const __m512i start = four(sums + (size_t)m * groups + g);
+      const __m512i start = zero_points ? _mm512_setzero_si512() : four(sums + (size_t)m * groups + g);
       for (int b = 0; b < B; ++b) sum[b][m] = start, odd[b][m] = _mm512_setzero_si512();
     }
     for (int j = 0; j < 4; ++j) {
@@ -73,12 +76,15 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
       }
     }
     for (int b = 0; b < B; ++b) {
-      const uint16_t* at = s + ((size_t)b * groups + g) * 16;
-      const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+      const size_t at = ((size_t)b * groups + g) * 16;
+      const __m512 scale = halves(s + at), one = _mm512_set1_ps(1.0f);
+      const __m512 zero = zero_points ? _mm512_fmadd_ps(halves(z + at), _mm512_set1_ps(1.0f / offset_of(kind)), one) : one;
       for (int m = 0; m < M; ++m) {
-        const __m512i both = kTwo ? _mm512_add_epi32(sum[b][m], odd[b][m]) : sum[b][m];
-        const __m512 product = _mm512_mul_ps(scale, _mm512_set1_ps(scales[(size_t)m * groups + g]));
-        total[b][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), product, total[b][m]);
+        const size_t group = (size_t)m * groups + g;
+        __m512 number = _mm512_cvtepi32_ps(kTwo ? _mm512_add_epi32(sum[b][m], odd[b][m]) : sum[b][m]);
+        if (zero_points) number = _mm512_fmadd_ps(zero, _mm512_cvtepi32_ps(four(sums + group)), number);
+        const __m512 product = _mm512_mul_ps(scale, _mm512_set1_ps(scales[group]));
+        total[b][m] = _mm512_fmadd_ps(number, product, total[b][m]);
       }
     }
   }
@@ -115,15 +121,21 @@ inline void blocks_bf16(const Matrix& a, size_t block, const Rows& x, int row, f
     for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], sum[b][m]);
 }
 
+template <int M, int B, bool zero_points, bool first_rows>
+inline void blocks_of_codes(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+  if (a.kind == kInt4) blocks_int<M, B, kInt4, zero_points, first_rows>(a, block, x, row, out);
+  else if (a.kind == kInt5) blocks_int<M, B, kInt5, zero_points, first_rows>(a, block, x, row, out);
+  else blocks_int<M, B, kInt8, zero_points, first_rows>(a, block, x, row, out);
+}
+
 // `first_rows`: the weights come from memory, not from the cache that rows before left them in.
 template <int M, int B, bool first_rows>
 inline void blocks_of(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
   constexpr int kWide = M > 1 && M * B <= 8 ? B : 1;  // more would not fit into registers; one row reads one stream faster than two
   if (a.kind == kBf16) return blocks_bf16<M, B, first_rows>(a, block, x, row, out);
   for (int b = 0; b < B; b += kWide) {
-    if (a.kind == kInt4) blocks_int<M, kWide, kInt4, first_rows>(a, block + b, x, row, out + b);
-    else if (a.kind == kInt5) blocks_int<M, kWide, kInt5, first_rows>(a, block + b, x, row, out + b);
-    else blocks_int<M, kWide, kInt8, first_rows>(a, block + b, x, row, out + b);
+    if (a.zeros) blocks_of_codes<M, kWide, true, first_rows>(a, block + b, x, row, out + b);
+    else blocks_of_codes<M, kWide, false, first_rows>(a, block + b, x, row, out + b);
   }
 }
 template <int M, int B>
@@ -132,112 +144,7 @@ inline void blocks_product(const Matrix& a, size_t block, const Rows& x, int row
   else blocks_of<M, B, false>(a, block, x, row, out);
 }
 
-// Scores of M queries with a tile of 16 keys.
-template <int M>
-inline void score_tile(const uint16_t* keys, const uint16_t* q, int dim, float* out, size_t pitch) {
-  const uint8_t* w = reinterpret_cast<const uint8_t*>(keys);
-  __m512 even[M], odd[M];
-  for (int m = 0; m < M; ++m) even[m] = odd[m] = _mm512_setzero_ps();
-  for (int k = 0; k < dim; k += 4, w += 128) {
-    const __m512bh v = (__m512bh)_mm512_load_si512(w), u = (__m512bh)_mm512_load_si512(w + 64);
-    ahead(w);
-    ahead(w + 64);
-    for (int m = 0; m < M; ++m) {
-      even[m] = _mm512_dpbf16_ps(even[m], v, (__m512bh)four(q + m * dim + k));
-      odd[m] = _mm512_dpbf16_ps(odd[m], u, (__m512bh)four(q + m * dim + k + 2));
-    }
-  }
-  for (int m = 0; m < M; ++m) _mm512_storeu_ps(out + m * pitch, _mm512_add_ps(even[m], odd[m]));
-}
-
-// 32 integers, of a cache of 8 bits or widened, as 16 bits.
-inline __m512i shorts(const int8_t* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-inline __m512i shorts(const int16_t* p) { return _mm512_loadu_si512(p); }
-
-// Scores in integers: exact where dim * 127 * the largest of q fits into 31 bits.
-template <int M>
-inline void score_tile(const int8_t* keys, const int16_t* q, int dim, float* out, size_t pitch) {
-  __m512i even[M], odd[M];
-  for (int m = 0; m < M; ++m) even[m] = odd[m] = _mm512_setzero_si512();
-  for (int k = 0; k < dim; k += 4, keys += 64) {
-    const __m512i v = shorts(keys), u = shorts(keys + 32);
-    ahead(reinterpret_cast<const uint8_t*>(keys));
-    for (int m = 0; m < M; ++m) {
-      even[m] = _mm512_dpwssd_epi32(even[m], v, four(q + m * dim + k));
-      odd[m] = _mm512_dpwssd_epi32(odd[m], u, four(q + m * dim + k + 2));
-    }
-  }
-  for (int m = 0; m < M; ++m) _mm512_storeu_ps(out + m * pitch, _mm512_cvtepi32_ps(_mm512_add_epi32(even[m], odd[m])));
-}
-
-// As below, of integers: sums over a block of the cache are exact, and count `units[m]`.
-template <int M, int V, class Value>
-inline void value_tile(const Value* values, size_t stride, const int16_t* p, size_t pitch, int pairs, const float* units, float* out,
-                       int dim) {
-  __m512i y[M][V];
-  for (int m = 0; m < M; ++m)
-    for (int v = 0; v < V; ++v) y[m][v] = _mm512_setzero_si512();
-  for (int t = 0; t < pairs; ++t, values += stride) {
-    __m512i x[V];
-    for (int v = 0; v < V; ++v) x[v] = shorts(values + v * 32);
-    for (size_t byte = 0; byte < V * 32 * sizeof(Value); byte += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(values + 4 * stride) + byte, _MM_HINT_T0);
-    for (int m = 0; m < M; ++m) {
-      const __m512i w = four(p + m * pitch + 2 * t);
-      for (int v = 0; v < V; ++v) y[m][v] = _mm512_dpwssd_epi32(y[m][v], x[v], w);
-    }
-  }
-  for (int m = 0; m < M; ++m)
-    for (int v = 0; v < V; ++v) {
-      float* to = out + m * dim + v * 16;
-      _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(y[m][v]), _mm512_set1_ps(units[m]), _mm512_loadu_ps(to)));
-    }
-}
-
-// out[m][0 .. 16 V) += weights of `pairs` pairs of tokens times their values.
-template <int M, int V>
-inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p, size_t pitch, int pairs, float* out, int dim) {
-  __m512 y[M][V];
-  for (int m = 0; m < M; ++m)
-    for (int v = 0; v < V; ++v) y[m][v] = _mm512_loadu_ps(out + m * dim + v * 16);
-  for (int t = 0; t < pairs; ++t, values += stride) {
-    __m512bh x[V];
-    for (int v = 0; v < V; ++v) x[v] = (__m512bh)_mm512_loadu_si512(values + v * 32);
-    for (int v = 0; v < V; ++v) _mm_prefetch(reinterpret_cast<const char*>(values + 4 * stride + v * 32), _MM_HINT_T0);
-    for (int m = 0; m < M; ++m) {
-      const __m512bh w = (__m512bh)four(p + m * pitch + 2 * t);
-      for (int v = 0; v < V; ++v) y[m][v] = _mm512_dpbf16_ps(y[m][v], x[v], w);
-    }
-  }
-  for (int m = 0; m < M; ++m)
-    for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + m * dim + v * 16, y[m][v]);
-}
-// The first `wide` channels of a tile of 16 keys as `value_tile` reads them: 16 x 32 bits of them turn at a time.
-inline void turn_tile(const uint16_t* keys, int wide, uint16_t* to) {
-  const __m512i pairs = _mm512_set4_epi32(0x0f0e0b0a, 0x0d0c0908, 0x07060302, 0x05040100);  // [t0 d0, t0 d1, t1 d0, t1 d1] to [t0 d0, t1 d0, ...]
-  for (int d = 0; d < wide; d += 16, keys += 8 * 32, to += 32) {
-    __m512i x[8], y[8];
-    for (int i = 0; i < 8; ++i) x[i] = _mm512_shuffle_epi8(_mm512_load_si512(keys + i * 32), pairs);
-    for (int i = 0; i < 4; ++i) {
-      y[i] = _mm512_unpacklo_epi64(x[2 * i], x[2 * i + 1]);
-      y[4 + i] = _mm512_unpackhi_epi64(x[2 * i], x[2 * i + 1]);
-    }
-    for (int odd = 0; odd < 2; ++odd) {
-      const __m512i *z = y + 4 * odd;
-      const __m512i a = _mm512_shuffle_i64x2(z[0], z[1], 0x88), b = _mm512_shuffle_i64x2(z[0], z[1], 0xdd);
-      const __m512i c = _mm512_shuffle_i64x2(z[2], z[3], 0x88), e = _mm512_shuffle_i64x2(z[2], z[3], 0xdd);
-      _mm512_storeu_si512(to + (size_t)(odd + 0) * 2 * wide, _mm512_shuffle_i64x2(a, c, 0x88));
-      _mm512_storeu_si512(to + (size_t)(odd + 2) * 2 * wide, _mm512_shuffle_i64x2(b, e, 0x88));
-      _mm512_storeu_si512(to + (size_t)(odd + 4) * 2 * wide, _mm512_shuffle_i64x2(a, c, 0xdd));
-      _mm512_storeu_si512(to + (size_t)(odd + 6) * 2 * wide, _mm512_shuffle_i64x2(b, e, 0xdd));
-    }
-  }
-}
 #else
-inline void turn_tile(const uint16_t* keys, int wide, uint16_t* to) {
-  for (int d = 0; d < wide; ++d)
-    for (int t = 0; t < 16; ++t) to[(t / 2 * wide + d) * 2 + t % 2] = keys[(d / 2 * 16 + t) * 2 + d % 2];
-}
 template <int M>
 void block_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[16]) {
   const int cols = a.cols, groups = cols / 32;
@@ -254,6 +161,7 @@ void block_product(const Matrix& a, size_t block, const Rows& x, int row, float 
       const int8_t* q = x.q + (size_t)(row + m) * cols;
       const int32_t* sums = x.sums + (size_t)(row + m) * groups;
       const uint16_t* s = a.scales + block * groups * 16;
+      const uint16_t* z = a.zeros ? a.zeros + block * groups * 16 : nullptr;
       const uint8_t* w = a.weights + block * groups * group_bytes(a.kind);
       for (int g = 0; g < groups; ++g) {
         const uint8_t* fifth = w + 256;
@@ -270,8 +178,12 @@ void block_product(const Matrix& a, size_t block, const Rows& x, int row, float 
           w += a.kind == kInt8 ? 128 : 64;
         }
         if (a.kind == kInt5) w += 64;
-        const float scale = x.scale[(size_t)(row + m) * groups + g];
-        for (int n = 0; n < 16; ++n) total[n] += static_cast<float>(sum[n]) * (from_half(s[g * 16 + n]) * scale);
+        const float scale = x.scale[(size_t)(row + m) * groups + g], less = sums[g] * (1.0f / offset_of(a.kind));
+        for (int n = 0; n < 16; ++n) {
+          float number = static_cast<float>(sum[n]);
+          if (z) number += from_half(z[g * 16 + n]) * less;
+          total[n] += number * (from_half(s[g * 16 + n]) * scale);
+        }
       }
     }
     std::memcpy(out[m], total, sizeof total);
@@ -280,47 +192,6 @@ void block_product(const Matrix& a, size_t block, const Rows& x, int row, float 
 template <int M, int B>
 inline void blocks_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
   for (int b = 0; b < B; ++b) block_product<M>(a, block + b, x, row, out[b]);
-}
-template <int M>
-inline void score_tile(const uint16_t* keys, const uint16_t* q, int dim, float* out, size_t pitch) {
-  for (int m = 0; m < M; ++m)
-    for (int n = 0; n < 16; ++n) {
-      float total = 0;
-      for (int k = 0; k < dim; k += 2)
-        total += from_bf16(keys[k * 16 + n * 2]) * from_bf16(q[m * dim + k]) +
-                 from_bf16(keys[k * 16 + n * 2 + 1]) * from_bf16(q[m * dim + k + 1]);
-      out[m * pitch + n] = total;
-    }
-}
-template <int M>
-inline void score_tile(const int8_t* keys, const int16_t* q, int dim, float* out, size_t pitch) {
-  for (int m = 0; m < M; ++m) {
-    int32_t total[16] = {};
-    for (int k = 0; k < dim; k += 2)
-      for (int n = 0; n < 16; ++n)
-        total[n] += keys[k * 16 + n * 2] * q[m * dim + k] + keys[k * 16 + n * 2 + 1] * q[m * dim + k + 1];
-    for (int n = 0; n < 16; ++n) out[m * pitch + n] = static_cast<float>(total[n]);
-  }
-}
-template <int M, int V, class Value>
-inline void value_tile(const Value* values, size_t stride, const int16_t* p, size_t pitch, int pairs, const float* units, float* out,
-                       int dim) {
-  for (int m = 0; m < M; ++m) {
-    int32_t total[16 * V] = {};
-    for (int t = 0; t < pairs; ++t)
-      for (int n = 0; n < 16 * V; ++n)
-        total[n] += values[t * stride + 2 * n] * p[m * pitch + 2 * t] + values[t * stride + 2 * n + 1] * p[m * pitch + 2 * t + 1];
-    for (int n = 0; n < 16 * V; ++n) out[m * dim + n] += static_cast<float>(total[n]) * units[m];
-  }
-}
-template <int M, int V>
-inline void value_tile(const uint16_t* values, size_t stride, const uint16_t* p, size_t pitch, int pairs, float* out, int dim) {
-  for (int m = 0; m < M; ++m)
-    for (int t = 0; t < pairs; ++t) {
-      const float a0 = from_bf16(p[m * pitch + 2 * t]), a1 = from_bf16(p[m * pitch + 2 * t + 1]);
-      for (int n = 0; n < 16 * V; ++n)
-        out[m * dim + n] += from_bf16(values[t * stride + 2 * n]) * a0 + from_bf16(values[t * stride + 2 * n + 1]) * a1;
-    }
 }
 #endif
 
@@ -391,16 +262,17 @@ void unpack_row(const Matrix& a, int row, int cols, float* out) {
       out[k] = from_bf16(reinterpret_cast<const uint16_t*>(a.weights)[block * 16 * a.cols + (k / 2) * 32 + n * 2 + k % 2]);
       continue;
     }
-    const float scale = from_half(a.scales[(block * (a.cols / 32) + k / 32) * 16 + n]);
+    const size_t of_group = (block * (a.cols / 32) + k / 32) * 16 + n;
+    const float scale = from_half(a.scales[of_group]), zero = a.zeros ? from_half(a.zeros[of_group]) : 0.0f;
     if (a.kind == kInt8) {
-      out[k] = scale * (a.weights[block * 16 * a.cols + (k / 4) * 64 + n * 4 + k % 4] - 128);
+      out[k] = scale * (a.weights[block * 16 * a.cols + (k / 4) * 64 + n * 4 + k % 4] - 128 - zero);
       continue;
     }
     const uint8_t* group = a.weights + (block * (a.cols / 32) + k / 32) * group_bytes(a.kind);
     const int j = k % 32 / 8, at = n * 4 + k % 4, high = k % 8 >= 4;
     int code = group[j * 64 + at] >> 4 * high & 15;
     if (a.kind == kInt5) code |= (group[256 + at] >> (2 * j + high) & 1) << 4;
-    out[k] = scale * (code - offset_of(a.kind));
+    out[k] = scale * (code - offset_of(a.kind) - zero);
   }
 }
 

@@ -45,13 +45,15 @@ inline vd exp_down(vd x) {
 struct Candidate {
   float value;
   int id;
+  double weight = 0.0;
 };
 inline bool ahead(const Candidate& a, const Candidate& b) { return a.value > b.value || (a.value == b.value && a.id < b.id); }
 
 struct Room {  // of one thread, kept between rows
   std::vector<float> steered, values;
   std::vector<double> weights, sums, kept;
-  std::vector<Candidate> candidates;
+  std::vector<Candidate> candidates, gathered;
+  std::vector<int> begins;  // of buckets of candidates, and the end of the last
 };
 
 bool finite(const float* x, int n) {
@@ -147,7 +149,31 @@ void best(const float* x, int n, int k, std::vector<Candidate>& found) {
   std::sort(found.begin(), found.end(), ahead);
 }
 
-// Candidates in order with their probabilities among what top-k leaves. Those that top-p or min-p cannot keep may be missing:
+// What was gathered, in buckets of falling logits, each still to be put in order: of most candidates nobody asks which is first.
+void fill_buckets(float top, Room& room) {
+  const int n = (int)room.gathered.size(), buckets = n < 64 ? 1 : n / 4;
+  float lowest = top;
+  for (const Candidate& one : room.gathered)
+    if (one.value < lowest && !std::isinf(one.value)) lowest = one.value;
+  float scale = (float)buckets / (top - lowest);
+  if (!std::isfinite(scale)) scale = 0.0f;
+  const auto bucket = [&](float value) {
+    const float place = (top - value) * scale;  // not finite for what may not come: last
+    return place < (float)(buckets - 1) ? (int)place : buckets - 1;
+  };
+  room.begins.assign(buckets + 1, 0);
+  for (const Candidate& one : room.gathered) ++room.begins[bucket(one.value) + 1];
+  for (int b = 0; b < buckets; ++b) room.begins[b + 1] += room.begins[b];
+  room.candidates.resize(n);
+  for (int i = n - 1; i >= 0; --i) {
+    const Candidate& one = room.gathered[i];
+    room.candidates[--room.begins[bucket(one.value) + 1]] = one;
+  }
+  room.begins.erase(room.begins.begin());
+  room.begins.push_back(n);
+}
+
+// Candidates in buckets with their probabilities among what top-k leaves. Those that top-p or min-p cannot keep may be missing:
 // all below (1 - top_p) / n together are less than what top-p cuts off.
 void candidates(const SamplingRule& rule, const float* x, int n, float top, Room& room) {
   auto& found = room.candidates;
@@ -156,18 +182,33 @@ void candidates(const SamplingRule& rule, const float* x, int n, float top, Room
     room.values.resize(found.size());
     for (size_t i = 0; i < found.size(); ++i) room.values[i] = found[i].value;
     const double total = weigh(room.values.data(), (int)found.size(), top, rule.temperature, room);
-    for (double& w : room.weights) w /= total;
+    for (size_t i = 0; i < found.size(); ++i) found[i].weight = room.weights[i] / total;
+    room.begins.assign({0, (int)found.size()});
     return;
   }
   const double total = weigh(x, n, top, rule.temperature, room);
   const double least = 0.99 * std::max(rule.min_p, total * (1.0 - rule.top_p) / n);
-  found.clear();
+  room.gathered.clear();
   for (int i = 0; i < n; ++i)
-    if (room.weights[i] >= least) found.push_back({x[i], i});
-  std::sort(found.begin(), found.end(), ahead);
-  room.kept.resize(found.size());
-  for (size_t i = 0; i < found.size(); ++i) room.kept[i] = room.weights[found[i].id] / total;
-  room.weights.assign(room.kept.begin(), room.kept.end());
+    if (room.weights[i] >= least) room.gathered.push_back({x[i], i, room.weights[i] / total});
+  fill_buckets(top, room);
+}
+
+// The probabilities of those candidates that top-p and min-p keep, in order; candidates are in order that far.
+void keep_likeliest(const SamplingRule& rule, Room& room) {
+  auto& p = room.kept;
+  p.clear();
+  double running = 0.0;
+  for (size_t bucket = 0; bucket + 1 < room.begins.size(); ++bucket) {
+    const auto first = room.candidates.begin() + room.begins[bucket], last = room.candidates.begin() + room.begins[bucket + 1];
+    std::sort(first, last, ahead);
+    for (auto one = first; one != last; ++one) {
+      running += one->weight;
+      const bool kept = p.empty() || (running - one->weight < rule.top_p && one->weight >= rule.min_p * p[0]);
+      if (!kept) return;  // nor is any behind it
+      p.push_back(one->weight);
+    }
+  }
 }
 
 // Locally typical sampling (arXiv 2202.00666): keeps those whose surprise is nearest to the entropy, up to the mass typical_p.
@@ -196,16 +237,8 @@ void keep_typical(double mass, std::vector<double>& p) {
 int sample_filtered(const SampleTask& task, const float* x, int n, float top, Room& room) {
   const SamplingRule& rule = *task.rule;
   candidates(rule, x, n, top, room);
-  auto& p = room.weights;
-  double running = 0.0;
-  for (size_t i = 0; i < p.size(); ++i) {
-    running += p[i];
-    const bool kept = i == 0 || (running - p[i] < rule.top_p && p[i] >= rule.min_p * p[0]);
-    if (!kept) {  // so are all behind it
-      p.resize(i);
-      break;
-    }
-  }
+  keep_likeliest(rule, room);
+  auto& p = room.kept;
   if (rule.typical_p < 1.0) keep_typical(rule.typical_p, p);
   double total = 0.0;
   for (const double one : p) total += one;

@@ -21,11 +21,12 @@ constexpr int offset_of(Kind kind) { return kind == kInt8 ? 128 : kind == kInt5 
 //   int4  [rows/16][cols/8][16][4], low half: columns 0-3 of the eight, high half: 4-7, each w + 8; scales likewise
 //   int5  [rows/16][cols/32] of: four bits of w + 16 as in int4 for 32 columns; then [16][4] of the fifth bits, of bytes as in
 //         one word of int4: bit 2 j of column 8 j + i, bit 2 j + 1 of column 8 j + 4 + i; scales likewise
+// A number is scale (w - zero): zero points float16 as the scales; null: all are 0.
 struct Matrix {
   Kind kind = kBf16;
   int rows = 0, cols = 0;  // padded
   const uint8_t* weights = nullptr;
-  const uint16_t* scales = nullptr;
+  const uint16_t *scales = nullptr, *zeros = nullptr;
   const float* bias = nullptr;
 };
 
@@ -153,9 +154,10 @@ struct PackArgs {
   uint32_t flip = 0;                         // of codes of eight bits: what makes them w + 128
   std::vector<int64_t> rows;                 // addresses, a multiple of 16; 0: a row of zeros. Codes of four bits are w + 8
   std::vector<int64_t> row_scales;           // addresses of a row's scales, float16
-  std::vector<int64_t> row_groups;           // of which there are so many
+  std::vector<int64_t> row_zeros;            // and of its zero points, where the image has some; 0: all are 0
+  std::vector<int64_t> row_groups;           // scales, and zero points, of a row
   uint8_t* image = nullptr;
-  uint16_t* scales = nullptr;
+  uint16_t *scales = nullptr, *zeros = nullptr;
 };
 
 struct Scratch {  // buffers between the loops

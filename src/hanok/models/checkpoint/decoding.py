@@ -1,7 +1,7 @@
 """Decoding heads beside a model's weights: one small safetensors file that attaches to any directory of that width.
 
     decoding_heads.safetensors    tensors named as in AutoDeco's released heads; the header's metadata holds `backbone`,
-                                  the hash of the weights that they were trained on
+                                  the hash of the weights that they were trained on; the first maps are bfloat16
 
 Copying the file into a model directory merges, deleting it splits; the backbone's files are never touched.
 """
@@ -19,11 +19,15 @@ from hanok.models.checkpoint.weights import read_file
 from hanok.models.decoding import DecodingHeads
 
 HEADS_FILE = "decoding_heads.safetensors"
+_FIRST_MAPS = ("temp_head.mlp.0.weight", "top_p_head.mlp.0.weight")
 
 
 def save_heads(heads: DecodingHeads, directory: Path, *, backbone: str) -> None:
     """Args: backbone: `backbone_hash` of the model that they belong to."""
-    tensors = {name: tensor.detach().contiguous() for name, tensor in heads.state_dict().items()}
+    tensors = {
+        name: tensor.detach().to(torch.bfloat16 if name in _FIRST_MAPS else tensor.dtype).contiguous()
+        for name, tensor in heads.state_dict().items()
+    }
     # one entry: safetensors writes several in no order of their own, and equal heads must be equal files
     save_file(tensors, directory / HEADS_FILE, metadata={"backbone": backbone})
 

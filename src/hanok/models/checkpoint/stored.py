@@ -1,13 +1,14 @@
 """Which maps of a quantised directory keep their codes, and why the others are dequantised.
 
-Kept is what `hanok.kernels.formats` holds without loss: symmetric codes of 4 bits, or of 8 bits above -128; groups of a
-multiple of 32 neighbouring inputs, or one scale a row; scales that float16 has. Names and letters as in `packed.py`.
+Kept is what `hanok.kernels.formats` holds without loss: codes of 4 or 8 bits, with zero points or without; groups of a multiple
+of 32 neighbouring inputs, or one scale a row; scales that float16 has. Names and letters as in `packed.py`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from hanok.kernels.formats import GROUP, Stored, pack_words
 from hanok.models.checkpoint.packed import columns, groups_of, parts_of, rows, unshuffled, width_of
 from hanok.models.config import ModelConfig
-from hanok.models.families.family import Family, Transposed
+from hanok.models.families.family import ExpertList, Family, Transposed
 from hanok.reporting import log
 
 
@@ -27,15 +28,12 @@ def stored_bits(settings: Mapping[str, Any]) -> int | None:
     if method == "compressed-tensors":
         groups = [group.get("weights") or {} for group in (settings.get("config_groups") or {}).values()]
         widths = {group.get("num_bits") for group in groups}
-        kept = all(
-            group.get("symmetric", True) and group.get("type", "int") == "int" and not group.get("actorder")
-            for group in groups
-        )
+        kept = all(group.get("type", "int") == "int" and not group.get("actorder") for group in groups)
         size = min((group.get("group_size") or -1 for group in groups), default=-1)
         bits = min(widths, key=lambda width: width or 0) if widths and widths <= {4, 8} else None
     else:
         bits, size = settings.get("bits"), settings.get("group_size", -1)
-        kept = not (settings.get("desc_act") or settings.get("zero_point")) and settings.get("sym", True)
+        kept = not settings.get("desc_act")
     return bits if kept and bits in (4, 8) and (size < 0 or size % GROUP == 0) else None
 
 
@@ -51,34 +49,71 @@ def split_stored(
     kept: dict[str, Stored] = {}
     refused: dict[str, list[str]] = {}
     for base, parts in groups.items():
-        why = "the family turns its matrices" if _turns(family) else _place(base)
-        found = why or _checked(read(parts, settings))
+        found = _why_not(family, base) or _checked(read(parts, settings))
         if isinstance(found, Stored):
-            kept[f"{base}.weight"] = found
+            kept[base] = found
         else:
             refused.setdefault(found, []).append(base)
-            left |= {f"{base}.{name}": tensor for name, tensor in parts.items()}
+    _keep_whole_stacks(kept, refused, tensors)
+    for base in {base for bases in refused.values() for base in bases}:
+        left |= {f"{base}.{name}": tensor for name, tensor in groups[base].items()}
     for why, bases in refused.items():
         log.info(
             "%d maps (%s) do not keep their codes and are dequantised: %s", len(bases), _kinds(bases), why
         )
     if kept:
         log.info("%d maps keep the codes of their file", len(kept))
-    return left, kept
+    return left, {f"{base}.weight": one for base, one in kept.items()}
+
+
+def _keep_whole_stacks(
+    kept: dict[str, Stored], refused: dict[str, list[str]], tensors: Mapping[str, Tensor]
+) -> None:
+    """Experts become one matrix: where some of a layer keep no codes, or codes of another kind, all are refused; where some have
+    zero points, all are told theirs."""
+    out = {base for bases in refused.values() for base in bases}
+    plain = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight")} - kept.keys()
+    spoilt = {_stack_of(base) for base in out | plain} - {None}
+    for stack in {_stack_of(base) for base in kept} - {None}:
+        bases = [base for base in kept if _stack_of(base) == stack]
+        experts = [kept[base] for base in bases]
+        kinds = {(one.cols, one.bits, one.scales_NG.shape[1]) for one in experts}
+        if stack in spoilt or len(kinds) > len({one.cols for one in experts}):
+            for base in bases:
+                del kept[base]
+            refused.setdefault("experts of one layer have codes of one kind, or none", []).extend(bases)
+        elif any(one.zeros_NG is not None for one in experts):
+            kept |= {base: _with_zeros(kept[base]) for base in bases}
+
+
+def _stack_of(base: str) -> str | None:
+    before, experts, _ = base.partition(".experts.")
+    return before if experts else None
+
+
+def _with_zeros(one: Stored) -> Stored:
+    return one if one.zeros_NG is not None else replace(one, zeros_NG=torch.zeros_like(one.scales_NG))
 
 
 def incoming_stored(kept: Mapping[str, Stored], family: Family, config: ModelConfig) -> dict[str, Stored]:
-    """Under our names: whatever a family does to rows of a matrix, it does to rows of codes and of scales."""
-    codes = family.incoming({name: one.codes for name, one in kept.items()}, config)
-    scales = family.incoming({name: one.scales_NG for name, one in kept.items()}, config)
-    cols = family.incoming(
-        {name: torch.full((len(one.codes), 1), one.cols) for name, one in kept.items()}, config
-    )
-    widths = family.incoming(
-        {name: torch.full((len(one.codes), 1), one.bits) for name, one in kept.items()}, config
-    )
+    """Under our names: whatever a family does to rows of a matrix, it does to rows of codes, scales and zero points."""
+
+    def ours(part: Callable[[Stored], Tensor | None]) -> dict[str, Tensor]:
+        parts = {name: part(one) for name, one in kept.items()}
+        return family.incoming({name: one for name, one in parts.items() if one is not None}, config)
+
+    codes, scales = ours(lambda one: one.codes), ours(lambda one: one.scales_NG)
+    zeros = ours(lambda one: one.zeros_NG)
+    cols = ours(lambda one: torch.full((len(one.codes), 1), one.cols))
+    widths = ours(lambda one: torch.full((len(one.codes), 1), one.bits))
     return {
-        name: Stored(codes[name], scales[name], int(widths[name][0, 0]), int(cols[name][0, 0]))
+        name: Stored(
+            codes[name],
+            scales[name],
+            int(widths[name].flatten()[0]),
+            int(cols[name].flatten()[0]),
+            zeros.get(name),
+        )
         for name in codes
     }
 
@@ -97,12 +132,12 @@ def _key(settings: Mapping[str, Any]) -> str | None:
     return "weight_scale" if layout in ("int-quantized", "naive-quantized") else None
 
 
-def _turns(family: Family) -> bool:
-    return any(isinstance(layout, Transposed) for layout in family.layouts)
-
-
-def _place(base: str) -> str:
-    return "experts are stacked" if ".experts." in base else ""
+def _why_not(family: Family, base: str) -> str:
+    """What the family does to a map that is not done to codes; nothing: ""."""
+    if any(isinstance(layout, Transposed) for layout in family.layouts):
+        return "the family turns its matrices"
+    listed = any(isinstance(layout, ExpertList) for layout in family.layouts)
+    return "" if listed or _stack_of(base) is None else "the family's experts are not stacked from a list"
 
 
 def _gptq(parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Stored | str:
@@ -111,21 +146,19 @@ def _gptq(parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Stored | 
         return f"{bits} bits"
     inputs = words.shape[0] * 32 // bits
     offset = 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
-    if not bool((columns(parts["qzeros"], bits) + offset == 1 << (bits - 1)).all()):
-        return "codes with zero points"
+    zeros_GO = columns(parts["qzeros"], bits) + offset
     if "g_idx" in parts and not _in_order(parts["g_idx"], inputs, len(parts["scales"])):
         return "groups in the order of activations"
-    return Stored(words.t(), parts["scales"].t(), bits, inputs)
+    return Stored(words.t(), parts["scales"].t(), bits, inputs, _around_zero(zeros_GO.t(), bits))
 
 
 def _awq(parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Stored | str:
     bits = settings.get("bits")
     if bits != 4:
         return f"{bits} bits"
-    if not bool((columns(parts["qzeros"], bits) == 8).all()):
-        return "codes with zero points"
-    codes_IO = unshuffled(columns(parts["qweight"], bits)) - 8
-    return Stored(pack_words(codes_IO.t().to(torch.int8), 4), parts["scales"].t(), 4, len(codes_IO))
+    codes_IO, zeros_GO = (unshuffled(columns(parts[name], bits)) for name in ("qweight", "qzeros"))
+    words = pack_words((codes_IO - 8).t().to(torch.int8), bits)
+    return Stored(words, parts["scales"].t(), bits, len(codes_IO), _around_zero(zeros_GO.t(), bits))
 
 
 def _compressed(parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Stored | str:
@@ -135,22 +168,29 @@ def _compressed(parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Sto
         codes = parts["weight"]
         if codes.dtype != torch.int8:
             return f"codes of {str(codes.dtype).removeprefix('torch.')}"
-        if zeros is not None and bool(zeros.any()):
-            return "codes with zero points"
         scales = scales.reshape(-1, 1) if scales.dim() < 2 else scales
-        return Stored(codes, scales.expand(len(codes), -1), 8, codes.shape[1])
+        if zeros is not None:
+            zeros = zeros.reshape(scales.shape).expand(len(codes), -1) if bool(zeros.any()) else None
+        return Stored(codes, scales.expand(len(codes), -1), 8, codes.shape[1], zeros)
     outputs, inputs = (int(n) for n in parts["weight_shape"])
     bits = width_of(parts["weight_packed"], inputs, settings)
     if bits not in (4, 8):
         return f"{bits} bits"
-    if zeros is not None and not bool((rows(zeros, bits)[:outputs] == 1 << (bits - 1)).all()):
-        return "codes with zero points"
+    if zeros is not None:
+        zeros = _around_zero(rows(zeros, bits)[:outputs], bits)
     if "weight_g_idx" in parts and not _in_order(parts["weight_g_idx"], inputs, scales.shape[1]):
         return "groups in the order of activations"
-    return Stored(parts["weight_packed"], scales, bits, inputs)
+    return Stored(parts["weight_packed"], scales, bits, inputs, zeros)
 
 
 _READERS = {"gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed}
+
+
+def _around_zero(zeros_OG: Tensor, bits: int) -> Tensor | None:
+    """From files' zero points, which begin at 0, to those of codes around it; None: symmetric codes."""
+    zeros_OG = zeros_OG - (1 << (bits - 1))
+    narrow = torch.int8 if bits == 4 else torch.int16  # of 8 bits format 1 of GPTQ has 128
+    return zeros_OG.to(narrow) if bool(zeros_OG.any()) else None
 
 
 def _in_order(group_I: Tensor, inputs: int, groups: int) -> bool:
@@ -161,25 +201,17 @@ def _checked(found: Stored | str) -> Stored | str:
     """Raises RuntimeError where the parts are not those of one matrix."""
     if isinstance(found, str):
         return found
-    (outputs, inputs), scales = found.shape, found.scales_NG
+    (outputs, inputs), scales, zeros = found.shape, found.scales_NG, found.zeros_NG
     width = inputs if found.codes.dtype == torch.int8 else inputs * found.bits // 32
     if scales.shape[0] != outputs or found.codes.shape[1] != width:
         raise RuntimeError(f"codes {tuple(found.codes.shape)}, scales {tuple(scales.shape)}, {inputs} inputs")
+    if zeros is not None and zeros.shape != scales.shape:
+        raise RuntimeError(f"zero points {tuple(zeros.shape)}, scales {tuple(scales.shape)}")
     if inputs % scales.shape[1] or inputs // scales.shape[1] % GROUP:
         return f"groups of {inputs / scales.shape[1]:g} inputs"
     if not bool((scales.half().float() == scales.float()).all()):  # NaN is not equal to itself
         return "scales that float16 does not have"
-    if found.bits == 8 and _has_lowest(found.codes):
-        return "codes of -128"
     return found
-
-
-def _has_lowest(codes: Tensor) -> bool:
-    """Whether -128 is among codes of 8 bits: in words, 128 higher, it is a byte of zero."""
-    if codes.dtype == torch.int8:
-        return int(codes.min()) == -128
-    straight = codes if codes.is_contiguous() else codes.t().contiguous()  # GPTQ's are views of the turned
-    return int(straight.view(torch.uint8).min()) == 0
 
 
 def _kinds(bases: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,7 +54,21 @@ class FileCodes:
 
     @staticmethod
     def of(codes: Quantised) -> FileCodes:
-        return FileCodes(pack_words(codes.q_NK, codes.bits), codes.scales_NG, codes.bits)
+        """Raises ConfigError: zero points that the files do not hold."""
+        zeros_NG, end = codes.zeros_NG, 1 << (codes.bits - 1)
+        if zeros_NG is not None and not bool((zeros_NG.round().clamp(-end, end - 1) == zeros_NG).all()):
+            raise ConfigError(
+                f"zero points that are no whole numbers from {-end} to {end - 1}",
+                remedy="keep the weights plain",
+            )
+        zeros_NG = None if zeros_NG is None else zeros_NG.to(torch.int8)
+        return FileCodes(pack_words(codes.q_NK, codes.bits), codes.scales_NG, codes.bits, zeros_NG)
+
+    def with_zeros(self) -> FileCodes:
+        """The same, its zero points told where all are 0."""
+        if self.zeros_NG is not None:
+            return self
+        return replace(self, zeros_NG=torch.zeros_like(self.scales_NG, dtype=torch.int8))
 
 
 def coded_tensors(
@@ -73,11 +87,13 @@ def coded_tensors(
             of the layers whose inputs fill groups is rounded to the nearest, or keeps the codes of this width that it has.
 
     Raises:
-        ConfigError: as `check_codable`; maps that the family's files join, of several widths.
+        ConfigError: as `check_codable` and `FileCodes.of`; maps that the family's files join, of several widths.
     """
     check_codable(model.config)
     family = family_of(model.config)
     maps = _rounded(model, bits) if codes is None else dict(codes)
+    if any(one.zeros_NG is not None for one in maps.values()):  # the settings speak for all
+        maps = {name: one.with_zeros() for name, one in maps.items()}
     rest = {
         name: tensor.detach() if plain is None else tensor.detach().to(plain)
         for name, tensor in model.state_dict(
@@ -135,10 +151,15 @@ def _rounded(model: Decoder, bits: int) -> dict[str, FileCodes]:
 
 
 def _of_stack(weight_ENK: Tensor, bits: int) -> FileCodes:
-    experts = len(weight_ENK)
-    one = FileCodes.of(as_quantised(weight_ENK.flatten(0, 1), bits))
-    words, scales = (part.unflatten(0, (experts, -1)) for part in (one.words_NP, one.scales_NG))
-    return FileCodes(words, scales, bits)
+    experts = weight_ENK.shape[0]
+    one = FileCodes.of(as_quantised(weight_ENK, bits))
+    words, scales, zeros = (
+        None if part is None else part.unflatten(0, (experts, -1))
+        for part in (one.words_NP, one.scales_NG, one.zeros_NG)
+    )
+    assert words is not None
+    assert scales is not None
+    return FileCodes(words, scales, bits, zeros)
 
 
 def _packed_rows(zeros_NG: Tensor, bits: int) -> Tensor:
