@@ -63,8 +63,9 @@ def ask(engine: LocalEngine, length: int, params: SamplingParams = LEARNED) -> C
     return engine.generate([Request(id="one", prompt_ids=prompt(length), params=params)])[0]
 
 
-def test_laws_are_those_of_the_hidden_vectors(engine: LocalEngine, with_heads: Path) -> None:
-    answer = ask(engine, 70)
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_laws_are_those_of_the_hidden_vectors(engine: LocalEngine, with_heads: Path, scale: float) -> None:
+    answer = ask(engine, 70, dataclasses.replace(LEARNED, temperature_scale=scale))
     assert answer.decoding is not None
     assert len(answer.decoding) == len(answer.ids) == 10
     decoder = load_model(with_heads)
@@ -74,7 +75,7 @@ def test_laws_are_those_of_the_hidden_vectors(engine: LocalEngine, with_heads: P
     with torch.no_grad():
         hidden, _ = decoder(ids[:-1], torch.tensor([0, len(ids) - 1], dtype=torch.int32))
         temperature, top_p = heads.laws(hidden[69:], decoder.logits(hidden[69:]))
-    expected = torch.stack([temperature, top_p], dim=1)
+    expected = torch.stack([scale * temperature, top_p], dim=1)
     close = 1e-4 if engine.weights == "float32" else 0.05
     assert torch.allclose(torch.tensor(answer.decoding), expected, atol=close)
     assert expected.std(0).min() > 0.01  # they differ from token to token
