@@ -1,6 +1,6 @@
 """Learned temperature and top-p on the village, against greedy and the best fixed choice.
 
-python benchmarks/autodeco.py [--run runs/quickstart] [--folder runs/bench/autodeco] [--steps 500] [--quick] [--json]
+python benchmarks/autodeco.py [--run runs/quickstart] [--folder runs/bench/autodeco] [--steps 500] [--seeds 0] [--quick] [--json]
 """
 
 from hanok.bench.autodeco import main

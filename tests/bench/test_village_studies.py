@@ -94,13 +94,16 @@ def test_methods_practise_the_same_prompts(village: Path, model: Path, shards: P
     )
     found = practice.run(
         model=model, shards=shards, village=village, folder=tmp_path, seeds=[1], practice=small,
-        ways={name: practice.WAYS[name] for name in ("ppo", "grpo")},
+        ways={name: practice.WAYS[name] for name in ("ppo", "grpo")} | {"control": (practice.REHEARSAL, True, {})},
         data=AlignmentDataConfig(pairs=1, prompts=4, validation=1, questions=2),
     )  # fmt: skip
     assert [(row["way"], row["reward"], row["minus grpo"]) for row in found] == [
         ("ppo", 0, 0),  # also where the way that it is measured against comes last
         ("grpo", 0, 0),
+        ("control", None, None),
     ]
+    learnt = rows(tmp_path / "control-seed1" / "metrics.jsonl")
+    assert sum("loss" in row for row in learnt) == 2
     assert all(row["sums"].startswith("+0.0") for row in found)  # an untrained model adds nothing up
     asked = [
         [group["prompt"] for group in rows(tmp_path / f"{method}-seed1" / "samples.jsonl")]
@@ -147,4 +150,5 @@ def test_the_divergence_is_of_the_answers_that_the_trained_model_writes(
 
 def test_the_end_is_the_last_fifth() -> None:
     assert practice.at_the_end([{"reward": n} for n in range(10)], "reward") == 8.5
-    assert practice.at_the_end([{"reward": 3}], "reward") == 3
+    assert practice.at_the_end([{"reward": 3}, {"loss": 1}], "reward") == 3
+    assert practice.at_the_end([{"loss": 1}], "reward") is None

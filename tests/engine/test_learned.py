@@ -17,7 +17,7 @@ import torch
 from hanok.engine.api import Completion, Delta, Request, SamplingParams
 from hanok.engine.generator import LocalEngine
 from hanok.engine.terminal import chat_terminal, with_laws
-from hanok.errors import CheckpointError, ConfigError
+from hanok.errors import CheckpointError, ConfigError, InputError
 from hanok.kernels.native import native_available
 from hanok.models.checkpoint import load_model
 from hanok.models.checkpoint.decoding import HEADS_FILE, load_heads, save_heads
@@ -63,8 +63,9 @@ def ask(engine: LocalEngine, length: int, params: SamplingParams = LEARNED) -> C
     return engine.generate([Request(id="one", prompt_ids=prompt(length), params=params)])[0]
 
 
-def test_laws_are_those_of_the_hidden_vectors(engine: LocalEngine, with_heads: Path) -> None:
-    answer = ask(engine, 70)
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_laws_are_those_of_the_hidden_vectors(engine: LocalEngine, with_heads: Path, scale: float) -> None:
+    answer = ask(engine, 70, dataclasses.replace(LEARNED, temperature_scale=scale))
     assert answer.decoding is not None
     assert len(answer.decoding) == len(answer.ids) == 10
     decoder = load_model(with_heads)
@@ -74,7 +75,7 @@ def test_laws_are_those_of_the_hidden_vectors(engine: LocalEngine, with_heads: P
     with torch.no_grad():
         hidden, _ = decoder(ids[:-1], torch.tensor([0, len(ids) - 1], dtype=torch.int32))
         temperature, top_p = heads.laws(hidden[69:], decoder.logits(hidden[69:]))
-    expected = torch.stack([temperature, top_p], dim=1)
+    expected = torch.stack([scale * temperature, top_p], dim=1)
     close = 1e-4 if engine.weights == "float32" else 0.05
     assert torch.allclose(torch.tensor(answer.decoding), expected, atol=close)
     assert expected.std(0).min() > 0.01  # they differ from token to token
@@ -89,6 +90,33 @@ def test_the_first_token_by_hand(engine: LocalEngine) -> None:
         temperature, top_p = answer.decoding[0]
         by_hand = ask(engine, 33, dataclasses.replace(learned, temperature=temperature, top_p=top_p))
         assert (by_hand.ids, by_hand.decoding) == (answer.ids, None)
+
+
+def test_a_scale_is_of_the_temperature_alone(engine: LocalEngine) -> None:
+    plain = dataclasses.replace(LEARNED, max_tokens=1)
+    for seed in range(6):
+        learned = dataclasses.replace(plain, seed=seed)
+        answer = ask(engine, 33, learned)
+        assert answer.decoding is not None
+        temperature, top_p = answer.decoding[0]
+        bolder = ask(engine, 33, dataclasses.replace(learned, temperature_scale=1.5))
+        assert bolder.decoding == ((1.5 * temperature, top_p),)
+        by_hand = dataclasses.replace(learned, temperature=1.5 * temperature, top_p=top_p)
+        assert ask(engine, 33, by_hand).ids == bolder.ids
+        coldest = ask(engine, 33, dataclasses.replace(learned, temperature_scale=1e-6))
+        assert coldest.decoding == ((0.01, top_p),)
+        assert coldest.ids == ask(engine, 33, dataclasses.replace(learned, temperature=0.0)).ids
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.7}, {"top_p": 0.9}, {"decoding": "fixed"}, {"temperature": 0.0}]
+)
+def test_a_scale_of_what_no_heads_choose_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"temperature_scale = 1\.5 where no decoding heads choose"):
+        SamplingParams(temperature_scale=1.5, **settings)
+    assert SamplingParams(temperature_scale=1.0, **settings)  # which changes nothing
+    with pytest.raises(ConfigError, match="above 0 and at most 10"):
+        SamplingParams(temperature_scale=0.0)
 
 
 def test_company_changes_nothing(engine: LocalEngine) -> None:
@@ -141,6 +169,8 @@ def test_settings_by_hand_are_kept(
     assert ask(engine, 40, params) == ask(without, 40, params)
     assert not without.has_heads
     assert ask(without, 40).decoding is None
+    with pytest.raises(InputError, match="without decoding heads"):
+        ask(without, 40, dataclasses.replace(LEARNED, temperature_scale=1.5))
     without.close()
 
 
@@ -188,5 +218,9 @@ def test_a_conversation_shows_them(with_heads: Path, tmp_path: Path) -> None:
     assert {float(temperature) for temperature, _ in notes} == {0.01}
     assert re.sub(r"⟨[^⟩]*⟩", "", shown) == piped() == piped(temperature=0.0)
     assert with_laws("a", ((0.2, 0.9),)) != with_laws("a", ((1.4, 0.9),))
+    hotter = re.findall(r"⟨(\S+) \S+⟩", piped(show_decoding=True, temperature_scale=10.0))
+    assert {float(temperature) for temperature in hotter} == {0.1}
     with pytest.raises(ConfigError, match="nothing to show"):
         piped(show_decoding=True, temperature=0.5)
+    with pytest.raises(ConfigError, match="no decoding heads choose"):
+        piped(temperature_scale=2.0, temperature=0.5)

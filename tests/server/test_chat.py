@@ -189,6 +189,9 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(server: A
         ({"logit_bias": {"99999": 1}}, None, "token 99999"),
         ({"typical_p": 0}, "typical_p", "greater than 0"),
         ({"bad_words": [" "]}, "bad_words.0", "pattern"),
+        ({"temperature_scale": 0}, "temperature_scale", "greater than 0"),
+        ({"temperature_scale": 2, "temperature": 1}, None, "leave temperature and top_p out"),
+        ({"temperature_scale": 2}, None, "without decoding heads"),
         ({"seed": 2**64}, "seed", "less than 9223372036854775808"),
     ],
 )
@@ -254,6 +257,8 @@ def test_learned_decoding_is_reported(learned: Any) -> None:
     assert list(itertools.chain.from_iterable(laws)) == whole
     by_hand = answer(learned, seed=1, max_tokens=8, top_p=0.5).choices[0]
     assert by_hand.message.content == answer(learned, seed=1, max_tokens=8).choices[0].message.content
+    bolder = answer(learned, seed=1, max_tokens=8, extra_body={**extra, "temperature_scale": 1.5})
+    assert {law["temperature"] for law in bolder.choices[0].model_extra["decoding"]} == {1.5}
     for options in ({"temperature": 1.0}, {"top_p": 1.0}, {"temperature": 0}):
         assert (
             "decoding"

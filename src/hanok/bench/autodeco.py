@@ -2,8 +2,9 @@
 
 Facts have one answer, letters and stories many. Score = share of facts answered right x distinct-2 of the letters (different
 pairs of neighbouring words over all pairs, `SAMPLES` letters a prompt). The fixed choice is the best of a 5 x 4 grid on a
-split of its own; all are then measured on another. Noise counts as diverse, so the share of letters that the village could
-have written stands beside. Also: whether the predicted temperature tells free positions of letters from those that the text
+split of its own, the scale of the temperatures of the heads the best of `SCALES` on the same; all are then measured on another.
+Noise counts as diverse, so the share of letters that the village could have written stands beside, and the best fixed choice
+that is hotter than the grid. Also: whether the predicted temperature tells free positions of letters from those that the text
 before decides (AUC), and whether words in the prompt move it.
 """
 
@@ -13,8 +14,8 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from hanok.bench.autodeco_data import (
     village_of,
     write_chat_shards,
 )
+from hanok.bench.outcome import Rows
 from hanok.bench.stopped import stoppable
 from hanok.data.village.build import Village
 from hanok.data.village.check import check
@@ -49,6 +51,8 @@ from hanok.training.decoding.control import train_control, worded
 from hanok.training.decoding.run import train_heads
 
 TEMPERATURES, TOP_PS = (0.3, 0.6, 0.9, 1.2, 1.5), (0.8, 0.9, 0.95, 1.0)
+HOTTER = (1.8, 2.1)
+SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
 SAMPLES = 2
 
 
@@ -178,8 +182,8 @@ def obedience(model: Path, prompts: Sequence[Sequence[Any]], config: ControlConf
 
 
 def run(
-    *, model: Path, village: Path, out: Path, config: DecodingConfig, control: ControlConfig, quick: bool
-) -> list[dict[str, Any]]:
+    *, model: Path, village: Path, out: Path, config: DecodingConfig, control: ControlConfig, seeds: Sequence[int], quick: bool
+) -> Rows:  # fmt: skip
     """Train (or go on where an earlier run stopped), measure, print; rows for `--json`."""
     made = village_of(village, dict(open_artefact(village).step))
     tokenizer = Tokenizer.load(model)
@@ -188,61 +192,93 @@ def run(
         held_out = conversations(made, "validation", facts_each=60, letters_each=30)
         parts: dict[str, Sequence[Any]] = {"chat-train": chats, "chat-validation": held_out}
         write_chat_shards(parts, tokenizer, out / "shards", step={"benchmark": "autodeco"})
-    heads = train_heads(config, model=model, shards=out / "shards", out=out / "heads").path
-    size = (20, 10) if quick else (60, 30)
-    choosing = exam(made, "choosing", facts_each=size[0], letters_each=size[1])
-    testing = exam(made, "testing", facts_each=3 * size[0], letters_each=2 * size[1])
-    rows = _contest(heads, choosing, testing)
-    found = separation(heads, made, "testing", each=size[1])
-    rows += [{"case": "separation", "metric": name, "ours": value} for name, value in found.items()]
-    table("predicted temperature", ("measure", "value"), list(found.items()))
     prompts = out / "prompts.jsonl"
     talks = conversations(made, "control", facts_each=100, letters_each=100)
     prompts.write_text("\n".join(json.dumps({"messages": m}) for m in talks), encoding="utf-8")
-    controlled = train_control(control, model=heads, prompts=prompts, out=out / "control").path
+    size = (20, 10) if quick else (60, 30)
+    choosing = exam(made, "choosing", facts_each=size[0], letters_each=size[1])
+    testing = exam(made, "testing", facts_each=3 * size[0], letters_each=2 * size[1])
+    fixed = fixed_ways(model, choosing, testing)
     others = conversations(made, "control-test", facts_each=25, letters_each=25)
-    for name, directory in (("before control", heads), ("after control", controlled)):
-        found = obedience(directory, others, control)
-        rows += [{"case": name, "metric": key, "ours": value} for key, value in found.items()]
-        table(name, ("measure", "value"), list(found.items()))
+    rows: Rows = []
+    for seed in seeds:
+        folder = out / f"seed-{seed}"
+        heads = train_heads(
+            replace(config, seed=seed), model=model, shards=out / "shards", out=folder / "heads"
+        ).path
+        found = contest(heads, choosing, testing, fixed, seed=seed)
+        separated = separation(heads, made, "testing", each=size[1])
+        found += _told("separation", f"predicted temperature, seed {seed}", separated)
+        controlled = train_control(
+            replace(control, seed=seed), model=heads, prompts=prompts, out=folder / "control"
+        ).path
+        for name, directory in (("before control", heads), ("after control", controlled)):
+            found += _told(name, f"{name}, seed {seed}", obedience(directory, others, control))
+        rows += [{"seed": seed, **row} for row in found]
     return rows
 
 
-def _contest(heads: Path, choosing: Exam, testing: Exam) -> list[dict[str, Any]]:
-    engine = LocalEngine(heads)
-    grid: dict[str, dict[str, Any]] = {
-        f"T = {t}, top-p = {p}": {"temperature": t, "top_p": p, "decoding": "fixed"}
-        for t in TEMPERATURES
-        for p in TOP_PS
-    }
-    chosen = {name: mark(engine, choosing, params) for name, params in grid.items()}
-    best = max(chosen, key=lambda name: chosen[name].score)
-    table(
-        f"choosing: {len(choosing.facts)} facts, {len(choosing.letters)} letters x {SAMPLES}",
-        ("fixed", "facts right", "distinct-2", "score", "sound letters"),
-        [(name, *m.row) for name, m in chosen.items()],
-    )
-    chosen["greedy"] = mark(engine, choosing, {"temperature": 0.0})
-    near = [name for name in grid if chosen[name].facts >= chosen["greedy"].facts - 0.01]
+def fixed_ways(model: Path, choosing: Exam, testing: Exam) -> dict[str, Mark]:
+    """Marks on `testing` of greedy, the best fixed settings on `choosing`, and, as a control, the best that is hotter than the
+    grid."""
+    engine = LocalEngine(model)
+    grid, hotter = _settings(TEMPERATURES), _settings(HOTTER)
+    chosen = {name: mark(engine, choosing, params) for name, params in (grid | hotter).items()}
+    _tell(f"choosing: {_size(choosing)}", "fixed", chosen)
+    greedy = mark(engine, choosing, {"temperature": 0.0})
+    best = max(grid, key=lambda name: chosen[name].score)
+    hottest = max(hotter, key=lambda name: chosen[name].score)
+    near = [name for name in grid if chosen[name].facts >= greedy.facts - 0.01]
     careful = max(near, key=lambda name: chosen[name].score, default=best)
     ways = {
         "greedy": {"temperature": 0.0}, f"best fixed, {best}": grid[best],
-        f"best fixed within a point of greedy's facts, {careful}": grid[careful], "heads": {},
+        f"best fixed within a point of greedy's facts, {careful}": grid[careful],
+        f"best hotter than the grid, {hottest}": hotter[hottest],
     }  # fmt: skip
     marks = {name: mark(engine, testing, params) for name, params in ways.items()}
     engine.close()
-    table(
-        f"testing: {len(testing.facts)} facts, {len(testing.letters)} letters x {SAMPLES}",
-        ("decoding", "facts right", "distinct-2", "score", "sound letters"),
-        [(name, *m.row) for name, m in marks.items()],
-    )
-    ours = marks.pop("heads")
+    return marks
+
+
+def contest(heads: Path, choosing: Exam, testing: Exam, fixed: dict[str, Mark], *, seed: int) -> Rows:
+    """Heads as they are, and with their temperatures scaled by what is best on `choosing`, against fixed ways."""
+    engine = LocalEngine(heads)
+    scales = {f"heads x {scale}": {"temperature_scale": scale} for scale in SCALES}
+    chosen = {name: mark(engine, choosing, params) for name, params in scales.items()}
+    _tell(f"choosing, heads of seed {seed}: {_size(choosing)}", "scale of the temperatures", chosen)
+    best = max(chosen, key=lambda name: chosen[name].score)
+    ours = {"heads": mark(engine, testing, {}), best: mark(engine, testing, scales[best])}
+    engine.close()
+    _tell(f"testing, heads of seed {seed}: {_size(testing)}", "decoding", fixed | ours)
     return [
-        {"case": "village", "metric": metric, "ours": getattr(ours, metric), "peer": name,
-         "theirs": getattr(m, metric), "ratio": getattr(ours, metric) / max(1e-9, getattr(m, metric))}
-        for name, m in marks.items()
+        {"case": case, "metric": metric, "ours": getattr(mine, metric), "peer": name,
+         "theirs": getattr(m, metric), "ratio": getattr(mine, metric) / max(1e-9, getattr(m, metric))}
+        for case, mine in ours.items()
+        for name, m in fixed.items()
         for metric in ("facts", "distinct", "score", "sound")
     ]  # fmt: skip
+
+
+def _settings(temperatures: Sequence[float]) -> dict[str, dict[str, Any]]:
+    return {
+        f"T = {t}, top-p = {p}": {"temperature": t, "top_p": p, "decoding": "fixed"}
+        for t in temperatures
+        for p in TOP_PS
+    }
+
+
+def _size(exam: Exam) -> str:
+    return f"{len(exam.facts)} facts, {len(exam.letters)} letters x {SAMPLES}"
+
+
+def _tell(title: str, what: str, marks: Mapping[str, Mark]) -> None:
+    columns = (what, "facts right", "distinct-2", "score", "sound letters")
+    table(title, columns, [(name, *m.row) for name, m in marks.items()])
+
+
+def _told(case: str, title: str, found: Mapping[str, float]) -> Rows:
+    table(title, ("measure", "value"), list(found.items()))
+    return [{"case": case, "metric": name, "ours": value} for name, value in found.items()]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -257,19 +293,20 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/bench/autodeco"))
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--weigh-by-confidence", action="store_true", help="as the released trainer does")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     config = DecodingConfig(
         max_steps=options.steps, tokens_per_step=2048, micro_batch_tokens=2048, max_seq_len=512, lr=3e-3,
-        weigh_by_confidence=options.weigh_by_confidence, seed=options.seed,
+        weigh_by_confidence=options.weigh_by_confidence, threads=options.threads,
     )  # fmt: skip
-    control = ControlConfig(lr=3e-3, seed=options.seed, max_seq_len=512, micro_batch_tokens=2048)
+    control = ControlConfig(lr=3e-3, max_seq_len=512, micro_batch_tokens=2048, threads=options.threads)
     rows = run(
         model=options.run / "model", village=options.run / "village", out=options.folder, config=config,
-        control=control, quick=options.quick,
+        control=control, seeds=options.seeds, quick=options.quick,
     )  # fmt: skip
     if options.json:
         json.dump(rows, sys.stdout, indent=1)

@@ -1,9 +1,9 @@
-"""GRPO, RLOO and PPO practise the same sums of the harder village from the same model: do they come to the same reward?
+"""GRPO, RLOO and PPO practise the same sums of the harder village from the same model: do they come to the same reward? And what
+is the most that practice brings (`dapo-rehearsed-longer`)?
 
-All draw the same prompts at the same steps for a seed. The reward is the mean over the roll-outs of the last fifth of the run;
-the harder village's exam is asked before and after, with paired intervals; settings are chosen on its validation questions
-(`--choose`). Every stage goes on where it was stopped, so the
-whole may be run in pieces.
+The first three draw the same prompts at the same steps for a seed; DAPO draws more. The reward is the mean over the roll-outs of
+the last fifth of the run; the harder village's exam is asked before and after, with paired intervals; settings are chosen on its
+validation questions (`--choose`). Every stage goes on where it was stopped, so the whole may be run in pieces.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hanok.artefacts import read_jsonl
+from hanok.artefacts.shards import open_shards
 from hanok.bench.outcome import Rows, shown
 from hanok.bench.stopped import stoppable
 from hanok.bench.study import study_parser
@@ -26,16 +27,21 @@ from hanok.evaluation.config import Split
 from hanok.recipes.runs import servable_model
 from hanok.reporting import table
 from hanok.training.align.config import AlignConfig
+from hanok.training.align.rehearsal import mixture_of
 from hanok.training.rollouts.run import align_on_rewards
+from hanok.training.run import train
 
 PRACTICE = AlignConfig(
     max_steps=60, prompts_per_step=32, group_size=8, max_new_tokens=80, generator="bf16", samples_kept=2
 )
 _FASTER = {"muon_lr": 6e-4, "adamw_lr": 2e-4}
+REHEARSAL = "rehearsal"
+"""In place of a method: the control without any reward, which learns what is rehearsed and nothing else."""
 Way = tuple[str, bool, Mapping[str, Any]]
 """A method, whether it rehearses, and settings beside `PRACTICE`."""
 WAYS: Mapping[str, Way] = {
-    "grpo": ("grpo", False, {}), "rloo": ("rloo", False, {}), "ppo": ("ppo", False, {"gae_lambda": 1.0})
+    "grpo": ("grpo", False, {}), "rloo": ("rloo", False, {}), "ppo": ("ppo", False, {"gae_lambda": 1.0}),
+    "dapo-rehearsed-longer": ("dapo", True, {**_FASTER, "max_steps": 120}),
 }  # fmt: skip
 CHOICES: Mapping[str, Way] = {
     **WAYS,
@@ -44,8 +50,11 @@ CHOICES: Mapping[str, Way] = {
     "grpo-further": ("grpo", False, {**_FASTER, "max_steps": 120}),
     "grpo-rehearsed": ("grpo", True, _FASTER),
     "drgrpo": ("drgrpo", False, {}),
+    "rehearsal-longer": (REHEARSAL, True, {**_FASTER, "max_steps": 120}),
+    "grpo-rehearsed-longer": ("grpo", True, {**_FASTER, "max_steps": 120}),
     "dapo": ("dapo", False, {}),
     "dapo-faster": ("dapo", False, _FASTER),
+    "dapo-rehearsed": ("dapo", True, _FASTER),
 }
 MEASURED_AGAINST = "grpo"
 _LAST = 5  # part of the run whose roll-outs are the reward at its end
@@ -66,22 +75,26 @@ def run(
         of_seed: dict[str, dict[str, Any]] = {}
         for name, (method, rehearses, settings) in ways.items():
             out = folder / f"{name}-seed{seed}"
-            trained = align_on_rewards(
-                method, replace(practice, seed=seed, **settings), model=model, prompts=hard / "prompts.jsonl",
-                rewards=["numeric"], out=out, validation=hard / "prompts-validation.jsonl",
-                rehearsal=shards if rehearses else None,
-            ).path  # fmt: skip
-            rollouts = [row for row in read_jsonl(out / "metrics.jsonl") if "reward" in row]
+            config = replace(practice, seed=seed, **settings)
+            if method == REHEARSAL:
+                trained = rehearse(config, model=model, shards=shards, out=out)
+            else:
+                trained = align_on_rewards(
+                    method, config, model=model, prompts=hard / "prompts.jsonl", rewards=["numeric"], out=out,
+                    validation=hard / "prompts-validation.jsonl", rehearsal=shards if rehearses else None,
+                ).path  # fmt: skip
+            steps = [row for row in read_jsonl(out / "metrics.jsonl") if "loss" in row]
             found = changes(before, exam(trained, shards, hard, out / split, split))
             of_seed[name] = {
-                "way": name, "seed": seed, "reward": at_the_end(rollouts, "reward"), "minus grpo": None,
-                "tokens": at_the_end(rollouts, "rollout.tokens"), "minutes": rollouts[-1]["time.seconds"] / 60,
+                "way": name, "seed": seed, "reward": at_the_end(steps, "reward"), "minus grpo": None,
+                "tokens": at_the_end(steps, "rollout.tokens"), "minutes": steps[-1]["time.seconds"] / 60,
                 "kl": str(divergence(model, trained, hard / "prompts-validation.jsonl")),
                 **{kind: points(change) for kind, change in found.items()},
             }  # fmt: skip
         if MEASURED_AGAINST in of_seed:
             for row in of_seed.values():
-                row["minus grpo"] = row["reward"] - of_seed[MEASURED_AGAINST]["reward"]
+                if row["reward"] is not None:
+                    row["minus grpo"] = row["reward"] - of_seed[MEASURED_AGAINST]["reward"]
         rows += of_seed.values()
     columns = list(rows[0])
     table(
@@ -91,10 +104,20 @@ def run(
     return rows
 
 
-def at_the_end(rollouts: Sequence[Mapping[str, Any]], name: str) -> float:
-    """Mean over the last fifth of the roll-outs."""
-    last = rollouts[-max(1, len(rollouts) // _LAST) :]
-    return sum(row[name] for row in last) / len(last)
+def rehearse(config: AlignConfig, *, model: Path, shards: Path, out: Path) -> Path:
+    """As many steps of next-token learning as `config` has updates, on what it would rehearse beside them."""
+    training = replace(
+        config.training(), mixture=mixture_of(config, open_shards(shards, verify=False)),
+        tokens_per_step=config.rehearsal_tokens, micro_batch_tokens=config.rehearsal_tokens,
+    )  # fmt: skip
+    return train(training, shards=shards, out=out, init_from=model).path
+
+
+def at_the_end(steps: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Mean over the last fifth of the steps that have it; None where none has."""
+    rows = [row[name] for row in steps if name in row]
+    last = rows[-max(1, len(rows) // _LAST) :]
+    return sum(last) / len(last) if last else None
 
 
 @stoppable

@@ -18,6 +18,7 @@ def chat(
     speculation: Literal["auto", "off", "lookup", "own"] = "auto",
     draft: Path | None = None,
     show_decoding: bool = False,
+    temperature_scale: float = 1.0,
     adapter: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     think: Literal["plain", "delethink"] = "plain",
     chunk: int = 8192,
@@ -46,6 +47,7 @@ def chat(
         carry: of them kept for the next chunk; default: half.
         chunks: at most.
         show_decoding: show the temperature and top-p of each token: cold ones blue, hot ones red.
+        temperature_scale: what the temperatures of the decoding heads are multiplied by: above 1 bolder, below 1 more careful.
         adapter: NAME=DIR, a LoRA adapter of the model in PEFT's files, which answers; several times for several: the first
             answers, /adapter NAME changes to another, /adapter to the model itself.
     """
@@ -62,8 +64,8 @@ def chat(
     def work(team: Team | None) -> None:
         chat_terminal(
             directory, system=system, temperature=temperature, max_tokens=max_tokens, weights=weights,
-            speculation=speculation, draft_dir=draft, show_decoding=show_decoding, thinking=thinking, adapters=adapters,
-            team=team, device=device,
+            speculation=speculation, draft_dir=draft, show_decoding=show_decoding,
+            temperature_scale=temperature_scale, thinking=thinking, adapters=adapters, team=team, device=device,
         )  # fmt: skip
 
     run_together(directory, work)

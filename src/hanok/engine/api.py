@@ -47,6 +47,8 @@ class SamplingParams:
         temperature: 0 is greedy (ties go to the lowest id).
         decoding: "auto": where the model has decoding heads and temperature and top_p are both left at 1.0, the heads choose
             both for each token. "fixed": temperature and top_p are what is written here.
+        temperature_scale: of the temperatures that the heads choose: above 1 bolder, below 1 more careful. Refused where they do
+            not choose.
         top_k: 0 keeps all. top_p, typical_p: 1.0 keeps all. min_p: 0.0 keeps all.
         seed: with the sample index and the position, the only source of randomness; None draws one per request.
         stop_ids: ids that end the completion (not part of it). stop: strings that end it (cut off).
@@ -81,12 +83,23 @@ class SamplingParams:
     best_of: int | None = None
     structure: Structure | None = None
     decoding: Literal["auto", "fixed"] = "auto"
+    temperature_scale: float = 1.0
     watermark: Watermark | None = None
 
     def __post_init__(self) -> None:
         for name, holds, rule in _RULES:
             if not holds(self):
                 raise ConfigError(f"{name} = {getattr(self, name)!r}", remedy=f"it must be {rule}")
+        if self.temperature_scale != 1.0 and not self.left_to_heads:
+            raise ConfigError(
+                f"temperature_scale = {self.temperature_scale!r} where no decoding heads choose",
+                remedy='leave temperature and top_p at 1.0 and decoding at "auto", or leave it out',
+            )
+
+    @property
+    def left_to_heads(self) -> bool:
+        """Whether decoding heads choose, where the model has some."""
+        return self.decoding == "auto" and self.temperature == self.top_p == 1.0
 
 
 _REPORTED = range(MOST_ALTERNATIVES + 1)
@@ -111,6 +124,7 @@ _RULES: tuple[tuple[str, Callable[[SamplingParams], bool], str], ...] = (
     ("bad_words", lambda one: all(map(str.strip, one.bad_words)), "words of at least one character"),
     ("n", lambda one: 1 <= one.n <= 128, "between 1 and 128"),
     ("best_of", lambda one: one.best_of is None or one.n <= one.best_of <= 128, "between n and 128"),
+    ("temperature_scale", lambda one: 0.0 < one.temperature_scale <= 10.0, "above 0 and at most 10"),
     ("decoding", lambda one: one.decoding in ("auto", "fixed"), '"auto" or "fixed"'),
 )
 

@@ -115,9 +115,10 @@ class Generation:
 
     @property
     def goes_by_itself(self) -> bool:
-        """Whether nothing but its logits and params decides any of the next tokens."""
+        """Whether nothing but its logits and params decides any of the next tokens; the native call knows no scale."""
         return (
             self.memory is not None
+            and self.request.params.temperature_scale == 1.0
             and self.matcher is None
             and self.words is None
             and self.marker is None
@@ -263,7 +264,7 @@ def new_generation(
         stops=_StopStrings(tokenizer, params.stop) if params.stop else None,
         matcher=_matcher(params, stop_ids, grammars),
         marker=_marker(params, tokenizer),
-        learned=has_heads and params.decoding == "auto" and params.temperature == params.top_p == 1.0,
+        learned=has_heads and params.left_to_heads,
         last_only=last_only,
     )
 

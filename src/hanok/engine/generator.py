@@ -362,6 +362,11 @@ class LocalEngine(Worker):
                 f"logit_bias names token {unknown[0]}",
                 remedy=f"ids go up to {self._vocabulary - 1}",
             )
+        if request.params.temperature_scale != 1.0 and not self.has_heads:
+            raise InputError(
+                f"temperature_scale = {request.params.temperature_scale} of a model without decoding heads",
+                remedy="leave it out, or set temperature",
+            )
         if request.params.structure is not None:
             self._grammars.check(request.params.structure)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hanok.engine.generation import Generation
 from hanok.kernels.laws import HeadWeights, decoding_laws
-from hanok.models.decoding import DecodingHeads
+from hanok.models.decoding import COLDEST, DecodingHeads
 from hanok.models.lora_rows import ROW_MULTIPLE
 
 
@@ -37,7 +37,10 @@ class LearnedLaws:
         for (generation, _), law in zip(learned, laws, strict=True):
             temperature, top_p = law
             sound = temperature == temperature and top_p == top_p
-            generation.law = law if sound else None  # else the logits are no numbers, and the request fails
+            scaled = max(temperature * generation.request.params.temperature_scale, COLDEST)
+            generation.law = (
+                (scaled, top_p) if sound else None
+            )  # else the logits are no numbers, and the request fails
 
     def _plain_laws(self, hidden_BD: Tensor, logits_BV: Tensor, rows: list[int]) -> list[tuple[float, float]]:
         padded = torch.tensor([*rows, *rows[:1] * (-len(rows) % ROW_MULTIPLE)], device=hidden_BD.device)

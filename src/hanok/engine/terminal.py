@@ -127,8 +127,8 @@ class Conversation:
 def chat_terminal(
     model_dir: Path, *, system: str = "", temperature: float | None = None, max_tokens: int | None = None,
     weights: Weights = "auto", speculation: Speculation = "auto", draft_dir: Path | None = None, show_decoding: bool = False,
-    thinking: Delethink | None = None, source: TextIO | None = None, target: TextIO | None = None,
-    adapters: Mapping[str, Path] = {}, team: Team | None = None, device: str = "cpu",
+    temperature_scale: float = 1.0, thinking: Delethink | None = None, source: TextIO | None = None,
+    target: TextIO | None = None, adapters: Mapping[str, Path] = {}, team: Team | None = None, device: str = "cpu",
 ) -> None:  # fmt: skip
     """Converse until the input ends.
 
@@ -136,13 +136,13 @@ def chat_terminal(
         system: the system message. temperature, max_tokens: as in `SamplingParams`; without a temperature the model's decoding
             heads choose, or it is 0.
         weights, speculation, draft_dir, team, device: as `LocalEngine` takes them.
-        show_decoding: behind each token what the heads chose.
+        show_decoding: behind each token what the heads chose. temperature_scale: of the temperatures that they choose.
         thinking: answer in chunks, each from the question and the end of the one before.
         source, target: default: standard input and output.
         adapters: name to directory; the first of them answers.
 
     Raises:
-        ConfigError: `show_decoding` without heads, or with a temperature that keeps them from choosing.
+        ConfigError: `show_decoding` or `temperature_scale` without heads, or with a temperature that keeps them from choosing.
         InputError, ContextLengthError: through a pipe, a line that cannot be answered; those before it were.
     """
     reading: TextIO = source or sys.stdin
@@ -158,8 +158,14 @@ def chat_terminal(
                 "nothing to show: no decoding heads choose",
                 remedy="take a model that has some, and no temperature",
             )
+        if temperature_scale != 1.0 and not learned:
+            raise ConfigError(
+                f"temperature_scale = {temperature_scale} of nothing: no decoding heads choose",
+                remedy="take a model that has some, and no temperature",
+            )
         fixed = SamplingParams(temperature=temperature or 0.0, max_tokens=max_tokens, decoding="fixed")
-        params = SamplingParams(max_tokens=max_tokens) if learned else fixed
+        free = SamplingParams(max_tokens=max_tokens, temperature_scale=temperature_scale)
+        params = free if learned else fixed
         conversation = Conversation(
             engine, params, system=system, show=with_laws if show_decoding else None, thinking=thinking,
             adapter=next(iter(adapters), None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,6 +22,8 @@ class SamplingFields(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    temperature_scale: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Not OpenAI's: of the temperatures that the model's decoding heads choose."""
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
     typical_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -37,6 +39,14 @@ class SamplingFields(BaseModel):
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     user: str | None = None
+
+    @model_validator(mode="after")
+    def _heads_choose(self) -> Self:
+        if self.temperature_scale is not None and not (self.temperature is None and self.top_p is None):
+            raise ValueError(
+                "temperature_scale scales what decoding heads choose: leave temperature and top_p out"
+            )
+        return self
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -60,6 +70,7 @@ class SamplingFields(BaseModel):
             "min_tokens": self.min_tokens,
             "ignore_eos": self.ignore_eos,
             "decoding": "auto" if self.temperature is None and self.top_p is None else "fixed",
+            "temperature_scale": self.temperature_scale or 1.0,
             "n": self.n or 1,
         }
 

@@ -111,6 +111,16 @@ def sampler_of(config: AlignConfig, shards: Shards) -> Sampler:
     Raises:
         InputError: no training split.
     """
+    training = TrainConfig(
+        max_steps=1, mixture=mixture_of(config, shards),
+        max_seq_len=min(config.max_seq_len, config.rehearsal_tokens), tokens_per_step=config.rehearsal_tokens,
+        micro_batch_tokens=config.rehearsal_tokens, seed=config.seed,
+    )  # fmt: skip
+    return Sampler(training, shards.splits)
+
+
+def mixture_of(config: AlignConfig, shards: Shards) -> dict[str, float]:
+    """Shares of the training splits. Raises InputError: there are none."""
     names = sorted(name for name in shards.splits if name.endswith("-train"))
     chats = [name for name in names if name.startswith("chat")]
     texts = [name for name in names if name not in chats]
@@ -123,12 +133,7 @@ def sampler_of(config: AlignConfig, shards: Shards) -> Sampler:
     weights = {name: share / len(chats) for name in chats} | {
         name: (1 - share) / len(texts) for name in texts
     }
-    training = TrainConfig(
-        max_steps=1, mixture={name: weight for name, weight in weights.items() if weight},
-        max_seq_len=min(config.max_seq_len, config.rehearsal_tokens), tokens_per_step=config.rehearsal_tokens,
-        micro_batch_tokens=config.rehearsal_tokens, seed=config.seed,
-    )  # fmt: skip
-    return Sampler(training, shards.splits)
+    return {name: weight for name, weight in weights.items() if weight}
 
 
 def _parted(examples: Sequence[Any]) -> tuple[list[Any], list[PackedSequence]]:
