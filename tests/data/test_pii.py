@@ -134,6 +134,18 @@ PARTS = [
 ]  # fmt: skip
 
 
+def test_a_word_before_an_address_is_no_part_of_it() -> None:
+    text = "010-1234-567812계좌a@b.com"
+    assert [found.kind for found in find(text)] == ["ACCOUNT", "EMAIL"]
+    assert [found.kind for found in find(text.replace("계좌", ""))] == ["EMAIL"]  # the control
+
+
+def test_what_a_placeholder_makes_visible_goes_too() -> None:
+    text, found = redact("010-1234-5678-121.2.3.4")
+    assert text == "[PHONE]-[IP_ADDRESS]"
+    assert [item.kind for item in found] == ["IP_ADDRESS", "PHONE"]
+
+
 @given(st.lists(st.sampled_from(PARTS)))
 def test_redacting_twice_changes_nothing(parts: list[str]) -> None:
     once = redact("".join(parts))[0]

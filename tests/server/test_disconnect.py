@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from slow_engine import slow_down
 
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}], "ignore_eos": True},
@@ -24,7 +25,10 @@ UNENDING = [
 @pytest.mark.parametrize(
     ("path", "stream"), [*((path, True) for path in BODIES), *((path, False) for path in UNENDING)]
 )
-def test_whoever_goes_away_is_not_answered(server: Any, path: str, stream: bool) -> None:
+def test_whoever_goes_away_is_not_answered(
+    server: Any, path: str, stream: bool, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(slow_down(server.engine, 0.002))
     began = server.engine.metrics().generated_tokens
     body = {"model": server.model, **BODIES[path], "stream": stream}
     if stream:

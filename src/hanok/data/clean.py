@@ -185,6 +185,8 @@ def _masked(text: str) -> str:
 
 
 def _context(text: str, item: pii.Found) -> str:
+    if text[item.start : item.end] != item.text:
+        return ""  # seen only once others were gone
     before, after = text[max(0, item.start - 30) : item.start], text[item.end : item.end + 20]
     return f"…{pii.redact(before)[0]}{_masked(item.text)}{pii.redact(after)[0]}…"
 

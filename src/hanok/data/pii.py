@@ -26,7 +26,8 @@ KINDS = tuple(_NAMES)
 # no context for a number: other numbers, and the placeholders that they may have become in an earlier pass
 _OTHER_DATA = re.compile(
     "|".join(re.escape(f"[{name}]") for pair in _NAMES.items() for name in pair)
-    + r"|[\w.%+-]+@[\w.-]+|[A-Z]{0,2}\d[\d .·()–—‐‑-]{4,}\d|[A-Z]\d{3}[A-Z]\d{4}|[0-9a-fA-F:]{0,4}:[0-9a-fA-F:]{4,}"
+    + r"|[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9À-ɏ가-힣-]{1,63}\.)+(?:[A-Za-z]{2,24}|한국)"
+    r"|[A-Z]{0,2}\d[\d .·()–—‐‑-]{4,}\d|[A-Z]\d{3}[A-Z]\d{4}|[0-9a-fA-F:]{0,4}:[0-9a-fA-F:]{4,}"
 )
 _FULLWIDTH = str.maketrans("０１２３４５６７８９－＠．：", "0123456789-@.:")
 _ANY_FULLWIDTH = re.compile("[０-９＠]")
@@ -50,16 +51,17 @@ class Found:
 
 
 def redact(text: str) -> tuple[str, list[Found]]:
-    """The text with placeholders, and what they stand for."""
-    found = find(text)
-    if not found:
-        return text, found
-    korean = _HANGUL.search(text) is not None
-    parts, last = [], 0
-    for item in found:
-        parts += [text[last : item.start], placeholder(item.kind, korean=korean)]
-        last = item.end
-    return "".join(parts) + text[last:], found
+    """The text with placeholders, and what they stand for. What a placeholder makes visible goes, too: its place is that in the
+    text without what was found before it."""
+    korean, everything = _HANGUL.search(text) is not None, []
+    while found := find(text):
+        parts, last = [], 0
+        for item in found:
+            parts += [text[last : item.start], placeholder(item.kind, korean=korean)]
+            last = item.end
+        text = "".join(parts) + text[last:]
+        everything += found
+    return text, everything
 
 
 def placeholder(kind: str, *, korean: bool) -> str:
