@@ -35,6 +35,9 @@ def mixed(tmp_path: Path) -> Path:
         intermediate_size=128, pattern=("gqa",),
     )  # fmt: skip
     model = Decoder(config, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():  # some maps begin at zero
+        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     codes = {}
     for name, module in model.layers.named_modules():
         if isinstance(module, Linear):
@@ -64,7 +67,7 @@ def test_wide_maps_stay_wide(mixed: Path) -> None:
     hidden_ND, _ = decoder(torch.tensor(IDS), torch.tensor([0, len(IDS)], dtype=torch.int32))
     expected = decoder.logits(hidden_ND)
     theirs = logits(found)
-    assert (theirs - expected).std() < 0.02 * expected.std(), "only inputs are rounded"
+    assert (theirs - expected).std() < 0.05 * expected.std(), "only inputs are rounded"
     all_narrow = native(mixed)
     assert found.weight_bytes > all_narrow.weight_bytes
     assert (logits(all_narrow) - expected).std() > (theirs - expected).std()

@@ -199,7 +199,7 @@ def test_a_cache_in_int8(name: str, path: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_what_int8_keeps_is_near(path: str) -> None:
     """Scores are all equal, so attention gives the mean of the values: each number is off by half a step of its token's
-    and head's scale at most, and by the rounding of the weights to bfloat16 (2^-9 of it)."""
+    and head's scale at most, and by roundings far below 2^-8 of it: sums are of integers of 16 bits."""
     config = ModelConfig(
         **SHAPE
         | {"num_layers": 1, "rope_theta": None, "num_heads": 3, "num_kv_heads": 3, "tie_embeddings": False}

@@ -22,7 +22,7 @@ from hanok.engine.strides import MOST, SECONDS, Strides
 from hanok.errors import HanokError
 from hanok.kernels.native import native_available
 from hanok.models.decoder import Decoder
-from hanok.models.decoding import DecodingHeads
+from hanok.models.decoding import COLDEST, DecodingHeads
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native kernels are not built")
 POISON = 89  # a token whose vector is no number
@@ -121,7 +121,10 @@ def test_laws_are_those_of_single_steps(small: ModuleType) -> None:
                 context=640, listener=lambda delta: None, failed=lambda error: None, has_heads=True,
             )  # fmt: skip
 
-        return [one(0), one(1, temperature=0.7), one(2, logprobs=2), one(3, decoding="fixed")]
+        return [
+            one(0), one(1, temperature=0.7), one(2, logprobs=2), one(3, decoding="fixed"),
+            one(4, temperature_scale=1.3), one(5, temperature_scale=0.004),
+        ]  # fmt: skip
 
     decoder, found = small.decoder_of("full"), []
     for strides in (False, True):
@@ -133,8 +136,10 @@ def test_laws_are_those_of_single_steps(small: ModuleType) -> None:
         assert bool(calls) == strides
         found.append([facts(one) for one in together])
     assert found[0] == found[1]
-    assert [len(laws) for _, _, _, laws, *_ in found[0]] == [50, 0, 50, 0]
+    assert [len(laws) for _, _, _, laws, *_ in found[0]] == [50, 0, 50, 0, 50, 50]
     assert len(set(found[0][0][3])) > 40
+    assert len(set(found[0][4][3])) > 40
+    assert {temperature for temperature, _ in found[0][5][3]} == {COLDEST}
 
 
 class Words:

@@ -115,10 +115,9 @@ class Generation:
 
     @property
     def goes_by_itself(self) -> bool:
-        """Whether nothing but its logits and params decides any of the next tokens; the native call knows no scale."""
+        """Whether nothing but its logits and params decides any of the next tokens."""
         return (
             self.memory is not None
-            and self.request.params.temperature_scale == 1.0
             and self.matcher is None
             and self.words is None
             and self.marker is None

@@ -51,12 +51,13 @@ class NativeDraws(NamedTuple):
 
     Args:
         memories: of the sampler. points: `sampler.uniform` of each sequence at the first step, then at the next.
-        learned: 1 where heads say temperature and top-p, else 0. vocabulary: ids from here on are never drawn.
+        scales: of the temperatures that the heads choose; 0 where they choose nothing. vocabulary: ids from here on are never
+            drawn.
     """
 
     memories: Sequence[Memory]
     points: list[float]
-    learned: list[int]
+    scales: list[float]
     heads: HeadWeights | None
     vocabulary: int
 
@@ -169,7 +170,7 @@ class NativeDecoder(PagedModel):
         """
         return self._runner.decode(
             list(ids), list(positions), *_side_by_side(tables), list(slots), *_numbered(adapters),
-            [memory.native for memory in draws.memories], draws.points, draws.learned,
+            [memory.native for memory in draws.memories], draws.points, draws.scales,
             None if draws.heads is None else draws.heads.native, draws.vocabulary, len(draws.points) // len(ids),
         )  # fmt: skip
 

@@ -43,7 +43,7 @@ class Strides:
     def draw(self, parts: Sequence[Part], steps: int) -> list[list[Drawn]]:
         """The next tokens of each part: `steps` of them, or fewer where one ends its answer."""
         generations = [part.running.generation for part in parts]
-        learned = [int(generation.learned) for generation in generations]
+        scales = [one.request.params.temperature_scale if one.learned else 0.0 for one in generations]
         points: list[float] = []
         for step in range(steps):
             for one in generations:
@@ -52,8 +52,8 @@ class Strides:
                     uniform(one.seed, one.request.sample_index, len(one.ids) + step) if random else 0.0
                 )
         draws = NativeDraws(
-            [one.memory for one in generations if one.memory is not None], points, learned,
-            self._heads if any(learned) else None, self._vocabulary,
+            [one.memory for one in generations if one.memory is not None], points, scales,
+            self._heads if any(scales) else None, self._vocabulary,
         )  # fmt: skip
         return self._model.decode(
             [one.ids[-1] for one in generations], [part.start for part in parts],

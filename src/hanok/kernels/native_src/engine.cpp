@@ -177,11 +177,11 @@ class Runner {
   }
   // Several steps in one call: of each sequence the row of its last token, and behind each step the next token of each, which the
   // next step takes. Ends early behind a step in which an answer ended or no token could be drawn.
-  // points: [step][sequence], as of `sample`; learned: whose law the heads say, from all of the vocabulary; `drawable`: of it, what
-  // may be drawn. Returns of each sequence its tokens: (token, logprob, {id: logprob}, (temperature, top-p) or None).
+  // points: [step][sequence], as of `sample`; scales: of the temperatures that the heads choose, or 0 where they choose none; they see
+  // all of the vocabulary, of which `drawable` may be drawn. Returns of each sequence its tokens: (token, logprob, {id: logprob}, (temperature, top-p) or None).
   nb::list decode(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> tables, int table_width,
                   std::vector<int32_t> slots, const std::vector<AdapterHandle*>& adapters, std::vector<int32_t> adapter_of,
-                  const std::vector<SamplerMemory*>& memories, const std::vector<double>& points, const std::vector<int>& learned,
+                  const std::vector<SamplerMemory*>& memories, const std::vector<double>& points, const std::vector<double>& scales,
                   const LawHeads* heads, int drawable, int steps) {
     StepArgs args;
     for (const AdapterHandle* adapter : adapters) args.adapters.push_back(adapter->held());
@@ -200,7 +200,7 @@ class Runner {
         path_.run_step(model_, cache_, scratch_, args, crew_);
         for (auto& tokens : drawn) tokens.emplace_back();
         for_rows(args.rows, drawable, &crew_, [&](int row) {
-          draw(row, *memories[row], points[(size_t)step * args.rows + row], learned[row] ? heads : nullptr, drawable, drawn[row].back());
+          draw(row, *memories[row], points[(size_t)step * args.rows + row], scales[row] > 0 ? heads : nullptr, scales[row], drawable, drawn[row].back());
         });
         if (!go_on(drawn, memories, args)) break;
       }
@@ -211,7 +211,7 @@ class Runner {
       for (const Drawn& one : drawn[row]) {
         const auto [logprob, top] = reported(one.sample, memories[row]->rule().alternatives);
         nb::object law = nb::none();
-        if (one.by_law) law = nb::make_tuple(one.law[0], one.law[1]);
+        if (one.by_law) law = nb::make_tuple(one.temperature, one.top_p);
         tokens.append(nb::make_tuple(one.sample.token, logprob, top, law));
       }
       out.append(tokens);
@@ -223,22 +223,24 @@ class Runner {
  private:
   struct Drawn {
     Sample sample;
-    float law[2];
+    double temperature, top_p;
     bool by_law = false;
   };
   // The next token of a row, from its logits.
-  void draw(int row, const SamplerMemory& memory, double point, const LawHeads* heads, int drawable, Drawn& drawn) const {
+  void draw(int row, const SamplerMemory& memory, double point, const LawHeads* heads, double scale, int drawable, Drawn& drawn) const {
     const float* logits = logits_.data() + (size_t)row * model_->vocabulary;
     SampleTask task = memory.task(logits, point);
     SamplingRule steered;
     if (heads) {
       static thread_local Buffer<float> room;
-      law_path()(*heads, model_->vocabulary, normed_.data() + (size_t)row * model_->hidden, logits, room.at_least(model_->vocabulary), drawn.law);
-      drawn.by_law = drawn.law[0] == drawn.law[0] && drawn.law[1] == drawn.law[1];  // else the logits are no numbers
+      float law[2];
+      law_path()(*heads, model_->vocabulary, normed_.data() + (size_t)row * model_->hidden, logits, room.at_least(model_->vocabulary), law);
+      drawn.by_law = law[0] == law[0] && law[1] == law[1];  // else the logits are no numbers
+      drawn.temperature = std::max(scale * law[0], kColdest), drawn.top_p = law[1];
     }
     if (drawn.by_law) {
       steered = memory.rule();
-      steered.temperature = drawn.law[0], steered.top_p = drawn.law[1];
+      steered.temperature = drawn.temperature, steered.top_p = drawn.top_p;
       task.rule = &steered;
     }
     static const RowSampler sample_row = row_sampler();
@@ -341,7 +343,7 @@ void bind_engine(nb::module_& m) {
       .def("add_delta", &Runner::add_delta)
       .def("step", &Runner::step)
       .def("decode", &Runner::decode, nb::arg("ids"), nb::arg("positions"), nb::arg("tables"), nb::arg("table_width"), nb::arg("slots"),
-           nb::arg("adapters"), nb::arg("adapter_of"), nb::arg("memories"), nb::arg("points"), nb::arg("learned"),
+           nb::arg("adapters"), nb::arg("adapter_of"), nb::arg("memories"), nb::arg("points"), nb::arg("scales"),
            nb::arg("heads").none(), nb::arg("drawable"), nb::arg("steps"))
       .def_prop_ro("crew", &Runner::crew, nb::rv_policy::reference_internal);
 }

@@ -12,7 +12,7 @@
 namespace HANOK_ISA {
 namespace {
 
-constexpr float kColdest = 1e-2f, kNarrowest = 1e-6f, kSmall = 1e-8f;
+constexpr float kNarrowest = 1e-6f, kSmall = 1e-8f;
 
 // A unit is a lane, and its sum runs over the inputs in order. x has a zero behind its inputs.
 float score(const LawHead& head, int units, const float* x, int inputs) {
@@ -94,7 +94,7 @@ void law_of_row(const LawHeads& a, int n, const float* hidden, const float* logi
   std::copy(hidden, hidden + a.width, inputs);
   std::fill(inputs + a.width, inputs + a.width + 6, 0.0f);
   const float temperature = 2.0f * score(a.temperature, a.units, inputs, a.width);
-  const float used = std::max(temperature, kColdest), by = 1.0f / used;
+  const float used = std::max(temperature, (float)kColdest), by = 1.0f / used;
   float five[5];
   const float top = largest(logits, n, five);
   vf total{};

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 constexpr int kLawUnits = 128;  // of which a head has a multiple
+constexpr double kColdest = 1e-2;  // the lowest temperature
 struct LawHead {
   const float* first;           // [units / 128, inputs, 128]; or null:
   const uint32_t* first_pairs;  // [units / 128, inputs / 2, 128] of two bfloat16, the first input's in the low half; inputs rounded up
@@ -17,7 +18,7 @@ struct LawHeads {
 
 #define HANOK_DECLARE_LAWS(NS)                                                                                         \
   namespace NS {                                                                                                       \
-  /* law: temperature (at least 0.01) and top-p (at least 1e-6); room: [vocabulary] */                                 \
+  /* law: temperature and top-p; room: [vocabulary] */                                 \
   void law_of_row(const LawHeads&, int vocabulary, const float* hidden, const float* logits, float* room, float* law); \
   }
 HANOK_DECLARE_LAWS(isa_portable)
