@@ -93,7 +93,8 @@ def test_codes_go_in_without_loss(bits: int, group: int, signed: bool) -> None:
         return torch.cat([vector, vector.new_zeros(1, *vector.shape[1:])])[order]
 
     found = pack_rows(rows.arranged(arranged))
-    whole = [part.quantised() for part in parts]
+    assert found.group == group
+    whole = [part.quantised(group) for part in parts]
     q = arranged(torch.cat([part.q_NK for part in whole]))
     scales = arranged(torch.cat([part.scales_NG for part in whole]))
     fill = (0, 0, 0, -len(q) % 16)

@@ -128,7 +128,8 @@ def test_codes_go_in_without_loss(bits: int, group: int, signed: bool) -> None:
         return torch.cat([vector, vector.new_zeros(2, *vector.shape[1:])])[order]
 
     found = pack_rows(rows.arranged(arranged))
-    whole = stacked_codes([part.quantised() for part in parts], bits)
+    assert found.group == group
+    whole = stacked_codes([part.quantised(group) for part in parts], bits)
     expected = pack_quantised(blocks(whole.changed(arranged)))
     assert same(found, expected)
     assert found.zeros is not None

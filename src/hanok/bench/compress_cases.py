@@ -261,7 +261,8 @@ def _shrunk(steps: int, bench: Bench, seed: int) -> list[Metrics]:
 
 def _quantised(bits: int, *, group: int = 32, heads: Sequence[int] = (16,)) -> list[Case]:
     methods: tuple[Method, ...] = ("rtn", "hqq", "gptq", "awq")
-    names = [f"{method}-{bits}{'' if group else '-row'}" for method in methods]
+    mark = {32: "", 0: "-row"}.get(group, f"-{group}")
+    names = [f"{method}-{bits}{mark}" for method in methods]
     return [
         Case(
             name, partial(_layers, method, {"bits": bits, "group": group}, heads), method in ("gptq", "awq"),
@@ -301,6 +302,7 @@ CASES: Sequence[Case] = (
     *_four_by_four(True),
     Case("cache-8", partial(_cache, 8), False),
     Case("cache-4", partial(_cache, 4), False),
+    *_quantised(4, group=128),
     *_quantised(4, group=0),
     *_quantised(3, group=0),
     *(

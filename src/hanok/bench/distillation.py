@@ -131,6 +131,7 @@ def _tell(seed: int, found: Mapping[str, Artefact]) -> None:
 
 
 _LESS = {"muon_lr": 2e-3, "adamw_lr": 8e-4}
+_LEAST = {"muon_lr": 1e-3, "adamw_lr": 4e-4}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "samples": ("offline", {}),
     "logits": ("logits", {"learn_from": "samples", "top_k": 32}),
@@ -144,6 +145,10 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "own-less": ("on-policy", {"on_policy": 1.0, "beta": 0.5, **_LESS}),
     "samples-less": ("offline", _LESS),
     "own-reverse": ("on-policy", {"on_policy": 1.0, "beta": 1.0}),
+    "own-forward-less": ("on-policy", {"on_policy": 1.0, "beta": 0.0, **_LESS}),
+    "mixed-forward-less": ("on-policy", {"on_policy": 0.5, "beta": 0.0, **_LESS}),
+    "samples-least": ("offline", _LEAST),
+    "mixed-forward-least": ("on-policy", {"on_policy": 0.5, "beta": 0.0, **_LEAST}),
 }
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hanok.kernels.formats import Stored
+from hanok.kernels.formats import GROUP, Stored, span_of
 from hanok.models.checkpoint import load_model, load_stored_bits
 from hanok.models.coded import CodedParameter
 from hanok.models.decoder import Decoder
-
-_HALF_BITS = 16 / 32  # a weight's part of a scale, or of a zero point, in the engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,14 @@ def _file_bits(stored: Stored) -> float:
     return stored.bits + shared * stored.scales_NG.shape[-1] / stored.cols
 
 
+def _shared_bits(stored: Stored | None) -> float:
+    """A weight's part of a scale and a zero point, of 16 bits each in the engine."""
+    if stored is None:
+        return 16 / GROUP
+    group = GROUP << span_of(stored.cols // GROUP, stored.scales_NG.shape[-1])
+    return 16 / group * (1 if stored.zeros_NG is None else 2)
+
+
 def file_bytes(directory: Path) -> int:
     return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
 
@@ -74,7 +80,7 @@ def _engine_bits(decoder: Decoder, kind: int | None, head_bits: int) -> float:
             stored = parameter.stored if isinstance(parameter, CodedParameter) else None
             own = kind if stored is None else stored.bits
             own = head_bits if any(parameter is end for end in ends) and head_bits < 16 else own
-            bits = own + _HALF_BITS * (1 if stored is None or stored.zeros_NG is None else 2)
+            bits = own + _shared_bits(stored)
         total += bits * parameter.numel()
         count += parameter.numel()
     return total / count

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hanok.engine.coverage import LANES
-from hanok.kernels.formats import Quantised, Stored, stacked_codes
+from hanok.kernels.formats import GROUP, Quantised, Stored, stacked_codes
 from hanok.kernels.packed import Kind, PackedMatrix, RowsInPlace, pack, pack_quantised, pack_rows, rows_of
 from hanok.models.coded import as_quantised, stored_codes
 from hanok.models.gqa import GroupedQueryAttention
@@ -42,12 +42,14 @@ def gate_last(mixer: GroupedQueryAttention, parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([query.flatten(0, 1), keys, values, gate.flatten(0, 1)])
 
 
-def image(weight: Tensor | Quantised | RowsInPlace, kind: Kind, bias_N: Tensor | None) -> PackedMatrix:
-    """Codes that a file has in this kind's width go in as they are."""
+def image(
+    weight: Tensor | Quantised | RowsInPlace, kind: Kind, bias_N: Tensor | None, group: int = GROUP
+) -> PackedMatrix:
+    """Codes that a file has in this kind's width go in as they are, numbers in groups of `group`."""
     if isinstance(weight, Tensor):
         if kind == "bf16" or stored_codes(weight) is None:
-            return pack(weight.detach(), kind, bias_N=bias_N)
-        weight = stacked([weight], kind)
+            return pack(weight.detach(), kind, bias_N=bias_N, group=group)
+        weight = stacked([weight], kind, group)
     if isinstance(weight, RowsInPlace):
         return pack_rows(weight, bias_N=bias_N)
     assert isinstance(weight, Quantised)
@@ -64,22 +66,23 @@ def kind_of(weights: Sequence[Tensor], kind: Kind) -> Kind:
     return "int4" if all(codes is not None and codes.bits == 4 for codes in stored) else kind
 
 
-def stacked(weights: Sequence[Tensor], kind: Kind) -> Tensor | Quantised | RowsInPlace:
+def stacked(weights: Sequence[Tensor], kind: Kind, group: int = GROUP) -> Tensor | Quantised | RowsInPlace:
     """One below the other. Rows are quantised for themselves, so codes may stand beside what has none; narrower codes than the
-    kind's are widened."""
+    kind's are widened. Args: group: of numbers; codes that all rows have keep theirs."""
     if kind == "bf16":
         return torch.cat(list(weights))
     bits, stored = _BITS[kind], [stored_codes(weight) for weight in weights]
     rows = None
-    if not any(codes is not None and codes.bits < bits for codes in stored):
+    at_once = group == GROUP or None not in stored
+    if at_once and not any(codes is not None and codes.bits < bits for codes in stored):
         rows = rows_of([_as_it_is(*one, bits) for one in zip(weights, stored, strict=True)], kind)
     if rows is not None:
         return rows
-    return stacked_codes([as_quantised(weight, bits) for weight in weights], bits)
+    return stacked_codes([as_quantised(weight, bits, group) for weight in weights], bits)
 
 
 def expert_rows(
-    stack_ENK: Tensor, kind: Kind, change: Callable[[Tensor], Tensor]
+    stack_ENK: Tensor, kind: Kind, change: Callable[[Tensor], Tensor], group: int = GROUP
 ) -> Callable[[int], Tensor | Quantised | RowsInPlace]:
     """Of each expert of a stack, by its number, its rows as `change` leaves them; codes of at most the kind's width stay."""
     stored = None if kind == "bf16" else stored_codes(stack_ENK)
@@ -91,7 +94,7 @@ def expert_rows(
         rows = rows_of([one], kind) if one.bits == _BITS[kind] else None
         if rows is not None:
             return rows.arranged(change)
-        return replace(one.quantised(), bits=_BITS[kind]).changed(change)
+        return replace(one.quantised(group), bits=_BITS[kind]).changed(change)
 
     return of
 
@@ -100,9 +103,11 @@ def _as_it_is(weight: Tensor, stored: Stored | None, bits: int) -> Tensor | Stor
     return stored if stored is not None and stored.bits == bits else weight.detach()
 
 
-def side_by_side(gate: Tensor, up: Tensor, kind: Kind) -> Tensor | Quantised | RowsInPlace:
+def side_by_side(
+    gate: Tensor, up: Tensor, kind: Kind, group: int = GROUP
+) -> Tensor | Quantised | RowsInPlace:
     """16 rows of the gate, 16 rows up, and so on; both padded to whole blocks."""
-    both = stacked([gate, up], kind)
+    both = stacked([gate, up], kind, group)
 
     def braided(part: Tensor) -> Tensor:
         return in_turns(*part.chunk(2))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hanok.engine.arrange import bias_of, expert_rows, image, kind_of, stacked
 from hanok.engine.images import Images
-from hanok.kernels.formats import Quantised
+from hanok.kernels.formats import GROUP, Quantised
 from hanok.kernels.native import address
 from hanok.kernels.packed import Kind, PackedMatrix, Room, RowsInPlace, pack_stacked
 from hanok.models.linear import Linear
@@ -41,7 +41,9 @@ class Held:
         if any(one.bias is not None for one in maps):
             bias = lambda: torch.cat([bias_of(one) for one in maps])  # noqa: E731
         chosen = kind_of([one.weight for one in maps], kind or self._kind)
-        return self.pack(lambda: stacked([one.weight for one in maps], chosen), bias=bias, kind=chosen)
+        return self.pack(
+            lambda group: stacked([one.weight for one in maps], chosen, group), bias=bias, kind=chosen
+        )
 
     def expert_maps(
         self, stack: Callable[[], Tensor], change: Callable[[Tensor], Tensor], *, bias: Callable[[int], Tensor] | None
@@ -50,34 +52,36 @@ class Held:
         kind = kind_of([stack()], self._kind)
 
         @torch.no_grad()
-        def make() -> PackedMatrix:
-            rows = expert_rows(stack(), kind, change)
+        def make(group: int) -> PackedMatrix:
+            rows = expert_rows(stack(), kind, change, group)
 
             def packed(expert: int) -> PackedMatrix:
-                return image(rows(expert), kind, None if bias is None else bias(expert))
+                return image(rows(expert), kind, None if bias is None else bias(expert), group)
 
             return pack_stacked(packed, stack().shape[0])
 
         return self._made(make)
 
     def pack(
-        self, weight: Callable[[], Tensor | Quantised | RowsInPlace], *, bias: Callable[[], Tensor] | None = None,
+        self, weight: Callable[[int], Tensor | Quantised | RowsInPlace], *, bias: Callable[[], Tensor] | None = None,
         kind: Kind | None = None,
     ) -> PackedMatrix:  # fmt: skip
+        """Args: weight: given the inputs that share a scale where it rounds numbers beside codes."""
         chosen = kind or self._kind
 
-        def make() -> PackedMatrix:
-            return image(weight(), chosen, None if bias is None else bias().detach())
+        def make(group: int) -> PackedMatrix:
+            return image(weight(group), chosen, None if bias is None else bias().detach(), group)
 
         return self._made(make)
 
-    def _made(self, make: Callable[[], PackedMatrix]) -> PackedMatrix:
+    def _made(self, make: Callable[[int], PackedMatrix]) -> PackedMatrix:
+        """Codes of a file keep their groups; what is rounded in their place later has the same ones."""
         matrix = None if self._images is None else self._images.take(self._room)
         if matrix is None:
-            matrix = self._room.take_in(make())
+            matrix = self._room.take_in(make(GROUP))
             if self._images is not None:
                 self._images.keep(matrix)
-        self._refills.append(lambda: matrix.take_over(make()))
+        self._refills.append(lambda: matrix.take_over(make(matrix.group)))
         return self.keep(matrix)
 
     def table(self, numbers: Callable[[], Tensor]) -> int:

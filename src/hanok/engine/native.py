@@ -87,9 +87,11 @@ class NativeDecoder(PagedModel):
         self._held = Held(kind, images)
         ends = ends or self._finer
         if head is None:
-            head = self._held.pack(lambda: decoder.head_weight, kind=kind_of([decoder.head_weight], ends))
+            head = self._held.pack(
+                lambda group: decoder.head_weight, kind=kind_of([decoder.head_weight], ends)
+            )
         tied = config.tie_embeddings
-        embedding = head if tied else self._held.pack(lambda: decoder.embed_tokens.weight, kind=ends)
+        embedding = head if tied else self._held.pack(lambda group: decoder.embed_tokens.weight, kind=ends)
         self.head, self.embedding = head, embedding
         positions = (
             self._held.table(lambda: decoder.embed_positions.weight) if config.learned_positions else 0
@@ -252,7 +254,7 @@ class NativeDecoder(PagedModel):
                 else lambda: gate_last(mixer, [bias_of(p) for p in projections])
             )
             inputs = self._held.pack(
-                lambda: gate_last(mixer, [p.weight for p in projections]), bias=bias, kind=self._finer
+                lambda group: gate_last(mixer, [p.weight for p in projections]), bias=bias, kind=self._finer
             )
         else:
             inputs = self._held.joined(*projections, kind=self._finer)
@@ -314,12 +316,14 @@ class NativeDecoder(PagedModel):
         activation = _ACTIVATIONS.index(mlp.activation)
         if isinstance(mlp, PlainMLP):
             bias = None if up.bias is None else lambda: padded(bias_of(up))
-            inner = self._held.pack(lambda: padded(up.weight), bias=bias)
+            inner = self._held.pack(lambda group: padded(up.weight), bias=bias)
             return native().dense(inner.native, down.native, False, activation)
         gate = mlp.gate_proj
         bias = None if up.bias is None else lambda: in_turns(bias_of(gate), bias_of(up))
         kind = kind_of([gate.weight, up.weight], self.kind)
-        inner = self._held.pack(lambda: side_by_side(gate.weight, up.weight, kind), bias=bias, kind=kind)
+        inner = self._held.pack(
+            lambda group: side_by_side(gate.weight, up.weight, kind, group), bias=bias, kind=kind
+        )
         return native().dense(inner.native, down.native, True, activation)
 
     def _experts(self, mlp: MixtureOfExperts) -> Any:

@@ -1,6 +1,7 @@
-"""Weights in groups: int8, int5 and int4 with one float16 scale for 32 numbers along the input, and how they are found.
+"""Weights in groups: int8, int5 and int4 with one float16 scale for 32 numbers along the input, or for a multiple of 32, and how
+they are found.
 
-    w[n, k] ~ scale[n, k // 32] * (q[n, k] - zero[n, k // 32]),   q in [-128, 127], [-16, 15] or [-8, 7]
+    w[n, k] ~ scale[n, k // group] * (q[n, k] - zero[n, k // group]),   q in [-128, 127], [-16, 15] or [-8, 7]
 
 Symmetric codes have no zero points; those that are found here are such, of eight bits in [-127, 127]. Zero points are float16 as
 the scales, so they need not be whole numbers.
@@ -70,9 +71,9 @@ class Stored:
         zeros_NG = None if self.zeros_NG is None else self.zeros_NG[expert]
         return replace(self, codes=self.codes[expert], scales_NG=self.scales_NG[expert], zeros_NG=zeros_NG)
 
-    def quantised(self) -> Quantised:
-        """A scale of a larger group stands with each 32 of its inputs, as does a zero point."""
-        repeats = self.cols // GROUP // self.scales_NG.shape[-1]
+    def quantised(self, group: int = GROUP) -> Quantised:
+        """A scale of a larger group than asked for stands with each part of it, as does a zero point."""
+        repeats = self.cols // group // self.scales_NG.shape[-1]
         scales_NG, zeros_NG = (
             None if part is None else part.half().repeat_interleave(repeats, dim=-1)
             for part in (self.scales_NG, self.zeros_NG)
@@ -87,6 +88,13 @@ class Stored:
 
     def integers(self) -> Tensor:
         return self.codes if self.codes.dtype == torch.int8 else unpack_words(self.codes, self.bits)
+
+
+def span_of(groups: int, scales: int) -> int:
+    """Of a row of so many groups of 32 with so many scales: the logarithm of how many groups share one in an image, a power of
+    two."""
+    together = groups // scales
+    return (together & -together).bit_length() - 1
 
 
 def stacked_codes(parts: Sequence[Quantised], bits: int) -> Quantised:
@@ -127,23 +135,23 @@ def unpack_words(words_NP: Tensor, bits: int) -> Tensor:
     return torch.stack([bytes_NB & 15, bytes_NB >> 4], dim=-1).flatten(-2).view(torch.int8) - 8
 
 
-def quantise(weight_NK: Tensor, bits: int) -> Quantised:
+def quantise(weight_NK: Tensor, bits: int, group: int = GROUP) -> Quantised:
     """To the nearest: 8 bits by the largest of a group; fewer by the scale, of several, with the least squared error.
 
     Args:
-        weight_NK: any floating type; K a multiple of 32.
+        weight_NK: any floating type; K a multiple of the group, which is one of 32.
     """
     assert bits in (4, 5, 8)
-    assert weight_NK.shape[1] % GROUP == 0
+    assert weight_NK.shape[1] % group == group % GROUP == 0
     parts = [
-        _found(rows.float().unflatten(1, (-1, GROUP)).contiguous(), bits) for rows in weight_NK.split(_ROWS)
+        _found(rows.float().unflatten(1, (-1, group)).contiguous(), bits) for rows in weight_NK.split(_ROWS)
     ]
     q_NK = torch.cat([q.flatten(1) for q, _ in parts])
     return Quantised(q_NK, torch.cat([scales for _, scales in parts]), bits)
 
 
 def _found(w_NGK: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    if not native_available():
+    if not native_available() or w_NGK.shape[-1] != GROUP:
         return nearest_plain(w_NGK, bits)
     q, scales = torch.empty(w_NGK.shape, dtype=torch.int8), torch.empty(w_NGK.shape[:2], dtype=torch.float16)
     native().quantise(

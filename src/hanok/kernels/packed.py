@@ -2,7 +2,8 @@
 (`native_src/step.h`).
 
 The image is made from a model's weights when it is loaded; on disk it is a cache at most (`engine/images.py`).
-N outputs (padded to a multiple of 16), K inputs (padded to one of 32), G groups of 32, M rows of input.
+N outputs (padded to a multiple of 16), K inputs (padded to one of 32), G groups of 32 inputs times a power of two, M rows of
+input.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hanok.kernels.formats import GROUP, TRIES, Quantised, Stored
+from hanok.kernels.formats import GROUP, TRIES, Quantised, Stored, quantise, span_of
 from hanok.kernels.native import address, native
 
 Kind = Literal["bf16", "int8", "int4", "int5"]
@@ -41,7 +42,7 @@ class PackedMatrix:
     native: Any
 
     def take_over(self, other: PackedMatrix) -> None:
-        """The numbers of another of the same kind and shape, in place; it has no zero points unless this one has room for
+        """The numbers of another of the same kind, shape and groups, in place; it has no zero points unless this one has room for
         them."""
         assert other.zeros is None or self.zeros is not None
         for mine, theirs in (
@@ -53,6 +54,11 @@ class PackedMatrix:
                 mine.copy_(theirs)
         if self.zeros is not None:
             self.zeros[:] = 0 if other.zeros is None else other.zeros
+
+    @property
+    def group(self) -> int:
+        """Inputs that share a scale."""
+        return GROUP if self.scales is None else self.cols // self.scales.shape[-2]
 
     @property
     def nbytes(self) -> int:
@@ -101,8 +107,11 @@ def restore(
     return _held(kind, rows, cols, image, *others)
 
 
-def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None) -> PackedMatrix:
+def pack(weight_NK: Tensor, kind: Kind, *, bias_N: Tensor | None = None, group: int = GROUP) -> PackedMatrix:
     """Quantise, if the kind is of integers, and lay out."""
+    if kind != "bf16" and group != GROUP:
+        padding = (0, -weight_NK.shape[1] % group, 0, -weight_NK.shape[0] % _LANES)
+        return pack_quantised(quantise(F.pad(weight_NK, padding), _BITS[kind], group), bias_N=bias_N)
     if (rows := rows_of([weight_NK], kind)) is not None:
         return pack_rows(rows, bias_N=bias_N)
     padding = (0, -weight_NK.shape[1] % GROUP, 0, -weight_NK.shape[0] % _LANES)
@@ -205,20 +214,28 @@ def _codes_in_place(parts: Sequence[Stored], kind: Kind) -> RowsInPlace | None:
 
 
 def pack_rows(rows: RowsInPlace, *, bias_N: Tensor | None = None) -> PackedMatrix:
-    """Straight into the image: numbers are quantised as `quantise` does it, codes go in without loss."""
+    """Straight into the image: numbers are quantised as `quantise` does it, codes go in without loss, with as few scales as
+    all of their rows have."""
     rows = rows.arranged(lambda vector: F.pad(vector, (0, -len(vector) % _LANES)))
     count, cols = len(rows.rows_N), -(-rows.given // GROUP) * GROUP
-    image = _aligned(count * cols * _BITS[rows.kind] // 8)
+    image, span = _aligned(count * cols * _BITS[rows.kind] // 8), _span(rows, cols // GROUP)
+    groups = cols // GROUP >> span
     scales, zeros = (
-        _aligned(2 * count * cols // GROUP).view(torch.float16).view(-1, cols // GROUP, _LANES) if wanted else None
+        _aligned(2 * count * groups).view(torch.float16).view(-1, groups, _LANES) if wanted else None
         for wanted in (True, rows.zeros_N is not None)
     )  # fmt: skip
     native().pack_rows(
-        [KINDS.index(rows.kind), rows.source, cols, rows.given], rows.rows_N.tolist(), rows.scales_N.tolist(),
+        [KINDS.index(rows.kind), rows.source, cols, rows.given, span], rows.rows_N.tolist(), rows.scales_N.tolist(),
         [] if rows.zeros_N is None else rows.zeros_N.tolist(), rows.groups_N.tolist(), rows.flip, TRIES, address(image),
         address(scales), address(zeros), torch.get_num_threads(), "",
     )  # fmt: skip
     return _matrix(rows.kind, count, cols, image, scales, zeros, bias_N)
+
+
+def _span(rows: RowsInPlace, groups: int) -> int:
+    """The logarithm of how many groups of 32, of the `groups` that a row has, share a scale: 0 where rows of codes differ."""
+    counts = set(rows.groups_N[rows.rows_N != 0].tolist())
+    return 0 if rows.source or len(counts) != 1 else span_of(groups, counts.pop())
 
 
 def _addresses(parts: Sequence[Tensor]) -> Tensor:
@@ -228,7 +245,7 @@ def _addresses(parts: Sequence[Tensor]) -> Tensor:
 
 
 def pack_quantised(weight: Quantised, *, bias_N: Tensor | None = None) -> PackedMatrix:
-    """Without loss: N must be a multiple of 16."""
+    """Without loss: N must be a multiple of 16, and a group 32 inputs times a power of two."""
     q_NK, groups = weight.q_NK, weight.scales_NG.shape[1]
     scales, zeros = (
         None if part is None else part.view(-1, _LANES, groups).permute(0, 2, 1).contiguous()
@@ -313,5 +330,6 @@ def _held(
     kind: Kind, rows: int, cols: int, image: Tensor, scales: Tensor | None, zeros: Tensor | None, bias: Tensor | None
 ) -> PackedMatrix:  # fmt: skip
     places = (address(part) for part in (image, scales, zeros, bias))
-    matrix = native().matrix(KINDS.index(kind), rows, cols, *places)
+    span = 0 if scales is None else (cols // GROUP // scales.shape[-2]).bit_length() - 1
+    matrix = native().matrix(KINDS.index(kind), rows, cols, span, *places)
     return PackedMatrix(kind, rows, cols, image, scales, zeros, bias, matrix)

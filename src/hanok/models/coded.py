@@ -76,14 +76,14 @@ def finite_codes(weight: CodedParameter) -> bool:
     return all(bool(part.isfinite().all()) for part in parts if part is not None)
 
 
-def as_quantised(weight: Tensor, bits: int) -> Quantised:
-    """Its own codes where it has some of at most this width, else the nearest; inputs filled up to a multiple of 32. Experts of
-    a stack stand one below the other."""
+def as_quantised(weight: Tensor, bits: int, group: int = GROUP) -> Quantised:
+    """Its own codes where it has some of at most this width, whose groups are no smaller; else the nearest. Inputs are filled up
+    to a multiple of the group. Experts of a stack stand one below the other."""
     stored = stored_codes(weight)
     if stored is not None and stored.bits <= bits:
-        return replace(stored.quantised(), bits=bits).changed(lambda part: part.flatten(0, -2))
+        return replace(stored.quantised(group), bits=bits).changed(lambda part: part.flatten(0, -2))
     rows_NK = weight.detach().flatten(0, -2)
-    return quantise(F.pad(rows_NK, (0, -rows_NK.shape[1] % GROUP)), bits)
+    return quantise(F.pad(rows_NK, (0, -rows_NK.shape[1] % group)), bits, group)
 
 
 def stored_parts(model: nn.Module) -> Iterator[Tensor]:

@@ -51,9 +51,9 @@ const Paths& path(const std::string& name) {
 
 const float* floats(uintptr_t address) { return reinterpret_cast<const float*>(address); }
 
-Matrix matrix(int kind, int rows, int cols, uintptr_t weights, uintptr_t scales, uintptr_t zeros, uintptr_t bias) {
+Matrix matrix(int kind, int rows, int cols, int span, uintptr_t weights, uintptr_t scales, uintptr_t zeros, uintptr_t bias) {
   const auto halves = [](uintptr_t address) { return reinterpret_cast<const uint16_t*>(address); };
-  return {static_cast<Kind>(kind), rows, cols, reinterpret_cast<const uint8_t*>(weights), halves(scales), halves(zeros), floats(bias)};
+  return {static_cast<Kind>(kind), rows, cols, span, reinterpret_cast<const uint8_t*>(weights), halves(scales), halves(zeros), floats(bias)};
 }
 
 Dense dense(const Matrix& gate_up, const Matrix& down, bool gated, int activation) {
@@ -314,7 +314,7 @@ void bind_engine(nb::module_& m) {
                         int threads, const std::string& isa) {
     PackArgs args;
     args.kind = static_cast<Kind>(shape.at(0)), args.source = static_cast<Source>(shape.at(1));
-    args.cols = shape.at(2), args.given = shape.at(3), args.flip = flip, args.tries = tries;
+    args.cols = shape.at(2), args.given = shape.at(3), args.span = shape.at(4), args.flip = flip, args.tries = tries;
     args.rows = std::move(rows), args.row_groups = std::move(groups);
     args.row_scales = std::move(scales), args.row_zeros = std::move(zeros);
     args.image = reinterpret_cast<uint8_t*>(image);

@@ -128,7 +128,7 @@ inline uint32_t turned(uint32_t word) {
 
 // A block of 16 rows of codes.
 inline void pack_code_block(const PackArgs& a, int block) {
-  const int words = a.cols / (a.kind == kInt4 ? 8 : 4), groups = a.cols / 32;
+  const int words = a.cols / (a.kind == kInt4 ? 8 : 4), groups = a.cols / 32 >> a.span;
   uint32_t* to = reinterpret_cast<uint32_t*>(a.image) + (size_t)block * words * 16;
   uint16_t* scales = a.scales + (size_t)block * groups * 16;
   if (a.zeros) std::memset(a.zeros + (size_t)block * groups * 16, 0, (size_t)groups * 16 * sizeof *a.zeros);

@@ -20,12 +20,12 @@ inline __m512 halves(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si
 // an integer, or, where a zero point is added to that, behind the group's products, as a float.
 template <int M, int B, Kind kind, bool zero_points, bool first_rows>
 inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
-  const int cols = a.cols, groups = cols / 32;
+  const int cols = a.cols, groups = cols / 32, span = a.span, scaled = groups >> span;
   constexpr int kGroup = group_bytes(kind);
   const size_t bytes = (size_t)groups * kGroup;
   const uint8_t* w = a.weights + block * bytes;
-  const uint16_t* s = a.scales + block * groups * 16;
-  const uint16_t* z = zero_points ? a.zeros + block * groups * 16 : nullptr;
+  const uint16_t* s = a.scales + block * scaled * 16;
+  const uint16_t* z = zero_points ? a.zeros + block * scaled * 16 : nullptr;
   const int8_t* q = x.q + (size_t)row * cols;
   const int32_t* sums = x.sums + (size_t)row * groups;
   const float* scales = x.scale + (size_t)row * groups;
@@ -76,7 +76,7 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
       }
     }
     for (int b = 0; b < B; ++b) {
-      const size_t at = ((size_t)b * groups + g) * 16;
+      const size_t at = ((size_t)b * scaled + (g >> span)) * 16;
       const __m512 scale = halves(s + at), one = _mm512_set1_ps(1.0f);
       const __m512 zero = zero_points ? _mm512_fmadd_ps(halves(z + at), _mm512_set1_ps(1.0f / offset_of(kind)), one) : one;
       for (int m = 0; m < M; ++m) {
@@ -147,7 +147,7 @@ inline void blocks_product(const Matrix& a, size_t block, const Rows& x, int row
 #else
 template <int M>
 void block_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[16]) {
-  const int cols = a.cols, groups = cols / 32;
+  const int cols = a.cols, groups = cols / 32, scaled = groups >> a.span;
   for (int m = 0; m < M; ++m) {
     float total[16] = {};
     if (a.kind == kBf16) {
@@ -160,8 +160,8 @@ void block_product(const Matrix& a, size_t block, const Rows& x, int row, float 
     } else {
       const int8_t* q = x.q + (size_t)(row + m) * cols;
       const int32_t* sums = x.sums + (size_t)(row + m) * groups;
-      const uint16_t* s = a.scales + block * groups * 16;
-      const uint16_t* z = a.zeros ? a.zeros + block * groups * 16 : nullptr;
+      const uint16_t* s = a.scales + block * scaled * 16;
+      const uint16_t* z = a.zeros ? a.zeros + block * scaled * 16 : nullptr;
       const uint8_t* w = a.weights + block * groups * group_bytes(a.kind);
       for (int g = 0; g < groups; ++g) {
         const uint8_t* fifth = w + 256;
@@ -178,11 +178,12 @@ void block_product(const Matrix& a, size_t block, const Rows& x, int row, float 
           w += a.kind == kInt8 ? 128 : 64;
         }
         if (a.kind == kInt5) w += 64;
+        const int of_span = (g >> a.span) * 16;
         const float scale = x.scale[(size_t)(row + m) * groups + g], less = sums[g] * (1.0f / offset_of(a.kind));
         for (int n = 0; n < 16; ++n) {
           float number = static_cast<float>(sum[n]);
-          if (z) number += from_half(z[g * 16 + n]) * less;
-          total[n] += number * (from_half(s[g * 16 + n]) * scale);
+          if (z) number += from_half(z[of_span + n]) * less;
+          total[n] += number * (from_half(s[of_span + n]) * scale);
         }
       }
     }
@@ -262,7 +263,7 @@ void unpack_row(const Matrix& a, int row, int cols, float* out) {
       out[k] = from_bf16(reinterpret_cast<const uint16_t*>(a.weights)[block * 16 * a.cols + (k / 2) * 32 + n * 2 + k % 2]);
       continue;
     }
-    const size_t of_group = (block * (a.cols / 32) + k / 32) * 16 + n;
+    const size_t of_group = (block * (a.cols / 32 >> a.span) + (k / 32 >> a.span)) * 16 + n;
     const float scale = from_half(a.scales[of_group]), zero = a.zeros ? from_half(a.zeros[of_group]) : 0.0f;
     if (a.kind == kInt8) {
       out[k] = scale * (a.weights[block * 16 * a.cols + (k / 4) * 64 + n * 4 + k % 4] - 128 - zero);

@@ -21,10 +21,11 @@ constexpr int offset_of(Kind kind) { return kind == kInt8 ? 128 : kind == kInt5 
 //   int4  [rows/16][cols/8][16][4], low half: columns 0-3 of the eight, high half: 4-7, each w + 8; scales likewise
 //   int5  [rows/16][cols/32] of: four bits of w + 16 as in int4 for 32 columns; then [16][4] of the fifth bits, of bytes as in
 //         one word of int4: bit 2 j of column 8 j + i, bit 2 j + 1 of column 8 j + 4 + i; scales likewise
-// A number is scale (w - zero): zero points float16 as the scales; null: all are 0.
+// A number is scale (w - zero): zero points float16 as the scales; null: all are 0. Of 2^span groups of 32 columns, one behind the
+// other, there may be one scale and zero point: scales are [rows/16][cols/32 >> span][16] then.
 struct Matrix {
   Kind kind = kBf16;
-  int rows = 0, cols = 0;  // padded
+  int rows = 0, cols = 0, span = 0;  // padded
   const uint8_t* weights = nullptr;
   const uint16_t *scales = nullptr, *zeros = nullptr;
   const float* bias = nullptr;
@@ -150,6 +151,7 @@ struct PackArgs {
   Kind kind = kInt4;                         // or, of codes, int8
   Source source = kCodes;
   int cols = 0, given = 0;                   // of the matrix, a multiple of 32; of a row of numbers
+  int span = 0;                              // of the matrix; 0 where numbers are rounded
   int tries = 0;                             // scales for a group of four bits, where numbers are rounded
   uint32_t flip = 0;                         // of codes of eight bits: what makes them w + 128
   std::vector<int64_t> rows;                 // addresses, a multiple of 16; 0: a row of zeros. Codes of four bits are w + 8

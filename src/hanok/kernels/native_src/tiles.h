@@ -55,7 +55,7 @@ inline void value_tile(const Value* values, size_t stride, const int16_t* p, siz
     __m512i x[V];
     for (int v = 0; v < V; ++v) x[v] = shorts(values + v * 32);
     for (size_t byte = 0; byte < V * 32 * sizeof(Value); byte += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(values + 4 * stride) + byte, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(values + 12 * stride) + byte, _MM_HINT_T0);
     for (int m = 0; m < M; ++m) {
       const __m512i w = four(p + m * pitch + 2 * t);
       for (int v = 0; v < V; ++v) y[m][v] = _mm512_dpwssd_epi32(y[m][v], x[v], w);
