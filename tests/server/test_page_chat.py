@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -239,8 +240,13 @@ def test_tokens_show_their_probability_and_what_else_was_likely(learned: Any, pa
     page.open(learned.url)
     click(page, "#settings-button")
     click(page, "[name=mode][value=model]")  # there are decoding heads
-    page.js("const n = document.querySelectorAll('#settings input[type=number]')[0]; n.value = 6; n.dispatchEvent(new Event('change')); 1")  # fmt: skip # noqa: E501
+    page.until("!!document.querySelector('.slider')")
+    for place, event, value in ((0, "input", 2), (1, "change", 6)):  # of the temperatures; tokens
+        page.js(f"{{ const n = document.querySelectorAll('#settings input[type=number]')[{place}]; n.value = {value}; n.dispatchEvent(new Event('{event}')); }} 1")  # fmt: skip # noqa: E501
     click(page, "#switch-tokens")
+    page.js(
+        "const plain = fetch; window.sent = []; window.fetch = (to, given) => (sent.push(given?.body), plain(to, given)); 1"
+    )
     ask(page, "x")
     page.until("document.querySelectorAll('.tokens .token').length >= 6")
     # until: tokens are drawn anew when the answer ends
@@ -249,6 +255,11 @@ def test_tokens_show_their_probability_and_what_else_was_likely(learned: Any, pa
     )
     assert page.js("document.querySelectorAll('#token-card li').length") >= 5
     assert "The model chose temperature" in text(page, "#token-card")
+    (body,) = [
+        json.loads(body) for body in page.js("sent") if body and "messages" in body and "stream" in body
+    ]
+    assert (body["temperature_scale"], body["max_tokens"]) == (2, 6)
+    assert not {"temperature", "top_p"} & set(body)
     page.key("ArrowRight", code=39)
     assert page.js("[...document.querySelectorAll('.tokens .token')].indexOf(document.activeElement)") == 1
     click(page, ".token-button")

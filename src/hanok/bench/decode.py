@@ -5,7 +5,8 @@ The peer is llama.cpp through llama-cpp-python, built for this processor (`make 
 the better of Q4_0 and Q4_K_M and flash attention on or off, whichever is faster. Ours and the peer's processes take turns.
 
 `--caches int8` keeps our keys and values in 8 bits, in cases of their own (`.../cache-int8`); the peer then has 16 or 8 bits
-(Q8_0) for its own, whichever is faster.
+(Q8_0) for its own, whichever is faster. `--groups 128` decodes from a file of four bits whose layers have a scale for 128 inputs,
+as GPTQ's and AWQ's files mostly do (`.../group-128`): 4.125 bits a weight there, 4.5 in the head.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from hanok.artefacts import create_artefact
 from hanok.bench.llama_peer import FILE_TYPES, quantise_gguf
 from hanok.bench.outcome import command_line, compare, present
 from hanok.bench.stopped import stoppable
-from hanok.models.checkpoint import load_model, save_model
+from hanok.kernels.formats import quantise
+from hanok.models.checkpoint import FileCodes, load_model, save_model, save_quantised
 from hanok.models.checkpoint.gguf import save_gguf
 from hanok.models.config import ModelConfig
 from hanok.models.decoder import Decoder
+from hanok.models.linear import Linear
 from hanok.reporting import log
 
 SHAPE = ModelConfig(
@@ -45,6 +48,7 @@ def run(
     quick: bool = False,
     kinds: tuple[str, ...] = ("int4", "int8", "bf16"),
     caches: tuple[str, ...] = ("bf16",),
+    groups: tuple[str, ...] = ("32",),
     rounds: int | None = None,
     folder: Path = Path("runs/bench"),
 ) -> list[dict[str, Any]]:
@@ -58,17 +62,21 @@ def run(
         "streams": [8] if quick else [8, 16],
     }  # fmt: skip
     found: list[dict[str, Any]] = []
-    for kind, cache in itertools.product(kinds, caches):
+    for kind, cache, group in itertools.product(kinds, caches, groups):
+        if group != "32" and kind != "int4":
+            continue
+        ours_from = directory if group == "32" else make_codes(directory, int(group))
         ours: list[dict[str, Any]] = []
         theirs: dict[str, list[dict[str, Any]]] = {}
         for number in range(rounds):
-            log.info("%s, cache of %s, round %d of %d", kind, cache, number + 1, rounds)
-            ours.append(process("native_side", directory, settings | {"kind": kind, "cache": cache}))
+            log.info("%s, groups of %s, cache of %s, round %d of %d", kind, group, cache, number + 1, rounds)
+            ours.append(process("native_side", ours_from, settings | {"kind": kind, "cache": cache}))
             for name in PEERS[kind] if files else ():
                 for words, way in _ways(cache).items():
                     result = process("llama_peer", files[name], settings | way)
                     theirs.setdefault(f"llama.cpp {name}{words}", []).append(result)
-        found += _rows(kind, ours, theirs, "" if cache == "bf16" else f"/cache-{cache}")
+        marks = ("" if cache == "bf16" else f"/cache-{cache}", "" if group == "32" else f"/group-{group}")
+        found += _rows(kind, ours, theirs, "".join(marks))
     present("Decoding, tokens a second", found, folder / "decode")
     return found
 
@@ -93,6 +101,22 @@ def make_model(folder: Path, shape: ModelConfig = SHAPE, name: str = "qwen3-0.6b
         with create_artefact(directory, kind="model", step={"seed": 0}) as draft:
             save_model(model, draft.path)
     return directory
+
+
+def make_codes(directory: Path, group: int) -> Path:
+    """The same model with its layers in four bits, rounded to the nearest, made once."""
+    made = directory.with_name(f"{directory.name}-int4-{group}")
+    if not made.is_dir():
+        log.info("rounding %s in groups of %d", directory.name, group)
+        model = load_model(directory, dtype="stored").requires_grad_(False)
+        codes = {
+            f"layers.{name}.weight": FileCodes.of(quantise(module.weight, 4, group))
+            for name, module in model.layers.named_modules()
+            if isinstance(module, Linear)
+        }
+        with create_artefact(made, kind="model", step={"group": group}) as draft:
+            save_quantised(model, draft.path, bits=4, codes=codes)
+    return made
 
 
 def make_gguf(directory: Path, folder: Path, tokenizer: Mapping[str, str] | None = None) -> dict[str, Path]:
@@ -151,6 +175,7 @@ def main() -> None:
         rounds="3, or 1 with --quick",
         kinds=(sorted(PEERS), ("int4", "int8", "bf16")),
         caches=(["bf16", "int8"], ("bf16",)),
+        groups=(["32", "128"], ("32",)),
     )
 
 

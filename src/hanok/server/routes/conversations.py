@@ -137,6 +137,7 @@ class Preset(BaseModel):
     mode: Literal["precise", "creative", "model", "own"] = "precise"
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    temperature_scale: Annotated[float, Field(gt=0, le=10)] | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     seed: Annotated[int, Field(ge=-(2**53), le=2**53)] | None = None  # what a browser can say
     version: Version | None = None

@@ -17,6 +17,7 @@ export function settingsPanel(onclose) {
     systemField(),
     modes(draw),
     ...(prefs.mode === "own" ? [slider("temperature", 0, 2), slider("top_p", 0.01, 1)] : []),
+    ...(prefs.mode === "model" && server.decodingHeads ? [slider("temperature_scale", 0.1, 3)] : []),
     numberField("max_tokens", 1),
     numberField("seed"),
     toolsField(),
@@ -106,8 +107,11 @@ function presetRow(draw) {
 async function usePreset(id, draw) {
   if (!id) return remember({ preset: "" });
   try {
-    const { system, mode, temperature, top_p, max_tokens, seed } = await get(`/console/presets/${encodeURIComponent(id)}`);
-    const drawn = { temperature: temperature ?? prefs.temperature, top_p: top_p ?? prefs.top_p, max_tokens: max_tokens ?? null, seed: seed ?? null };
+    const { system, mode, temperature, top_p, temperature_scale, max_tokens, seed } = await get(`/console/presets/${encodeURIComponent(id)}`);
+    const drawn = {
+      temperature: temperature ?? prefs.temperature, top_p: top_p ?? prefs.top_p, temperature_scale: temperature_scale ?? 1,
+      max_tokens: max_tokens ?? null, seed: seed ?? null,
+    };
     remember({ preset: id, system, mode, ...drawn });
     session.talk.system = system;
     changed();
@@ -124,8 +128,8 @@ async function savePreset(select, draw) {
   if (!title) return;
   const same = [...select.options].find((one) => one.value && one.textContent === title);
   const id = same?.value ?? newId();
-  const { mode, temperature, top_p, max_tokens, seed } = prefs;
-  const own = mode === "own" ? { temperature, top_p } : {};
+  const { mode, temperature, top_p, temperature_scale, max_tokens, seed } = prefs;
+  const own = { own: { temperature, top_p }, model: { temperature_scale } }[mode];
   const limits = { ...(max_tokens ? { max_tokens } : {}), ...(seed === null ? {} : { seed }) };
   try {
     await put(`/console/presets/${id}`, { title, system: session.talk.system, mode, ...own, ...limits });

@@ -1,5 +1,5 @@
 // What all views share: what the server offers, and what this browser remembers.
-const DEFAULTS = { mode: "precise", temperature: 0.8, top_p: 1, max_tokens: null, seed: null, system: "", preset: "", tools: "", tokens: false, model: null };
+const DEFAULTS = { mode: "precise", temperature: 0.8, top_p: 1, temperature_scale: 1, max_tokens: null, seed: null, system: "", preset: "", tools: "", tokens: false, model: null };
 
 export const server = { me: null, features: new Set(), models: [], examples: {}, decodingHeads: false, runsHouse: false, session: null };
 export const prefs = { ...DEFAULTS, ...JSON.parse(localStorage.getItem("hanok.prefs") ?? "{}") };
@@ -11,12 +11,13 @@ export function remember(values) {
 
 export const has = (feature) => server.features.has(feature);
 
-// What a mode means in a request. Without temperature and top_p a model's decoding heads choose, if it has any.
-export function sampling({ mode, temperature, top_p, max_tokens, seed } = prefs) {
+// What a mode means in a request. Without temperature and top_p a model's decoding heads choose, if it has any; their temperatures
+// may be scaled.
+export function sampling({ mode, temperature, top_p, temperature_scale = 1, max_tokens, seed } = prefs) {
   const drawn = {
     precise: { temperature: 0 },
     creative: { temperature: 0.8 },
-    model: {},
+    model: server.decodingHeads && temperature_scale !== 1 ? { temperature_scale } : {},
     own: { temperature, top_p },
   }[mode];
   return { ...drawn, ...(max_tokens ? { max_tokens } : {}), ...(seed === null || seed === "" ? {} : { seed }) };

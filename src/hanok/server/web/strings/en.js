@@ -36,6 +36,6 @@ export const EN = {
   mode: "Answers", mode_precise: "Precise", mode_creative: "Creative", mode_model: "Model decides", mode_own: "My own",
   mode_precise_hint: "Always the likeliest answer", mode_creative_hint: "Drawn at temperature 0.8", mode_model_hint: "The model chooses temperature and top-p for each token",
   mode_own_hint: "Temperature and top-p as you set them",
-  temperature: "Temperature", top_p: "Top-p", max_tokens: "Longest answer (tokens)", max_tokens_none: "As the context allows", seed: "Seed", seed_none: "A new one each time",
+  temperature: "Temperature", top_p: "Top-p", temperature_scale: "Boldness (factor on the model's temperatures)", max_tokens: "Longest answer (tokens)", max_tokens_none: "As the context allows", seed: "Seed", seed_none: "A new one each time",
   tools: "Tools", tools_label: "Definitions (JSON)", tools_hint: "When the model calls one, you write down its result.", tools_wrong: "This is no JSON list",
 };

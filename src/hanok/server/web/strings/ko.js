@@ -36,6 +36,6 @@ export const KO = {
   mode: "답변 방식", mode_precise: "정확하게", mode_creative: "다양하게", mode_model: "모델이 결정", mode_own: "직접 설정",
   mode_precise_hint: "언제나 가장 그럴듯한 답", mode_creative_hint: "온도 0.8로 뽑기", mode_model_hint: "토큰마다 모델이 온도와 top-p를 고릅니다",
   mode_own_hint: "온도와 top-p를 직접 정합니다",
-  temperature: "온도", top_p: "Top-p", max_tokens: "최대 토큰 수", max_tokens_none: "문맥이 허락하는 만큼", seed: "시드", seed_none: "매번 새로",
+  temperature: "온도", top_p: "Top-p", temperature_scale: "과감함 (모델이 고른 온도에 곱하는 값)", max_tokens: "최대 토큰 수", max_tokens_none: "문맥이 허락하는 만큼", seed: "시드", seed_none: "매번 새로",
   tools: "도구", tools_label: "도구 정의 (JSON)", tools_hint: "모델이 부르면 결과를 직접 적어 줍니다.", tools_wrong: "JSON 목록이 아닙니다",
 };
