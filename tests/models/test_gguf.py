@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from hanok.errors import CheckpointError, ConfigError
-from hanok.models.checkpoint import load_model
+from hanok.models.checkpoint import load_head_bits, load_model
 from hanok.models.checkpoint.gguf import READABLE, GGUFFile, load_gguf, save_gguf
+from hanok.models.coded import CodedParameter
 from hanok.models.config import ModelConfig
+from hanok.models.convert import convert
 from hanok.models.decoder import Decoder
 from hanok.tokens import Tokenizer
 
@@ -84,33 +86,41 @@ def test_a_stretched_llama_keeps_its_frequencies(tmp_path: Path) -> None:
     )
 
 
+def rewrite(plain: Path, to: Path, kind: str, changed: dict[str, np.ndarray]) -> None:
+    """The same file with some tensors of a type of their own."""
+    reader = gguf.GGUFReader(plain)
+    writer = gguf.GGUFWriter(to, reader.get_field("general.architecture").contents())
+    for field in reader.fields.values():
+        if not field.name.startswith(("general.", "GGUF.", "tokenizer.")):
+            writer.add_key_value(field.name, field.contents(), field.types[0])
+    qtype = None if kind == "F32" else gguf.GGMLQuantizationType[kind]
+    for tensor in reader.tensors:
+        data = changed.get(tensor.name)
+        if data is None:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+        else:
+            writer.add_tensor(tensor.name, data, raw_dtype=qtype)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 @pytest.mark.parametrize("kind", READABLE)
 def test_types_are_read_as_the_package_reads_them(kind: str, tmp_path: Path) -> None:
     """Blocks of random bits: whatever a quantiser may have written."""
     rows, columns, generator = 96, 256, np.random.default_rng(0)
     model = model_of("llama", hidden_size=256, intermediate_size=256)
     save_gguf(model, tmp_path / "plain.gguf", kind="F32")
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
-    reader = gguf.GGUFReader(tmp_path / "plain.gguf")
-    for field in reader.fields.values():
-        if field.name.startswith("llama."):
-            writer.add_key_value(field.name, field.contents(), field.types[0])
     qtype = gguf.GGMLQuantizationType[kind]
     block, size = gguf.GGML_QUANT_SIZES[qtype]
-    for tensor in reader.tensors:
-        if tensor.name != "token_embd.weight":
-            writer.add_tensor(tensor.name, np.array(tensor.data))
     values = generator.normal(size=(rows, columns)).astype(np.float32)
-    if kind in ("F32", "F16", "BF16", "Q8_0", "Q4_0"):
+    if kind in ("F32", "F16", "BF16") or not kind.endswith("_K"):
         data = values if kind == "F32" else gguf.quantize(values, qtype)
     else:
         data = generator.integers(0, 256, size=(rows, columns // block * size), dtype=np.uint8)
         data.view(np.uint8)[:, :] &= 0x3F  # half-precision scales stay finite
-    writer.add_tensor("token_embd.weight", data, raw_dtype=None if kind == "F32" else qtype)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    rewrite(tmp_path / "plain.gguf", tmp_path / "m.gguf", kind, {"token_embd.weight": data})
     found = load_gguf(tmp_path / "m.gguf").embed_tokens.weight
     expected = data if kind == "F32" else gguf.dequantize(data, qtype)
     assert torch.equal(found, torch.from_numpy(np.asarray(expected, dtype=np.float32)))
@@ -171,3 +181,37 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     hybrid = Decoder(ModelConfig(vocab_size=20, hidden_size=32, num_heads=2, num_layers=1, pattern=("mla",)))
     with pytest.raises(CheckpointError, match="not written as GGUF"):
         save_gguf(hybrid, file)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize(
+    ("kind", "weights"), [("Q4_0", "int4"), ("Q8_0", "int8"), ("Q4_0", "int8"), ("Q8_0", "int4")]
+)
+def test_codes_stay_in_a_quantised_directory(family: str, kind: str, weights: str, tmp_path: Path) -> None:
+    """Number for number, where the directory has as many bits; the head is as fine as it was."""
+    model = model_of(family, hidden_size=64, intermediate_size=96)
+    save_gguf(model, tmp_path / "plain.gguf", kind="F32")
+    qtype = gguf.GGMLQuantizationType[kind]
+    matrices = {
+        tensor.name: gguf.quantize(np.array(tensor.data), qtype)
+        for tensor in gguf.GGUFReader(tmp_path / "plain.gguf").tensors
+        if tensor.name.startswith("blk.") and len(tensor.shape) == 2
+    }
+    rewrite(tmp_path / "plain.gguf", tmp_path / "m.gguf", kind, matrices)
+    convert(tmp_path / "m.gguf", tmp_path / "made", weights=weights)
+    found, plain = load_model(tmp_path / "made", dtype="stored"), load_gguf(tmp_path / "m.gguf")
+    exact = {name: one.stored for name, one in found.named_parameters() if isinstance(one, CodedParameter)}
+    assert len(exact) == 7 * model.config.num_layers
+    for name, stored in exact.items():
+        equal = torch.equal(stored.quantised().dequantised(), plain.get_parameter(name))
+        assert equal == ((kind, weights) != ("Q8_0", "int4")), name
+        assert stored.bits == (4 if weights == "int4" else 8)
+    assert load_head_bits(tmp_path / "made") == (8 if weights == "int4" else None)
+
+
+def test_without_a_width_everything_is_plain(tmp_path: Path) -> None:
+    save_gguf(model_of("llama"), tmp_path / "m.gguf", kind="Q8_0")
+    convert(tmp_path / "m.gguf", tmp_path / "made")
+    found, expected = load_model(tmp_path / "made"), load_gguf(tmp_path / "m.gguf", dtype=torch.float16)
+    for name, parameter in found.named_parameters():
+        assert torch.equal(parameter, expected.get_parameter(name).float())

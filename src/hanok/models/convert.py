@@ -13,6 +13,7 @@ from hanok.artefacts import create_artefact
 from hanok.errors import ArtefactError, ConfigError
 from hanok.models.checkpoint import TOKENIZER_FILES, assemble, load_model, save_model, save_quantised
 from hanok.models.checkpoint.gguf import GGUFFile, load_gguf, save_gguf
+from hanok.models.coded import CodedParameter
 from hanok.models.decoder import Decoder
 from hanok.models.lora import Merged, load_adapter
 from hanok.models.merge import MergeConfig, merge
@@ -37,7 +38,8 @@ def convert(
 
     Args:
         dtype: "stored", "float32", "bfloat16", "float16", and "q8_0" for GGUF.
-        weights: "int4" or "int8" make a quantised directory; `dtype` is then that of what stays plain.
+        weights: "int4" or "int8" make a quantised directory; `dtype` is then that of what stays plain. Codes of that width that
+            the source has, or of fewer bits, stay as they are.
 
     Raises:
         ConfigError: a type that the form does not have. CheckpointError: a model that it does not express.
@@ -48,7 +50,8 @@ def convert(
     if to_gguf and weights != "stored":
         raise ConfigError(f"{weights} is of directories", remedy="for GGUF choose --dtype q8_0")
     files = _tokenizer_files(tokenizer or path)
-    model = _load(path, dtype if weights == "stored" else "stored")
+    coded = weights != "stored"
+    model = _load(path, "stored" if coded else dtype, keep_codes=coded and adapter is None)
     if adapter is not None:
         load_adapter(model, adapter)
         Merged(model).keep()
@@ -69,7 +72,10 @@ def convert(
         if weights == "stored":
             save_model(model, draft.path)
         else:
-            save_quantised(model, draft.path, bits=BITS[weights], plain=_TYPES.get(dtype))
+            head = (
+                8 if path.suffix == ".gguf" and weights == "int4" and GGUFFile(path).has_fine_head() else None
+            )
+            save_quantised(model, draft.path, bits=BITS[weights], plain=_TYPES.get(dtype), head_bits=head)
         for name, content in files.items():
             (draft.path / name).write_text(content, encoding="utf-8")
     kind = dtype if weights == "stored" else weights
@@ -93,22 +99,23 @@ def merge_directories(
         save_model(model, draft.path, tokenizer_dir=paths[0])
 
 
-def _load(path: Path, dtype: str) -> Decoder:
+def _load(path: Path, dtype: str, *, keep_codes: bool) -> Decoder:
     wanted = _TYPES | {"q8_0": torch.float32}
     if path.suffix != ".gguf":
         return load_model(path, dtype=wanted[dtype] if dtype != "stored" else "stored")
     kinds = GGUFFile(path).kinds()
-    packed = {kind: count for kind, count in kinds.items() if kind not in ("F32", "F16", "BF16")}
+    packed = [kind for kind in kinds if kind not in ("F32", "F16", "BF16")]
     stored = torch.bfloat16 if "BF16" in kinds else torch.float16
     target = stored if dtype == "stored" else wanted[dtype]
+    model = load_gguf(path, dtype=target, keep_codes=keep_codes)
+    kept = sum(isinstance(parameter, CodedParameter) for parameter in model.parameters())
     if packed:
+        name = str(target).removeprefix("torch.")
+        rest = f"{kept} maps of layers keep their codes, the rest" if kept else "tensors"
         log.info(
-            "%s: %s tensors are dequantised to %s",
-            path,
-            ", ".join(packed),
-            str(target).removeprefix("torch."),
+            "%s, %s: %s dequantised to %s", path, ", ".join(packed), f"{rest} {'is' if kept else 'are'}", name
         )
-    return load_gguf(path, dtype=target)
+    return model
 
 
 def _tokenizer_files(path: Path) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """GGUF files of the Llama and Qwen families, in and out, through the `gguf` package.
 
-Quantised tensors (Q8_0, Q4_0, Q4_K, Q5_K, Q6_K) are dequantised on reading. Llama's query and key rows lie there for
-neighbouring rotary pairs; ours are half a head apart, so they are put back in order.
+Quantised tensors are dequantised on reading; maps of layers in Q8_0 and Q4_0, which are codes in groups of 32 as ours, can keep
+these. Llama's query and key rows lie there for neighbouring rotary pairs; ours are half a head apart, so they are put back in
+order.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import torch
 from torch import Tensor
 
 from hanok.errors import CheckpointError, ConfigError
+from hanok.kernels.formats import Stored, pack_words
+from hanok.models.coded import CodedParameter
 from hanok.models.config import ModelConfig, RopeScaling
 from hanok.models.decoder import Decoder
 from hanok.reporting import log
 
-READABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
+READABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
+_CODES = {"Q8_0": 8, "Q4_0": 4}  # a float16 scale before the codes of each block of 32
 WRITABLE = ("F32", "F16", "BF16", "Q8_0")
 FAMILIES = ("llama", "qwen2", "qwen3")
 _NAMES = {
@@ -85,8 +89,10 @@ class GGUFFile:
             eos_ids=tuple(x for x in (self._id("eos"),) if x is not None),
         )  # fmt: skip
 
-    def tensors(self, config: ModelConfig, *, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """Our names and tensors, one at a time."""
+    def tensors(
+        self, config: ModelConfig, *, dtype: torch.dtype, keep_codes: bool = False
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Our names and tensors, one at a time; of maps of layers, `keep_codes`, those codes that ours are like."""
         for tensor in self._reader.tensors:
             if tensor.name == "rope_freqs.weight":
                 continue
@@ -95,7 +101,10 @@ class GGUFFile:
                 raise CheckpointError(
                     f"{self.file}: unknown tensor {tensor.name}", remedy="is it of this family?"
                 )
-            yield name, _in_order(name, self._plain(tensor), config, theirs=True).to(dtype)
+            if keep_codes and name.startswith("layers.") and tensor.tensor_type.name in _CODES:
+                yield name, CodedParameter.of(_codes(name, tensor, config))
+            else:
+                yield name, _in_order(name, self._plain(tensor), config, theirs=True).to(dtype)
 
     def kinds(self) -> dict[str, int]:
         """How many tensors there are of each type."""
@@ -104,6 +113,11 @@ class GGUFFile:
             kind = tensor.tensor_type.name
             found[kind] = found.get(kind, 0) + 1
         return found
+
+    def has_fine_head(self) -> bool:
+        """Whether the map to the vocabulary has more than four bits."""
+        names = {tensor.name: tensor.tensor_type.name for tensor in self._reader.tensors}
+        return names.get("output.weight", names.get("token_embd.weight")) not in ("Q4_0", "Q4_1", "Q4_K")
 
     def tokenizer_files(self) -> dict[str, str]:
         """`tokenizer.json` and `tokenizer_config.json`, made from the metadata.
@@ -202,13 +216,15 @@ class GGUFFile:
         raise CheckpointError(f"{self.file} lacks {key}", remedy="is it a model's GGUF file?")
 
 
-def load_gguf(file: Path, *, dtype: torch.dtype = torch.float32) -> Decoder:
-    """A decoder with the file's weights in `dtype`. Raises CheckpointError as `GGUFFile` does."""
+def load_gguf(file: Path, *, dtype: torch.dtype = torch.float32, keep_codes: bool = False) -> Decoder:
+    """A decoder with the file's weights in `dtype`; `keep_codes` as of `GGUFFile.tensors`. Raises CheckpointError as `GGUFFile`
+    does."""
     from hanok.models.checkpoint import assemble
 
     opened = GGUFFile(file)
     config = opened.config()
-    return assemble(config, dict(opened.tensors(config, dtype=dtype)), where=str(file))
+    tensors = dict(opened.tensors(config, dtype=dtype, keep_codes=keep_codes))
+    return assemble(config, tensors, where=str(file))
 
 
 def save_gguf(
@@ -355,6 +371,22 @@ def _cut(model: Mapping[str, Any]) -> str:
         "llama.cpp has no name for this pre-tokeniser: give it token ids, or expect other cuts of the text"
     )
     return "gpt-2"
+
+
+def _codes(name: str, tensor: Any, config: ModelConfig) -> Stored:
+    """Of four bits, number i of a block lies in the low half of byte i, number 16 + i in the high one."""
+    bits = _CODES[tensor.tensor_type.name]
+    blocks = torch.from_numpy(np.array(tensor.data)).unflatten(1, (-1, 2 + 4 * bits))
+    scales_NG = blocks[..., :2].contiguous().view(torch.float16)[..., 0]
+    codes = blocks[..., 2:]
+    if bits == 4:
+        q_NK = torch.cat([codes & 15, codes >> 4], dim=-1).view(torch.int8).flatten(1) - 8
+    else:
+        q_NK = codes.contiguous().view(torch.int8).flatten(1)
+    words, scales = (
+        _in_order(name, part, config, theirs=True) for part in (pack_words(q_NK, bits), scales_NG)
+    )
+    return Stored(words, scales, bits, q_NK.shape[1])
 
 
 def _ours(name: str) -> str | None:
