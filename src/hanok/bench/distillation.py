@@ -5,7 +5,7 @@ start). From that one start it learns on, in equal steps of about equally many t
 
     samples      on more of the teacher's answers (next-token learning)
     logits       on the same answers, with the teacher's law at each token (forward KL over the kept tokens)
-    own          on its own answers, with the teacher's law at each token (GKD)
+    mixed        half of the steps on its own answers, with the teacher's law at each token (GKD's lambda .5, forward KL)
 
 All take prompts from the same documents and the same learning rates. Then the village's exam, and bits per byte of held-out
 text and chats. Every stage goes on where it was stopped, so the whole may be run in pieces.
@@ -43,9 +43,9 @@ _OFFSET = 100  # the start's seed and its continuations' read the documents in d
 class Sizes:
     """Args: answers: of the teacher. start_steps, steps: before the ways part, and of each way."""
 
-    answers: int = 6144
-    start_steps: int = 300
-    steps: int = 150
+    answers: int = 12_288
+    start_steps: int = 2000
+    steps: int = 1000
     tokens_per_step: int = 2048
     threads: int = 0
 
@@ -75,7 +75,7 @@ def run(
 def _config(sizes: Sizes) -> DistilConfig:
     return DistilConfig(
         mixture={"chat-train": 0.85, "text-train": 0.15}, answers=sizes.answers, tokens_per_step=sizes.tokens_per_step,
-        micro_batch_tokens=sizes.tokens_per_step, generator="bf16", muon_lr=5e-3, adamw_lr=2e-3, validate_every=1_000_000,
+        micro_batch_tokens=sizes.tokens_per_step, generator="bf16", muon_lr=2e-3, adamw_lr=8e-4, validate_every=1_000_000,
         checkpoint_every=50, threads=sizes.threads, samples_kept=2,
     )  # fmt: skip
 
@@ -130,25 +130,26 @@ def _tell(seed: int, found: Mapping[str, Artefact]) -> None:
         )
 
 
-_LESS = {"muon_lr": 2e-3, "adamw_lr": 8e-4}
-_LEAST = {"muon_lr": 1e-3, "adamw_lr": 4e-4}
+_MORE = {"muon_lr": 5e-3, "adamw_lr": 2e-3}
+_LESS = {"muon_lr": 1e-3, "adamw_lr": 4e-4}
+_FORWARD: dict[str, Any] = {"on_policy": 0.5, "beta": 0.0}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "samples": ("offline", {}),
     "logits": ("logits", {"learn_from": "samples", "top_k": 32}),
-    "own": ("on-policy", {"on_policy": 1.0, "beta": 0.5}),
+    "mixed": ("on-policy", _FORWARD),
 }
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     **WAYS,
-    "mixed-forward": ("on-policy", {"on_policy": 0.5, "beta": 0.0}),
-    "own-forward": ("on-policy", {"on_policy": 1.0, "beta": 0.0}),
-    "mixed": ("on-policy", {"on_policy": 0.5, "beta": 0.5}),
-    "own-less": ("on-policy", {"on_policy": 1.0, "beta": 0.5, **_LESS}),
+    "samples-more": ("offline", _MORE),
     "samples-less": ("offline", _LESS),
-    "own-reverse": ("on-policy", {"on_policy": 1.0, "beta": 1.0}),
-    "own-forward-less": ("on-policy", {"on_policy": 1.0, "beta": 0.0, **_LESS}),
-    "mixed-forward-less": ("on-policy", {"on_policy": 0.5, "beta": 0.0, **_LESS}),
-    "samples-least": ("offline", _LEAST),
-    "mixed-forward-least": ("on-policy", {"on_policy": 0.5, "beta": 0.0, **_LEAST}),
+    "mixed-more": ("on-policy", {**_FORWARD, **_MORE}),
+    "mixed-less": ("on-policy", {**_FORWARD, **_LESS}),
+    "mixed-gkd-more": ("on-policy", {"on_policy": 0.5, "beta": 0.5, **_MORE}),
+    "own": ("on-policy", {"on_policy": 1.0, "beta": 0.0}),
+    "own-more": ("on-policy", {"on_policy": 1.0, "beta": 0.0, **_MORE}),
+    "own-gkd": ("on-policy", {"on_policy": 1.0, "beta": 0.5}),
+    "own-gkd-more": ("on-policy", {"on_policy": 1.0, "beta": 0.5, **_MORE}),
+    "own-reverse-more": ("on-policy", {"on_policy": 1.0, "beta": 1.0, **_MORE}),
 }
 
 
