@@ -11,8 +11,9 @@ import torch
 from hanok.compression.sizes import sizes_of
 from hanok.engine.api import Request, SamplingParams
 from hanok.engine.generator import LocalEngine
+from hanok.engine.images import images_of
 from hanok.engine.native import NativeDecoder
-from hanok.kernels.formats import GROUP, Quantised, Stored, pack_words, quantise
+from hanok.kernels.formats import GROUP, Quantised, Stored, quantise
 from hanok.kernels.native import native_available
 from hanok.models.checkpoint import FileCodes, load_model, save_quantised
 from hanok.models.coded import CodedParameter
@@ -30,7 +31,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "moe": MoEConfig(experts=4, per_token=2, width=128, shared=1, first_dense=1),
     },
 }
-NAME = "layers.1.self_attn.q_proj.weight"
+CHANGED = (
+    "layers.1.self_attn.q_proj.weight",
+    "layers.0.mlp.up_proj.weight",
+    "layers.1.mlp.experts.down_proj",
+)  # joined with others; side by side with another; of a stack
 
 
 @pytest.fixture(scope="module", params=[(name, group) for name in SHAPES for group in (64, 128, 0)])
@@ -105,23 +110,57 @@ def test_weights_given_anew_have_the_groups_of_the_old(made: tuple[Path, Path, i
     request = Request(id="one", prompt_ids=list(range(20, 120)), params=params)
     try:
         (before,) = engine.generate([request])
-        old = engine.decoder.get_parameter(NAME).detach().clone()
-        engine.update_weights(
-            {NAME: old + 0.1 * torch.randn(old.shape, generator=torch.Generator().manual_seed(0))}
-        )
+        there = dict(engine.decoder.named_parameters())
+        old = {name: there[name].detach().clone() for name in CHANGED if name in there}
+        generator = torch.Generator().manual_seed(0)
+        new = {name: one + 0.1 * torch.randn(one.shape, generator=generator) for name, one in old.items()}
+        engine.update_weights(new)
         (changed,) = engine.generate([request])
         assert isinstance(engine._paged, NativeDecoder)
         found = logits(engine._paged)
-        new = engine.decoder.get_parameter(NAME).detach().clone()
-        engine.update_weights({NAME: old})
+        engine.update_weights(old)
         (again,) = engine.generate([request])
     finally:
         engine.close()
     assert changed.logprobs != before.logprobs
     assert again.logprobs == before.logprobs, "the codes count again"
     fresh = load_model(codes, dtype="stored").requires_grad_(False)
-    parameter = fresh.get_parameter(NAME)
-    assert isinstance(parameter, CodedParameter)
-    rounded = in_groups(new.float(), group)
-    parameter.stored = Stored(pack_words(rounded.q_NK, 4), rounded.scales_NG, 4, new.shape[1])
+    for name, weight in new.items():
+        parameter = fresh.get_parameter(name)
+        assert isinstance(parameter, CodedParameter)
+        weight = weight.to(old[name].dtype).float()  # as the engine keeps it
+        one = FileCodes.of(in_groups(weight.flatten(0, -2), group))
+        words, scales = (part.unflatten(0, weight.shape[:-1]) for part in (one.words_NP, one.scales_NG))
+        parameter.stored = Stored(words, scales, 4, weight.shape[-1])
     assert torch.equal(logits(native(fresh)), found)
+
+
+def test_groups_of_32_take_codes_of_larger_ones(made: tuple[Path, Path, int]) -> None:
+    """A map that was changed when the image was made, and is the file's again."""
+    _, codes, _ = made
+    decoder = load_model(codes, dtype="stored").requires_grad_(False)
+    expected = logits(native(load_model(codes, dtype="stored").requires_grad_(False)))
+    parameter = decoder.get_parameter(CHANGED[0])
+    kept = parameter.detach().clone()
+    parameter.data = kept * 1.5
+    model = native(decoder)
+    assert not torch.equal(logits(model), expected)
+    parameter.data = kept
+    model.refill()
+    assert torch.equal(logits(model), expected)
+
+
+def test_kept_images_have_the_groups(
+    made: tuple[Path, Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, codes, _ = made
+    monkeypatch.setenv("HANOK_CACHE", str(tmp_path))
+    monkeypatch.setattr("hanok.engine.images.LEAST_BYTES", 1)
+    found = []
+    for _ in range(2):
+        decoder = load_model(codes, dtype="stored").requires_grad_(False)
+        model = NativeDecoder(decoder, kind="int4", blocks=2, threads=2, images=images_of(codes, "int4"))
+        found.append((logits(model).tolist(), [matrix.group for matrix in model._held.matrices]))
+    assert list((tmp_path / "images").iterdir())
+    assert found[0] == found[1]
+    assert set(found[0][1]) - {GROUP}

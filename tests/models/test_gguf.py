@@ -18,6 +18,7 @@ from hanok.models.coded import CodedParameter
 from hanok.models.config import ModelConfig
 from hanok.models.convert import convert
 from hanok.models.decoder import Decoder
+from hanok.models.lora import LoraConfig, add_adapter, save_adapter
 from hanok.tokens import Tokenizer
 
 gguf = pytest.importorskip("gguf")
@@ -207,6 +208,43 @@ def test_codes_stay_in_a_quantised_directory(family: str, kind: str, weights: st
         assert equal == ((kind, weights) != ("Q8_0", "int4")), name
         assert stored.bits == (4 if weights == "int4" else 8)
     assert load_head_bits(tmp_path / "made") == (8 if weights == "int4" else None)
+
+
+def test_a_bias_has_no_codes_and_a_head_of_four_bits_stays_one(tmp_path: Path) -> None:
+    model = model_of("qwen2", hidden_size=64, intermediate_size=96)
+    save_gguf(model, tmp_path / "plain.gguf", kind="F32")
+    qtype = gguf.GGMLQuantizationType.Q4_0
+    changed = {
+        tensor.name: gguf.quantize(np.array(tensor.data), qtype)
+        for tensor in gguf.GGUFReader(tmp_path / "plain.gguf").tensors
+        if (tensor.name.startswith("blk.") and "norm" not in tensor.name)
+        or tensor.name == "token_embd.weight"
+    }
+    rewrite(tmp_path / "plain.gguf", tmp_path / "m.gguf", "Q4_0", changed)
+    convert(tmp_path / "m.gguf", tmp_path / "made", weights="int4")
+    assert load_head_bits(tmp_path / "made") is None
+    found, plain = load_model(tmp_path / "made"), load_gguf(tmp_path / "m.gguf")
+    name = "layers.0.self_attn.q_proj.bias"
+    torch.testing.assert_close(found.get_parameter(name), plain.get_parameter(name), atol=1e-3, rtol=1e-3)
+
+
+def test_an_adapter_changes_the_maps_that_it_has(tmp_path: Path) -> None:
+    save_gguf(model_of("llama"), tmp_path / "m.gguf", kind="Q8_0")
+    touched, *_ = names = [f"layers.{n}.self_attn.{x}_proj.weight" for n in (0, 1) for x in "qo"]
+    base = load_gguf(tmp_path / "m.gguf")
+    config = LoraConfig(rank=2, alpha=4.0, targets=("q_proj",))
+    add_adapter(base, config)
+    for name, parameter in base.named_parameters():
+        if ".adapters." in name and "layers.0." in name:
+            parameter.data.normal_(generator=torch.Generator().manual_seed(1))
+    save_adapter(base, config, tmp_path / "adapter")
+    convert(tmp_path / "m.gguf", tmp_path / "made", weights="int8", adapter=tmp_path / "adapter")
+    found, plain = load_model(tmp_path / "made", dtype="stored"), load_gguf(tmp_path / "m.gguf")
+    for name in names:
+        parameter = found.get_parameter(name)
+        assert isinstance(parameter, CodedParameter)
+        equal = torch.equal(parameter.stored.quantised().dequantised(), plain.get_parameter(name))
+        assert equal == (name != touched), name
 
 
 def test_without_a_width_everything_is_plain(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def run(
     found: list[dict[str, Any]] = []
     for kind, cache, group in itertools.product(kinds, caches, groups):
         if group != "32" and kind != "int4":
+            log.info("no file of %s in groups of %s: left out", kind, group)
             continue
         ours_from = directory if group == "32" else make_codes(directory, int(group))
         ours: list[dict[str, Any]] = []

@@ -57,7 +57,8 @@ def _file_bits(stored: Stored) -> float:
 
 
 def _shared_bits(stored: Stored | None) -> float:
-    """A weight's part of a scale and a zero point, of 16 bits each in the engine."""
+    """A weight's part of a scale and a zero point, of 16 bits each in the engine; somewhat less than there is where maps that are
+    packed together have groups of several sizes."""
     if stored is None:
         return 16 / GROUP
     group = GROUP << span_of(stored.cols // GROUP, stored.scales_NG.shape[-1])

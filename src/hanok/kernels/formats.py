@@ -24,6 +24,7 @@ from hanok.kernels.native import address, native, native_available
 
 GROUP = 32
 _ROWS = 4096  # of a matrix quantised together
+_NEAR = 1 << 16  # numbers of one, where PyTorch does it: as many as stay in a cache
 TRIES = 41  # scales tried for a group of four or five bits: largest / -(first + step n)
 _FIRST, _STEP = {4: 5.6, 5: 13.6}, 0.1
 
@@ -74,6 +75,7 @@ class Stored:
     def quantised(self, group: int = GROUP) -> Quantised:
         """A scale of a larger group than asked for stands with each part of it, as does a zero point."""
         repeats = self.cols // group // self.scales_NG.shape[-1]
+        assert repeats, "the file's groups are smaller"
         scales_NG, zeros_NG = (
             None if part is None else part.half().repeat_interleave(repeats, dim=-1)
             for part in (self.scales_NG, self.zeros_NG)
@@ -143,8 +145,9 @@ def quantise(weight_NK: Tensor, bits: int, group: int = GROUP) -> Quantised:
     """
     assert bits in (4, 5, 8)
     assert weight_NK.shape[1] % group == group % GROUP == 0
+    rows = _ROWS if group == GROUP else max(1, _NEAR // weight_NK.shape[1])
     parts = [
-        _found(rows.float().unflatten(1, (-1, group)).contiguous(), bits) for rows in weight_NK.split(_ROWS)
+        _found(some.float().unflatten(1, (-1, group)).contiguous(), bits) for some in weight_NK.split(rows)
     ]
     q_NK = torch.cat([q.flatten(1) for q, _ in parts])
     return Quantised(q_NK, torch.cat([scales for _, scales in parts]), bits)
@@ -170,7 +173,6 @@ def nearest_plain(w_NGK: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         return _rounded(w_NGK, scales_NG, -127, 127).to(torch.int8), scales_NG
     end = 1 << (bits - 1)
     largest_NG = w_NGK.gather(-1, w_NGK.abs().argmax(-1, keepdim=True)).squeeze(-1)
-    best_q = torch.zeros_like(w_NGK)
     best_scale = torch.zeros_like(largest_NG, dtype=torch.float16)
     best_error = torch.full_like(largest_NG, torch.inf)
     for step in range(TRIES):
@@ -180,8 +182,7 @@ def nearest_plain(w_NGK: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         better = error_NG < best_error
         best_error = torch.where(better, error_NG, best_error)
         best_scale = torch.where(better, scale_NG, best_scale)
-        best_q = torch.where(better[..., None], q, best_q)
-    return best_q.to(torch.int8), best_scale
+    return _rounded(w_NGK, best_scale, -end, end - 1).to(torch.int8), best_scale
 
 
 def _rounded(w_NGK: Tensor, scales_NG: Tensor, low: int, high: int) -> Tensor:

@@ -42,18 +42,22 @@ class PackedMatrix:
     native: Any
 
     def take_over(self, other: PackedMatrix) -> None:
-        """The numbers of another of the same kind, shape and groups, in place; it has no zero points unless this one has room for
-        them."""
+        """The numbers of another of the same kind and shape, in place; its groups are no smaller, and it has no zero points
+        unless this one has room for them."""
         assert other.zeros is None or self.zeros is not None
+        scales, zeros = (
+            None if part is None else part.repeat_interleave(other.group // self.group, dim=-2)
+            for part in (other.scales, other.zeros)
+        )
         for mine, theirs in (
             (self.weights, other.weights),
-            (self.scales, other.scales),
+            (self.scales, scales),
             (self.bias, other.bias),
         ):
             if mine is not None and theirs is not None:
                 mine.copy_(theirs)
         if self.zeros is not None:
-            self.zeros[:] = 0 if other.zeros is None else other.zeros
+            self.zeros[:] = 0 if zeros is None else zeros
 
     @property
     def group(self) -> int:
@@ -331,5 +335,6 @@ def _held(
 ) -> PackedMatrix:  # fmt: skip
     places = (address(part) for part in (image, scales, zeros, bias))
     span = 0 if scales is None else (cols // GROUP // scales.shape[-2]).bit_length() - 1
+    assert scales is None or cols // GROUP == scales.shape[-2] << span, "groups of 32 times a power of two"
     matrix = native().matrix(KINDS.index(kind), rows, cols, span, *places)
     return PackedMatrix(kind, rows, cols, image, scales, zeros, bias, matrix)

@@ -77,8 +77,8 @@ def finite_codes(weight: CodedParameter) -> bool:
 
 
 def as_quantised(weight: Tensor, bits: int, group: int = GROUP) -> Quantised:
-    """Its own codes where it has some of at most this width, whose groups are no smaller; else the nearest. Inputs are filled up
-    to a multiple of the group. Experts of a stack stand one below the other."""
+    """Its own codes where it has some of at most this width (their groups must not be smaller), else the nearest. Inputs are
+    filled up to a multiple of the group. Experts of a stack stand one below the other."""
     stored = stored_codes(weight)
     if stored is not None and stored.bits <= bits:
         return replace(stored.quantised(group), bits=bits).changed(lambda part: part.flatten(0, -2))

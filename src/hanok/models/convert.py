@@ -51,7 +51,7 @@ def convert(
         raise ConfigError(f"{weights} is of directories", remedy="for GGUF choose --dtype q8_0")
     files = _tokenizer_files(tokenizer or path)
     coded = weights != "stored"
-    model = _load(path, "stored" if coded else dtype, keep_codes=coded and adapter is None)
+    model = _load(path, "stored" if coded else dtype, keep_codes=coded)
     if adapter is not None:
         load_adapter(model, adapter)
         Merged(model).keep()

@@ -265,12 +265,13 @@ class Models:
         return [one for one in self._names() if principal.models is None or one in principal.models]
 
     def describe(self, name: str) -> dict[str, Any]:
-        """OpenAI's object, with the context's length (once it is known) and whether it is loaded; of an adapter, `parent` is the
-        model that it belongs to."""
+        """OpenAI's object, with the context's length and whether there are decoding heads (once it is known) and whether it is
+        loaded; of an adapter, `parent` is the model that it belongs to."""
         host = self._host_of(name)
         return {
             "id": name, "object": "model", "created": self._created, "owned_by": "hanok",
             "context_length": None if host.engine is None else host.engine.max_context,
+            "decoding_heads": host.engine is not None and host.engine.has_heads,
             "loaded": host.state == "loaded", **({} if name == host.name else {"parent": host.name}),
         }  # fmt: skip
 

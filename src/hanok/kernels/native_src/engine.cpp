@@ -177,8 +177,9 @@ class Runner {
   }
   // Several steps in one call: of each sequence the row of its last token, and behind each step the next token of each, which the
   // next step takes. Ends early behind a step in which an answer ended or no token could be drawn.
-  // points: [step][sequence], as of `sample`; scales: of the temperatures that the heads choose, or 0 where they choose none; they see
-  // all of the vocabulary, of which `drawable` may be drawn. Returns of each sequence its tokens: (token, logprob, {id: logprob}, (temperature, top-p) or None).
+  // points: [step][sequence], as of `sample`; scales: of the temperatures that the heads choose, or 0 where they choose none; they
+  // see all of the vocabulary, of which `drawable` may be drawn. Returns of each sequence its tokens: (token, logprob,
+  // {id: logprob}, (temperature, top-p) or None).
   nb::list decode(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> tables, int table_width,
                   std::vector<int32_t> slots, const std::vector<AdapterHandle*>& adapters, std::vector<int32_t> adapter_of,
                   const std::vector<SamplerMemory*>& memories, const std::vector<double>& points, const std::vector<double>& scales,
@@ -200,7 +201,8 @@ class Runner {
         path_.run_step(model_, cache_, scratch_, args, crew_);
         for (auto& tokens : drawn) tokens.emplace_back();
         for_rows(args.rows, drawable, &crew_, [&](int row) {
-          draw(row, *memories[row], points[(size_t)step * args.rows + row], scales[row] > 0 ? heads : nullptr, scales[row], drawable, drawn[row].back());
+          const double point = points[(size_t)step * args.rows + row];
+          draw(row, *memories[row], point, scales[row] > 0 ? heads : nullptr, scales[row], drawable, drawn[row].back());
         });
         if (!go_on(drawn, memories, args)) break;
       }
@@ -308,7 +310,7 @@ void bind_engine(nb::module_& m) {
     Crew crew(threads);
     path(isa).quantise(bits, floats(w), groups, tries, reinterpret_cast<int8_t*>(q), reinterpret_cast<uint16_t*>(scales), crew);
   });
-  // shape: kind, source, columns, given; what the rows are: see PackArgs.
+  // shape: kind, source, columns, given, span; what the rows are: see PackArgs.
   m.def("pack_rows", [](const std::vector<int>& shape, std::vector<int64_t> rows, std::vector<int64_t> scales, std::vector<int64_t> zeros,
                         std::vector<int64_t> groups, uint32_t flip, int tries, uintptr_t image, uintptr_t to_scales, uintptr_t to_zeros,
                         int threads, const std::string& isa) {

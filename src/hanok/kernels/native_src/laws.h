@@ -18,7 +18,7 @@ struct LawHeads {
 
 #define HANOK_DECLARE_LAWS(NS)                                                                                         \
   namespace NS {                                                                                                       \
-  /* law: temperature and top-p; room: [vocabulary] */                                 \
+  /* law: temperature (at least kColdest) and top-p (at least 1e-6); room: [vocabulary] */                             \
   void law_of_row(const LawHeads&, int vocabulary, const float* hidden, const float* logits, float* room, float* law); \
   }
 HANOK_DECLARE_LAWS(isa_portable)

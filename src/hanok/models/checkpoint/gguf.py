@@ -101,7 +101,8 @@ class GGUFFile:
                 raise CheckpointError(
                     f"{self.file}: unknown tensor {tensor.name}", remedy="is it of this family?"
                 )
-            if keep_codes and name.startswith("layers.") and tensor.tensor_type.name in _CODES:
+            matrix = name.startswith("layers.") and len(tensor.shape) == 2
+            if keep_codes and matrix and tensor.tensor_type.name in _CODES:
                 yield name, CodedParameter.of(_codes(name, tensor, config))
             else:
                 yield name, _in_order(name, self._plain(tensor), config, theirs=True).to(dtype)

@@ -3,9 +3,9 @@ import { errorText, get, put, remove } from "/lib/api.js";
 import { announce, field, h, iconButton } from "/lib/dom.js";
 import { asked, confirmed } from "/lib/dialogs.js";
 import { t } from "/lib/i18n.js";
-import { has, prefs, remember, server } from "/lib/state.js";
+import { has, hasHeads, prefs, remember, server } from "/lib/state.js";
 import { newId } from "/lib/tree.js";
-import { changed, session } from "/chat/session.js";
+import { changed, modelOf, session } from "/chat/session.js";
 
 const MODES = ["precise", "creative", "model", "own"];
 
@@ -17,7 +17,7 @@ export function settingsPanel(onclose) {
     systemField(),
     modes(draw),
     ...(prefs.mode === "own" ? [slider("temperature", 0, 2), slider("top_p", 0.01, 1)] : []),
-    ...(prefs.mode === "model" && server.decodingHeads ? [slider("temperature_scale", 0.1, 3)] : []),
+    ...(prefs.mode === "model" && hasHeads(modelOf()) ? [slider("temperature_scale", 0.1, 3)] : []),
     numberField("max_tokens", 1),
     numberField("seed"),
     toolsField(),

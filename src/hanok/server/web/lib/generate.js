@@ -6,7 +6,7 @@ const ALTERNATIVES = 5;
 
 export function bodyOf({ model, messages, settings = prefs, tools = null, tokens = false, store = true, stores = [] }) {
   return {
-    model, messages, stream: true, stream_options: { include_usage: true }, ...sampling(settings),
+    model, messages, stream: true, stream_options: { include_usage: true }, ...sampling(settings, model),
     ...(tools?.length ? { tools } : {}),
     ...(stores.length ? { documents: { vector_store_ids: stores } } : {}),
     ...(tokens ? { logprobs: true, top_logprobs: ALTERNATIVES, show_decoding: true } : {}),

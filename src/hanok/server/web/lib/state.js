@@ -11,13 +11,15 @@ export function remember(values) {
 
 export const has = (feature) => server.features.has(feature);
 
+export const hasHeads = (model) => Boolean(server.models.find((one) => one.id === model)?.decoding_heads);
+
 // What a mode means in a request. Without temperature and top_p a model's decoding heads choose, if it has any; their temperatures
 // may be scaled.
-export function sampling({ mode, temperature, top_p, temperature_scale = 1, max_tokens, seed } = prefs) {
+export function sampling({ mode, temperature, top_p, temperature_scale = 1, max_tokens, seed }, model) {
   const drawn = {
     precise: { temperature: 0 },
     creative: { temperature: 0.8 },
-    model: server.decodingHeads && temperature_scale !== 1 ? { temperature_scale } : {},
+    model: hasHeads(model) && temperature_scale !== 1 ? { temperature_scale } : {},
     own: { temperature, top_p },
   }[mode];
   return { ...drawn, ...(max_tokens ? { max_tokens } : {}), ...(seed === null || seed === "" ? {} : { seed }) };
