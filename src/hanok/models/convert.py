@@ -110,11 +110,9 @@ def _load(path: Path, dtype: str, *, keep_codes: bool) -> Decoder:
     model = load_gguf(path, dtype=target, keep_codes=keep_codes)
     kept = sum(isinstance(parameter, CodedParameter) for parameter in model.parameters())
     if packed:
+        which = f"{kept} maps of layers keep their codes, the other tensors" if kept else "tensors"
         name = str(target).removeprefix("torch.")
-        rest = f"{kept} maps of layers keep their codes, the rest" if kept else "tensors"
-        log.info(
-            "%s, %s: %s dequantised to %s", path, ", ".join(packed), f"{rest} {'is' if kept else 'are'}", name
-        )
+        log.info("%s, %s: %s are dequantised to %s", path, ", ".join(packed), which, name)
     return model
 
 
