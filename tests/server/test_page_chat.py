@@ -267,6 +267,18 @@ def test_tokens_show_their_probability_and_what_else_was_likely(learned: Any, pa
     assert page.complaints() == []
 
 
+def test_the_dial_is_for_models_with_heads_alone(learned: Any, page: Any) -> None:
+    page.open(learned.url)
+    name = learned.http.get("/v1/models").json()["data"][0]["id"]
+    drawn = page.js(
+        "import('/lib/state.js').then(({ server, sampling }) => {"
+        "  server.models.push({ id: 'plain', decoding_heads: false });"
+        "  const settings = { mode: 'model', temperature_scale: 2, seed: null };"
+        f"  return [{json.dumps(name)}, 'plain'].map((one) => sampling(settings, one)); }})"
+    )
+    assert drawn == [{"temperature_scale": 2}, {}]
+
+
 def test_a_call_of_a_tool_is_shown_and_its_result_goes_back(
     taught: Any, page: Any, errand_tools: Any
 ) -> None:

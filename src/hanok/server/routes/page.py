@@ -64,7 +64,6 @@ def router(services: Services) -> APIRouter:
                 "role": principal.role,
             },
             "runs_house": principal.runs_house,
-            "decoding_heads": any(engine.has_heads for engine in services.models.engines.values()),
             "features": sorted(one for one in features if kept or one != "audit"),
         }
 

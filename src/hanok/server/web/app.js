@@ -130,7 +130,7 @@ function put({ bar, body, focus }) {
 
 async function load() {
   const about = await get("/console.json");
-  Object.assign(server, { me: about.me, features: new Set(about.features), decodingHeads: about.decoding_heads, runsHouse: about.runs_house });
+  Object.assign(server, { me: about.me, features: new Set(about.features), runsHouse: about.runs_house });
   if (has("session")) await loadSession();
   if (signedOut()) return;
   const [models, examples] = await Promise.all([get("/v1/models"), get("/examples.json")]);

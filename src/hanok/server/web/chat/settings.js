@@ -3,7 +3,7 @@ import { errorText, get, put, remove } from "/lib/api.js";
 import { announce, field, h, iconButton } from "/lib/dom.js";
 import { asked, confirmed } from "/lib/dialogs.js";
 import { t } from "/lib/i18n.js";
-import { has, hasHeads, prefs, remember, server } from "/lib/state.js";
+import { has, hasHeads, prefs, remember } from "/lib/state.js";
 import { newId } from "/lib/tree.js";
 import { changed, modelOf, session } from "/chat/session.js";
 
@@ -37,7 +37,7 @@ function systemField() {
 }
 
 function modes(draw) {
-  const shown = MODES.filter((mode) => mode !== "model" || server.decodingHeads || prefs.mode === "model");
+  const shown = MODES.filter((mode) => mode !== "model" || hasHeads() || prefs.mode === "model");
   const pick = (mode) => () => {
     remember({ mode });
     draw();

@@ -1,7 +1,7 @@
 // What all views share: what the server offers, and what this browser remembers.
 const DEFAULTS = { mode: "precise", temperature: 0.8, top_p: 1, temperature_scale: 1, max_tokens: null, seed: null, system: "", preset: "", tools: "", tokens: false, model: null };
 
-export const server = { me: null, features: new Set(), models: [], examples: {}, decodingHeads: false, runsHouse: false, session: null };
+export const server = { me: null, features: new Set(), models: [], examples: {}, runsHouse: false, session: null };
 export const prefs = { ...DEFAULTS, ...JSON.parse(localStorage.getItem("hanok.prefs") ?? "{}") };
 
 export function remember(values) {
@@ -11,7 +11,8 @@ export function remember(values) {
 
 export const has = (feature) => server.features.has(feature);
 
-export const hasHeads = (model) => Boolean(server.models.find((one) => one.id === model)?.decoding_heads);
+// Whether a model has decoding heads; of none named, whether any has.
+export const hasHeads = (model) => server.models.some((one) => one.decoding_heads && (model === undefined || one.id === model));
 
 // What a mode means in a request. Without temperature and top_p a model's decoding heads choose, if it has any; their temperatures
 // may be scaled.

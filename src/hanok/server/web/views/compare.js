@@ -2,7 +2,7 @@
 import { button, h, icon, announce } from "/lib/dom.js";
 import { generate, bodyOf } from "/lib/generate.js";
 import { t } from "/lib/i18n.js";
-import { has, prefs, server } from "/lib/state.js";
+import { has, hasHeads, prefs, server } from "/lib/state.js";
 import { fillBubble } from "/chat/turn.js";
 import { rate } from "/chat/feedback.js";
 import { modelOf } from "/chat/session.js";
@@ -40,7 +40,7 @@ export async function open() {
 function picker(side, place) {
   const models = h("select", { "aria-label": `${t("model")} ${"AB"[place]}`, onchange: (event) => (side.model = event.target.value) },
     server.models.map((one) => h("option", { value: one.id, selected: one.id === side.model }, one.id)));
-  const there = MODES.filter((mode) => mode !== "model" || server.decodingHeads);
+  const there = MODES.filter((mode) => mode !== "model" || hasHeads());
   const modes = h("select", { "aria-label": `${t("mode")} ${"AB"[place]}`, onchange: (event) => (side.mode = event.target.value) },
     there.map((mode) => h("option", { value: mode, selected: mode === side.mode }, t(`mode_${mode}`))));
   return h("div", { class: "picker" }, h("b", {}, "AB"[place]), models, modes);
