@@ -126,6 +126,18 @@ def test_a_row_does_not_depend_on_its_company_or_on_threads(kind: Kind) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", KINDS)
+def test_tiles_of_all_heights(path: str, kind: Kind) -> None:
+    """1 to 8 rows are one tile, more are several of four to six (of bfloat16 eight); weights from memory or from a cache."""
+    matrix, x = pack(random(176, 512), kind), random(20, 512, seed=1)
+    together = product(matrix, x, threads=2, path=path)
+    for count in range(1, 20):
+        for cold in (False, True):
+            found = product(matrix, x[:count].contiguous(), threads=2, path=path, cold=cold)
+            assert torch.equal(found, together[:count]), (count, cold)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("spoilt", ["nan", "-nan", "inf", "-inf"])
 def test_what_is_no_number_stays_none(path: str, kind: Kind, spoilt: str) -> None:
     """Wherever it stands in a row, with any sizes beside it; the other rows do not notice."""

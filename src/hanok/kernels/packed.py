@@ -268,14 +268,17 @@ def pack_quantised(weight: Quantised, *, bias_N: Tensor | None = None) -> Packed
     return _image(_interleaved(both.flatten(1)), scales, zeros, "int5", q_NK, bias_N)
 
 
-def product(matrix: PackedMatrix, x_MK: Tensor, *, threads: int = 1, path: str = "") -> Tensor:
+def product(
+    matrix: PackedMatrix, x_MK: Tensor, *, threads: int = 1, path: str = "", cold: bool = True
+) -> Tensor:
     """float32 [M, rows]; inputs are rounded to bfloat16, or to int8 with one scale for 32 of them.
 
     Args:
-        x_MK: float32 [M, cols]. path: an instruction set of `native().step_paths()`; "" = the best.
+        x_MK: float32 [M, cols]. path: an instruction set of `native().step_paths()`; "" = the best. cold: the weights come from
+            memory, not from the caches; a matter of speed alone.
     """
     y = torch.empty(x_MK.shape[0], matrix.rows)
-    native().packed_product(matrix.native, address(x_MK), x_MK.shape[0], address(y), threads, path)
+    native().packed_product(matrix.native, address(x_MK), x_MK.shape[0], address(y), threads, path, cold)
     return y
 
 

@@ -56,6 +56,11 @@ Matrix matrix(int kind, int rows, int cols, int span, uintptr_t weights, uintptr
   return {static_cast<Kind>(kind), rows, cols, span, reinterpret_cast<const uint8_t*>(weights), halves(scales), halves(zeros), floats(bias)};
 }
 
+double bytes_of(const Matrix& a) {
+  const double bits = a.kind == kBf16 ? 16 : a.kind == kInt8 ? 8 : a.kind == kInt5 ? 5 : 4;
+  return bits / 8 * a.rows * a.cols;
+}
+
 Dense dense(const Matrix& gate_up, const Matrix& down, bool gated, int activation) {
   return {gate_up, down, gated, static_cast<Activation>(activation)};
 }
@@ -172,6 +177,7 @@ class Runner {
     args.tables = std::move(tables), args.slots = std::move(slots), args.saves = std::move(saves);
     args.wanted_rows = std::move(wanted);
     args.logits = reinterpret_cast<float*>(logits), args.normed = reinterpret_cast<float*>(normed), args.inputs = floats(inputs);
+    settle();
     nb::gil_scoped_release released;
     path_.run_step(model_, cache_, scratch_, std::move(args), crew_);
   }
@@ -195,6 +201,7 @@ class Runner {
     args.logits = logits_.at_least((size_t)args.rows * model_->vocabulary);
     args.normed = heads ? normed_.at_least((size_t)args.rows * model_->hidden) : nullptr;
     std::vector<std::vector<Drawn>> drawn(args.rows);
+    settle();
     {
       nb::gil_scoped_release released;
       for (int step = 0; step < steps; ++step) {
@@ -223,6 +230,23 @@ class Runner {
   Crew& crew() { return crew_; }
 
  private:
+  // Before the first step: whether the weights stay in the caches from step to step.
+  void settle() {
+    if (settled_) return;
+    settled_ = true;
+    constexpr double kCached = 16 << 20;  // bytes
+    double bytes = 0;
+    const auto all = [&](const auto& use) {
+      use(model_->head);
+      for (LayerWeights& layer : model_->layers) {
+        for (Matrix* a : {&layer.input, &layer.output, &layer.latent.queries, &layer.delta.decay, &layer.delta.gate, &layer.mlp.dense.gate_up,
+                          &layer.mlp.dense.down, &layer.mlp.experts.gate_up, &layer.mlp.experts.down})
+          use(*a);
+      }
+    };
+    all([&](const Matrix& a) { bytes += bytes_of(a); });
+    all([&](Matrix& a) { a.cold = bytes > kCached; });
+  }
   struct Drawn {
     Sample sample;
     double temperature, top_p;
@@ -284,6 +308,7 @@ class Runner {
   const Paths& path_;
   std::shared_ptr<Scratch> scratch_;
   Buffer<float> logits_, normed_;  // of `decode`
+  bool settled_ = false;
 };
 
 }  // namespace
@@ -300,10 +325,12 @@ void bind_engine(nb::module_& m) {
     for (const Paths& one : available()) names.push_back(one.name);
     return names;
   });
-  m.def("packed_product", [](const Matrix& a, uintptr_t x, int rows, uintptr_t y, int threads, const std::string& isa) {
+  m.def("packed_product", [](const Matrix& a, uintptr_t x, int rows, uintptr_t y, int threads, const std::string& isa, bool cold) {
     nb::gil_scoped_release released;
     Crew crew(threads);
-    path(isa).product(a, floats(x), rows, reinterpret_cast<float*>(y), crew);
+    Matrix its = a;
+    its.cold = cold;
+    path(isa).product(its, floats(x), rows, reinterpret_cast<float*>(y), crew);
   });
   m.def("quantise", [](int bits, uintptr_t w, size_t groups, int tries, uintptr_t q, uintptr_t scales, int threads, const std::string& isa) {
     nb::gil_scoped_release released;

@@ -25,13 +25,14 @@ struct Gate {
   }
 };
 
-// Gate and up of the blocks [first, last), of which `base` is the first of their matrix: to[row][.. 16 outputs a pair of blocks].
+// Gate and up of the blocks [first, last), of which `base` is the first of their matrix: to[row][.. 16 outputs a pair of blocks]. `after`:
+// as of `in_tiles`.
 // `add` adds to the products before they are biased.
-inline void gate_and_up(const Matrix& a, int base, int first, int last, const Rows& x, int rows, const Gate& gate, float* to, int stride,
-                        const Added& add = {}) {
+inline void gate_and_up(const Matrix& a, int base, int first, int last, int after, const Rows& x, int rows, const Gate& gate, float* to,
+                        int stride, const Added& add = {}) {
   alignas(64) float out[2][8][16];
-  in_tiles(base + first, base + last, rows, [&](int block, int row, auto tall, auto wide) {
-    blocks_product<tall(), wide()>(a, block, x, row, out);
+  in_tiles(a.kind, base + first, base + last, after, rows, [&](int block, int row, auto tall, auto wide, const Fetch& fetch) {
+    blocks_product<tall(), wide()>(a, block, x, row, fetch, out);
     for (int b = 0; b < wide(); ++b) add(block + b, row, out[b], tall());
     const float* bias = a.bias ? a.bias + block * 16 : nullptr;
     for (int m = 0; m < tall(); ++m) {

@@ -10,18 +10,55 @@
 
 namespace HANOK_ISA {
 
+// Tiles of rows and blocks of outputs: as wide as sums and totals fit into registers. No result depends on them.
+constexpr int kRowsOnce = 8;  // in one tile
+constexpr int kTall = 6;      // of several tiles, and of two blocks; of bfloat16 eight
+
+// What a tile of rows fetches of the weights. Where rows fill one tile, weights are read once, and each line is asked for a little
+// ahead. Where they fill several, all but the first find their block in the cache and would leave the memory idle: each fetches its
+// part of the block that comes next.
+struct Fetch {
+  int tile = 0, tiles = 1;
+  int next = -1;  // block; -1: unknown
+};
+
 #if HANOK_VNNI
 inline __m512i four(const void* p) { return _mm512_set1_epi32(*static_cast<const int32_t*>(p)); }
-inline void ahead(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p) + 1536, _MM_HINT_T0); }
+template <int bytes = 1536>
+inline void ahead(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p) + bytes, _MM_HINT_T0); }
 inline __m512 halves(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+
+constexpr int kAhead = 6144, kAheadOfOne = 3072;  // bytes; one row of codes leaves the processor time to look ahead by itself
+
+// The part of the next B blocks that a tile fetches: lines, a few in each turn of its loop.
+class Lines {
+ public:
+  // bytes: of a block. turns: of the tile's loop.
+  Lines(const Fetch& fetch, const Matrix& a, size_t bytes, int blocks, int turns) {
+    if (fetch.tiles == 1 || fetch.next < 0) return;
+    const uint8_t* weights = a.weights + fetch.next * bytes;
+    bytes *= blocks;
+    each_ = static_cast<int>((bytes / 64 + (size_t)turns * fetch.tiles - 1) / ((size_t)turns * fetch.tiles));
+    const size_t from = (size_t)fetch.tile * each_ * turns * 64;
+    if (from < bytes) at_ = weights + from;
+    else each_ = 0;
+  }
+  void fetch() {
+    for (int line = 0; line < each_; ++line, at_ += 64) ahead<0>(at_);
+  }
+
+ private:
+  const uint8_t* at_ = nullptr;
+  int each_ = 0;
+};
 
 // B blocks of 16 outputs of each of M rows. Sums of integers are exact, so their order is free; those of floats are not: one group
 // after the other, whatever M and B are. The sum of a group's inputs is taken away as often as codes are too large by: beforehand, as
 // an integer, or, where a zero point is added to that, behind the group's products, as a float.
-template <int M, int B, Kind kind, bool zero_points, bool first_rows>
-inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+template <int M, int B, Kind kind, bool zero_points, bool once>
+inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, const Fetch& fetch, float (*out)[8][16]) {
   const int cols = a.cols, groups = cols / 32, span = a.span, scaled = groups >> span;
-  constexpr int kGroup = group_bytes(kind);
+  constexpr int kGroup = group_bytes(kind), kFar = M == 1 ? kAheadOfOne : kAhead;
   const size_t bytes = (size_t)groups * kGroup;
   const uint8_t* w = a.weights + block * bytes;
   const uint16_t* s = a.scales + block * scaled * 16;
@@ -30,10 +67,12 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
   const int32_t* sums = x.sums + (size_t)row * groups;
   const float* scales = x.scale + (size_t)row * groups;
   const __m512i low = _mm512_set1_epi8(15);
+  Lines lines(fetch, a, bytes, B, groups);
   __m512 total[B][M];
   for (int b = 0; b < B; ++b)
     for (int m = 0; m < M; ++m) total[b][m] = _mm512_setzero_ps();
   for (int g = 0; g < groups; ++g) {
+    if (!once) lines.fetch();
     constexpr bool kTwo = M * B < 4;  // chains of sums, where there are few
     __m512i sum[B][M], odd[B][M];
     for (int m = 0; m < M; ++m) {
@@ -46,13 +85,13 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
         if (kind != kInt8) {
           const uint8_t* from = w + b * bytes + g * kGroup + j * 64;
           const __m512i v = _mm512_load_si512(from);
-          if (first_rows) ahead(from);
+          if (once) ahead<kFar>(from);
           l[b] = _mm512_and_si512(v, low);
           h[b] = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
           if (kind == kInt5) {  // bits 2 j and 2 j + 1 of a byte become its bit 4
             const uint8_t* fifth = w + b * bytes + g * kGroup + 256;
             const __m512i t = _mm512_load_si512(fifth), bit = _mm512_set1_epi8(16);
-            if (first_rows && j == 0) ahead(fifth);
+            if (once && j == 0) ahead<kFar>(fifth);
             const __m512i tl = j < 2 ? _mm512_slli_epi16(t, 4 - 2 * j) : _mm512_srli_epi16(t, 2 * j - 4);
             const __m512i th = j < 2 ? _mm512_slli_epi16(t, 3 - 2 * j) : _mm512_srli_epi16(t, 2 * j - 3);
             l[b] = _mm512_ternarylogic_epi32(tl, bit, l[b], 0xea);  // tl & bit | l
@@ -62,7 +101,7 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
           const uint8_t* from = w + b * bytes + (g * 4 + j) * 128;
           l[b] = _mm512_load_si512(from);
           h[b] = _mm512_load_si512(from + 64);
-          if (first_rows) ahead(from), ahead(from + 64);
+          if (once) ahead<kFar>(from), ahead<kFar>(from + 64);
         }
       }
       for (int m = 0; m < M; ++m) {
@@ -92,21 +131,23 @@ inline void blocks_int(const Matrix& a, size_t block, const Rows& x, int row, fl
     for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], total[b][m]);
 }
 
-template <int M, int B, bool first_rows>
-inline void blocks_bf16(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+template <int M, int B, bool once>
+inline void blocks_bf16(const Matrix& a, size_t block, const Rows& x, int row, const Fetch& fetch, float (*out)[8][16]) {
   const int cols = a.cols;
   const uint8_t* w = a.weights + block * 32 * cols;
   const uint16_t* v = x.bf + (size_t)row * cols;
+  Lines lines(fetch, a, (size_t)32 * cols, B, cols / 16);
   __m512 sum[B][M];
   for (int b = 0; b < B; ++b)
     for (int m = 0; m < M; ++m) sum[b][m] = _mm512_setzero_ps();
   for (int k = 0; k < cols; k += 4) {
+    if (!once && k % 16 == 0) lines.fetch();
     __m512bh l[B], h[B];
     for (int b = 0; b < B; ++b) {
       const uint8_t* from = w + (size_t)b * 32 * cols + k * 32;
       l[b] = (__m512bh)_mm512_load_si512(from);
       h[b] = (__m512bh)_mm512_load_si512(from + 64);
-      if (first_rows) ahead(from), ahead(from + 64);
+      if (once) ahead<kAhead>(from), ahead<kAhead>(from + 64);
     }
     for (int m = 0; m < M; ++m) {
       const uint16_t* p = v + (size_t)m * cols + k;
@@ -121,27 +162,23 @@ inline void blocks_bf16(const Matrix& a, size_t block, const Rows& x, int row, f
     for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[b][m], sum[b][m]);
 }
 
-template <int M, int B, bool zero_points, bool first_rows>
-inline void blocks_of_codes(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
-  if (a.kind == kInt4) blocks_int<M, B, kInt4, zero_points, first_rows>(a, block, x, row, out);
-  else if (a.kind == kInt5) blocks_int<M, B, kInt5, zero_points, first_rows>(a, block, x, row, out);
-  else blocks_int<M, B, kInt8, zero_points, first_rows>(a, block, x, row, out);
+template <int M, int B, bool once>
+inline void blocks_of(const Matrix& a, size_t block, const Rows& x, int row, const Fetch& fetch, float (*out)[8][16]) {
+  constexpr int kWide = M == 1 || M > kTall ? 1 : B;  // of integers: more would not fit, and one row reads one stream faster than two
+  if (a.kind == kBf16) return blocks_bf16<M, B, once>(a, block, x, row, fetch, out);
+  const auto codes = [&](int b, auto zero_points) {
+    if (a.kind == kInt4) blocks_int<M, kWide, kInt4, zero_points(), once>(a, block + b, x, row, fetch, out + b);
+    else if (a.kind == kInt5) blocks_int<M, kWide, kInt5, zero_points(), once>(a, block + b, x, row, fetch, out + b);
+    else blocks_int<M, kWide, kInt8, zero_points(), once>(a, block + b, x, row, fetch, out + b);
+  };
+  for (int b = 0; b < B; b += kWide) a.zeros ? codes(b, std::true_type{}) : codes(b, std::false_type{});
 }
 
-// `first_rows`: the weights come from memory, not from the cache that rows before left them in.
-template <int M, int B, bool first_rows>
-inline void blocks_of(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
-  constexpr int kWide = M > 1 && M * B <= 8 ? B : 1;  // more would not fit into registers; one row reads one stream faster than two
-  if (a.kind == kBf16) return blocks_bf16<M, B, first_rows>(a, block, x, row, out);
-  for (int b = 0; b < B; b += kWide) {
-    if (a.zeros) blocks_of_codes<M, kWide, true, first_rows>(a, block + b, x, row, out + b);
-    else blocks_of_codes<M, kWide, false, first_rows>(a, block + b, x, row, out + b);
-  }
-}
+// Weights that come from memory, and are read once, are one stream a thread.
 template <int M, int B>
-inline void blocks_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
-  if (row == 0) blocks_of<M, B, true>(a, block, x, row, out);
-  else blocks_of<M, B, false>(a, block, x, row, out);
+inline void blocks_product(const Matrix& a, size_t block, const Rows& x, int row, const Fetch& fetch, float (*out)[8][16]) {
+  if (!a.cold || fetch.tiles > 1) return blocks_of<M, B, false>(a, block, x, row, fetch, out);
+  for (int b = 0; b < B; ++b) blocks_of<M, 1, true>(a, block + b, x, row, fetch, out + b);
 }
 
 #else
@@ -191,23 +228,37 @@ void block_product(const Matrix& a, size_t block, const Rows& x, int row, float 
   }
 }
 template <int M, int B>
-inline void blocks_product(const Matrix& a, size_t block, const Rows& x, int row, float (*out)[8][16]) {
+inline void blocks_product(const Matrix& a, size_t block, const Rows& x, int row, const Fetch&, float (*out)[8][16]) {
   for (int b = 0; b < B; ++b) block_product<M>(a, block + b, x, row, out[b]);
 }
 #endif
 
-// The widest tiles that fit, first of rows, then of blocks: tile(block, row, M, B) for integral constants M and B.
+template <class Use>
+inline void with_height(int rows, const Use& use) {
+  switch (rows) {
+    case 1: return use(std::integral_constant<int, 1>{});
+    case 2: return use(std::integral_constant<int, 2>{});
+    case 3: return use(std::integral_constant<int, 3>{});
+    case 4: return use(std::integral_constant<int, 4>{});
+    case 5: return use(std::integral_constant<int, 5>{});
+    case 6: return use(std::integral_constant<int, 6>{});
+    case 7: return use(std::integral_constant<int, 7>{});
+    default: return use(std::integral_constant<int, 8>{});
+  }
+}
+
+// The rows of blocks in tiles: tile(block, row, M, B, what it fetches) for integral constants M and B, pairs of blocks first. `after`: the
+// block that this thread is likely to go on with.
 template <class Tile>
-inline void in_tiles(int first, int last, int rows, const Tile& tile) {
+inline void in_tiles(Kind kind, int first, int last, int after, int rows, const Tile& tile) {
+  const int most = rows <= kRowsOnce || kind == kBf16 ? kRowsOnce : kTall, tiles = (rows + most - 1) / most;
   const auto some_rows = [&](int block, auto wide) {
-    int row = 0;
-    const auto some = [&](auto tall) {
-      for (; row + tall() <= rows; row += tall()) tile(block, row, tall, wide);
-    };
-    some(std::integral_constant<int, 8>{});
-    some(std::integral_constant<int, 4>{});
-    some(std::integral_constant<int, 2>{});
-    some(std::integral_constant<int, 1>{});
+    Fetch fetch{0, tiles, block + 2 * wide() <= last ? block + wide() : after};
+    for (int row = 0; fetch.tile < tiles; ++fetch.tile) {
+      const int end = static_cast<int>((int64_t)rows * (fetch.tile + 1) / tiles);
+      with_height(end - row, [&](auto tall) { tile(block, row, tall, wide, fetch); });
+      row = end;
+    }
   };
   int block = first;
   for (; block + 2 <= last; block += 2) some_rows(block, std::integral_constant<int, 2>{});
@@ -216,16 +267,23 @@ inline void in_tiles(int first, int last, int rows, const Tile& tile) {
 
 // Calls use(block, row, M rows of 16 outputs, M) for the blocks of one item.
 template <class Use>
-inline void product_item(const Matrix& a, int first, int last, const Rows& x, int rows, const Use& use) {
+inline void product_item(const Matrix& a, int first, int last, int after, const Rows& x, int rows, const Use& use) {
   alignas(64) float out[2][8][16];
-  in_tiles(first, last, rows, [&](int block, int row, auto tall, auto wide) {
-    blocks_product<tall(), wide()>(a, block, x, row, out);
+  in_tiles(a.kind, first, last, after, rows, [&](int block, int row, auto tall, auto wide, const Fetch& fetch) {
+    blocks_product<tall(), wide()>(a, block, x, row, fetch, out);
     for (int b = 0; b < wide(); ++b) use(block + b, row, out[b], tall());
   });
 }
 
 // Blocks of an item: small enough that the last one is not waited for long, in pairs for gate and up.
 inline int blocks_each(int blocks, int threads) { return std::max(2, blocks / (threads * 8) / 2 * 2); }
+
+// Blocks [first, last) of an item, and the one that its thread is likely to go on with: threads take items by turns.
+struct Blocks {
+  Blocks(int item, int each, int blocks, int threads)
+      : first(item * each), last(std::min(blocks, first + each)), after(first + threads * each < blocks ? first + threads * each : -1) {}
+  int first, last, after;
+};
 
 constexpr int kRowsAgain = 8;  // of a product whose items may be done again
 
@@ -239,13 +297,16 @@ inline float* found_space(size_t count) {
 template <class Get, class Use>
 inline bool multiply(Crew::Walk& walk, int threads, const Matrix& a, int rows, const Get& get, const Use& use) {
   const int blocks = a.rows / 16, each = blocks_each(blocks, threads), items = (blocks + each - 1) / each;
-  if (rows > kRowsAgain)
-    return walk.loop(items, [&](int item) { product_item(a, item * each, std::min(blocks, (item + 1) * each), get(), rows, use); });
+  const auto product = [&](int item, const auto& use) {
+    const Blocks its(item, each, blocks, threads);
+    product_item(a, its.first, its.last, its.after, get(), rows, use);
+  };
+  if (rows > kRowsAgain) return walk.loop(items, [&](int item) { product(item, use); });
   float(*found)[16] = reinterpret_cast<float(*)[16]>(found_space((size_t)each * rows * 16));
   return walk.loop_again(
       items,
       [&](int item) {
-        product_item(a, item * each, std::min(blocks, (item + 1) * each), get(), rows, [&](int block, int row, float (*out)[16], int count) {
+        product(item, [&](int block, int row, float (*out)[16], int count) {
           std::memcpy(found[(block - item * each) * rows + row], out, count * sizeof *out);
         });
       },

@@ -29,6 +29,7 @@ struct Matrix {
   const uint8_t* weights = nullptr;
   const uint16_t *scales = nullptr, *zeros = nullptr;
   const float* bias = nullptr;
+  bool cold = true;  // its model is too large for the caches, and the weights come from memory
 };
 
 // No weight: none. With a bias: LayerNorm, else RMSNorm.

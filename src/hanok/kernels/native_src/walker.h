@@ -189,7 +189,8 @@ class Walker {
       const int blocks = a.rows / 16, each = blocks_each(blocks, threads_), items = (blocks + each - 1) / each, rows = args_.rows;
       const int width = each / 2 * 16;  // of what an item gives
       const auto work = [&](int item, float* to, int its_stride) {
-        gate_and_up(a, item * each, 0, std::min(each, blocks - item * each), get(), rows, Gate{dense.activation}, to, its_stride, add);
+        const Blocks its(item, each, blocks, threads_);
+        gate_and_up(a, its.first, 0, its.last - its.first, its.after, get(), rows, Gate{dense.activation}, to, its_stride, add);
       };
       if (rows > kRowsAgain) return walk_.loop(items, [&](int item) { work(item, step_.inner + item * width, stride); });
       float* found = found_space((size_t)rows * width);
@@ -238,13 +239,13 @@ class Walker {
     if (!walk_.loop(slots, [&](int slot) { round_row(step_.normal + (size_t)grouping.row_of[slot] * width_, slot, e.gate_up.kind, step_.grouped); })) return false;
     const Gate gate{kSilu, e.limit, e.alpha};
     if (!by_group(e, e.gate_up, grouping, [&](const Grouping::Group& group, int base, int first, int last) {
-          gate_and_up(e.gate_up, base, first, last, step_.grouped.from(group.begin), group.end - group.begin, gate,
+          gate_and_up(e.gate_up, base, first, last, -1, step_.grouped.from(group.begin), group.end - group.begin, gate,
                       step_.expert_inner + (size_t)group.begin * inner, inner);
         })) return false;
     const Rows deep = with_cols(step_.grouped_deep, inner);
     if (!walk_.loop(slots, [&](int slot) { round_row(step_.expert_inner + (size_t)slot * inner, slot, e.down.kind, deep); })) return false;
     if (!by_group(e, e.down, grouping, [&](const Grouping::Group& group, int base, int first, int last) {
-          product_item(e.down, base + first, base + last, deep.from(group.begin), group.end - group.begin,
+          product_item(e.down, base + first, base + last, -1, deep.from(group.begin), group.end - group.begin,
                        [&](int block, int row, float (*found)[16], int count) {
                          place(e.down, block, found, count, step_.expert_out + (size_t)(group.begin + row) * out + (block - base) * 16, out);
                        });
