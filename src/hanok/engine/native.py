@@ -30,6 +30,7 @@ from hanok.engine.paged_model import PagedModel, too_large_for_scales
 from hanok.engine.sampler import Memory
 from hanok.errors import CheckpointError
 from hanok.kernels.laws import HeadWeights
+from hanok.kernels.memory import Room
 from hanok.kernels.native import address, native
 from hanok.kernels.packed import Kind, PackedMatrix, lazy
 from hanok.models.decoder import Block, Decoder
@@ -85,6 +86,7 @@ class NativeDecoder(PagedModel):
         self._finer: Kind = finer or kind
         self.cache: CacheKind = cache
         self._held = Held(kind, images)
+        self._logits = Room()
         ends = ends or self._finer
         if head is None:
             head = self._held.pack(
@@ -119,7 +121,7 @@ class NativeDecoder(PagedModel):
         wanted: Sequence[int], slots: Sequence[int] = (), saves: Mapping[int, int] = {}, adapters: Sequence[Any] = (),
     ) -> Tensor:  # fmt: skip
         """See `PagedModel.step`."""
-        logits = torch.empty(len(wanted), self.config.vocab_size)
+        logits = self._logits.floats(len(wanted), self.config.vocab_size)
         self._run(ids, positions, sequences, tables, wanted, slots, saves, adapters, logits=logits)
         return logits
 
@@ -138,7 +140,7 @@ class NativeDecoder(PagedModel):
         inputs: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `PagedModel.step_with_hidden`. `inputs`: float32 [R, D], which layers read in place of the tokens' embeddings."""
-        logits = torch.empty(len(wanted), self.config.vocab_size)
+        logits = self._logits.floats(len(wanted), self.config.vocab_size)
         hidden = torch.empty(len(wanted) + len(also), self.config.hidden_size)
         rows = [*wanted, *also]
         self._run(
