@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from hanok.kernels.memory import Room
+from hanok.kernels.memory import ResultRoom
 
 
 def test_room_is_taken_again_once_nobody_holds_the_result() -> None:
-    room = Room()
+    room = ResultRoom()
     first = room.floats(4, 100)
     place = first.data_ptr()
     first.fill_(1.0)
@@ -28,12 +28,12 @@ def test_room_is_taken_again_once_nobody_holds_the_result() -> None:
 
 
 def test_room_grows_and_keeps_nothing_that_is_too_large() -> None:
-    room = Room(most=4000)
-    small = room.floats(1, 10)
-    assert small.shape == (1, 10)
-    del small
-    assert room.floats(10, 100).shape == (10, 100)
-    large = room.floats(11, 100)
+    room = ResultRoom(most=80_000)
+    assert room.floats(1, 10).shape == (1, 10)
+    kept = room.floats(100, 200).data_ptr()
+    large = room.floats(101, 200)
+    assert large.shape == (101, 200)
     assert large.dtype == torch.float32
-    assert large.shape == (11, 100)
+    assert large.data_ptr() != kept
+    assert room.floats(100, 200).data_ptr() == kept
     assert room.floats(0, 100).shape == (0, 100)

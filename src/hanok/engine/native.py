@@ -30,7 +30,7 @@ from hanok.engine.paged_model import PagedModel, too_large_for_scales
 from hanok.engine.sampler import Memory
 from hanok.errors import CheckpointError
 from hanok.kernels.laws import HeadWeights
-from hanok.kernels.memory import Room
+from hanok.kernels.memory import ResultRoom
 from hanok.kernels.native import address, native
 from hanok.kernels.packed import Kind, PackedMatrix, lazy
 from hanok.models.decoder import Block, Decoder
@@ -86,7 +86,7 @@ class NativeDecoder(PagedModel):
         self._finer: Kind = finer or kind
         self.cache: CacheKind = cache
         self._held = Held(kind, images)
-        self._logits = Room()
+        self._logits = ResultRoom()
         ends = ends or self._finer
         if head is None:
             head = self._held.pack(

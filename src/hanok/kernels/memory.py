@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import mmap
 import sys
 from collections.abc import Iterable
 from ctypes import CDLL, c_int, c_size_t, c_void_p
@@ -37,23 +38,24 @@ def give_back(tensors: Iterable[Tensor]) -> None:
     trim()
 
 
-class Room:
+class ResultRoom:
     """Memory for a large result that each call needs anew. It is taken again once nobody holds the last result or a part of it:
     fresh pages would cost each call a fault for every 4 KiB. What is larger than `most` bytes is not kept."""
 
     def __init__(self, most: int = 64 << 20) -> None:
         self._most = most
-        self._bytes = bytearray()
+        self._pages: mmap.mmap | None = None
 
     def floats(self, rows: int, columns: int) -> Tensor:
         """float32 [rows, columns], not initialised."""
         count = rows * columns
         if not 0 < count * torch.float32.itemsize <= self._most:
             return torch.empty(rows, columns)
-        held = sys.getrefcount(self._bytes) > 2  # by a tensor's memory, beside this object and the call
-        if held or len(self._bytes) < count * torch.float32.itemsize:
-            self._bytes = bytearray(count * torch.float32.itemsize)
-        return torch.frombuffer(self._bytes, dtype=torch.float32, count=count).view(rows, columns)
+        bytes_ = count * torch.float32.itemsize
+        held = sys.getrefcount(self._pages) > 2  # by a tensor's memory, beside this object and the call
+        if self._pages is None or held or len(self._pages) < bytes_:
+            self._pages = mmap.mmap(-1, bytes_, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return torch.frombuffer(self._pages, dtype=torch.float32, count=count).view(rows, columns)
 
 
 def release_memory() -> None:

@@ -56,6 +56,7 @@ class DraftModel:
                 r for r in going if r not in stuck and len(guesses[r]) < limits[r] and not ends(r, guesses[r])
             ]
             if going:
+                del logits_BV  # the next take its memory
                 logits_BV = self._feed(going, guesses)
         for running, tokens in guesses.items():
             if ends(running, tokens):

@@ -25,9 +25,8 @@ struct Gate {
   }
 };
 
-// Gate and up of the blocks [first, last), of which `base` is the first of their matrix: to[row][.. 16 outputs a pair of blocks]. `after`:
-// as of `in_tiles`.
-// `add` adds to the products before they are biased.
+// Gate and up of the blocks [first, last), of which `base` is the first of their matrix: to[row][.. 16 outputs a pair of blocks].
+// `add` adds to the products before they are biased. `after`: as of `in_tiles`.
 inline void gate_and_up(const Matrix& a, int base, int first, int last, int after, const Rows& x, int rows, const Gate& gate, float* to,
                         int stride, const Added& add = {}) {
   alignas(64) float out[2][8][16];

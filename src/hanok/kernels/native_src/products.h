@@ -11,12 +11,12 @@
 namespace HANOK_ISA {
 
 // Tiles of rows and blocks of outputs: as wide as sums and totals fit into registers. No result depends on them.
-constexpr int kRowsOnce = 8;  // in one tile
-constexpr int kTall = 6;      // of several tiles, and of two blocks; of bfloat16 eight
+constexpr int kRowsOnce = 8;  // at most in the one tile of few rows
+constexpr int kTall = 6;      // at most in each of several tiles, and beside two blocks at once; bfloat16 has kRowsOnce there too
 
-// What a tile of rows fetches of the weights. Where rows fill one tile, weights are read once, and each line is asked for a little
-// ahead. Where they fill several, all but the first find their block in the cache and would leave the memory idle: each fetches its
-// part of the block that comes next.
+// What a tile of rows fetches of weights that come from memory. Where rows fill one tile, weights are read once, and each line is asked
+// for a little ahead. Where they fill several, all but the first find their block in the cache and would leave the memory idle: they
+// share out the lines of the block that comes next, until all are asked for.
 struct Fetch {
   int tile = 0, tiles = 1;
   int next = -1;  // block; -1: unknown
@@ -248,12 +248,12 @@ inline void with_height(int rows, const Use& use) {
 }
 
 // The rows of blocks in tiles: tile(block, row, M, B, what it fetches) for integral constants M and B, pairs of blocks first. `after`: the
-// block that this thread is likely to go on with.
+// block that this thread is likely to go on with; -1: not told.
 template <class Tile>
 inline void in_tiles(Kind kind, int first, int last, int after, int rows, const Tile& tile) {
   const int most = rows <= kRowsOnce || kind == kBf16 ? kRowsOnce : kTall, tiles = (rows + most - 1) / most;
   const auto some_rows = [&](int block, auto wide) {
-    Fetch fetch{0, tiles, block + 2 * wide() <= last ? block + wide() : after};
+    Fetch fetch{0, tiles, block + wide() < last ? block + wide() : after};
     for (int row = 0; fetch.tile < tiles; ++fetch.tile) {
       const int end = static_cast<int>((int64_t)rows * (fetch.tile + 1) / tiles);
       with_height(end - row, [&](auto tall) { tile(block, row, tall, wide, fetch); });
