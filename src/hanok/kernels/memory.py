@@ -1,4 +1,5 @@
-"""Giving memory back to the system: once weights have been taken over into their packed form, or nobody needs them."""
+"""Giving memory back to the system: once weights have been taken over into their packed form, or nobody needs them. And keeping
+what each call would ask for anew."""
 
 from __future__ import annotations
 
